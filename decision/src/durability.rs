@@ -1,0 +1,235 @@
+//! Who may hold the only copies of an acknowledged commit, and the next safe step when that is to change.
+//!
+//! **Invariant: the set of nodes that could hold the only copies of an acknowledged commit is always covered by what `sync` in etcd
+//! says.** Postgres waits for `ANY k (voters)`; `sync` is a list of such quorums, and whoever wants to lead must satisfy every one of
+//! them. So a change first adds the new quorum to the list, then Postgres changes over, then a marker commit proves that it has, and
+//! only then does the old quorum leave the list. Wherever an agent dies in between, the list still covers Postgres.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{Lsn, MemberName, Term};
+use crate::settings::{Mode, Settings};
+use crate::view::{Ages, Cluster, Primary, Streaming};
+
+/// `ANY k (voters)`: an acknowledged commit is on the leader and on at least `k` of the voters. `k = 0` promises nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Quorum {
+    /// How many voters must have flushed a commit.
+    pub k: u32,
+    /// Who counts.
+    pub voters: BTreeSet<MemberName>,
+}
+
+/// The quorums that a takeover must satisfy, each on its own: one, or more while a change is under way. Never empty.
+pub type Policies = Vec<Quorum>;
+
+impl Quorum {
+    /// Nobody is waited for.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// `k` of `voters`, with `k` no higher than the number of voters.
+    pub fn of(k: u32, voters: BTreeSet<MemberName>) -> Self {
+        let k = k.min(u32::try_from(voters.len()).unwrap_or(u32::MAX));
+        if k == 0 { Self::none() } else { Self { k, voters } }
+    }
+
+    /// How many ballots of voters prove that nothing acknowledged is missed, and that the old leader can acknowledge nothing more:
+    /// `n - k + 1`, so that every set of `k` acknowledgers has a member among them. `None` where nothing can be proven.
+    pub fn ballots_needed(&self) -> Option<usize> {
+        if self.k == 0 {
+            return None;
+        }
+        Some((self.voters.len() + 1).saturating_sub(self.k as usize))
+    }
+
+    /// Whether these balloters satisfy this quorum.
+    pub fn satisfied_by(&self, balloters: &BTreeSet<MemberName>) -> bool {
+        self.ballots_needed().is_some_and(|needed| self.voters.intersection(balloters).count() >= needed)
+    }
+
+    /// Whether every takeover that satisfies `self` (in etcd) also sees every commit that Postgres acknowledges under `running`.
+    ///
+    /// A takeover set F has at least `n - k + 1` of my voters, so at least `|mine and running's| - k + 1` of them are running's
+    /// voters; it must have `running.n - running.k + 1`. That is: `k + |running's voters that are not mine| <= running.k`.
+    pub fn covers(&self, running: &Quorum) -> bool {
+        if self.k == 0 {
+            return true;
+        }
+        let strangers = running.voters.difference(&self.voters).count();
+        self.k as usize + strangers <= running.k as usize
+    }
+
+    /// The value of `synchronous_standby_names` under a term.
+    pub fn standby_names(&self, term: Term) -> String {
+        if self.k == 0 {
+            return String::new();
+        }
+        let names: Vec<String> =
+            self.voters.iter().map(|voter| format!("\"{}\"", crate::names::application_name(voter, term))).collect();
+        format!("ANY {} ({})", self.k, names.join(", "))
+    }
+
+    /// Reads such a value back, with the term of its names. `None` for anything that this system would not have written.
+    pub fn parse_standby_names(text: &str, of_term: Term) -> Option<(Quorum, Term)> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Some((Quorum::none(), of_term));
+        }
+        let rest = text.strip_prefix("ANY ")?;
+        let (k, names) = rest.split_once('(')?;
+        let k: u32 = k.trim().parse().ok()?;
+        let names = names.strip_suffix(')')?;
+        let mut voters = BTreeSet::new();
+        let mut terms = BTreeSet::new();
+        for name in names.split(',') {
+            let (voter, term) = crate::names::parse_application_name(name.trim().trim_matches('"'))?;
+            voters.insert(voter);
+            terms.insert(term);
+        }
+        let term = terms.pop_first().filter(|_| terms.is_empty())?;
+        (k >= 1 && k as usize <= voters.len()).then_some((Quorum { k, voters }, term))
+    }
+}
+
+impl std::fmt::Display for Quorum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.k == 0 {
+            return f.write_str("nobody");
+        }
+        let names: Vec<&str> = self.voters.iter().map(MemberName::as_str).collect();
+        write!(f, "any {} of {}", self.k, names.join(", "))
+    }
+}
+
+/// Whether a takeover by these balloters is proven to lose nothing: every quorum of the record is satisfied.
+pub fn proven(policies: &Policies, balloters: &BTreeSet<MemberName>) -> bool {
+    !policies.is_empty() && policies.iter().all(|quorum| quorum.satisfied_by(balloters))
+}
+
+/// Whether the record covers what Postgres waits for: at least one quorum in it does, and a takeover must satisfy them all.
+pub fn covered(policies: &Policies, running: &Quorum) -> bool {
+    policies.iter().any(|quorum| quorum.covers(running))
+}
+
+/// The list with one more quorum.
+pub fn with(policies: &Policies, quorum: &Quorum) -> Policies {
+    let mut more = policies.clone();
+    if !more.contains(quorum) {
+        more.push(quorum.clone());
+    }
+    more
+}
+
+/// The next step towards waiting for `wanted`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// etcd and Postgres agree.
+    Settled,
+    /// Write this list to `sync`, guarded by the term.
+    Record(Policies),
+    /// Let Postgres wait for this quorum, under the present term's names.
+    Apply(Quorum),
+    /// Prove with a marker commit that Postgres does, then record this quorum alone.
+    Prove(Quorum),
+}
+
+/// The next safe step from what is recorded and what Postgres waits for to `wanted`.
+///
+/// `running` is `None` when Postgres waits for something that this system has not set, or for names of another term.
+pub fn next_step(recorded: &Policies, running: Option<&Quorum>, wanted: &Quorum) -> Step {
+    if !recorded.contains(wanted) {
+        return Step::Record(with(recorded, wanted));
+    }
+    match running {
+        Some(running) if running == wanted && recorded.len() == 1 => Step::Settled,
+        Some(running) if running == wanted => Step::Prove(wanted.clone()),
+        Some(running) if !covered(recorded, running) => Step::Record(with(recorded, running)),
+        Some(_) | None => Step::Apply(wanted.clone()),
+    }
+}
+
+/// The mode in force: `auto` becomes `quorum` once two standbys have been seen, and never goes back by itself.
+pub fn mode_in_force(settings: &Settings, cluster: &Cluster) -> Mode {
+    match settings.durability.mode {
+        Mode::Auto => {
+            let was_quorum = cluster.sync.as_ref().is_some_and(|sync| sync.mode != Mode::Async);
+            if was_quorum || cluster.eligible().len() > 2 { Mode::Quorum } else { Mode::Async }
+        }
+        mode => mode,
+    }
+}
+
+/// What a new leader waits for from its first commit on: those that are alive and may vote, itself excepted.
+pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &Settings) -> Quorum {
+    let mode = mode_in_force(settings, cluster);
+    if mode == Mode::Async {
+        return Quorum::none();
+    }
+    let mut voters = may_vote(cluster);
+    if mode == Mode::Strict && let Some(sync) = &cluster.sync {
+        voters.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
+        voters.insert(sync.leader.clone());
+    }
+    voters.remove(leader);
+    Quorum::of(settings.durability.acknowledgers, voters)
+}
+
+/// Alive, may lead (only nodes that may lead are voters), and not excused by a tag.
+fn may_vote(cluster: &Cluster) -> BTreeSet<MemberName> {
+    let votes = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.tags.nosync);
+    cluster.eligible().into_iter().filter(votes).collect()
+}
+
+/// What the leader wants Postgres to wait for: voters that stream, less those that have been away too long.
+pub fn wanted_quorum(me: &MemberName, term: Term, primary: &Primary, cluster: &Cluster, ages: &Ages, settings: &Settings) -> Quorum {
+    let mode = mode_in_force(settings, cluster);
+    if mode == Mode::Async {
+        return Quorum::none();
+    }
+    let may_vote = may_vote(cluster);
+    let current: BTreeSet<MemberName> =
+        cluster.sync.iter().flat_map(|sync| &sync.policies).flat_map(|quorum| quorum.voters.iter().cloned()).collect();
+    let streams = |name: &MemberName| primary.standbys.iter().any(|standby| standby.member == *name && fit(standby, term, cluster));
+    let away = |name: &MemberName| ages.voters_missing.get(name).copied();
+    let stays = |name: &MemberName| match away(name) {
+        None => true,
+        Some(age) => age < settings.timing.voter_drop_after,
+    };
+    let mut voters: BTreeSet<MemberName> = may_vote.iter().filter(|name| streams(name)).cloned().collect();
+    voters.extend(current.iter().filter(|name| !streams(name) && stays(name)).cloned());
+    voters.remove(me);
+    let k = settings.durability.acknowledgers;
+    if mode == Mode::Strict {
+        return strict_quorum(k, voters, current, me);
+    }
+    let all_gone_for = current.iter().filter_map(away).min().unwrap_or_default();
+    if voters.is_empty() && !current.is_empty() && all_gone_for < settings.timing.degrade_after {
+        return Quorum::of(k, current.into_iter().filter(|name| name != me).collect());
+    }
+    Quorum::of(k, voters)
+}
+
+/// In strict mode k never falls: where too few stream, those who voted before stay, and commits wait for them.
+fn strict_quorum(k: u32, streaming: BTreeSet<MemberName>, before: BTreeSet<MemberName>, me: &MemberName) -> Quorum {
+    let mut voters = streaming;
+    let enough = k.max(1) as usize;
+    for name in before {
+        if voters.len() >= enough {
+            break;
+        }
+        if name != *me {
+            voters.insert(name);
+        }
+    }
+    Quorum::of(k.max(1), voters)
+}
+
+/// A standby becomes a voter only once it streams under this term's name and has passed its floor.
+fn fit(standby: &Streaming, term: Term, cluster: &Cluster) -> bool {
+    let above_floor = cluster.floors.get(&standby.member).is_none_or(|floor| standby.flushed >= *floor);
+    standby.term == term && standby.caught_up && standby.flushed > Lsn(0) && above_floor
+}

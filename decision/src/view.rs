@@ -1,0 +1,422 @@
+//! Everything that a decision may depend on, and nothing else. A `View` is a value: written to a file it is a bug report, read back
+//! it is a test. Ages and remaining times are durations counted by the agent; clocks of two hosts never meet here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::durability::{Policies, Quorum};
+use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::settings::{Mode, Settings, Tags};
+
+/// What one agent knows at one instant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    /// Whose view this is.
+    pub me: MemberName,
+    /// The cluster as etcd shows it, at one revision.
+    pub cluster: Seen<Cluster>,
+    /// The Postgres of this host.
+    pub postgres: Seen<Postgres>,
+    /// My claim to the leader lock, by my own clock.
+    pub lock: Lock,
+    /// The long action under way, if there is one.
+    pub job: Option<Job>,
+    /// How long certain things have been so, counted by this agent.
+    pub ages: Ages,
+    /// Rules of the house: timings, limits, durability, tags of this node.
+    pub settings: Settings,
+}
+
+/// A fact, a fact that has grown old, or none yet. "Not seen" is never "not there".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Seen<T> {
+    /// Seen just now.
+    Now(T),
+    /// Seen a while ago; since then the source has been silent.
+    Before {
+        /// The last sight.
+        value: T,
+        /// How old it is.
+        age: Duration,
+    },
+    /// Never seen by this agent.
+    Never {
+        /// How long it has tried.
+        tried_for: Duration,
+    },
+}
+
+impl<T> Seen<T> {
+    /// The value when it is fresh.
+    pub fn now(&self) -> Option<&T> {
+        match self {
+            Seen::Now(value) => Some(value),
+            Seen::Before { .. } | Seen::Never { .. } => None,
+        }
+    }
+
+    /// The value, fresh or old.
+    pub fn last(&self) -> Option<&T> {
+        match self {
+            Seen::Now(value) | Seen::Before { value, .. } => Some(value),
+            Seen::Never { .. } => None,
+        }
+    }
+}
+
+/// My claim to the leader lock. The clock runs from before the last acknowledged renewal was *sent*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lock {
+    /// The lock is not mine.
+    NotHeld,
+    /// The lock is mine under `term` for `left` more, unless it is renewed.
+    Held {
+        /// The term that came with it.
+        term: Term,
+        /// Time until Postgres must be dead (time to live, less the safety margin).
+        left: Duration,
+    },
+}
+
+/// How long certain things have been so. An age of something that is not so is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ages {
+    /// Since I first saw that nobody holds the leader lock.
+    pub vacancy: Option<Duration>,
+    /// Since the lock came to me (this term).
+    pub reign: Option<Duration>,
+    /// For each voter that does not stream from me: since when. Counted by the leader.
+    pub voters_missing: BTreeMap<MemberName, Duration>,
+    /// Since my standby last received WAL or a keep-alive from its upstream, when it ought to stream.
+    pub not_streaming: Option<Duration>,
+    /// Since the last attempt of the same long action failed; the next attempt waits a little.
+    pub last_failure: Option<Duration>,
+}
+
+/// A long action under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The stable word of the action (`clone`, `promote`, ...).
+    pub action: String,
+    /// How long it has run.
+    pub age: Duration,
+}
+
+/// The cluster as etcd shows it at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The etcd revision of this picture.
+    pub revision: i64,
+    /// Whether the cluster has been given its identity.
+    pub initialize: Initialize,
+    /// Who holds the leader lock.
+    pub leader: Option<MemberName>,
+    /// The highest term ever given out here.
+    pub term: Term,
+    /// Members whose agents are alive (their keys vanish with their leases).
+    pub members: BTreeMap<MemberName, Member>,
+    /// The durability record; absent only before the first leader.
+    pub sync: Option<SyncRecord>,
+    /// The pledges of voters not to follow a term any more, with what they have.
+    pub ballots: BTreeMap<MemberName, Ballot>,
+    /// Members that have forgotten WAL they once acknowledged, and what they must regain before they count again.
+    pub floors: BTreeMap<MemberName, Lsn>,
+    /// An operator's request that waits for the agents.
+    pub request: Option<Request>,
+    /// Where each past timeline ended.
+    pub history: Vec<HistoryEntry>,
+    /// The leader's last published WAL position (for lag limits where nothing better is known).
+    pub leader_lsn: Option<Lsn>,
+}
+
+/// The state of the `initialize` key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Initialize {
+    /// No cluster yet: the first node may create one.
+    #[default]
+    Absent,
+    /// Some node is running `initdb`.
+    InProgress,
+    /// The cluster has this identity.
+    Done(SystemId),
+}
+
+/// What a live member says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Host name or address of its Postgres.
+    pub host: String,
+    /// Port of its Postgres.
+    pub port: u16,
+    /// Base URL of its health API, for instance `http://10.0.0.21:8008`.
+    pub api_url: String,
+    /// What its Postgres was when it last wrote.
+    pub role: MemberRole,
+    /// Its timeline, when known.
+    pub timeline: Option<Timeline>,
+    /// Its tags.
+    pub tags: Tags,
+    /// The etcd lease under which it would hold the leader lock, while it stands ready to take it (0: it does not).
+    pub lock_lease: i64,
+    /// False while its control file still shows the timeline before its promotion: a rewind from it would see nothing to do.
+    pub rewind_source_ready: bool,
+}
+
+/// The Postgres role that a member publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRole {
+    /// Accepts writes.
+    Primary,
+    /// Streams or could stream.
+    Standby,
+    /// Not running, or not yet known.
+    #[default]
+    Down,
+}
+
+/// The durability record in etcd: who may hold the only copies of an acknowledged commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// The leader that it speaks about. It always holds every acknowledged commit of its term.
+    pub leader: MemberName,
+    /// That leader's term.
+    pub term: Term,
+    /// The mode in force when it was written (never `auto`): in `async` mode a takeover goes without proof.
+    pub mode: Mode,
+    /// What a takeover must satisfy: every one of these.
+    pub policies: Policies,
+    /// The leader let go of the lock on purpose, so that another may lead.
+    pub released: bool,
+    /// For a hand-over: the position that the new leader must have replayed before it promotes.
+    pub handover_lsn: Option<Lsn>,
+}
+
+/// One member's pledge not to follow a term, and what it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ballot {
+    /// The term that it no longer follows.
+    pub revoked: Term,
+    /// The term that the newest leadership marker in its WAL carries.
+    pub wal_term: Term,
+    /// The end of what it has received.
+    pub received: Lsn,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// The etcd revision of the record; a claim names it, so that a withdrawn ballot is never counted.
+    pub revision: i64,
+}
+
+/// What an operator has asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// What kind.
+    pub kind: RequestKind,
+    /// The leader that the operator saw; another leader makes the request void.
+    pub from: Option<MemberName>,
+    /// Who is to lead; `None` lets the best candidate.
+    pub to: Option<MemberName>,
+    /// The operator accepts that acknowledged writes may be lost.
+    pub accept_data_loss: bool,
+    /// The etcd revision of the request: its identity.
+    pub revision: i64,
+}
+
+/// The kinds of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestKind {
+    /// Planned, from a healthy leader.
+    Switchover,
+    /// Where nobody leads.
+    Failover,
+}
+
+/// Where a timeline ended and who began the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The timeline that ended.
+    pub timeline: Timeline,
+    /// The position at which the next one forked off.
+    pub ended_at: Lsn,
+    /// Who was promoted there.
+    pub new_leader: Option<MemberName>,
+}
+
+/// The Postgres of this host: what is on its disk, and what runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Postgres {
+    /// The data directory.
+    pub data: Data,
+    /// The server processes.
+    pub server: Server,
+}
+
+/// What is in the data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Data {
+    /// Missing or empty: a clone or an initdb may fill it.
+    Empty,
+    /// An initdb, a clone or a rewind was cut off: this must never be started, only replaced.
+    HalfMade {
+        /// Which work was cut off (`bootstrap`, `clone`, `rewind`).
+        by: String,
+    },
+    /// Something is there that cannot be read as a database.
+    Unreadable {
+        /// What is wrong, for a person.
+        why: String,
+    },
+    /// A database.
+    Present(OnDisk),
+}
+
+/// What `pg_controldata` and the files beside it say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnDisk {
+    /// The identity of the database.
+    pub system_id: SystemId,
+    /// How it was left.
+    pub state: ControlState,
+    /// The timeline of the latest checkpoint.
+    pub timeline: Timeline,
+    /// The latest checkpoint record.
+    pub checkpoint: Lsn,
+    /// Where crash recovery would begin.
+    pub redo: Lsn,
+    /// `standby.signal` is there: it would start as a standby.
+    pub standby_signal: bool,
+    /// The end of the valid WAL, found by reading it; known only while stopped, and only once it has been looked for.
+    pub end_of_wal: Option<Lsn>,
+}
+
+/// The state in `pg_control`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlState {
+    /// A primary that was shut down cleanly.
+    ShutDown,
+    /// A standby that was shut down cleanly.
+    ShutDownInRecovery,
+    /// A primary that runs, or crashed.
+    InProduction,
+    /// A standby that runs, or crashed.
+    InArchiveRecovery,
+    /// Crash recovery, running or cut off.
+    InCrashRecovery,
+    /// A shutdown, running or cut off.
+    ShuttingDown,
+    /// Being started for the first time.
+    StartingUp,
+}
+
+/// The server processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Server {
+    /// No process.
+    Stopped,
+    /// Started, does not accept connections yet.
+    Starting {
+        /// For how long.
+        since: Duration,
+    },
+    /// Accepts writes, or would.
+    Primary(Primary),
+    /// In recovery.
+    Standby(Standby),
+    /// Told to stop, still there.
+    Stopping,
+    /// The process is there and does not answer.
+    Hung {
+        /// For how long.
+        since: Duration,
+    },
+}
+
+/// A running primary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Primary {
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// The end of its flushed WAL.
+    pub flushed: Lsn,
+    /// The term of its newest leadership marker (0: none). A marker of my term is the proof that writes work.
+    pub marked_term: Term,
+    /// The timeline in its control file: lower than `timeline` until the first checkpoint after a promotion.
+    pub control_timeline: Timeline,
+    /// The acknowledgements that commits wait for, and the term in the names. `None`: set to something that is not ours.
+    pub waits_for: Option<(Quorum, Term)>,
+    /// The standbys that stream from it.
+    pub standbys: Vec<Streaming>,
+}
+
+/// One standby in `pg_stat_replication`, by a name of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streaming {
+    /// Who.
+    pub member: MemberName,
+    /// Under which term's name.
+    pub term: Term,
+    /// In state `streaming` (not catching up).
+    pub caught_up: bool,
+    /// How far it has flushed.
+    pub flushed: Lsn,
+    /// How far it has replayed.
+    pub replayed: Lsn,
+}
+
+/// A running standby.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standby {
+    /// The timeline that it replays.
+    pub timeline: Timeline,
+    /// The end of what it has received; never behind `replayed`.
+    pub received: Lsn,
+    /// The end of what it has replayed.
+    pub replayed: Lsn,
+    /// Replay has positively reached the end of everything received.
+    pub replay_done: bool,
+    /// The term of the newest leadership marker it has replayed.
+    pub wal_term: Term,
+    /// Whom it is configured to follow; `None`: nobody.
+    pub follows: Option<Upstream>,
+    /// A walreceiver process exists.
+    pub receiver_running: bool,
+    /// The walreceiver streams.
+    pub streaming: bool,
+}
+
+/// Whom a standby follows, and under which term's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Who.
+    pub member: MemberName,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The term in the application name.
+    pub term: Term,
+}
+
+impl Cluster {
+    /// How to reach a member's Postgres under a term's name.
+    pub fn upstream(&self, member: &MemberName, term: Term) -> Option<Upstream> {
+        let found = self.members.get(member)?;
+        Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term })
+    }
+
+    /// The ballots that revoke the present term.
+    pub fn current_ballots(&self) -> BTreeMap<&MemberName, &Ballot> {
+        self.ballots.iter().filter(|(_, ballot)| ballot.revoked == self.term).collect()
+    }
+
+    /// The members that are alive and may lead.
+    pub fn eligible(&self) -> BTreeSet<MemberName> {
+        self.members.iter().filter(|(_, member)| !member.tags.never_leads()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether `member` is the last leader, and nobody has led since.
+    pub fn last_led_by(&self, member: &MemberName) -> bool {
+        self.sync.as_ref().is_some_and(|sync| sync.leader == *member && sync.term == self.term)
+    }
+}
