@@ -170,7 +170,9 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
         return Quorum::none();
     }
     let mut voters = may_vote(cluster);
-    if mode == Mode::Strict && let Some(sync) = &cluster.sync {
+    if mode == Mode::Strict
+        && let Some(sync) = &cluster.sync
+    {
         voters.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
         voters.insert(sync.leader.clone());
     }
@@ -185,7 +187,14 @@ fn may_vote(cluster: &Cluster) -> BTreeSet<MemberName> {
 }
 
 /// What the leader wants Postgres to wait for: voters that stream, less those that have been away too long.
-pub fn wanted_quorum(me: &MemberName, term: Term, primary: &Primary, cluster: &Cluster, ages: &Ages, settings: &Settings) -> Quorum {
+pub fn wanted_quorum(
+    me: &MemberName,
+    term: Term,
+    primary: &Primary,
+    cluster: &Cluster,
+    ages: &Ages,
+    settings: &Settings,
+) -> Quorum {
     let mode = mode_in_force(settings, cluster);
     if mode == Mode::Async {
         return Quorum::none();
@@ -193,7 +202,9 @@ pub fn wanted_quorum(me: &MemberName, term: Term, primary: &Primary, cluster: &C
     let may_vote = may_vote(cluster);
     let current: BTreeSet<MemberName> =
         cluster.sync.iter().flat_map(|sync| &sync.policies).flat_map(|quorum| quorum.voters.iter().cloned()).collect();
-    let streams = |name: &MemberName| primary.standbys.iter().any(|standby| standby.member == *name && fit(standby, term, cluster));
+    let streams = |name: &MemberName| {
+        primary.standbys.iter().any(|standby| standby.member == *name && fit(standby, term, cluster))
+    };
     let away = |name: &MemberName| ages.voters_missing.get(name).copied();
     let stays = |name: &MemberName| match away(name) {
         None => true,

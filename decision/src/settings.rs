@@ -76,7 +76,10 @@ impl Timing {
             ));
         }
         if self.ttl < Duration::from_secs(2) {
-            wrong.push(format!("ttl {:?} is below 2 s, which etcd with its default election timeout does not grant", self.ttl));
+            wrong.push(format!(
+                "ttl {:?} is below 2 s, which etcd with its default election timeout does not grant",
+                self.ttl
+            ));
         }
         if self.ttl > Duration::from_secs(300) {
             wrong.push(format!("ttl {:?} is above 300 s: a lost host would stay unnoticed for that long", self.ttl));
@@ -88,10 +91,16 @@ impl Timing {
             wrong.push(format!("heartbeat {:?} is below 100 ms: it would only load etcd", self.heartbeat));
         }
         if self.request_timeout < Duration::from_millis(100) {
-            wrong.push(format!("request_timeout {:?} is below 100 ms: a healthy etcd sometimes takes longer", self.request_timeout));
+            wrong.push(format!(
+                "request_timeout {:?} is below 100 ms: a healthy etcd sometimes takes longer",
+                self.request_timeout
+            ));
         }
         if self.safety_margin < Duration::from_millis(200) {
-            wrong.push(format!("safety_margin {:?} is below 200 ms: Postgres with many connections takes 80 ms to kill", self.safety_margin));
+            wrong.push(format!(
+                "safety_margin {:?} is below 200 ms: Postgres with many connections takes 80 ms to kill",
+                self.safety_margin
+            ));
         }
         wrong
     }
