@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The meeting place: the leader lock and the state of the cluster, in etcd. Start with [`store`], which reads the whole cluster at
+//! one revision and writes only under guards; [`lease`] keeps this agent's claims alive, [`watch`] keeps the latest picture at hand.
+//! etcd may fail, freeze or answer late at any call: what is not known is reported as not known, never guessed.
+
+pub mod claims;
+pub mod clock;
+pub mod endpoints;
+pub mod error;
+pub mod guards;
+pub mod keys;
+pub mod lease;
+pub mod records;
+pub mod store;
+pub mod transitions;
+pub mod watch;
+
+pub use claims::{Bootstrap, HandOver};
+pub use clock::BootInstant;
+pub use endpoints::{Endpoints, EtcdOptions, TlsFiles};
+pub use error::Error;
+pub use guards::{Guard, Outcome, Write};
+pub use keys::Keys;
+pub use lease::{Adopted, Lease, LeaseKeeper, LeaseState};
+pub use records::Problem;
+pub use store::{Snapshot, Store};
+pub use watch::{ClusterView, ClusterWatch};

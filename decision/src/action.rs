@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::durability::{Policies, Quorum};
-use crate::names::{Lsn, MemberName, Term};
+use crate::names::{Lsn, MemberName, Term, Timeline};
 use crate::settings::Mode;
 use crate::view::Upstream;
 
@@ -47,14 +47,22 @@ pub enum Action {
         /// The term that the pledge revoked.
         revoked: Term,
     },
+    /// Take my floor off the table: what was forgotten has been regained.
+    ClearFloor,
     /// Have a lease ready to hold the leader lock, and publish it, so that the lock can be handed over.
     StandReady,
+    /// Give that lease back.
+    StandDown,
+    /// Break off the job under way.
+    Cancel,
     /// Take the leader lock in one guarded transaction.
     Acquire(Claim),
     /// Let the running standby become primary under my term: wait names first, then the signal, then the marker.
     Promote {
         /// My term.
         term: Term,
+        /// The number that the new timeline must have.
+        timeline: Timeline,
         /// Whom commits wait for from the first one on.
         quorum: Quorum,
     },
@@ -129,6 +137,8 @@ pub struct Claim {
     pub policies: Policies,
     /// The mode in force.
     pub mode: Mode,
+    /// The timeline that the new leader is to write.
+    pub timeline: Timeline,
     /// The ballots it counted; each must still be there unchanged.
     pub ballots: Vec<(MemberName, i64)>,
     /// The kind of taking, for the transition record.
@@ -168,6 +178,9 @@ impl Action {
             Action::Pledge { .. } => "pledge",
             Action::Withdraw { .. } => "withdraw",
             Action::StandReady => "stand_ready",
+            Action::ClearFloor => "clear_floor",
+            Action::StandDown => "stand_down",
+            Action::Cancel => "cancel",
             Action::Acquire(_) => "acquire",
             Action::Promote { .. } => "promote",
             Action::Mark { .. } => "mark",

@@ -124,6 +124,13 @@ pub fn with(policies: &Policies, quorum: &Quorum) -> Policies {
     more
 }
 
+/// The list with this quorum at its end, where a new leader looks for what Postgres is to wait for.
+pub fn ending_with(policies: &Policies, quorum: &Quorum) -> Policies {
+    let mut list: Policies = policies.iter().filter(|other| *other != quorum).cloned().collect();
+    list.push(quorum.clone());
+    list
+}
+
 /// The next step towards waiting for `wanted`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {

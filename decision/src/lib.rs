@@ -2,7 +2,18 @@
 //! It cannot read, wait, fail, log or roll dice, so every rule that data depends on can be tested as a value.
 
 pub mod action;
+pub mod candidacy;
+mod decide;
 pub mod durability;
+mod following;
+mod isolation;
+mod leading;
 pub mod names;
+pub mod reason;
+mod rejoin;
 pub mod settings;
+mod takeover;
+mod vacancy;
 pub mod view;
+
+pub use decide::{Decision, decide};

@@ -91,7 +91,9 @@ pub struct Ages {
     pub voters_missing: BTreeMap<MemberName, Duration>,
     /// Since my standby last received WAL or a keep-alive from its upstream, when it ought to stream.
     pub not_streaming: Option<Duration>,
-    /// Since the last attempt of the same long action failed; the next attempt waits a little.
+    /// Since the operator's request that is on the table was first seen.
+    pub request: Option<Duration>,
+    /// Since the last long action failed; the next attempt waits a little.
     pub last_failure: Option<Duration>,
 }
 
@@ -102,6 +104,8 @@ pub struct Job {
     pub action: String,
     /// How long it has run.
     pub age: Duration,
+    /// The member that it copies from, if it does.
+    pub from: Option<MemberName>,
 }
 
 /// The cluster as etcd shows it at one revision.
@@ -187,8 +191,13 @@ pub struct SyncRecord {
     pub mode: Mode,
     /// What a takeover must satisfy: every one of these.
     pub policies: Policies,
+    /// The timeline that this leader writes. Each promotion gets a number that no promotion had before, even one that did not
+    /// survive: so the higher timeline is the later reign, and within one timeline the higher position has everything.
+    pub timeline: Timeline,
     /// The leader let go of the lock on purpose, so that another may lead.
     pub released: bool,
+    /// The leader has taken its own lock back after the others had their chance.
+    pub reclaimed: bool,
     /// For a hand-over: the position that the new leader must have replayed before it promotes.
     pub handover_lsn: Option<Lsn>,
 }
@@ -278,7 +287,7 @@ pub struct OnDisk {
     pub system_id: SystemId,
     /// How it was left.
     pub state: ControlState,
-    /// The timeline of the latest checkpoint.
+    /// The highest timeline of the WAL in the directory: that of its last record, not of its last checkpoint.
     pub timeline: Timeline,
     /// The latest checkpoint record.
     pub checkpoint: Lsn,
@@ -367,7 +376,7 @@ pub struct Streaming {
 /// A running standby.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Standby {
-    /// The timeline that it replays.
+    /// The timeline of the last WAL that it has received.
     pub timeline: Timeline,
     /// The end of what it has received; never behind `replayed`.
     pub received: Lsn,
@@ -418,5 +427,19 @@ impl Cluster {
     /// Whether `member` is the last leader, and nobody has led since.
     pub fn last_led_by(&self, member: &MemberName) -> bool {
         self.sync.as_ref().is_some_and(|sync| sync.leader == *member && sync.term == self.term)
+    }
+}
+
+impl View {
+    /// How long to wait before a failed long action is tried again; `None`: now.
+    pub(crate) fn retry_in(&self) -> Option<Duration> {
+        let age = self.ages.last_failure?;
+        let after = self.settings.timing.retry_after;
+        (age < after).then(|| after - age)
+    }
+
+    /// Whether this node's own tags bar it from leading.
+    pub(crate) fn settings_bar_leading(&self, cluster: &Cluster) -> bool {
+        cluster.members.get(&self.me).is_some_and(|member| member.tags.never_leads())
     }
 }

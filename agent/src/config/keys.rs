@@ -1,0 +1,187 @@
+//! Every key that may be written, with its default and its effect, in one table: it finds unknown keys, feeds the suggestions and
+//! the help of errors, and a test holds `docs/configuration.md` and the structs of `raw.rs` to it.
+
+/// One key.
+pub struct Key {
+    /// Its place, with dots: `etcd.tls.ca`.
+    pub path: &'static str,
+    /// What holds when it is not written.
+    pub default: &'static str,
+    /// What it does, in a few words.
+    pub does: &'static str,
+}
+
+const fn key(path: &'static str, default: &'static str, does: &'static str) -> Key {
+    Key { path, default, does }
+}
+
+/// The table whose keys are Postgres' business, not ours.
+pub const PARAMETERS: &str = "postgres.parameters";
+
+/// All keys, in the order of the documentation.
+pub const KEYS: &[Key] = &[
+    key("cluster", "none: required", "the name that all nodes of one cluster share"),
+    key("name", "the short host name", "the name of this node, unique in its cluster"),
+    key("state_dir", "<data_dir>.pgvigil", "where the agent keeps its own notes"),
+    key("etcd.endpoints", "none: required", "the members of etcd"),
+    key("etcd.tls.ca", "none: required in tls", "who signs the certificates of etcd"),
+    key("etcd.tls.cert", "none", "the certificate shown to etcd"),
+    key("etcd.tls.key", "none", "the key of that certificate"),
+    key("etcd.username", "none", "the user of etcd"),
+    key("etcd.password_file", "none", "the file with the password of that user"),
+    key("etcd.namespace", "\"service\"", "the first part of every etcd key"),
+    key("etcd.request_timeout", "\"700ms\"", "the deadline of one request to etcd"),
+    key("timing.ttl", "\"5s\"", "the time to live of the leader's lease"),
+    key("timing.heartbeat", "\"1s\"", "how often the lease is renewed"),
+    key("timing.safety_margin", "\"500ms\"", "how long before the lease ends Postgres must be dead"),
+    key("timing.primary_start_timeout", "\"30s\"", "how long a primary may take to start"),
+    key("timing.voter_drop_after", "\"1s\"", "how long a voter must be away before it is no voter any more"),
+    key("timing.degrade_after", "\"3s\"", "how long all voters must be away before quorum mode degrades"),
+    key("timing.ballot_window", "\"1s\"", "how long candidates wait for each other's ballots in async mode"),
+    key("timing.reclaim_after", "\"2s\"", "how long a leader that let go leaves the lock to others"),
+    key("timing.hang_after", "\"2s\"", "how long Postgres may be silent before it counts as hung"),
+    key("timing.retry_after", "\"3s\"", "how long before a failed clone, rewind or start is tried again"),
+    key("durability.mode", "\"auto\"", "what an acknowledged commit is promised: auto, async, quorum or strict"),
+    key("durability.acknowledgers", "1", "how many voters must have a commit before it is acknowledged"),
+    key("durability.max_lag_on_failover", "\"1MB\"", "how far behind a candidate may be in async mode"),
+    key("postgres.version", "none: required", "the major version"),
+    key("postgres.bin_dir", "/usr/lib/postgresql/<version>/bin", "where the programs of Postgres are"),
+    key("postgres.data_dir", "/var/lib/postgresql/<version>/main", "the data directory"),
+    key("postgres.socket_dir", "/var/run/postgresql", "where the unix socket is"),
+    key("postgres.advertise", "none: required", "where clients and the other nodes reach Postgres"),
+    key("postgres.listen", "\"*\"", "the addresses on which Postgres listens"),
+    key(PARAMETERS, "empty", "settings for postgresql.conf"),
+    key("postgres.hba", "empty", "lines put first into the pg_hba.conf of a new cluster"),
+    key("postgres.replication_password_file", "none", "the file with the password of the replication role"),
+    key("postgres.rewind_password_file", "none", "the file with the password of the rewind role"),
+    key("postgres.initdb.encoding", "\"UTF8\"", "the encoding of a new cluster"),
+    key("postgres.initdb.locale", "\"C.UTF-8\"", "the locale of a new cluster"),
+    key("postgres.initdb.wal_segment_size_mb", "16", "the WAL segment size of a new cluster"),
+    key("api.listen", "\"0.0.0.0:8008\"", "where the health API listens"),
+    key("api.advertise", "derived from listen", "where the others reach the health API"),
+    key("tags.nofailover", "false", "bars this node from ever leading"),
+    key("tags.failover_priority", "1", "ranks this node among equal candidates"),
+    key("tags.noloadbalance", "false", "takes this node out of /replica"),
+    key("tags.nosync", "false", "bars this node from being a voter"),
+    key("log.format", "\"auto\"", "how a log line looks: human, json or auto"),
+    key("log.filter", "\"info\"", "what is logged"),
+];
+
+/// What people who come from Patroni write, and where it is here.
+const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
+    ("scope", "cluster"),
+    ("postgresql", "postgres"),
+    ("restapi", "api"),
+    ("etcd3", "etcd"),
+    ("host", "etcd.endpoints"),
+    ("hosts", "etcd.endpoints"),
+    ("cacert", "etcd.tls.ca"),
+    ("cert", "etcd.tls.cert"),
+    ("key", "etcd.tls.key"),
+    ("password", "etcd.password_file"),
+    ("loop_wait", "timing.heartbeat"),
+    ("retry_timeout", "etcd.request_timeout"),
+    ("master_start_timeout", "timing.primary_start_timeout"),
+    ("synchronous_mode", "durability.mode"),
+    ("synchronous_mode_strict", "durability.mode"),
+    ("synchronous_node_count", "durability.acknowledgers"),
+    ("maximum_lag_on_failover", "durability.max_lag_on_failover"),
+    ("pg_hba", "postgres.hba"),
+];
+
+/// The key with this path.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether `path` is a table that holds keys.
+pub fn is_section(path: &str) -> bool {
+    KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
+}
+
+/// Whether `path` may be written: a key, a section, or a parameter of Postgres.
+pub fn is_known(path: &str) -> bool {
+    let parameter = path.strip_prefix(PARAMETERS).and_then(|rest| rest.strip_prefix('.'));
+    parameter.is_some_and(|name| !name.is_empty()) || find(path).is_some() || is_section(path)
+}
+
+/// The key or section that somebody who wrote `unknown` most likely meant.
+pub fn suggest(unknown: &str) -> Option<&'static str> {
+    let (section, leaf) = unknown.rsplit_once('.').unwrap_or(("", unknown));
+    // What Patroni calls connect_address is ours in two sections.
+    if leaf == "connect_address" {
+        return Some(if matches!(section, "api" | "restapi") { "api.advertise" } else { "postgres.advertise" });
+    }
+    let elsewhere = || KNOWN_ELSEWHERE.iter().find(|(name, _)| *name == leaf).map(|(_, here)| *here);
+    let misplaced = || KEYS.iter().map(|key| key.path).find(|path| leaf_of(path) == leaf);
+    elsewhere().or_else(misplaced).or_else(|| nearest(section, leaf))
+}
+
+/// The key or section whose name is nearest: at most a third of the letters wrong, those of the same section first.
+fn nearest(section: &str, leaf: &str) -> Option<&'static str> {
+    let sections = KEYS.iter().filter_map(|key| key.path.rsplit_once('.')).map(|(section, _)| section);
+    KEYS.iter()
+        .map(|key| key.path)
+        .chain(sections)
+        .map(|path| {
+            let same_section = path.rsplit_once('.').map_or("", |(section, _)| section) == section;
+            (edits(leaf_of(path), leaf), !same_section, path)
+        })
+        .filter(|(edits, _, path)| *edits <= (leaf_of(path).len() / 3).max(1))
+        .min()
+        .map(|(_, _, path)| path)
+}
+
+fn leaf_of(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(_, leaf)| leaf)
+}
+
+/// How many letters must be changed, added or removed to make `b` of `a` (Levenshtein's distance, row by row).
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replace = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_and_names_from_patroni_lead_to_the_key_that_was_meant() {
+        for (written, meant) in [
+            ("etcd.endpoint", Some("etcd.endpoints")),
+            ("scope", Some("cluster")),
+            ("ttl", Some("timing.ttl")),
+            ("timing.loop_wait", Some("timing.heartbeat")),
+            ("restapi", Some("api")),
+            ("namespace", Some("etcd.namespace")),
+            ("postgres.connect_address", Some("postgres.advertise")),
+            ("restapi.connect_address", Some("api.advertise")),
+            ("etcd.cert", Some("etcd.tls.cert")),
+            ("tags.no_failover", Some("tags.nofailover")),
+            ("durabilty", Some("durability")),
+            ("api.name", Some("name")),
+            ("api.listn", Some("api.listen")),
+            ("postgres.shoe_size", None),
+        ] {
+            assert_eq!(suggest(written), meant, "{written}");
+        }
+    }
+
+    #[test]
+    fn edits_are_counted() {
+        assert_eq!(edits("ttl", "ttl"), 0);
+        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(edits("", "abc"), 3);
+    }
+}

@@ -1,0 +1,127 @@
+//! What may be written: the shape of the file, nothing filled in. Every struct refuses keys it does not know, so a typing error is
+//! never a setting that silently keeps its default.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use decision::settings::{Mode, Tags};
+use serde::{Deserialize, Serialize};
+
+use super::value::{Lasting, List, Scalar, Size};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    pub cluster: Option<String>,
+    pub name: Option<String>,
+    pub state_dir: Option<PathBuf>,
+    pub etcd: RawEtcd,
+    pub timing: RawTiming,
+    pub durability: RawDurability,
+    pub postgres: RawPostgres,
+    pub api: RawApi,
+    pub tags: Tags,
+    pub log: RawLog,
+}
+
+/// `[etcd]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawEtcd {
+    pub endpoints: Option<List>,
+    pub tls: Option<RawTls>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub namespace: Option<String>,
+    pub request_timeout: Option<Lasting>,
+}
+
+/// `etcd.tls`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTls {
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+}
+
+/// `[timing]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawTiming {
+    pub ttl: Option<Lasting>,
+    pub heartbeat: Option<Lasting>,
+    pub safety_margin: Option<Lasting>,
+    pub primary_start_timeout: Option<Lasting>,
+    pub voter_drop_after: Option<Lasting>,
+    pub degrade_after: Option<Lasting>,
+    pub ballot_window: Option<Lasting>,
+    pub reclaim_after: Option<Lasting>,
+    pub hang_after: Option<Lasting>,
+    pub retry_after: Option<Lasting>,
+}
+
+/// `[durability]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawDurability {
+    pub mode: Option<Mode>,
+    pub acknowledgers: Option<u32>,
+    pub max_lag_on_failover: Option<Size>,
+}
+
+/// `[postgres]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPostgres {
+    pub version: Option<u32>,
+    pub bin_dir: Option<PathBuf>,
+    pub data_dir: Option<PathBuf>,
+    pub socket_dir: Option<PathBuf>,
+    pub advertise: Option<String>,
+    pub listen: Option<String>,
+    pub parameters: BTreeMap<String, Scalar>,
+    pub hba: List,
+    pub replication_password_file: Option<PathBuf>,
+    pub rewind_password_file: Option<PathBuf>,
+    pub initdb: RawInitdb,
+}
+
+/// `postgres.initdb`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawInitdb {
+    pub encoding: Option<String>,
+    pub locale: Option<String>,
+    pub wal_segment_size_mb: Option<u32>,
+}
+
+/// `[api]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawApi {
+    pub listen: Option<String>,
+    pub advertise: Option<String>,
+}
+
+/// `[log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLog {
+    pub format: Option<LogFormat>,
+    pub filter: Option<String>,
+}
+
+/// The forms of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+    /// `human` on a terminal, `json` elsewhere.
+    #[default]
+    Auto,
+}

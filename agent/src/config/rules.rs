@@ -1,0 +1,219 @@
+//! What the keys owe each other, and what they must leave to the agent. One function a subject; each adds its mistakes to the list.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use decision::settings::{Durability, Mode, Tags, Timing};
+
+use super::problem::{Origins, Problem};
+use super::{Initdb, Postgres};
+use crate::secret::Secret;
+
+/// The Postgres versions that the agent knows.
+const VERSIONS: std::ops::RangeInclusive<u32> = 13..=18;
+
+/// The parameters that the agent writes itself, because who leads depends on them, and where each is set instead.
+const OWNED: &[(&str, &str)] = &[
+    ("listen_addresses", "set `postgres.listen`"),
+    ("port", "it is the port of `postgres.advertise`"),
+    ("unix_socket_directories", "set `postgres.socket_dir`"),
+    ("data_directory", "set `postgres.data_dir`"),
+    ("cluster_name", "it is the `name` of the node"),
+    ("primary_conninfo", "it follows the leader"),
+    ("primary_slot_name", "it follows the leader"),
+    ("synchronous_standby_names", "set `durability.mode` and `durability.acknowledgers`"),
+    ("recovery_target_timeline", "a standby always follows the latest timeline"),
+    ("hot_standby", "a standby that answers no query cannot be observed"),
+];
+
+/// Parameters below which nothing replicates, and the lowest value that will do.
+const AT_LEAST: &[(&str, u32)] = &[("max_wal_senders", 4), ("max_replication_slots", 4), ("max_connections", 10)];
+
+/// Socket paths are cut off by the kernel after this many bytes.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Timings that cannot be kept.
+pub fn timing(timing: &Timing, found: &mut Vec<Problem>) {
+    for sentence in timing.check() {
+        // The sentence begins with the key it is about; any key of the relation may be the one that was written.
+        let first = sentence.split(' ').next().unwrap_or_default();
+        let keys = match first {
+            "ttl" => &["timing.ttl", "timing.heartbeat", "etcd.request_timeout", "timing.safety_margin"][..],
+            "heartbeat" => &["timing.heartbeat"],
+            "request_timeout" => &["etcd.request_timeout"],
+            _ => &["timing.safety_margin"],
+        };
+        let (what, mend) = sentence.rsplit_once("; ").map_or((sentence.as_str(), None), |(a, b)| (a, Some(b)));
+        let problem = Problem::about("E10", keys, what);
+        found.push(match mend {
+            Some(mend) => problem.help(mend),
+            None => problem,
+        });
+    }
+}
+
+/// A promise that nobody is asked to keep.
+pub fn durability(durability: &Durability, found: &mut Vec<Problem>) {
+    if durability.acknowledgers == 0 && durability.mode != Mode::Async {
+        let message = format!("mode \"{}\" with acknowledgers 0 promises nothing", durability.mode);
+        let problem = Problem::about("E11", &["durability.acknowledgers", "durability.mode"], message);
+        found.push(problem.help("acknowledgers = 1, or mode = \"async\""));
+    }
+}
+
+/// Tags that contradict each other.
+pub fn tags(tags: &Tags, origins: &Origins, found: &mut Vec<Problem>) {
+    let keys = ["tags.failover_priority", "tags.nofailover"];
+    if tags.nofailover && tags.failover_priority > 1 {
+        let message = format!("failover_priority {} for a node that never leads", tags.failover_priority);
+        found.push(Problem::about("E11", &keys, message).help("remove either nofailover or failover_priority"));
+    }
+    if !tags.nofailover && tags.failover_priority == 0 && origins.is_written("tags.nofailover") {
+        let message = "failover_priority 0 bars this node from leading, nofailover = false says it may";
+        found.push(Problem::about("E11", &keys, message).help("remove one of the two"));
+    }
+}
+
+/// A user and its password come together.
+pub fn credentials(username: Option<&str>, password_file: Option<&Path>, found: &mut Vec<Problem>) {
+    match (username, password_file) {
+        (Some(_), None) => {
+            let problem = Problem::at("E08", "etcd.username", "`etcd.username` without `etcd.password_file`");
+            found.push(problem.help("write password_file = \"...\" beside it"));
+        }
+        (None, Some(_)) => {
+            let problem = Problem::at("E08", "etcd.password_file", "`etcd.password_file` without `etcd.username`");
+            found.push(problem.help("write username = \"...\" beside it"));
+        }
+        (None, None) | (Some(_), Some(_)) => {}
+    }
+    if let Some(file) = password_file {
+        secret("etcd.password_file", file, found);
+    }
+}
+
+/// Certificates and encrypted endpoints come together.
+pub fn schemes(endpoints: &[String], tls: bool, found: &mut Vec<Problem>) {
+    for url in endpoints {
+        let encrypted = url.starts_with("https://");
+        if encrypted && !tls {
+            let problem = Problem::at("E08", "etcd.endpoints", format!("{url} needs `etcd.tls`"));
+            found.push(problem.help("write tls = { ca = \"...\", cert = \"...\", key = \"...\" } under [etcd]"));
+        }
+        if !encrypted && tls {
+            let problem = Problem::at("E08", "etcd.endpoints", format!("{url} would be spoken to in plain text, though `etcd.tls` is set"));
+            found.push(problem.help("write https://"));
+        }
+    }
+}
+
+/// A file that must be there.
+pub fn readable(key: &str, file: &Path, found: &mut Vec<Problem>) {
+    if let Err(error) = File::open(file) {
+        found.push(Problem::at("E09", key, format!("`{key}`: cannot read {}: {error}", file.display())));
+    }
+}
+
+/// A secret that only its owner may read.
+pub fn secret(key: &str, file: &Path, found: &mut Vec<Problem>) {
+    if let Err(error) = Secret::read(file) {
+        found.push(Problem::at("E09", key, format!("`{key}`: {error}")));
+    }
+}
+
+/// A version that the agent does not know.
+pub fn version(version: u32, found: &mut Vec<Problem>) -> bool {
+    let known = VERSIONS.contains(&version);
+    if !known {
+        let (first, last) = (VERSIONS.start(), VERSIONS.end());
+        let message = format!("`postgres.version`: Postgres {version} is not known here");
+        found.push(Problem::at("E13", "postgres.version", message).help(format!("major versions {first} to {last}")));
+    }
+    known
+}
+
+/// Parameters that belong to the agent, or with which no cluster can live.
+pub fn parameters(parameters: &BTreeMap<String, String>, mode: Mode, found: &mut Vec<Problem>) {
+    for (name, value) in parameters {
+        let key = format!("postgres.parameters.{name}");
+        if let Some((message, help)) = objection(name, value, mode) {
+            found.push(Problem::at("E14", &key, message).help(help));
+        }
+    }
+}
+
+fn objection(name: &str, value: &str, mode: Mode) -> Option<(String, String)> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.".contains(&b);
+    if name.is_empty() || !name.bytes().all(good) || value.contains(['\n', '\r', '\0']) {
+        return Some((format!("parameter \"{name}\" cannot be written into postgresql.conf"), "one name, one line".into()));
+    }
+    let name = name.to_ascii_lowercase();
+    if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == name) {
+        return Some((format!("parameter \"{name}\" belongs to the agent"), (*instead).to_owned()));
+    }
+    let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
+    let would = match name.as_str() {
+        "wal_level" if !matches!(value, "replica" | "logical") => "nothing could be replicated",
+        "full_page_writes" if off => "pg_rewind would refuse to work",
+        "fsync" if off => "a crash would destroy the data directory",
+        "synchronous_commit" if (off || value == "local") && matches!(mode, Mode::Quorum | Mode::Strict) => {
+            "commits would not wait for the voters that the durability mode promises"
+        }
+        _ => "",
+    };
+    if !would.is_empty() {
+        return Some((format!("with parameter {name} = \"{value}\" {would}"), "remove it".into()));
+    }
+    let (_, least) = AT_LEAST.iter().find(|(limited, _)| *limited == name)?;
+    let enough = value.parse::<u32>().is_ok_and(|number| number >= *least);
+    let message = format!("parameter {name} = \"{value}\" is too small for a cluster");
+    (!enough).then(|| (message, format!("{least} or more")))
+}
+
+/// Lines that Postgres would refuse, and with them every connection.
+pub fn hba(lines: &[String], found: &mut Vec<Problem>) {
+    const KINDS: [&str; 6] = ["local", "host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
+    for line in lines {
+        let first = line.split_whitespace().next().unwrap_or("#");
+        if line.contains('\n') || !(first.starts_with('#') || KINDS.contains(&first)) {
+            let message = format!("`postgres.hba`: \"{line}\" is no line of pg_hba.conf");
+            found.push(Problem::at("E14", "postgres.hba", message).help("such as \"hostssl all all 10.0.0.0/8 scram-sha-256\""));
+        }
+    }
+}
+
+/// What initdb would refuse.
+pub fn initdb(initdb: &Initdb, found: &mut Vec<Problem>) {
+    let size = initdb.wal_segment_size_mb;
+    if !size.is_power_of_two() || size > 1024 {
+        let message = format!("`postgres.initdb.wal_segment_size_mb`: {size} is no WAL segment size");
+        let problem = Problem::at("E14", "postgres.initdb.wal_segment_size_mb", message);
+        found.push(problem.help("a power of two from 1 to 1024"));
+    }
+}
+
+/// Directories that would be in each other's way.
+pub fn directories(postgres: &Postgres, state_dir: &Path, found: &mut Vec<Problem>) {
+    let all = [
+        ("postgres.bin_dir", postgres.bin_dir.as_path()),
+        ("postgres.data_dir", &postgres.data_dir),
+        ("postgres.socket_dir", &postgres.socket_dir),
+        ("state_dir", state_dir),
+    ];
+    for (key, directory) in all {
+        if directory.is_relative() {
+            let message = format!("`{key}`: \"{}\" depends on where the agent is started", directory.display());
+            found.push(Problem::at("E15", key, message).help("write the whole path, from /"));
+        }
+    }
+    if state_dir.starts_with(&postgres.data_dir) {
+        let message = "`state_dir` is inside the data directory, which is emptied before a clone";
+        found.push(Problem::at("E15", "state_dir", message).help("put it beside the data directory"));
+    }
+    let socket = postgres.socket_dir.join(format!(".s.PGSQL.{}", postgres.advertise.port));
+    if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
+        let message = format!("`postgres.socket_dir`: {} is longer than {LONGEST_SOCKET_PATH} bytes", socket.display());
+        found.push(Problem::at("E15", "postgres.socket_dir", message).help("choose a shorter directory"));
+    }
+}

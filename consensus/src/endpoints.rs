@@ -1,0 +1,255 @@
+//! Several etcd endpoints under our own rotation. The client library does not leave a dead or frozen member by itself, so there is one
+//! client an endpoint here, every call has a deadline of ours, and the first endpoint that answers is remembered.
+
+use std::fmt;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::error::Error;
+
+/// HTTP/2 pings closer than 5 s are punished by etcd. They only tidy up dead connections: no deadline of ours depends on them.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// No call lasts longer than this many request timeouts, however many endpoints there are.
+const LONGEST_CALL: u32 = 3;
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub struct EtcdOptions {
+    /// URLs of the members (`http://10.0.0.1:2379`), the preferred one first.
+    pub endpoints: Vec<String>,
+    /// Files for TLS; `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// User name where etcd asks for one.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<String>,
+    /// Deadline of one request to one endpoint.
+    pub request_timeout: Duration,
+}
+
+impl fmt::Debug for EtcdOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", &self.endpoints)
+            .field("tls", &self.tls)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("request_timeout", &self.request_timeout)
+            .finish()
+    }
+}
+
+/// PEM files for TLS towards etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The authority that signed etcd's certificate.
+    pub ca: PathBuf,
+    /// Our own certificate, where etcd asks for one.
+    pub cert: Option<PathBuf>,
+    /// The key of our own certificate.
+    pub key: Option<PathBuf>,
+}
+
+/// The endpoints, and which of them is in use. A clone shares connections and rotation.
+#[derive(Clone)]
+pub struct Endpoints {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    options: EtcdOptions,
+    clients: Vec<Mutex<Option<Client>>>,
+    current: AtomicUsize,
+}
+
+/// What a failed attempt means for the next step.
+pub(crate) enum Failure {
+    /// Not sent, or turned away before it was looked at: safe to send elsewhere.
+    NotSent(String),
+    /// It may or may not have been carried out.
+    Unclear(String),
+    /// etcd has answered; no other endpoint will say anything else.
+    Final(Error),
+}
+
+impl Endpoints {
+    /// Makes ready to connect; connections are made by the first calls, inside the runtime that makes them.
+    pub fn new(options: EtcdOptions) -> Result<Self, Error> {
+        if options.endpoints.is_empty() {
+            return Err(Error::Misconfigured("no etcd endpoint is given".to_owned()));
+        }
+        let clients = options.endpoints.iter().map(|_| Mutex::new(None)).collect();
+        Ok(Self { shared: Arc::new(Shared { options, clients, current: AtomicUsize::new(0) }) })
+    }
+
+    /// How many endpoints there are; at least one.
+    pub fn count(&self) -> usize {
+        self.shared.clients.len()
+    }
+
+    /// The endpoint in use, by its place in the list.
+    pub fn current(&self) -> usize {
+        self.shared.current.load(Ordering::Relaxed)
+    }
+
+    /// The URL of an endpoint.
+    pub fn url(&self, endpoint: usize) -> &str {
+        self.shared.options.endpoints.get(endpoint).map_or("?", String::as_str)
+    }
+
+    /// Deadline of one request to one endpoint.
+    pub fn request_timeout(&self) -> Duration {
+        self.shared.options.request_timeout
+    }
+
+    /// Leaves an endpoint that does not answer; nothing happens when another caller has left it already.
+    pub fn move_on(&self, from: usize) {
+        let next = (from + 1) % self.count();
+        let moved = self.shared.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if moved && next != from {
+            tracing::info!(from = self.url(from), to = self.url(next), "etcd endpoint changed");
+        }
+    }
+
+    /// Runs a request that is safe to repeat (a read, a write that changes nothing the second time) on the endpoint in use, and on
+    /// each of the others in turn while there is no answer. Ends within three request timeouts.
+    pub async fn call<T, F, Fut>(&self, request: F) -> Result<T, Error>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let mut failures = Vec::new();
+        let every_endpoint = async {
+            // One try more than there are endpoints: an outdated login is mended by asking the same endpoint again.
+            for _ in 0..=self.count() {
+                let endpoint = self.current();
+                match self.attempt(endpoint, &request).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(Failure::Final(error)) => return Err(error),
+                    Err(Failure::NotSent(why) | Failure::Unclear(why)) => {
+                        failures.push(format!("{}: {why}", self.url(endpoint)));
+                    }
+                }
+            }
+            Err(Error::Unreachable(String::new()))
+        };
+        match timeout(self.request_timeout() * LONGEST_CALL, every_endpoint).await {
+            Ok(Err(Error::Unreachable(_))) | Err(_) => Err(Error::Unreachable(failures.join("; "))),
+            Ok(settled) => settled,
+        }
+    }
+
+    /// Runs a request once on one endpoint under our deadline; leaves the endpoint when it does not answer.
+    pub(crate) async fn attempt<T, F, Fut>(&self, endpoint: usize, request: &F) -> Result<T, Failure>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let limit = self.request_timeout();
+        let failure = match timeout(limit, self.client(endpoint)).await {
+            Ok(Ok(client)) => match timeout(limit, request(client)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) if login_is_outdated(&error) => {
+                    self.forget(endpoint).await;
+                    return Err(Failure::NotSent(error.to_string()));
+                }
+                Ok(Err(error)) => classify(error),
+                Err(_) => Failure::Unclear(format!("no answer within {limit:?}")),
+            },
+            Ok(Err(Error::Unreachable(why))) => Failure::NotSent(why),
+            Ok(Err(error)) => Failure::Final(error),
+            Err(_) => Failure::NotSent(format!("no login within {limit:?}")),
+        };
+        if !matches!(failure, Failure::Final(_)) {
+            self.move_on(endpoint);
+        }
+        Err(failure)
+    }
+
+    /// The client of one endpoint. Without a user name this never waits for the network.
+    pub(crate) async fn client(&self, endpoint: usize) -> Result<Client, Error> {
+        let slot = self
+            .shared
+            .clients
+            .get(endpoint)
+            .ok_or_else(|| Error::Misconfigured(format!("there is no etcd endpoint number {endpoint}")))?;
+        let mut slot = slot.lock().await;
+        if let Some(client) = slot.as_ref() {
+            return Ok(client.clone());
+        }
+        let options = connect_options(&self.shared.options)?;
+        let client = Client::connect([self.url(endpoint)], Some(options)).await.map_err(|error| match classify(error) {
+            Failure::NotSent(why) | Failure::Unclear(why) => Error::Unreachable(why),
+            Failure::Final(error) => error,
+        })?;
+        *slot = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Drops a client, so that the next call logs in (and reads the TLS files) anew.
+    async fn forget(&self, endpoint: usize) {
+        if let Some(slot) = self.shared.clients.get(endpoint) {
+            *slot.lock().await = None;
+        }
+    }
+}
+
+fn connect_options(options: &EtcdOptions) -> Result<ConnectOptions, Error> {
+    let mut connect = ConnectOptions::new()
+        .with_connect_timeout(options.request_timeout)
+        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
+        .with_keep_alive_while_idle(true)
+        .with_require_leader(true)
+        .with_auto_token_refresh(true);
+    if let Some(user) = &options.username {
+        connect = connect.with_user(user, options.password.clone().unwrap_or_default());
+    }
+    if let Some(files) = &options.tls {
+        connect = connect.with_tls(tls_options(files)?);
+    }
+    Ok(connect)
+}
+
+fn tls_options(files: &TlsFiles) -> Result<TlsOptions, Error> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| Error::Misconfigured(format!("cannot read {}: {error}", path.display())))
+    };
+    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
+    match (&files.cert, &files.key) {
+        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(read(cert)?, read(key)?))),
+        (None, None) => Ok(tls),
+        _ => Err(Error::Misconfigured("a TLS certificate needs its key, and a key its certificate".to_owned())),
+    }
+}
+
+fn login_is_outdated(error: &etcd_client::Error) -> bool {
+    let text = error.to_string();
+    text.contains("invalid auth token") || text.contains("revision of auth store is old")
+}
+
+/// Sorts an error by what may have happened. gRPC codes: 2 unknown, 4 deadline, 5 not found, 13 internal, 14 unavailable, 1 cancelled.
+pub(crate) fn classify(error: etcd_client::Error) -> Failure {
+    let text = error.to_string();
+    match error {
+        etcd_client::Error::GRpcStatus(status) => match i32::from(status.code()) {
+            // Refused before it was handed to raft: the connection was never made, or the member knows of no leader.
+            14 if text.contains("connect error") || status.message() == "etcdserver: no leader" => Failure::NotSent(text),
+            1 | 2 | 4 | 13 | 14 => Failure::Unclear(text),
+            5 if text.contains("lease not found") => Failure::Final(Error::LeaseGone(status.message().to_owned())),
+            _ => Failure::Final(Error::Rejected(status.message().to_owned())),
+        },
+        etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => Failure::Final(Error::LeaseGone(why)),
+        etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) | etcd_client::Error::InvalidMetadataValue(_) => {
+            Failure::Final(Error::Misconfigured(text))
+        }
+        _ => Failure::Unclear(text),
+    }
+}

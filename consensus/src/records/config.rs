@@ -1,0 +1,163 @@
+//! `config`: cluster-wide settings. The whole JSON is kept as it is, whoever wrote it; a few fields of it are read here, each on its
+//! own, so that one bad field does not silence the others.
+
+use decision::settings::{Durability, Mode};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What is read from `config`, and all of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterConfig {
+    /// The JSON as it is stored; `Null` when there is none.
+    pub raw: Value,
+    /// The pause as it was asked for; whether it has ended is for [`ClusterConfig::paused_at`] to say.
+    pub pause: Option<PauseRecord>,
+    /// What an acknowledged commit is promised; `None`: not set.
+    pub durability: Option<Durability>,
+    /// How far a candidate may be behind in `async` mode, in bytes; `None`: not set.
+    pub max_lag_on_failover_bytes: Option<u64>,
+}
+
+/// Who paused the cluster, why, and until when.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PauseRecord {
+    /// When it ends (RFC 3339); `None`: when somebody ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<jiff::Timestamp>,
+    /// Who.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StoredDurability {
+    mode: Option<String>,
+    acknowledgers: Option<u32>,
+}
+
+impl ClusterConfig {
+    /// Reads the stored text as far as it can be understood, with a sentence for each field that cannot.
+    pub fn from_json(text: &str) -> (Self, Vec<String>) {
+        match serde_json::from_str(text) {
+            Ok(raw @ Value::Object(_)) => Self::from_value(raw),
+            Ok(_) => (Self::default(), vec!["it is no JSON object; nothing of it is used".to_owned()]),
+            Err(error) => (Self::default(), vec![format!("{error}; nothing of it is used")]),
+        }
+    }
+
+    fn from_value(raw: Value) -> (Self, Vec<String>) {
+        let mut wrong = Vec::new();
+        let paused = field::<bool>(&raw, "/pause", &mut wrong).unwrap_or(false);
+        // A pause whose end cannot be read has none: it is safer to stay paused than to act against an operator's word.
+        let details = field::<PauseRecord>(&raw, "/pgvigil/pause", &mut wrong).unwrap_or_default();
+        let durability = field::<StoredDurability>(&raw, "/pgvigil/durability", &mut wrong);
+        let ours = field(&raw, "/pgvigil/max_lag_on_failover_bytes", &mut wrong);
+        let patronis = field(&raw, "/maximum_lag_on_failover", &mut wrong);
+        let config = Self {
+            pause: paused.then_some(details),
+            durability: durability.and_then(|stored| stored.read(&mut wrong)),
+            max_lag_on_failover_bytes: ours.or(patronis),
+            raw,
+        };
+        (config, wrong)
+    }
+
+    /// Whether the cluster is paused at `now`, by the caller's wall clock.
+    pub fn paused_at(&self, now: jiff::Timestamp) -> bool {
+        self.pause.as_ref().is_some_and(|pause| pause.until.is_none_or(|until| now < until))
+    }
+}
+
+impl StoredDurability {
+    fn read(self, wrong: &mut Vec<String>) -> Option<Durability> {
+        let usual = Durability::default();
+        let mode = match self.mode.as_deref().map(mode_from_text) {
+            None => usual.mode,
+            Some(Ok(mode)) => mode,
+            Some(Err(why)) => {
+                wrong.push(format!("/pgvigil/durability/mode: {why}"));
+                return None;
+            }
+        };
+        Some(Durability { mode, acknowledgers: self.acknowledgers.unwrap_or(usual.acknowledgers) })
+    }
+}
+
+/// One field, if it is there and can be understood.
+fn field<T: DeserializeOwned>(raw: &Value, pointer: &str, wrong: &mut Vec<String>) -> Option<T> {
+    let value = raw.pointer(pointer).filter(|value| !value.is_null())?;
+    match T::deserialize(value) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            wrong.push(format!("{pointer}: {error}"));
+            None
+        }
+    }
+}
+
+/// The stored word of a mode.
+pub(crate) fn mode_to_text(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Auto => "auto",
+        Mode::Async => "async",
+        Mode::Quorum => "quorum",
+        Mode::Strict => "strict",
+    }
+}
+
+/// Reads the stored word of a mode.
+pub(crate) fn mode_from_text(text: &str) -> Result<Mode, String> {
+    match text {
+        "auto" => Ok(Mode::Auto),
+        "async" => Ok(Mode::Async),
+        "quorum" => Ok(Mode::Quorum),
+        "strict" => Ok(Mode::Strict),
+        other => Err(format!("\"{other}\" is none of auto, async, quorum, strict")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_ends_by_itself() {
+        let text = r#"{"ttl":30,"pause":true,"pgvigil":{"pause":{"until":"2026-11-22T10:00:00Z","by":"anna","reason":"upgrade"}}}"#;
+        let (config, wrong) = ClusterConfig::from_json(text);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let at = |text: &str| text.parse::<jiff::Timestamp>().expect("a time");
+        assert!(config.paused_at(at("2026-11-22T09:59:59Z")));
+        assert!(!config.paused_at(at("2026-11-22T10:00:00Z")));
+        assert_eq!(config.raw["ttl"], 30);
+    }
+
+    #[test]
+    fn a_pause_with_an_unreadable_end_stays() {
+        let (config, wrong) = ClusterConfig::from_json(r#"{"pause":true,"pgvigil":{"pause":{"until":"tomorrow"}}}"#);
+        assert!(config.paused_at(jiff::Timestamp::now()));
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
+    }
+
+    #[test]
+    fn one_bad_field_does_not_silence_the_others() {
+        let text = r#"{"pause":"yes","maximum_lag_on_failover":1048576,"pgvigil":{"durability":{"mode":"sometimes"}}}"#;
+        let (config, wrong) = ClusterConfig::from_json(text);
+        assert_eq!(config.max_lag_on_failover_bytes, Some(1_048_576));
+        assert_eq!((config.durability, config.pause), (None, None));
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+    }
+
+    #[test]
+    fn our_own_durability_is_read() {
+        let text = r#"{"maximum_lag_on_failover":1,"pgvigil":{"durability":{"mode":"strict","acknowledgers":2},"max_lag_on_failover_bytes":2}}"#;
+        let (config, wrong) = ClusterConfig::from_json(text);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!(config.durability, Some(Durability { mode: Mode::Strict, acknowledgers: 2 }));
+        assert_eq!(config.max_lag_on_failover_bytes, Some(2));
+    }
+}

@@ -1,0 +1,61 @@
+//! What is stored in etcd, as JSON that Patroni's tools can read, with our own fields beside theirs. Records are apart from the types
+//! of `decision`, so that either side may change alone: unknown fields are ignored (a newer version may have written them), and a
+//! value that cannot be understood becomes a [`Problem`] beside the picture instead of spoiling all of it.
+
+pub mod config;
+pub mod member;
+pub mod pledge;
+pub mod progress;
+pub mod request;
+pub mod secrets;
+pub mod sync;
+pub mod transition;
+
+use decision::names::Lsn;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use config::{ClusterConfig, PauseRecord};
+pub use member::{COMPAT_VERSION, MemberRecord, TagsRecord};
+pub use progress::HistoryRow;
+pub use request::FailoverRecord;
+pub use secrets::Secrets;
+pub use transition::{Phase, Transition};
+
+/// A stored value that could not be understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The full etcd key.
+    pub key: String,
+    /// What is wrong, and what is assumed instead.
+    pub why: String,
+}
+
+/// A WAL position as text (`0/3000148`) in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct LsnText(pub(crate) Lsn);
+
+impl TryFrom<String> for LsnText {
+    type Error = decision::names::BadLsn;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl From<LsnText> for String {
+    fn from(lsn: LsnText) -> Self {
+        lsn.0.to_string()
+    }
+}
+
+/// Reads a record from JSON; the error is a sentence for people.
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// Writes a record as JSON. Records have text keys only and no fallible fields, so this cannot fail; were it to, the empty text would be
+/// reported as corrupt by every reader, never taken for a fact.
+pub(crate) fn to_json<T: Serialize>(record: &T) -> String {
+    serde_json::to_string(record).unwrap_or_default()
+}

@@ -1,0 +1,138 @@
+//! `sync`: who may hold the only copies of an acknowledged commit. Patroni's fields come first, for its tools; ours say it exactly.
+
+use std::collections::BTreeSet;
+
+use decision::durability::Quorum;
+use decision::names::{MemberName, Term};
+use decision::settings::Mode;
+use decision::view::SyncRecord;
+use serde::{Deserialize, Serialize};
+
+use super::config::{mode_from_text, mode_to_text};
+use super::{LsnText, from_json, to_json};
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    leader: MemberName,
+    #[serde(default)]
+    quorum: usize,
+    #[serde(default)]
+    sync_standby: Option<String>,
+    term: u64,
+    mode: String,
+    policies: Vec<StoredQuorum>,
+    #[serde(default)]
+    released: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    handover_lsn: Option<LsnText>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredQuorum {
+    k: u32,
+    voters: BTreeSet<MemberName>,
+}
+
+/// The text to store.
+pub fn to_stored(record: &SyncRecord) -> String {
+    let newest = record.policies.last().cloned().unwrap_or_default();
+    let names: Vec<&str> = newest.voters.iter().map(MemberName::as_str).collect();
+    to_json(&Stored {
+        leader: record.leader.clone(),
+        quorum: newest.voters.len().saturating_sub(newest.k as usize),
+        sync_standby: (!names.is_empty()).then(|| names.join(",")),
+        term: record.term.0,
+        mode: mode_to_text(record.mode).to_owned(),
+        policies: record
+            .policies
+            .iter()
+            .map(|quorum| StoredQuorum { k: quorum.k, voters: quorum.voters.clone() })
+            .collect(),
+        released: record.released,
+        handover_lsn: record.handover_lsn.map(LsnText),
+    })
+}
+
+/// Reads the stored text. Our own fields are needed: what Patroni alone writes cannot prove anything here.
+pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
+    let stored: Stored = from_json(text)?;
+    let mode = mode_from_text(&stored.mode)?;
+    if mode == Mode::Auto {
+        return Err("mode \"auto\" is no mode in force".to_owned());
+    }
+    if stored.policies.is_empty() {
+        return Err("policies is empty, so nothing could be proven".to_owned());
+    }
+    if let Some(bad) = stored.policies.iter().find(|quorum| quorum.k as usize > quorum.voters.len()) {
+        return Err(format!("a policy asks for {} of {} voters", bad.k, bad.voters.len()));
+    }
+    Ok(SyncRecord {
+        leader: stored.leader,
+        term: Term(stored.term),
+        mode,
+        policies: stored.policies.into_iter().map(|quorum| Quorum { k: quorum.k, voters: quorum.voters }).collect(),
+        released: stored.released,
+        handover_lsn: stored.handover_lsn.map(|lsn| lsn.0),
+    })
+}
+
+/// What is assumed in place of a record that cannot be understood: a leader that nobody is, and policies that nobody can prove, so that
+/// no takeover happens without an operator's word.
+pub fn unreadable(term: Term) -> SyncRecord {
+    let nobody = MemberName::new("unreadable-sync-record").expect("a good name");
+    SyncRecord { leader: nobody, term, mode: Mode::Strict, policies: Vec::new(), released: false, handover_lsn: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use decision::names::Lsn;
+
+    fn name(text: &str) -> MemberName {
+        MemberName::new(text).expect("good name")
+    }
+
+    #[test]
+    fn the_record_carries_patronis_fields_and_ours() {
+        let voters = BTreeSet::from([name("pg2"), name("pg3")]);
+        let record = SyncRecord {
+            leader: name("pg1"),
+            term: Term(7),
+            mode: Mode::Quorum,
+            policies: vec![Quorum { k: 1, voters }],
+            released: false,
+            handover_lsn: Some(Lsn(0x300_0148)),
+        };
+        let text = r#"{"leader":"pg1","quorum":1,"sync_standby":"pg2,pg3","term":7,"mode":"quorum","policies":[{"k":1,"voters":["pg2","pg3"]}],"released":false,"handover_lsn":"0/3000148"}"#;
+        assert_eq!(to_stored(&record), text);
+        assert_eq!(from_stored(text), Ok(record));
+    }
+
+    #[test]
+    fn an_async_record_names_nobody() {
+        let record = SyncRecord {
+            leader: name("pg1"),
+            term: Term(1),
+            mode: Mode::Async,
+            policies: vec![Quorum::none()],
+            released: true,
+            handover_lsn: None,
+        };
+        let text = r#"{"leader":"pg1","quorum":0,"sync_standby":null,"term":1,"mode":"async","policies":[{"k":0,"voters":[]}],"released":true}"#;
+        assert_eq!(to_stored(&record), text);
+        assert_eq!(from_stored(text), Ok(record));
+    }
+
+    #[test]
+    fn a_record_that_could_prove_too_much_is_refused() {
+        for bad in [
+            r#"{"leader":"pg1","quorum":0,"sync_standby":"pg2"}"#,
+            r#"{"leader":"pg1","term":7,"mode":"auto","policies":[{"k":1,"voters":["pg2"]}]}"#,
+            r#"{"leader":"pg1","term":7,"mode":"quorum","policies":[]}"#,
+            r#"{"leader":"pg1","term":7,"mode":"quorum","policies":[{"k":2,"voters":["pg2"]}]}"#,
+            r#"{"leader":"pg1","term":7,"mode":"quo"#,
+        ] {
+            assert!(from_stored(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Who may lead, and who is best. Every bar of every member is listed, not only the first, because an operator who asks "why not
+//! pg3?" wants the whole answer.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use crate::names::{Lsn, MemberName, Timeline};
+use crate::reason::{Bar, Standing};
+use crate::settings::Settings;
+use crate::view::{Ballot, Cluster, MemberRole, Server, View};
+
+/// Every known member and what bars it: live ones, and voters whose agents are gone.
+pub fn standings(view: &View) -> Vec<Standing> {
+    let Some(cluster) = view.cluster.last() else {
+        return Vec::new();
+    };
+    let mut names: BTreeSet<MemberName> = cluster.members.keys().cloned().collect();
+    if let Some(sync) = &cluster.sync {
+        names.insert(sync.leader.clone());
+        names.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
+    }
+    names.into_iter().map(|member| Standing { bars: bars(view, cluster, &member), member }).collect()
+}
+
+/// What bars a member from leading, now.
+fn bars(view: &View, cluster: &Cluster, name: &MemberName) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    let Some(member) = cluster.members.get(name) else {
+        return vec![Bar::AgentDown {}];
+    };
+    if member.tags.never_leads() {
+        bars.push(Bar::NoFailover {});
+    }
+    match &cluster.leader {
+        Some(leader) if leader == name => bars.push(Bar::IsLeader {}),
+        Some(_) => bars.extend(bars_under_a_leader(view, name, member.role)),
+        None => bars.extend(bars_in_a_vacancy(cluster, &view.settings, name)),
+    }
+    bars
+}
+
+/// Under a leader: what would bar the member if the leader went away now, as far as this node can see.
+fn bars_under_a_leader(view: &View, name: &MemberName, role: MemberRole) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    if role != MemberRole::Standby {
+        bars.push(Bar::NotRunning {});
+    }
+    let Some(Server::Primary(primary)) = view.postgres.last().map(|postgres| &postgres.server) else {
+        return bars;
+    };
+    let limit_bytes = view.settings.max_lag_on_failover_bytes;
+    match primary.standbys.iter().find(|standby| standby.member == *name) {
+        None => bars.push(Bar::NotStreaming {}),
+        Some(standby) => {
+            let behind_bytes = standby.flushed.bytes_behind(primary.flushed);
+            if behind_bytes > limit_bytes {
+                bars.push(Bar::TooFarBehind { behind_bytes, limit_bytes });
+            }
+        }
+    }
+    bars
+}
+
+fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) -> Vec<Bar> {
+    let Some(ballot) = cluster.current_ballots().get(name).copied() else {
+        return vec![Bar::NoBallot {}];
+    };
+    let mut bars = Vec::new();
+    if let Some(floor) = cluster.floors.get(name).filter(|floor| ballot.received < **floor) {
+        bars.push(Bar::BelowFloor { floor: *floor, has: ballot.received });
+    }
+    if let Some((best, its)) = best(&counted(cluster)).filter(|(best, _)| *best != name) {
+        if its.timeline > ballot.timeline {
+            bars.push(Bar::OlderTimeline { mine: ballot.timeline, best: its.timeline });
+        } else if its.received > ballot.received {
+            let bytes_behind = ballot.received.bytes_behind(its.received);
+            bars.push(Bar::Behind { member: best.clone(), bytes_behind });
+        }
+    }
+    if let Some(leader_lsn) = cluster.leader_lsn {
+        let behind_bytes = ballot.received.bytes_behind(leader_lsn);
+        if behind_bytes > settings.max_lag_on_failover_bytes {
+            bars.push(Bar::TooFarBehind { behind_bytes, limit_bytes: settings.max_lag_on_failover_bytes });
+        }
+    }
+    bars
+}
+
+/// The ballots that count: of the present term, from live members that may lead and have regained what they once forgot.
+pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
+    let counts = |name: &MemberName, ballot: &Ballot| {
+        let member = cluster.members.get(name)?;
+        let above_floor = cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor);
+        (above_floor && !member.tags.never_leads()).then_some(member.tags.failover_priority)
+    };
+    cluster
+        .current_ballots()
+        .into_iter()
+        .filter_map(|(name, ballot)| counts(name, ballot).map(|priority| (name, ballot, priority)))
+        .collect()
+}
+
+/// The best of these ballots: the latest reign (a timeline has one reign only), then the term of the newest marker, then the end of
+/// what was received, then priority, then name. Never by position alone: a dead branch can be longer than the living one.
+pub(crate) fn best<'a>(ballots: &[(&'a MemberName, &'a Ballot, u32)]) -> Option<(&'a MemberName, &'a Ballot)> {
+    let rank = |(name, ballot, priority): &(&MemberName, &Ballot, u32)| {
+        (ballot.timeline, ballot.wal_term, ballot.received, *priority, Reverse((*name).clone()))
+    };
+    ballots.iter().max_by_key(|entry| rank(entry)).map(|(name, ballot, _)| (*name, *ballot))
+}
+
+/// The highest timeline that anybody has, or was ever to have.
+pub(crate) fn highest_timeline(cluster: &Cluster, mine: Timeline) -> Timeline {
+    let of_ballots = cluster.ballots.values().map(|ballot| ballot.timeline);
+    let of_members = cluster.members.values().filter_map(|member| member.timeline);
+    let of_record = cluster.sync.iter().map(|sync| sync.timeline);
+    of_ballots.chain(of_members).chain(of_record).chain([mine]).max().unwrap_or(mine)
+}
+
+/// The standby that would best take a switchover: streaming under this term, nearest to the leader.
+pub fn best_standby(cluster: &Cluster, standbys: &[crate::view::Streaming]) -> Option<MemberName> {
+    let eligible = cluster.eligible();
+    let priority = |name: &MemberName| cluster.members.get(name).map_or(0, |member| member.tags.failover_priority);
+    let rank = |standby: &&crate::view::Streaming| -> (Lsn, u32, Reverse<MemberName>) {
+        (standby.flushed, priority(&standby.member), Reverse(standby.member.clone()))
+    };
+    standbys
+        .iter()
+        .filter(|standby| standby.caught_up && standby.term == cluster.term && eligible.contains(&standby.member))
+        .max_by_key(rank)
+        .map(|standby| standby.member.clone())
+}

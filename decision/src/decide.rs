@@ -1,0 +1,76 @@
+//! Read this first. Which situation are we in? Each has a file of its own; this one only tells them apart, in the order in which
+//! safety asks for it: another cluster's data, work under way, etcd out of sight, and then who leads: me, another, or nobody.
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::Action;
+use crate::candidacy;
+use crate::reason::{Reason, Standing};
+use crate::view::{Cluster, Data, Initialize, Lock, Postgres, View};
+use crate::{following, isolation, leading, vacancy};
+
+/// One action, the reason for it, and what bars each member from leading.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// Every known member, with everything that bars it from leading.
+    pub standings: Vec<Standing>,
+}
+
+/// An action with its reason.
+pub(crate) type Choice = (Action, Reason);
+
+/// Nothing to do, for this reason.
+pub(crate) fn wait(reason: Reason) -> Choice {
+    (Action::Wait, reason)
+}
+
+/// What this agent should do now, and why. Total: every view has an answer, and the answer to a view that says little is to wait.
+pub fn decide(view: &View) -> Decision {
+    let (action, reason) = choose(view);
+    Decision { action, reason, standings: candidacy::standings(view) }
+}
+
+fn choose(view: &View) -> Choice {
+    let Some(postgres) = view.postgres.last() else {
+        return wait(Reason::PostgresUnseen {});
+    };
+    let Some(cluster) = view.cluster.now() else {
+        return isolation::decide(view, postgres);
+    };
+    if let Some(choice) = foreign(cluster, postgres).or_else(|| busy(view, cluster)) {
+        return choice;
+    }
+    if view.settings.paused {
+        return wait(Reason::Paused {});
+    }
+    match (&cluster.leader, view.lock) {
+        (Some(leader), Lock::Held { term, .. }) if *leader == view.me && term == cluster.term => {
+            leading::decide(view, cluster, postgres, term)
+        }
+        (Some(leader), _) if *leader == view.me => vacancy::lock_of_another_life(postgres),
+        (Some(leader), _) => following::decide(view, cluster, postgres, leader),
+        (None, _) => vacancy::decide(view, cluster, postgres),
+    }
+}
+
+/// A database of another cluster is left alone, whatever else is so: it is somebody's data.
+fn foreign(cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
+    let (Initialize::Done(theirs), Data::Present(disk)) = (cluster.initialize, &postgres.data) else {
+        return None;
+    };
+    (disk.system_id != theirs).then(|| wait(Reason::ForeignSystem { mine: disk.system_id, cluster: theirs }))
+}
+
+/// One long action at a time; a copy from a member that is gone, or no leader any more, is broken off.
+fn busy(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let job = view.job.as_ref()?;
+    let reason = Reason::Busy { action: job.action.clone(), age: job.age };
+    let source_is_gone = job.from.as_ref().is_some_and(|from| {
+        !cluster.members.contains_key(from) || cluster.leader.as_ref().is_some_and(|leader| leader != from)
+    });
+    Some((if source_is_gone { Action::Cancel } else { Action::Wait }, reason))
+}

@@ -1,0 +1,61 @@
+//! Somebody else holds the leader lock. Whatever accepts writes here must stop; everything else must come to stream from the leader,
+//! under the name of its term.
+
+use crate::action::{Action, StopMode};
+use crate::decide::{Choice, wait};
+use crate::names::MemberName;
+use crate::reason::Reason;
+use crate::rejoin;
+use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, View};
+
+/// What to do while `leader` leads.
+pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader: &MemberName) -> Choice {
+    let term = cluster.term;
+    match &postgres.server {
+        Server::Primary(_) => (Action::Stop(StopMode::Kill), Reason::DeposedPrimary { leader: leader.clone(), term }),
+        Server::Standby(standby) => standby_follows(view, cluster, leader, standby),
+        Server::Stopped => rejoin::stopped(view, cluster, &postgres.data, leader),
+        Server::Stopping => wait(Reason::Stopping {}),
+        Server::Starting { since } => wait(Reason::Starting { since: *since }),
+        Server::Hung { since } if *since >= view.settings.timing.hang_after * 5 => {
+            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
+        }
+        Server::Hung { since } => wait(Reason::Hung { since: *since }),
+    }
+}
+
+fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby: &Standby) -> Choice {
+    let term = cluster.term;
+    let Some(upstream) = cluster.upstream(leader, term) else {
+        return wait(Reason::LeaderUnreachable { leader: leader.clone() });
+    };
+    if cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term) {
+        return (Action::Withdraw { revoked: term }, Reason::LeaderIsBack { leader: leader.clone(), term });
+    }
+    if let Some(reason) = rejoin::diverged(cluster, leader, standby.timeline, standby.received) {
+        return (Action::Stop(StopMode::Fast), reason);
+    }
+    if standby.follows.as_ref() != Some(&upstream) {
+        return (Action::Follow(upstream), Reason::Repoint { leader: leader.clone(), term });
+    }
+    if let Some(floor) = cluster.floors.get(&view.me).filter(|floor| standby.streaming && standby.received >= **floor) {
+        return (Action::ClearFloor, Reason::Regained { floor: *floor });
+    }
+    if let Some(choice) = stand_ready(view, cluster) {
+        return choice;
+    }
+    wait(Reason::Following { leader: leader.clone(), term })
+}
+
+/// A switchover that may need this node finds it with a lease in its hand, so that the lock changes hands without a gap.
+fn stand_ready(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let member = cluster.members.get(&view.me)?;
+    let asked = cluster.request.as_ref().is_some_and(|request| {
+        request.kind == RequestKind::Switchover && request.to.as_ref().is_none_or(|to| *to == view.me)
+    });
+    match (asked && !member.tags.never_leads(), member.lock_lease != 0) {
+        (true, false) => Some((Action::StandReady, Reason::Candidate {})),
+        (false, true) => Some((Action::StandDown, Reason::NotCandidate {})),
+        (true, true) | (false, false) => None,
+    }
+}

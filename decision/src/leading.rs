@@ -1,0 +1,192 @@
+//! I hold the leader lock. Keep Postgres primary and its durability record true; serve an operator's switchover; and where my
+//! Postgres cannot be primary, choose between starting it again and letting a standby take over.
+
+use std::collections::BTreeSet;
+
+use crate::action::{Action, StartAs, StopMode};
+use crate::candidacy::best_standby;
+use crate::decide::{Choice, wait};
+use crate::durability::{Quorum, Step, mode_in_force, next_step, proven, wanted_quorum};
+use crate::names::{MemberName, Term};
+use crate::reason::Reason;
+use crate::settings::Mode;
+use crate::view::{
+    Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, Server, Standby, SyncRecord, View,
+};
+
+/// What to do while the lock is mine.
+pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: Term) -> Choice {
+    let Some(sync) = cluster.sync.as_ref().filter(|sync| sync.leader == view.me && sync.term == term) else {
+        // The record is written in the very transaction that gives the lock, so somebody has tampered with it.
+        return wait(Reason::RecordMissing { term });
+    };
+    match &postgres.server {
+        Server::Primary(primary) => primary_leads(view, cluster, sync, primary, term),
+        Server::Standby(standby) => standby_leads(view, sync, standby, term),
+        Server::Stopped => stopped_leads(view, cluster, sync, &postgres.data, term),
+        Server::Stopping => wait(Reason::Stopping {}),
+        Server::Starting { since } => {
+            let too_long = *since >= view.settings.timing.primary_start_timeout;
+            if too_long && !others_ready(view, cluster, sync).is_empty() {
+                return (Action::Stop(StopMode::Kill), Reason::Starting { since: *since });
+            }
+            wait(Reason::Starting { since: *since })
+        }
+        Server::Hung { since } if *since >= view.settings.timing.hang_after => {
+            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
+        }
+        Server::Hung { since } => wait(Reason::Hung { since: *since }),
+    }
+}
+
+/// Standbys that could take over right now: enough voters to prove it, or in `async` mode anybody.
+fn others_ready(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
+    let standing_by =
+        |name: &MemberName| cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Standby);
+    let alive: BTreeSet<MemberName> =
+        cluster.eligible().into_iter().filter(|name| *name != view.me && standing_by(name)).collect();
+    if sync.mode == Mode::Async || proven(&sync.policies, &alive) { alive.into_iter().collect() } else { Vec::new() }
+}
+
+fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data, term: Term) -> Choice {
+    let disk = match data {
+        Data::Present(disk) => disk,
+        Data::Empty => return (Action::Release, Reason::CannotStart { why: "its data directory is empty".to_owned() }),
+        Data::HalfMade { by } => return (Action::Release, Reason::HalfMade { by: by.clone() }),
+        Data::Unreadable { why } => return (Action::Release, Reason::CannotStart { why: why.clone() }),
+    };
+    if disk.standby_signal {
+        return match view.retry_in() {
+            Some(after) => wait(Reason::Retrying { after }),
+            None => (Action::Start(StartAs::Standby(None)), Reason::Promote { term }),
+        };
+    }
+    let ready = others_ready(view, cluster, sync);
+    let start_failed = view.ages.last_failure.is_some();
+    if start_failed && !ready.is_empty() {
+        return (Action::Release, Reason::CannotStart { why: "the last start failed".to_owned() });
+    }
+    // Releasing a crashed primary is only faster, and only safe, where the voters can prove that they have everything.
+    if crashed(disk) && sync.mode != Mode::Async && !sync.reclaimed && !ready.is_empty() {
+        return (Action::Release, Reason::PrimaryDied { standbys_ready: ready });
+    }
+    if let Some(after) = view.retry_in() {
+        return wait(Reason::Retrying { after });
+    }
+    let quorum = recorded_quorum(sync);
+    let because =
+        if ready.is_empty() { "no standby can prove that it has everything" } else { "its data is here and intact" };
+    (Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because: because.to_owned() })
+}
+
+fn crashed(disk: &OnDisk) -> bool {
+    match disk.state {
+        ControlState::ShutDown | ControlState::ShutDownInRecovery => false,
+        ControlState::InProduction
+        | ControlState::InArchiveRecovery
+        | ControlState::InCrashRecovery
+        | ControlState::ShuttingDown
+        | ControlState::StartingUp => true,
+    }
+}
+
+fn standby_leads(view: &View, sync: &SyncRecord, standby: &Standby, term: Term) -> Choice {
+    if let Some(needed) = sync.handover_lsn.filter(|needed| standby.replayed < *needed) {
+        if view.ages.reign.unwrap_or_default() > view.settings.timing.ttl {
+            return (Action::Release, Reason::AwaitingHandover { replayed: standby.replayed, needed });
+        }
+        return wait(Reason::AwaitingHandover { replayed: standby.replayed, needed });
+    }
+    if view.ages.last_failure.is_some_and(|age| age < view.settings.timing.heartbeat) {
+        return wait(Reason::Retrying { after: view.settings.timing.heartbeat });
+    }
+    let quorum = recorded_quorum(sync);
+    (Action::Promote { term, timeline: sync.timeline, quorum }, Reason::Promote { term })
+}
+
+fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Primary, term: Term) -> Choice {
+    let wanted = wanted_quorum(&view.me, term, primary, cluster, &view.ages, &view.settings);
+    // Names of another term are strangers' names: whatever Postgres waits for under them is set anew first.
+    let running =
+        primary.waits_for.as_ref().filter(|(quorum, of)| *of == term || quorum.k == 0).map(|(quorum, _)| quorum);
+    let step = next_step(&sync.policies, running, &wanted);
+    let marked = primary.marked_term >= term;
+    match step {
+        Step::Settled | Step::Prove(_) if !marked => (Action::Mark { term }, Reason::ProveWrites { term }),
+        Step::Settled => match &cluster.request {
+            Some(request) => requested(view, cluster, primary, request),
+            None => wait(Reason::Leading { term }),
+        },
+        Step::Record(policies) => {
+            let reason =
+                changing(format!("commits are to wait for {wanted}; recorded first, so that a takeover heeds both"));
+            (Action::RecordSync { mode: mode_in_force(&view.settings, cluster), policies }, reason)
+        }
+        Step::Apply(quorum) => {
+            let reason = changing(format!("let commits wait for {quorum}"));
+            (Action::ApplySync(quorum), reason)
+        }
+        Step::Prove(quorum) => {
+            let reason = changing(format!("prove with a commit that {quorum} acknowledges, then record it alone"));
+            (Action::ProveSync { mode: mode_in_force(&view.settings, cluster), quorum }, reason)
+        }
+    }
+}
+
+fn changing(step: String) -> Reason {
+    Reason::ChangeDurability { step }
+}
+
+/// An operator's request, seen by the leader. It is carried out, waited for, or refused with its reason; never forgotten.
+fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Request) -> Choice {
+    let refuse = |why: String| (Action::RefuseRequest { request: request.revision }, Reason::RequestRefused { why });
+    if let Some(from) = request.from.as_ref().filter(|from| **from != view.me) {
+        return refuse(format!("it names {from} as the leader, but {} leads", view.me));
+    }
+    let Some(to) = request.to.clone().or_else(|| best_standby(cluster, &primary.standbys)) else {
+        return refuse("no standby streams and may lead".to_owned());
+    };
+    if let Some(why) = unfit(view, cluster, primary, &to) {
+        return refuse(why);
+    }
+    if cluster.members.get(&to).is_some_and(|member| member.lock_lease != 0) {
+        return (Action::HandOver { to: to.clone(), request: request.revision }, Reason::Switchover { to });
+    }
+    if view.ages.request.unwrap_or_default() > view.settings.timing.ttl {
+        return refuse(format!("{to} did not get ready to hold the lock"));
+    }
+    wait(Reason::AwaitingCandidate { to })
+}
+
+/// Why a member cannot take a switchover now.
+fn unfit(view: &View, cluster: &Cluster, primary: &Primary, to: &MemberName) -> Option<String> {
+    if *to == view.me {
+        return Some(format!("{to} leads already"));
+    }
+    let Some(member) = cluster.members.get(to) else {
+        return Some(format!("{to} is not registered: is its agent running?"));
+    };
+    if member.tags.never_leads() {
+        return Some(format!("the tags of {to} bar it from leading"));
+    }
+    let Some(standby) = primary.standbys.iter().find(|standby| standby.member == *to) else {
+        return Some(format!("{to} does not stream from {}", view.me));
+    };
+    if !standby.caught_up {
+        return Some(format!("{to} is still catching up"));
+    }
+    let behind = standby.replayed.bytes_behind(primary.flushed);
+    let limit = view.settings.max_lag_on_failover_bytes.max(16 << 20);
+    (behind > limit).then(|| {
+        format!(
+            "{to} has {} left to replay, the limit is {}",
+            crate::reason::bytes(behind),
+            crate::reason::bytes(limit)
+        )
+    })
+}
+
+/// What Postgres must wait for before it may start as primary: the last recorded quorum.
+fn recorded_quorum(sync: &SyncRecord) -> Quorum {
+    sync.policies.last().cloned().unwrap_or_default()
+}

@@ -1,0 +1,199 @@
+//! Why: one stable code, its evidence in fields, and one sentence for a tired person, all on one line of one table. A reason exists
+//! where an operator would respond differently; everything else is a field. Codes are metric labels and headings in docs/reasons.md.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+
+/// One line a reason: name, evidence, code, sentence.
+macro_rules! reasons {
+    ($(#[$outer:meta])* $kind:ident: $($name:ident { $($field:ident: $type:ty),* } $code:literal $sentence:tt;)*) => {
+        $(#[$outer])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(tag = "code")]
+        #[allow(missing_docs, reason = "the sentence beside each says what it is")]
+        pub enum $kind { $( #[serde(rename = $code)] $name { $($field: $type),* }, )* }
+
+        impl $kind {
+            /// Every code there is, for documentation and metrics.
+            pub const CODES: &'static [&'static str] = &[$($code),*];
+
+            /// The stable code.
+            pub fn code(&self) -> &'static str {
+                match self { $( Self::$name { .. } => $code, )* }
+            }
+        }
+
+        impl fmt::Display for $kind {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self { $( Self::$name { $($field),* } => reasons!(@write f $sentence), )* }
+            }
+        }
+    };
+    (@write $f:ident ($($arguments:tt)*)) => { write!($f, $($arguments)*) };
+}
+
+reasons! {
+/// Why an action was chosen.
+Reason:
+    Leading { term: Term } "leading" ("leads term {term}, writes work");
+    Following { leader: MemberName, term: Term } "following" ("follows {leader}, term {term}");
+    Busy { action: String, age: Duration } "busy" ("{action} under way for {}", span(*age));
+    Paused {} "paused" ("automatic actions are paused by an operator");
+    EtcdNeverSeen { tried_for: Duration } "etcd_never_seen" ("etcd has not answered since this agent started {} ago", span(*tried_for));
+    EtcdSilent { age: Duration, lease_left: Option<Duration> } "etcd_silent"
+        ("etcd has been silent for {}{}", span(*age), lease_left.map(|left| format!("; the lease still covers this primary for {}", span(left))).unwrap_or_default());
+    LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
+    PostgresUnseen {} "postgres_unseen" ("the local Postgres has not been looked at yet");
+    ForeignSystem { mine: SystemId, cluster: SystemId } "foreign_system"
+        ("the data directory belongs to system {mine}, the cluster in etcd is system {cluster}: this node stays out; point it at its own cluster or an empty data directory");
+    NotInitialized { in_progress: bool } "not_initialized"
+        ("{}", if *in_progress { "another node is creating the cluster" } else { "there is a database here but no cluster in etcd: it is left alone; start with an empty data directory, or restore the etcd keys" });
+    DataUnreadable { why: String } "data_unreadable" ("the data directory cannot be used: {why}");
+    HalfMade { by: String } "half_made" ("an earlier {by} was cut off; the directory is replaced, never started");
+    CreateCluster {} "create_cluster" ("no cluster in etcd and no data here: create it");
+    NeverLeads {} "never_leads" ("the tags of this node bar it from leading");
+    DeposedPrimary { leader: MemberName, term: Term } "deposed_primary" ("{leader} leads term {term}, and Postgres here still accepts writes: stop it");
+    LeaderUnreachable { leader: MemberName } "leader_unreachable" ("{leader} holds the lock but its member record is gone (its agent is down): keep what is");
+    LeaderNotPrimary { leader: MemberName } "leader_not_primary" ("{leader} holds the lock but its Postgres is not primary yet");
+    EmptyDirectory { leader: MemberName } "empty_directory" ("no data here: copy it from {leader}");
+    CleanRejoin { leader: MemberName, end: Lsn } "clean_rejoin" ("all WAL here (to {end}) is in {leader}'s history: start and stream, no rewind");
+    Diverged { timeline: Timeline, end: Lsn, forked_at: Lsn } "diverged"
+        ("WAL here reaches {end} on timeline {timeline}, {} past the fork at {forked_at}: it must be rewound", bytes(forked_at.bytes_behind(*end)));
+    EndOfWalUnknown {} "end_of_wal_unknown" ("where the WAL ends decides between start and rewind: read it");
+    AwaitingHistory { timeline: Timeline } "awaiting_history" ("the leader has not published where timeline {timeline} ended");
+    AwaitingLeaderCheckpoint { leader: MemberName } "awaiting_leader_checkpoint"
+        ("{leader} has not finished its first checkpoint; a rewind from it would see nothing to do");
+    Twin { timeline: Timeline } "twin" ("this node was primary on timeline {timeline} and so is the leader: only a fresh copy is safe");
+    Retrying { after: Duration } "retrying" ("the last attempt failed; the next one follows in {}", span(*after));
+    Starting { since: Duration } "starting" ("Postgres has been starting for {}", span(*since));
+    Stopping {} "stopping" ("Postgres is stopping");
+    Hung { since: Duration } "hung" ("Postgres is there but has not answered for {}", span(*since));
+    Repoint { leader: MemberName, term: Term } "repoint" ("follow {leader} under term {term}");
+    LeaderIsBack { leader: MemberName, term: Term } "leader_is_back" ("{leader} still leads term {term}: take the pledge against it back");
+    Candidate {} "candidate" ("a switchover may need this node: stand ready to hold the lock");
+    Regained { floor: Lsn } "regained" ("this node has regained {floor}, which it had forgotten: it counts again");
+    NotCandidate {} "not_candidate" ("no switchover needs this node: give the spare lease back");
+    NothingToCopy {} "nothing_to_copy" ("nobody leads, and there is nothing here to start from");
+    Vacant { term: Term } "vacant" ("nobody holds the lock of term {term}: stop following it and report what is here");
+    AwaitingBallots { have: usize, missing: Vec<MemberName> } "awaiting_ballots"
+        ("nobody leads; {have} ballots are in, waiting for {}", list(missing));
+    NotProven { have: Vec<MemberName>, needed: String, missing: Vec<MemberName> } "not_proven"
+        ("nobody is promoted: acknowledged writes may be only on {}, which cannot be asked; needed {needed}, heard {}", list(missing), list(have));
+    TooFarBehind { best: MemberName, behind_bytes: u64, limit_bytes: u64 } "too_far_behind"
+        ("nobody is promoted: the best candidate {best} is {} behind the last leader, the limit is {}", bytes(*behind_bytes), bytes(*limit_bytes));
+    NoCandidate {} "no_candidate" ("nobody is promoted: no live member may lead");
+    Outranked { by: MemberName } "outranked" ("{by} is the better candidate");
+    Elected { ballots: Vec<MemberName>, lost_bytes_bound: Option<u64> } "elected"
+        ("best of the ballots of {}; {}", list(ballots), loss(*lost_bytes_bound));
+    Forced { lost_bytes_bound: Option<u64> } "forced" ("an operator accepts the loss of data and wants this node to lead; {}", loss(*lost_bytes_bound));
+    LastLeader { term: Term } "last_leader" ("this node led term {term} and nobody has led since: everything acknowledged is here");
+    LeavingItToOthers { for_another: Duration } "leaving_it_to_others" ("let go of the lock so that a standby may lead; it has {} more", span(*for_another));
+    Promote { term: Term } "promote" ("holds the lock of term {term}: promote Postgres");
+    AwaitingHandover { replayed: Lsn, needed: Lsn } "awaiting_handover"
+        ("the lock was handed over; replayed {replayed}, the old leader ended at {needed}");
+    ProveWrites { term: Term } "prove_writes" ("commit the marker of term {term}: its acknowledgement proves that writes are durable");
+    RecordMissing { term: Term } "record_missing" ("the durability record of term {term} is missing or foreign: nothing is changed until it is restored");
+    ChangeDurability { step: String } "change_durability" ("{step}");
+    PrimaryDied { standbys_ready: Vec<MemberName> } "primary_died"
+        ("Postgres died; {} can take over faster than it restarts: let go of the lock", list(standbys_ready));
+    RestartInPlace { because: String } "restart_in_place" ("Postgres is down: start it again here, for {because}");
+    CannotStart { why: String } "cannot_start" ("this primary cannot be started ({why}): let another try");
+    AwaitingAcknowledgement { of: String } "awaiting_acknowledgement" ("commits wait for {of}");
+    Switchover { to: MemberName } "switchover" ("an operator asked {to} to lead: hand over");
+    AwaitingCandidate { to: MemberName } "awaiting_candidate" ("{to} is getting ready to hold the lock");
+    RequestRefused { why: String } "request_refused" ("refused: {why}");
+}
+
+reasons! {
+/// What forbids a node to lead, now. All bars of a candidate are listed, not only the first.
+Bar:
+    AgentDown {} "agent_down" ("its agent is not registered in etcd");
+    NoFailover {} "nofailover" ("its tags bar it from leading");
+    NotRunning {} "not_running" ("its Postgres is not a running standby");
+    NoBallot {} "no_ballot" ("it has not pledged and reported what it has");
+    BelowFloor { floor: Lsn, has: Lsn } "below_floor" ("it was rewound or copied and must first regain {floor}, it has {has}");
+    Behind { member: MemberName, bytes_behind: u64 } "behind" ("{} behind {member}", bytes(*bytes_behind));
+    OlderTimeline { mine: Timeline, best: Timeline } "older_timeline" ("it is on timeline {mine}, another has {best}");
+    TooFarBehind { behind_bytes: u64, limit_bytes: u64 } "too_far_behind" ("{} behind the last leader, limit {}", bytes(*behind_bytes), bytes(*limit_bytes));
+    NotStreaming {} "not_streaming" ("it does not stream from the leader");
+    IsLeader {} "is_leader" ("it is the leader");
+}
+
+/// A candidate and everything that bars it; no bars: it may lead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Who.
+    pub member: MemberName,
+    /// What forbids it, all of it.
+    pub bars: Vec<Bar>,
+}
+
+/// A duration as a person reads it.
+pub fn span(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1000.0)
+    } else if seconds < 120.0 {
+        format!("{seconds:.1} s")
+    } else {
+        format!("{:.0} min", seconds / 60.0)
+    }
+}
+
+/// An amount of bytes as a person reads it.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GB", 1 << 30), ("MB", 1 << 20), ("kB", 1 << 10)];
+    match UNITS.iter().find(|(_, size)| count >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", count as f64 / *size as f64),
+        None => format!("{count} bytes"),
+    }
+}
+
+fn list(members: &[MemberName]) -> String {
+    if members.is_empty() {
+        return "nobody".to_owned();
+    }
+    members.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn loss(bound: Option<u64>) -> String {
+    match bound {
+        Some(0) => "nothing acknowledged is lost, proven".to_owned(),
+        Some(count) => format!("up to {} of acknowledged writes may be lost", bytes(count)),
+        None => "how much may be lost is unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_carries_its_numbers() {
+        let pg2 = MemberName::new("pg2").expect("good name");
+        let reason = Reason::TooFarBehind { best: pg2, behind_bytes: 48 << 20, limit_bytes: 16 << 20 };
+        assert_eq!(
+            reason.to_string(),
+            "nobody is promoted: the best candidate pg2 is 48.0 MB behind the last leader, the limit is 16.0 MB"
+        );
+        assert_eq!(reason.code(), "too_far_behind");
+    }
+
+    #[test]
+    fn json_carries_the_same_code() {
+        let json = serde_json::to_value(Reason::Leading { term: Term(7) }).expect("serializable");
+        assert_eq!(json, serde_json::json!({"code": "leading", "term": 7}));
+    }
+
+    #[test]
+    fn no_two_reasons_share_a_code() {
+        let mut codes = Reason::CODES.to_vec();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::CODES.len());
+    }
+}

@@ -1,0 +1,124 @@
+//! A stopped data directory beside a leader: start it, rewind it, or replace it? Decided from timelines and positions alone: what
+//! lies here beyond the point where the leader's history forked off was never acknowledged under a quorum, and must go.
+
+use crate::action::{Action, StartAs};
+use crate::decide::{Choice, wait};
+use crate::names::{Lsn, MemberName, Timeline};
+use crate::reason::Reason;
+use crate::view::{Cluster, ControlState, Data, MemberRole, OnDisk, Upstream, View};
+
+/// What to do with a stopped Postgres while `leader` leads.
+pub(crate) fn stopped(view: &View, cluster: &Cluster, data: &Data, leader: &MemberName) -> Choice {
+    if let Some(after) = view.retry_in() {
+        return wait(Reason::Retrying { after });
+    }
+    let Some(upstream) = cluster.upstream(leader, cluster.term) else {
+        return wait(Reason::LeaderUnreachable { leader: leader.clone() });
+    };
+    match data {
+        Data::Empty => copy(cluster, upstream, Reason::EmptyDirectory { leader: leader.clone() }),
+        Data::HalfMade { by } => copy(cluster, upstream, Reason::HalfMade { by: by.clone() }),
+        Data::Unreadable { why } => wait(Reason::DataUnreadable { why: why.clone() }),
+        Data::Present(disk) => present(cluster, disk, upstream),
+    }
+}
+
+fn copy(cluster: &Cluster, from: Upstream, reason: Reason) -> Choice {
+    if !is_primary(cluster, &from.member) {
+        return wait(Reason::LeaderNotPrimary { leader: from.member });
+    }
+    (Action::Clone { from, floor: floor(cluster) }, reason)
+}
+
+fn present(cluster: &Cluster, disk: &OnDisk, upstream: Upstream) -> Choice {
+    let leader = upstream.member.clone();
+    let Some(leader_timeline) = leader_timeline(cluster, &leader) else {
+        return wait(Reason::LeaderNotPrimary { leader });
+    };
+    if disk.timeline == leader_timeline {
+        if was_primary(disk) {
+            return copy(cluster, upstream, Reason::Twin { timeline: disk.timeline });
+        }
+        let reason = Reason::CleanRejoin { leader, end: disk.checkpoint };
+        return (Action::Start(StartAs::Standby(Some(upstream))), reason);
+    }
+    let Some(forked_at) = forked_at(cluster, disk.timeline, leader_timeline) else {
+        return wait(Reason::AwaitingHistory { timeline: disk.timeline });
+    };
+    let Some(end) = end_of_wal(disk, forked_at) else {
+        return (Action::FindEndOfWal, Reason::EndOfWalUnknown {});
+    };
+    if end <= forked_at {
+        return (Action::Start(StartAs::Standby(Some(upstream))), Reason::CleanRejoin { leader, end });
+    }
+    if !cluster.members.get(&leader).is_some_and(|member| member.rewind_source_ready) {
+        return wait(Reason::AwaitingLeaderCheckpoint { leader });
+    }
+    let reason = Reason::Diverged { timeline: disk.timeline, end, forked_at };
+    (Action::Rewind { from: upstream, floor: floor(cluster) }, reason)
+}
+
+/// Whether a running standby has WAL that the leader's history does not have.
+pub(crate) fn diverged(cluster: &Cluster, leader: &MemberName, timeline: Timeline, received: Lsn) -> Option<Reason> {
+    let leader_timeline = leader_timeline(cluster, leader)?;
+    if timeline == leader_timeline {
+        return None;
+    }
+    let forked_at = forked_at(cluster, timeline, leader_timeline)?;
+    (received > forked_at).then_some(Reason::Diverged { timeline, end: received, forked_at })
+}
+
+/// The leader's timeline, once its Postgres is primary.
+fn leader_timeline(cluster: &Cluster, leader: &MemberName) -> Option<Timeline> {
+    let member = cluster.members.get(leader)?;
+    (member.role == MemberRole::Primary).then_some(member.timeline)?
+}
+
+fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
+    cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Primary)
+}
+
+/// Where the leader's history left `timeline`. A timeline that never was in that history, or is newer than it, has nothing in common
+/// beyond the start of WAL as far as is known here, so everything on it counts as diverged and the rewind finds the true fork.
+fn forked_at(cluster: &Cluster, timeline: Timeline, leader_timeline: Timeline) -> Option<Lsn> {
+    if timeline > leader_timeline {
+        return Some(Lsn(0));
+    }
+    if let Some(entry) = cluster.history.iter().find(|entry| entry.timeline == timeline) {
+        return Some(entry.ended_at);
+    }
+    // The history is published up to the leader's timeline: mine is not in it.
+    let published = cluster.history.iter().any(|entry| entry.timeline < leader_timeline && entry.timeline > timeline);
+    published.then_some(Lsn(0))
+}
+
+/// The end of the WAL here, as far as it decides. A clean shutdown ends with its checkpoint record; if even that begins at or behind
+/// the fork there is divergence, and if it begins before, the record itself was the last thing the new leader received.
+fn end_of_wal(disk: &OnDisk, forked_at: Lsn) -> Option<Lsn> {
+    match disk.state {
+        ControlState::ShutDown if disk.checkpoint < forked_at => Some(disk.checkpoint),
+        ControlState::ShutDown => Some(Lsn(disk.checkpoint.0.max(forked_at.0) + 1)),
+        ControlState::ShutDownInRecovery
+        | ControlState::InProduction
+        | ControlState::InArchiveRecovery
+        | ControlState::InCrashRecovery
+        | ControlState::ShuttingDown
+        | ControlState::StartingUp => disk.end_of_wal,
+    }
+}
+
+fn was_primary(disk: &OnDisk) -> bool {
+    !disk.standby_signal
+        && matches!(
+            disk.state,
+            ControlState::InProduction
+                | ControlState::ShutDown
+                | ControlState::ShuttingDown
+                | ControlState::InCrashRecovery
+        )
+}
+
+/// A copied or rewound node has forgotten WAL that it may have acknowledged; it counts again once it is past where the leader is now.
+fn floor(cluster: &Cluster) -> Lsn {
+    cluster.leader_lsn.unwrap_or_default()
+}

@@ -1,0 +1,112 @@
+//! Counting ballots. With N voters of whom k must acknowledge, N - k + 1 ballots prove two things at once: the old leader can
+//! acknowledge nothing more, and every acknowledged commit is on at least one balloter. The best of that very set leads, or nobody.
+
+use std::collections::BTreeSet;
+
+use crate::candidacy::{best, counted};
+use crate::durability::proven;
+use crate::names::MemberName;
+use crate::reason::Reason;
+use crate::settings::Mode;
+use crate::view::{Ballot, Cluster, SyncRecord, View};
+
+/// What the ballots say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Count<'a> {
+    /// This member may lead, on the strength of these ballots.
+    Elected {
+        /// Who.
+        member: &'a MemberName,
+        /// Its ballot.
+        ballot: &'a Ballot,
+        /// Who was counted.
+        counted: Vec<(MemberName, i64)>,
+        /// The most that may be lost.
+        lost_bytes_bound: Option<u64>,
+    },
+    /// Nobody may lead, for this reason.
+    Nobody(Reason),
+}
+
+/// Counts the ballots of the present term. Every candidate that sees the same ballots reaches the same answer.
+pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
+    let ballots = counted(cluster);
+    let Some((member, ballot)) = best(&ballots) else {
+        return Count::Nobody(nobody_has_balloted(cluster));
+    };
+    let names: BTreeSet<MemberName> = ballots.iter().map(|(name, _, _)| (*name).clone()).collect();
+    let elected = |lost_bytes_bound| Count::Elected {
+        member,
+        ballot,
+        counted: ballots.iter().map(|(name, ballot, _)| ((*name).clone(), ballot.revision)).collect(),
+        lost_bytes_bound,
+    };
+    match &cluster.sync {
+        Some(sync) if sync.mode != Mode::Async => {
+            // The last leader itself has everything, and while it ballots it is not primary.
+            if names.contains(&sync.leader) || proven(&sync.policies, &names) {
+                elected(Some(0))
+            } else {
+                Count::Nobody(not_proven(cluster, sync, names))
+            }
+        }
+        Some(_) | None => match unproven_bars(view, cluster, member, ballot, &names) {
+            Some(reason) => Count::Nobody(reason),
+            None => {
+                elected(cluster.leader_lsn.map(|leader| ballot.received.bytes_behind(leader)).filter(|lost| *lost > 0))
+            }
+        },
+    }
+}
+
+fn nobody_has_balloted(cluster: &Cluster) -> Reason {
+    let missing: Vec<MemberName> = cluster.eligible().into_iter().collect();
+    if missing.is_empty() { Reason::NoCandidate {} } else { Reason::AwaitingBallots { have: 0, missing } }
+}
+
+/// Without proof (`async` mode) everybody alive is heard first, and nobody far behind the last leader may lead.
+fn unproven_bars(
+    view: &View,
+    cluster: &Cluster,
+    best: &MemberName,
+    ballot: &Ballot,
+    heard: &BTreeSet<MemberName>,
+) -> Option<Reason> {
+    let missing: Vec<MemberName> = cluster.eligible().difference(heard).cloned().collect();
+    let waited = view.ages.vacancy.unwrap_or_default();
+    if !missing.is_empty() && waited < view.settings.timing.ballot_window {
+        return Some(Reason::AwaitingBallots { have: heard.len(), missing });
+    }
+    let limit_bytes = view.settings.max_lag_on_failover_bytes;
+    let behind_bytes = cluster.leader_lsn.map(|leader| ballot.received.bytes_behind(leader)).unwrap_or_default();
+    (behind_bytes > limit_bytes).then(|| Reason::TooFarBehind { best: best.clone(), behind_bytes, limit_bytes })
+}
+
+fn not_proven(cluster: &Cluster, sync: &SyncRecord, have: BTreeSet<MemberName>) -> Reason {
+    let mut missing: BTreeSet<MemberName> =
+        sync.policies.iter().flat_map(|quorum| quorum.voters.difference(&have).cloned()).collect();
+    missing.insert(sync.leader.clone());
+    // Live members that have not answered yet are only a matter of time; the others are what a person must look after.
+    let coming: Vec<MemberName> = missing.iter().filter(|name| cluster.members.contains_key(*name)).cloned().collect();
+    let voters: BTreeSet<MemberName> =
+        have.iter().cloned().chain(coming.iter().cloned()).filter(|name| may_lead(cluster, name)).collect();
+    if !coming.is_empty() && (voters.contains(&sync.leader) || proven(&sync.policies, &voters)) {
+        return Reason::AwaitingBallots { have: have.len(), missing: coming };
+    }
+    Reason::NotProven { have: have.into_iter().collect(), needed: needed(sync), missing: missing.into_iter().collect() }
+}
+
+fn may_lead(cluster: &Cluster, name: &MemberName) -> bool {
+    cluster.members.get(name).is_some_and(|member| !member.tags.never_leads())
+}
+
+fn needed(sync: &SyncRecord) -> String {
+    let one = |quorum: &crate::durability::Quorum| match quorum.ballots_needed() {
+        None => format!("{} itself, for it had degraded to waiting for nobody", sync.leader),
+        Some(count) => {
+            let voters: Vec<&str> = quorum.voters.iter().map(MemberName::as_str).collect();
+            format!("{count} of {} (or {} itself)", voters.join(", "), sync.leader)
+        }
+    };
+    sync.policies.iter().map(one).collect::<Vec<_>>().join(" and ")
+}

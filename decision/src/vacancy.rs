@@ -1,0 +1,154 @@
+//! Nobody holds the leader lock. The last leader may take it again, for everything is there; the others stop following the old
+//! term, say what they have, and the best of a sufficient set takes the lock in one transaction.
+
+use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
+use crate::candidacy::highest_timeline;
+use crate::decide::{Choice, wait};
+use crate::durability::{ending_with, mode_in_force, quorum_for_new_leader};
+use crate::isolation::accepts_writes;
+use crate::names::{Term, Timeline};
+use crate::reason::Reason;
+use crate::takeover::{Count, count};
+use crate::view::{Cluster, Data, Initialize, OnDisk, Postgres, RequestKind, Server, Standby, View};
+
+/// The `leader` key names me, but under a lease that I do not hold: it is of an earlier life of mine and will expire.
+pub(crate) fn lock_of_another_life(postgres: &Postgres) -> Choice {
+    if accepts_writes(&postgres.server) {
+        (Action::Stop(StopMode::Kill), Reason::LockLost {})
+    } else {
+        wait(Reason::Stopping {})
+    }
+}
+
+/// What to do while nobody leads.
+pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
+    if !matches!(cluster.initialize, Initialize::Done(_)) {
+        return uninitialized(view, cluster, postgres);
+    }
+    match (&postgres.server, &postgres.data) {
+        (Server::Primary(primary), _) if cluster.last_led_by(&view.me) => reclaim(view, cluster, primary.timeline),
+        (Server::Primary(_), _) => (Action::Stop(StopMode::Kill), Reason::LockLost {}),
+        (Server::Starting { since }, _) => wait(Reason::Starting { since: *since }),
+        (Server::Stopping, _) => wait(Reason::Stopping {}),
+        (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after => {
+            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
+        }
+        (Server::Hung { since }, _) => wait(Reason::Hung { since: *since }),
+        (Server::Standby(standby), _) => standby_without_leader(view, cluster, standby),
+        (Server::Stopped, Data::Present(disk)) => stopped(view, cluster, disk),
+        (Server::Stopped, Data::Empty) => wait(Reason::NothingToCopy {}),
+        (Server::Stopped, Data::HalfMade { by }) => wait(Reason::HalfMade { by: by.clone() }),
+        (Server::Stopped, Data::Unreadable { why }) => wait(Reason::DataUnreadable { why: why.clone() }),
+    }
+}
+
+/// There is no cluster yet. An empty node may create it; a database that is already here is somebody's, and is left alone.
+fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
+    let in_progress = cluster.initialize == Initialize::InProgress;
+    match &postgres.data {
+        _ if in_progress => wait(Reason::NotInitialized { in_progress }),
+        Data::Empty | Data::HalfMade { .. } if view.settings_bar_leading(cluster) => wait(Reason::NeverLeads {}),
+        Data::Empty | Data::HalfMade { .. } => match view.retry_in() {
+            Some(after) => wait(Reason::Retrying { after }),
+            None => (Action::Bootstrap, Reason::CreateCluster {}),
+        },
+        Data::Present(_) => wait(Reason::NotInitialized { in_progress }),
+        Data::Unreadable { why } => wait(Reason::DataUnreadable { why: why.clone() }),
+    }
+}
+
+fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
+    if cluster.last_led_by(&view.me) && !view.settings_bar_leading(cluster) {
+        let released = cluster.sync.as_ref().is_some_and(|sync| sync.released);
+        let waited = view.ages.vacancy.unwrap_or_default();
+        let patience = view.settings.timing.reclaim_after;
+        if released && waited < patience {
+            return wait(Reason::LeavingItToOthers { for_another: patience - waited });
+        }
+        return reclaim(view, cluster, disk.timeline);
+    }
+    match view.retry_in() {
+        Some(after) => wait(Reason::Retrying { after }),
+        None => (Action::Start(StartAs::Standby(None)), Reason::Vacant { term: cluster.term }),
+    }
+}
+
+/// The last leader takes its lock again: same data, same timeline, a new term.
+fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline) -> Choice {
+    let Some(sync) = &cluster.sync else {
+        return wait(Reason::NoCandidate {});
+    };
+    // A promotion that never happened still has its timeline ahead of it.
+    let timeline = timeline.max(sync.timeline);
+    let claim = Claim {
+        term: cluster.term.next(),
+        after: cluster.term,
+        policies: sync.policies.clone(),
+        mode: mode_in_force(&view.settings, cluster),
+        timeline,
+        ballots: Vec::new(),
+        kind: ClaimKind::Reclaim,
+        request: None,
+        lost_bytes_bound: Some(0),
+    };
+    (Action::Acquire(claim), Reason::LastLeader { term: cluster.term })
+}
+
+fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> Choice {
+    let pledged = standby.follows.is_none() && !standby.receiver_running;
+    let mine = cluster.ballots.get(&view.me).filter(|ballot| ballot.revoked == cluster.term);
+    let true_still = mine.is_some_and(|ballot| ballot.received == standby.received);
+    if !pledged || !true_still {
+        return (Action::Pledge { revoked: cluster.term }, Reason::Vacant { term: cluster.term });
+    }
+    if let Some(choice) = forced(view, cluster, standby) {
+        return choice;
+    }
+    match count(view, cluster) {
+        Count::Nobody(reason) => wait(reason),
+        Count::Elected { member, .. } if *member != view.me => wait(Reason::Outranked { by: member.clone() }),
+        Count::Elected { ballot, counted, lost_bytes_bound, .. } => {
+            let reason =
+                Reason::Elected { ballots: counted.iter().map(|(name, _)| name.clone()).collect(), lost_bytes_bound };
+            let claim = claim(view, cluster, ballot.wal_term, ballot.timeline);
+            (Action::Acquire(Claim { ballots: counted, lost_bytes_bound, ..claim }), reason)
+        }
+    }
+}
+
+/// An operator's word stands in for the proof. What may be lost is recorded.
+fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
+    let request = cluster.request.as_ref()?;
+    let asked =
+        request.kind == RequestKind::Failover && request.accept_data_loss && request.to.as_ref() == Some(&view.me);
+    if !asked {
+        return None;
+    }
+    let lost_bytes_bound =
+        cluster.leader_lsn.map(|leader| standby.received.bytes_behind(leader)).filter(|lost| *lost > 0);
+    let claim = claim(view, cluster, standby.wal_term, standby.timeline);
+    let policies = vec![quorum_for_new_leader(&view.me, cluster, &view.settings)];
+    let kind = ClaimKind::Forced;
+    let claim = Claim { kind, policies, request: Some(request.revision), lost_bytes_bound, ..claim };
+    Some((Action::Acquire(claim), Reason::Forced { lost_bytes_bound }))
+}
+
+fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> Claim {
+    let highest_wal_term = cluster.ballots.values().map(|ballot| ballot.wal_term).max().unwrap_or_default();
+    let mode = mode_in_force(&view.settings, cluster);
+    let quorum = quorum_for_new_leader(&view.me, cluster, &view.settings);
+    // Until the marker commit is acknowledged the new leader alone may hold what the old policy promised, so a further takeover
+    // must satisfy the old quorums and the new one.
+    let old = cluster.sync.as_ref().map(|sync| sync.policies.clone()).unwrap_or_default();
+    Claim {
+        term: cluster.term.max(highest_wal_term).max(wal_term).next(),
+        after: cluster.term,
+        policies: ending_with(&old, &quorum),
+        mode,
+        timeline: Timeline(highest_timeline(cluster, timeline).0 + 1),
+        ballots: Vec::new(),
+        kind: ClaimKind::Failover,
+        request: None,
+        lost_bytes_bound: None,
+    }
+}
