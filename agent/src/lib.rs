@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The body of pgvigil: the daemon that gathers what is seen, asks the mind, carries out one action and tells what it did; and the
+//! command line that people and programs use. Read `run.rs` first: it is the loop.
+
+mod ages;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod demo;
+mod execute;
+mod fence;
+mod handover;
+mod hands;
+mod http;
+mod logging;
+mod look;
+mod metrics;
+mod notes;
+pub mod peers;
+mod published;
+mod recorder;
+mod registrar;
+pub mod run;
+pub mod secret;
+pub mod show;
+mod transitions;
+mod upkeep;

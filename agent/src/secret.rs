@@ -1,5 +1,6 @@
-//! Words that nobody but the other side may read. A [`Secret`] prints as `***` wherever it is shown, and comes from a file that only
-//! its owner can read: never from the configuration file, the environment or the command line, which all end up in listings.
+//! Words that nobody but the other side may read. A [`Secret`] prints as `***` wherever it is shown, and comes from a
+//! file that only its owner can read: never from the configuration file, the environment or the command line, which all
+//! end up in listings.
 
 use std::fmt;
 use std::fs::File;
@@ -44,7 +45,8 @@ impl Secret {
         Self(text.into())
     }
 
-    /// Reads a secret file, without the line end at its end. Read it again at each use: then a rotated secret needs no restart.
+    /// Reads a secret file, without the line end at its end. Read it again at each use: then a rotated secret needs no
+    /// restart.
     pub fn read(path: &Path) -> Result<Self, SecretError> {
         let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
         let mut file = File::open(path).map_err(unreadable)?;
@@ -81,6 +83,7 @@ impl fmt::Display for Secret {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

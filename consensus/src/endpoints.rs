@@ -186,16 +186,17 @@ impl Endpoints {
             return Ok(client.clone());
         }
         let options = connect_options(&self.shared.options)?;
-        let client = Client::connect([self.url(endpoint)], Some(options)).await.map_err(|error| match classify(error) {
-            Failure::NotSent(why) | Failure::Unclear(why) => Error::Unreachable(why),
-            Failure::Final(error) => error,
-        })?;
+        let client =
+            Client::connect([self.url(endpoint)], Some(options)).await.map_err(|error| match classify(error) {
+                Failure::NotSent(why) | Failure::Unclear(why) => Error::Unreachable(why),
+                Failure::Final(error) => error,
+            })?;
         *slot = Some(client.clone());
         Ok(client)
     }
 
     /// Drops a client, so that the next call logs in (and reads the TLS files) anew.
-    async fn forget(&self, endpoint: usize) {
+    pub(crate) async fn forget(&self, endpoint: usize) {
         if let Some(slot) = self.shared.clients.get(endpoint) {
             *slot.lock().await = None;
         }
@@ -204,7 +205,8 @@ impl Endpoints {
 
 fn connect_options(options: &EtcdOptions) -> Result<ConnectOptions, Error> {
     let mut connect = ConnectOptions::new()
-        .with_connect_timeout(options.request_timeout)
+        // Shorter than the request's own deadline, so that a host that is off the net is known not to have been sent anything.
+        .with_connect_timeout(options.request_timeout * 2 / 3)
         .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
         .with_keep_alive_while_idle(true)
         .with_require_leader(true)
@@ -235,21 +237,25 @@ fn login_is_outdated(error: &etcd_client::Error) -> bool {
     text.contains("invalid auth token") || text.contains("revision of auth store is old")
 }
 
-/// Sorts an error by what may have happened. gRPC codes: 2 unknown, 4 deadline, 5 not found, 13 internal, 14 unavailable, 1 cancelled.
+/// Sorts an error by what may have happened. gRPC codes: 2 unknown, 4 deadline, 5 not found, 8 exhausted, 13 internal, 14 unavailable, 1 cancelled.
 pub(crate) fn classify(error: etcd_client::Error) -> Failure {
     let text = error.to_string();
     match error {
         etcd_client::Error::GRpcStatus(status) => match i32::from(status.code()) {
             // Refused before it was handed to raft: the connection was never made, or the member knows of no leader.
-            14 if text.contains("connect error") || status.message() == "etcdserver: no leader" => Failure::NotSent(text),
+            14 if text.contains("connect error") || status.message() == "etcdserver: no leader" => {
+                Failure::NotSent(text)
+            }
             1 | 2 | 4 | 13 | 14 => Failure::Unclear(text),
             5 if text.contains("lease not found") => Failure::Final(Error::LeaseGone(status.message().to_owned())),
             _ => Failure::Final(Error::Rejected(status.message().to_owned())),
         },
-        etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => Failure::Final(Error::LeaseGone(why)),
-        etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) | etcd_client::Error::InvalidMetadataValue(_) => {
-            Failure::Final(Error::Misconfigured(text))
+        etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => {
+            Failure::Final(Error::LeaseGone(why))
         }
+        etcd_client::Error::InvalidArgs(_)
+        | etcd_client::Error::InvalidUri(_)
+        | etcd_client::Error::InvalidMetadataValue(_) => Failure::Final(Error::Misconfigured(text)),
         _ => Failure::Unclear(text),
     }
 }

@@ -100,6 +100,8 @@ pub enum Action {
     RefuseRequest {
         /// The request.
         request: i64,
+        /// Why, for the operator.
+        why: String,
     },
 }
 

@@ -139,7 +139,9 @@ fn changing(step: String) -> Reason {
 
 /// An operator's request, seen by the leader. It is carried out, waited for, or refused with its reason; never forgotten.
 fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Request) -> Choice {
-    let refuse = |why: String| (Action::RefuseRequest { request: request.revision }, Reason::RequestRefused { why });
+    let refuse = |why: String| {
+        (Action::RefuseRequest { request: request.revision, why: why.clone() }, Reason::RequestRefused { why })
+    };
     if let Some(from) = request.from.as_ref().filter(|from| **from != view.me) {
         return refuse(format!("it names {from} as the leader, but {} leads", view.me));
     }

@@ -13,6 +13,8 @@ pub mod reason;
 mod rejoin;
 pub mod settings;
 mod takeover;
+#[cfg(test)]
+mod tests;
 mod vacancy;
 pub mod view;
 

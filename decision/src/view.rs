@@ -407,6 +407,18 @@ pub struct Upstream {
     pub term: Term,
 }
 
+impl Server {
+    /// The standby, if it is a running one.
+    pub fn as_standby(&self) -> Option<&Standby> {
+        match self {
+            Server::Standby(standby) => Some(standby),
+            Server::Stopped | Server::Starting { .. } | Server::Primary(_) | Server::Stopping | Server::Hung { .. } => {
+                None
+            }
+        }
+    }
+}
+
 impl Cluster {
     /// How to reach a member's Postgres under a term's name.
     pub fn upstream(&self, member: &MemberName, term: Term) -> Option<Upstream> {

@@ -1,1 +1,43 @@
-//! Placeholder.
+//! The hands of pgvigil: everything that touches the PostgreSQL of this host. [`Instance`] observes it into the words of `decision`,
+//! and carries out what was decided: start, stop, promote, follow, pledge, clone, rewind, and who is waited for. Nothing is chosen
+//! here. Every call to Postgres has its own deadline, every step may be repeated, and Postgres outlives the agent that started it.
+
+mod autoconf;
+mod bootstrap;
+mod clone;
+pub mod conf;
+pub mod controldata;
+mod datadir;
+mod death;
+mod durable;
+mod error;
+mod instance;
+mod loaded;
+mod marker;
+mod observe;
+pub mod pidfile;
+mod position;
+pub mod process;
+mod promote;
+mod reserve;
+mod rewind;
+mod source;
+mod sql;
+mod standby;
+mod start;
+mod status;
+mod stop;
+mod sync;
+mod timeline;
+mod tool;
+mod walend;
+
+pub use conf::{Conf, Recovery};
+pub use death::Death;
+pub use error::{Error, Result};
+pub use instance::{Instance, InstanceConfig, Secrets};
+pub use observe::{Extras, Observation};
+pub use process::Postmaster;
+pub use promote::Promoted;
+pub use timeline::Fork;
+pub use walend::EndOfWal;

@@ -1,5 +1,5 @@
-//! Every key that may be written, with its default and its effect, in one table: it finds unknown keys, feeds the suggestions and
-//! the help of errors, and a test holds `docs/configuration.md` and the structs of `raw.rs` to it.
+//! Every key that may be written, with its default and its effect, in one table: it finds unknown keys, feeds the
+//! suggestions and the help of errors, and a test holds `docs/configuration.md` and the structs of `raw.rs` to it.
 
 /// One key.
 pub struct Key {
@@ -11,6 +11,19 @@ pub struct Key {
     pub does: &'static str,
 }
 
+impl Key {
+    /// A few words about it, for the help of an error: what it does, and what holds without it.
+    pub fn explain(&self) -> String {
+        match self.default {
+            REQUIRED => format!("{} (required)", self.does),
+            default => format!("{} (default: {default})", self.does),
+        }
+    }
+}
+
+/// In place of a default: there is none, and nothing works without the key.
+pub const REQUIRED: &str = "none: required";
+
 const fn key(path: &'static str, default: &'static str, does: &'static str) -> Key {
     Key { path, default, does }
 }
@@ -20,11 +33,11 @@ pub const PARAMETERS: &str = "postgres.parameters";
 
 /// All keys, in the order of the documentation.
 pub const KEYS: &[Key] = &[
-    key("cluster", "none: required", "the name that all nodes of one cluster share"),
+    key("cluster", REQUIRED, "the name that all nodes of one cluster share"),
     key("name", "the short host name", "the name of this node, unique in its cluster"),
     key("state_dir", "<data_dir>.pgvigil", "where the agent keeps its own notes"),
-    key("etcd.endpoints", "none: required", "the members of etcd"),
-    key("etcd.tls.ca", "none: required in tls", "who signs the certificates of etcd"),
+    key("etcd.endpoints", REQUIRED, "the members of etcd"),
+    key("etcd.tls.ca", "none: required with tls", "who signs the certificates of etcd"),
     key("etcd.tls.cert", "none", "the certificate shown to etcd"),
     key("etcd.tls.key", "none", "the key of that certificate"),
     key("etcd.username", "none", "the user of etcd"),
@@ -44,11 +57,11 @@ pub const KEYS: &[Key] = &[
     key("durability.mode", "\"auto\"", "what an acknowledged commit is promised: auto, async, quorum or strict"),
     key("durability.acknowledgers", "1", "how many voters must have a commit before it is acknowledged"),
     key("durability.max_lag_on_failover", "\"1MB\"", "how far behind a candidate may be in async mode"),
-    key("postgres.version", "none: required", "the major version"),
+    key("postgres.version", REQUIRED, "the major version"),
     key("postgres.bin_dir", "/usr/lib/postgresql/<version>/bin", "where the programs of Postgres are"),
     key("postgres.data_dir", "/var/lib/postgresql/<version>/main", "the data directory"),
     key("postgres.socket_dir", "/var/run/postgresql", "where the unix socket is"),
-    key("postgres.advertise", "none: required", "where clients and the other nodes reach Postgres"),
+    key("postgres.advertise", REQUIRED, "where clients and the other nodes reach Postgres"),
     key("postgres.listen", "\"*\"", "the addresses on which Postgres listens"),
     key(PARAMETERS, "empty", "settings for postgresql.conf"),
     key("postgres.hba", "empty", "lines put first into the pg_hba.conf of a new cluster"),

@@ -1,5 +1,6 @@
-//! Where the configuration comes from: the defaults, the file over them, the environment over both. The file is first read alone,
-//! because layering forgets lines and columns; then every environment variable alone, so that a bad one is named; then all together.
+//! Where the configuration comes from: the defaults, the file over them, the environment over both. The file is first
+//! read alone, because layering forgets lines and columns; then every environment variable alone, so that a bad one is
+//! named; then all together.
 
 use std::ops::Range;
 use std::path::Path;
@@ -88,7 +89,12 @@ fn walk(
     let mut unknown = Vec::new();
     for (key, value) in table.iter_mut() {
         let name = key.get_ref();
-        let path = if section.is_empty() { name.to_string() } else { format!("{section}.{name}") };
+        let path = match section {
+            "" => name.to_string(),
+            // Postgres does not mind the case of its parameters.
+            section if section.starts_with(PARAMETERS) => format!("{section}.{}", name.to_lowercase()),
+            section => format!("{section}.{name}"),
+        };
         if !keys::is_known(&path) {
             problems.push(unknown_key(&path, key.span()));
             unknown.push(name.to_string());
@@ -128,7 +134,7 @@ fn advice(path: &str) -> String {
                 None if !section.is_empty() => ", above the first [section]".into(),
                 _ => String::new(),
             };
-            format!("did you mean `{meant}`{place}? It is {}. If it is not written: {}", key.does, key.default)
+            format!("did you mean `{meant}`{place}: {}?", key.explain())
         }
         None => format!("did you mean the section [{meant}]?"),
     }
@@ -146,7 +152,7 @@ fn wrong_value(path: Option<&str>, said: &str, problem: impl FnOnce(String) -> P
     let subject = path.map_or(String::new(), |path| format!("`{path}`: "));
     let problem = problem(format!("{subject}{said}"));
     match path.and_then(keys::find) {
-        Some(key) => problem.help(format!("it is {}. If it is not written: {}", key.does, key.default)),
+        Some(key) => problem.help(format!("it is there for: {}", key.explain())),
         None => problem,
     }
 }
@@ -170,8 +176,10 @@ fn read_variables(
         let alone = environment(vec![(name.clone(), value.clone())]);
         let read = ConfigBuilder::<DefaultState>::default().add_source(alone).build();
         if let Err(error) = read.and_then(config::Config::try_deserialize::<Raw>) {
-            let key = path.clone();
-            problems.push(wrong_value(Some(&path), &error.to_string(), |message| Problem::at("E04", &key, message)));
+            // What `config` adds to its sentence, the key and its source, is said already.
+            let said = error.to_string();
+            let said = said.split(" for key `").next().unwrap_or_default();
+            problems.push(wrong_value(Some(&path), said, |message| Problem::at("E04", &path, message)));
         }
         origins.variables.insert(path, name.clone());
     }

@@ -1,7 +1,7 @@
-//! The configuration of one node: one strict TOML file over the defaults, and the environment over both.
-//! A mistake is told as a compiler would tell it, with its line and a suggestion, and an impossible relation never starts an agent.
-//! Read on in `raw.rs` (what may be written), `layers.rs` (where it comes from), `resolve.rs` (what it means) and `world.rs` (whether
-//! this host agrees).
+//! The configuration of one node: one strict TOML file over the defaults, and the environment over both. A mistake is
+//! told as a compiler would tell it, with its line and a suggestion, and an impossible relation never starts an agent.
+//! Read on in `raw.rs` (what may be written), `layers.rs` (where it comes from), `resolve.rs` (what it means) and
+//! `world.rs` (whether this host agrees).
 
 mod keys;
 mod layers;
@@ -143,7 +143,8 @@ pub struct Log {
     pub filter: String,
 }
 
-/// Reads, layers and checks the configuration. `env` is usually [`std::env::vars`]; only names that begin with `PGVIGIL__` matter.
+/// Reads, layers and checks the configuration. `env` is usually [`std::env::vars`]; only names that begin with
+/// `PGVIGIL__` matter.
 ///
 /// # Errors
 /// Every mistake that could be found, not only the first.

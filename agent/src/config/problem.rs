@@ -1,5 +1,5 @@
-//! Mistakes, and where they were made. A [`Problem`] names the keys it is about; the [`Origins`] know which line or which environment
-//! variable that is, and [`ConfigErrors`] shows all of them the way a compiler does.
+//! Mistakes, and where they were made. A [`Problem`] names the keys it is about; the [`Origins`] know which line or
+//! which environment variable that is, and [`ConfigErrors`] shows all of them the way a compiler does.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -86,30 +86,33 @@ impl Origins {
 
     /// Gives each problem its place.
     pub fn errors(&self, problems: Vec<Problem>) -> ConfigErrors {
-        let errors = problems.into_iter().map(|problem| self.locate(problem)).collect();
+        let mut errors: Vec<_> = problems.into_iter().map(|problem| self.locate(problem)).collect();
+        errors.sort_by_key(|located| located.span.as_ref().map_or(usize::MAX, |span| span.start));
         ConfigErrors { errors }
     }
 
-    fn locate(&self, mut problem: Problem) -> Located {
+    fn locate(&self, problem: Problem) -> Located {
+        let mut blamed = None;
         let span = match &problem.place {
             Place::Span(span) => Some(span.clone()),
             Place::Nowhere => None,
             Place::Keys(keys) => {
                 // The environment wins over the file, so it is to blame where it has spoken.
                 if let Some(variable) = keys.iter().find_map(|key| self.variables.get(key)) {
-                    problem.message = format!("{} (from the environment variable {variable})", problem.message);
+                    blamed = Some(variable);
                     None
                 } else {
                     keys.iter().find_map(|key| self.keys.get(key)).cloned()
                 }
             }
         };
-        let place = match &span {
-            Some(span) => {
+        let place = match (&span, blamed) {
+            (Some(span), _) => {
                 let (line, column) = line_and_column(&self.text, span.start);
                 format!("{}:{line}:{column}", self.file)
             }
-            None => self.file.clone(),
+            (None, Some(variable)) => format!("the environment variable {variable}"),
+            (None, None) => self.file.clone(),
         };
         Located { problem, place, span, source: NamedSource::new(&self.file, self.text.clone()) }
     }
@@ -137,7 +140,8 @@ struct Located {
 }
 
 impl ConfigErrors {
-    /// The mistakes, each with `file:line:column`, or the file alone where something is missing.
+    /// The mistakes in the order of the file, each with `file:line:column`, the environment variable, or the file alone
+    /// where something is missing.
     pub fn problems(&self) -> impl Iterator<Item = (&str, &Problem)> {
         self.errors.iter().map(|located| (located.place.as_str(), &located.problem))
     }

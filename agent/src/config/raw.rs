@@ -1,13 +1,12 @@
-//! What may be written: the shape of the file, nothing filled in. Every struct refuses keys it does not know, so a typing error is
-//! never a setting that silently keeps its default.
+//! What may be written: the shape of the file, nothing filled in. Every struct refuses keys it does not know, so a
+//! typing error is never a setting that silently keeps its default.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use decision::settings::{Mode, Tags};
 use serde::{Deserialize, Serialize};
 
-use super::value::{Lasting, List, Scalar, Size};
+use super::value::{Lasting, List, Parameters, Size};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -81,7 +80,7 @@ pub struct RawPostgres {
     pub socket_dir: Option<PathBuf>,
     pub advertise: Option<String>,
     pub listen: Option<String>,
-    pub parameters: BTreeMap<String, Scalar>,
+    pub parameters: Parameters,
     pub hba: List,
     pub replication_password_file: Option<PathBuf>,
     pub rewind_password_file: Option<PathBuf>,

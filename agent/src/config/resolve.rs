@@ -1,5 +1,5 @@
-//! From what is written to what it means: fills in the defaults that depend on other keys, and collects every mistake on the way
-//! instead of stopping at the first.
+//! From what is written to what it means: fills in the defaults that depend on other keys, and collects every mistake
+//! on the way instead of stopping at the first.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,8 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let postgres = postgres(raw.postgres, durability, found);
     let advertised = postgres.as_ref().map(|postgres| &postgres.advertise);
     let api = api(raw.api.listen.as_deref(), raw.api.advertise.as_deref(), advertised, found);
-    let (Some(cluster), Some(name), Some(etcd), Some(postgres), Some(api)) = (cluster, name, etcd, postgres, api) else {
+    let (Some(cluster), Some(name), Some(etcd), Some(postgres), Some(api)) = (cluster, name, etcd, postgres, api)
+    else {
         return Err(problems);
     };
     let state_dir = raw.state_dir.unwrap_or_else(|| beside(&postgres.data_dir));
@@ -97,7 +98,8 @@ fn member_name(written: Option<String>, found: &mut Vec<Problem>) -> Option<Memb
         host.split('.').next().unwrap_or_default().to_owned()
     });
     let name = MemberName::new(text);
-    name.map_err(|bad| found.push(Problem::at("E06", "name", bad.to_string()).help("write name = \"pg1\" at the top"))).ok()
+    name.map_err(|bad| found.push(Problem::at("E06", "name", bad.to_string()).help("write name = \"pg1\" at the top")))
+        .ok()
 }
 
 fn timing(raw: &Raw) -> Timing {
@@ -197,7 +199,7 @@ fn files_of_tls(raw: RawTls, found: &mut Vec<Problem>) -> Option<Tls> {
 }
 
 fn postgres(raw: RawPostgres, durability: Durability, found: &mut Vec<Problem>) -> Option<Postgres> {
-    let parameters = raw.parameters.into_iter().map(|(name, value)| (name, value.0)).collect();
+    let parameters = raw.parameters.0;
     rules::parameters(&parameters, durability.mode, found);
     rules::hba(&raw.hba.0, found);
     let initdb = Initdb {
@@ -216,8 +218,7 @@ fn postgres(raw: RawPostgres, durability: Durability, found: &mut Vec<Problem>) 
         }
     }
     let advertise = required("postgres.advertise", raw.advertise, found);
-    let advertise =
-        advertise.and_then(|text| reachable("postgres.advertise", &text, Some(USUAL_POSTGRES_PORT), found));
+    let advertise = advertise.and_then(|text| reachable("postgres.advertise", &text, Some(USUAL_POSTGRES_PORT), found));
     let version = required("postgres.version", raw.version, found);
     let version = version.filter(|version| rules::version(*version, found))?;
     Some(Postgres {
@@ -253,7 +254,9 @@ fn api(
     let (listen, advertise) = (listen?, advertise?);
     if postgres == Some(&advertise) {
         let message = format!("`api.listen` and `postgres.advertise` are the same address, {advertise}");
-        found.push(Problem::about("E12", &["api.listen", "api.advertise"], message).help("give the API a port of its own"));
+        found.push(
+            Problem::about("E12", &["api.listen", "api.advertise"], message).help("give the API a port of its own"),
+        );
     }
     Some(Api { listen, advertise })
 }
@@ -267,7 +270,11 @@ fn address(key: &str, text: &str, usual_port: Option<u16>, found: &mut Vec<Probl
 fn reachable(key: &str, text: &str, usual_port: Option<u16>, found: &mut Vec<Problem>) -> Option<HostPort> {
     let address = address(key, text, usual_port, found)?;
     if address.is_wildcard() {
-        let problem = Problem::at("E12", key, format!("`{key}`: {address} stands for every address, and leads the others nowhere"));
+        let problem = Problem::at(
+            "E12",
+            key,
+            format!("`{key}`: {address} stands for every address, and leads the others nowhere"),
+        );
         found.push(problem.help("write the address by which the other nodes reach this one"));
         return None;
     }

@@ -1,4 +1,5 @@
-//! What the keys owe each other, and what they must leave to the agent. One function a subject; each adds its mistakes to the list.
+//! What the keys owe each other, and what they must leave to the agent. One function a subject; each adds its mistakes
+//! to the list.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -102,7 +103,11 @@ pub fn schemes(endpoints: &[String], tls: bool, found: &mut Vec<Problem>) {
             found.push(problem.help("write tls = { ca = \"...\", cert = \"...\", key = \"...\" } under [etcd]"));
         }
         if !encrypted && tls {
-            let problem = Problem::at("E08", "etcd.endpoints", format!("{url} would be spoken to in plain text, though `etcd.tls` is set"));
+            let problem = Problem::at(
+                "E08",
+                "etcd.endpoints",
+                format!("{url} would be spoken to in plain text, though `etcd.tls` is set"),
+            );
             found.push(problem.help("write https://"));
         }
     }
@@ -146,7 +151,10 @@ pub fn parameters(parameters: &BTreeMap<String, String>, mode: Mode, found: &mut
 fn objection(name: &str, value: &str, mode: Mode) -> Option<(String, String)> {
     let good = |b: u8| b.is_ascii_alphanumeric() || b"_.".contains(&b);
     if name.is_empty() || !name.bytes().all(good) || value.contains(['\n', '\r', '\0']) {
-        return Some((format!("parameter \"{name}\" cannot be written into postgresql.conf"), "one name, one line".into()));
+        return Some((
+            format!("parameter \"{name}\" cannot be written into postgresql.conf"),
+            "one name, one line".into(),
+        ));
     }
     let name = name.to_ascii_lowercase();
     if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == name) {
@@ -178,7 +186,10 @@ pub fn hba(lines: &[String], found: &mut Vec<Problem>) {
         let first = line.split_whitespace().next().unwrap_or("#");
         if line.contains('\n') || !(first.starts_with('#') || KINDS.contains(&first)) {
             let message = format!("`postgres.hba`: \"{line}\" is no line of pg_hba.conf");
-            found.push(Problem::at("E14", "postgres.hba", message).help("such as \"hostssl all all 10.0.0.0/8 scram-sha-256\""));
+            found.push(
+                Problem::at("E14", "postgres.hba", message)
+                    .help("such as \"hostssl all all 10.0.0.0/8 scram-sha-256\""),
+            );
         }
     }
 }

@@ -1,11 +1,12 @@
-//! How single values are written in the file: durations and sizes with a unit, addresses, lists and the values of Postgres parameters.
-//! Each reader also takes the plain text that an environment variable gives.
+//! How single values are written in the file: durations and sizes with a unit, addresses, lists and the values of
+//! Postgres parameters. Each reader also takes the plain text that an environment variable gives.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A duration, written as `"500ms"`, `"5s"` or `"1m 30s"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,37 +95,73 @@ impl<'de> Deserialize<'de> for List {
     }
 }
 
-/// The value of a Postgres parameter, as it is written into `postgresql.conf`: `on` and `off` for booleans, no quotes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scalar(pub String);
+/// Postgres parameters, with their values as they are written into `postgresql.conf`: `on` and `off` for booleans, no
+/// quotes. Names are lower case, as Postgres does not mind the case. A dotted name may be written bare: TOML reads `a.b
+/// = 1` as a table in a table, which is made flat again here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parameters(pub BTreeMap<String, String>);
 
-struct ScalarVisitor;
-
-impl Visitor<'_> for ScalarVisitor {
-    type Value = Scalar;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string, a number or a boolean")
-    }
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar(text.to_owned()))
-    }
-    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
-        Ok(Scalar(if value { "on" } else { "off" }.to_owned()))
-    }
-    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
-    }
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
-    }
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Scalar, E> {
-        Ok(Scalar(value.to_string()))
+impl<'de> Deserialize<'de> for Parameters {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut flat = BTreeMap::new();
+        for (name, value) in BTreeMap::<String, Parameter>::deserialize(deserializer)? {
+            value.flatten_into(name.to_lowercase(), &mut flat);
+        }
+        Ok(Self(flat))
     }
 }
 
-impl<'de> Deserialize<'de> for Scalar {
+/// One value, or the rest of a dotted name.
+enum Parameter {
+    Value(String),
+    Dotted(BTreeMap<String, Parameter>),
+}
+
+impl Parameter {
+    fn flatten_into(self, name: String, flat: &mut BTreeMap<String, String>) {
+        match self {
+            Self::Value(value) => {
+                flat.insert(name, value);
+            }
+            Self::Dotted(inner) => {
+                for (rest, value) in inner {
+                    value.flatten_into(format!("{name}.{}", rest.to_lowercase()), flat);
+                }
+            }
+        }
+    }
+}
+
+struct ParameterVisitor;
+
+impl<'de> Visitor<'de> for ParameterVisitor {
+    type Value = Parameter;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a number or a boolean")
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Parameter, E> {
+        Ok(Parameter::Value(text.to_owned()))
+    }
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Parameter, E> {
+        Ok(Parameter::Value(if value { "on" } else { "off" }.to_owned()))
+    }
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Parameter, E> {
+        Ok(Parameter::Value(value.to_string()))
+    }
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Parameter, E> {
+        Ok(Parameter::Value(value.to_string()))
+    }
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Parameter, E> {
+        Ok(Parameter::Value(value.to_string()))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Parameter, A::Error> {
+        BTreeMap::deserialize(de::value::MapAccessDeserializer::new(map)).map(Parameter::Dotted)
+    }
+}
+
+impl<'de> Deserialize<'de> for Parameter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
+        deserializer.deserialize_any(ParameterVisitor)
     }
 }
 
@@ -143,7 +180,9 @@ impl HostPort {
         let text = text.trim();
         let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
             Some((host, "")) => (host, None),
-            Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or(format!("no ':' after ']' in \"{text}\""))?)),
+            Some((host, rest)) => {
+                (host, Some(rest.strip_prefix(':').ok_or(format!("no ':' after ']' in \"{text}\""))?))
+            }
             None if text.matches(':').count() > 1 => return Err(format!("put the IPv6 address in brackets: [{text}]")),
             None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
         };
@@ -176,6 +215,23 @@ impl fmt::Display for HostPort {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_reads_as_it_prints() {
+        for text in ["pg1:5432", "[fd00::1]:5432"] {
+            assert_eq!(HostPort::parse(text, None).unwrap().to_string(), text);
+        }
+        assert_eq!(HostPort::parse("[fd00::1]", Some(5432)).unwrap().port, 5432);
+        for bad in ["", "pg1:", "pg1:0", "pg1:70000", "a b:1", "fd00::1", "[fd00::1]5432", "u@h:1"] {
+            assert!(HostPort::parse(bad, Some(1)).is_err(), "{bad}");
         }
     }
 }

@@ -99,7 +99,8 @@ impl MemberRecord {
 
     /// What a decision needs of it; the error says what cannot be understood.
     pub fn to_member(&self) -> Result<Member, String> {
-        let (host, port) = host_and_port(&self.conn_url).ok_or_else(|| format!("conn_url \"{}\" has no host and port", self.conn_url))?;
+        let (host, port) = host_and_port(&self.conn_url)
+            .ok_or_else(|| format!("conn_url \"{}\" has no host and port", self.conn_url))?;
         let role = match (self.state.as_str(), self.role.as_str()) {
             ("running", "primary") => MemberRole::Primary,
             ("running", "replica") => MemberRole::Standby,
@@ -218,7 +219,10 @@ mod tests {
         assert_eq!(record.to_json(), text);
         assert_eq!(MemberRecord::from_json(text), Ok(record.clone()));
         let member = record.to_member().expect("readable");
-        assert_eq!((member.host.as_str(), member.port, member.api_url.as_str()), ("10.0.0.2", 5432, "http://10.0.0.2:8008"));
+        assert_eq!(
+            (member.host.as_str(), member.port, member.api_url.as_str()),
+            ("10.0.0.2", 5432, "http://10.0.0.2:8008")
+        );
         assert_eq!(member.role, MemberRole::Standby);
         assert!(member.tags.nosync && member.rewind_source_ready);
     }
@@ -234,8 +238,11 @@ mod tests {
 
     #[test]
     fn a_stopped_primary_counts_as_down() {
-        let record =
-            MemberRecord { conn_url: "postgres://a:1/x".to_owned(), role: "primary".to_owned(), ..MemberRecord::default() };
+        let record = MemberRecord {
+            conn_url: "postgres://a:1/x".to_owned(),
+            role: "primary".to_owned(),
+            ..MemberRecord::default()
+        };
         assert_eq!(record.to_member().expect("readable").role, MemberRole::Down);
         assert!(MemberRecord::default().to_member().is_err());
     }

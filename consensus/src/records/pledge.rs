@@ -57,8 +57,13 @@ mod tests {
 
     #[test]
     fn a_ballot_is_text_and_a_revision() {
-        let ballot =
-            Ballot { revoked: Term(7), wal_term: Term(6), received: Lsn(0x300_0148), timeline: Timeline(4), revision: 99 };
+        let ballot = Ballot {
+            revoked: Term(7),
+            wal_term: Term(6),
+            received: Lsn(0x300_0148),
+            timeline: Timeline(4),
+            revision: 99,
+        };
         let text = r#"{"revoked":7,"wal_term":6,"received":"0/3000148","timeline":4}"#;
         assert_eq!(ballot_to_stored(&ballot), text);
         assert_eq!(ballot_from_stored(text, 99), Ok(ballot));

@@ -81,10 +81,18 @@ mod tests {
     fn patronis_requests_are_understood() {
         let name = |text: &str| MemberName::new(text).ok();
         assert_eq!(read("{}"), Ok(None));
-        let wanted =
-            Request { kind: RequestKind::Switchover, from: name("pg1"), to: name("pg2"), accept_data_loss: false, revision: 3 };
+        let wanted = Request {
+            kind: RequestKind::Switchover,
+            from: name("pg1"),
+            to: name("pg2"),
+            accept_data_loss: false,
+            revision: 3,
+        };
         assert_eq!(read(r#"{"leader":"pg1","member":"pg2"}"#), Ok(Some(wanted.clone())));
-        assert_eq!(read(r#"{"member":"pg2"}"#), Ok(Some(Request { kind: RequestKind::Failover, from: None, ..wanted })));
+        assert_eq!(
+            read(r#"{"member":"pg2"}"#),
+            Ok(Some(Request { kind: RequestKind::Failover, from: None, ..wanted }))
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use decision::durability::Quorum;
-use decision::names::{MemberName, Term};
+use decision::names::{MemberName, Term, Timeline};
 use decision::settings::Mode;
 use decision::view::SyncRecord;
 use serde::{Deserialize, Serialize};
@@ -21,8 +21,11 @@ struct Stored {
     term: u64,
     mode: String,
     policies: Vec<StoredQuorum>,
+    timeline: u32,
     #[serde(default)]
     released: bool,
+    #[serde(default)]
+    reclaimed: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     handover_lsn: Option<LsnText>,
 }
@@ -48,7 +51,9 @@ pub fn to_stored(record: &SyncRecord) -> String {
             .iter()
             .map(|quorum| StoredQuorum { k: quorum.k, voters: quorum.voters.clone() })
             .collect(),
+        timeline: record.timeline.0,
         released: record.released,
+        reclaimed: record.reclaimed,
         handover_lsn: record.handover_lsn.map(LsnText),
     })
 }
@@ -71,7 +76,9 @@ pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
         term: Term(stored.term),
         mode,
         policies: stored.policies.into_iter().map(|quorum| Quorum { k: quorum.k, voters: quorum.voters }).collect(),
+        timeline: Timeline(stored.timeline),
         released: stored.released,
+        reclaimed: stored.reclaimed,
         handover_lsn: stored.handover_lsn.map(|lsn| lsn.0),
     })
 }
@@ -80,7 +87,16 @@ pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
 /// no takeover happens without an operator's word.
 pub fn unreadable(term: Term) -> SyncRecord {
     let nobody = MemberName::new("unreadable-sync-record").expect("a good name");
-    SyncRecord { leader: nobody, term, mode: Mode::Strict, policies: Vec::new(), released: false, handover_lsn: None }
+    SyncRecord {
+        leader: nobody,
+        term,
+        mode: Mode::Strict,
+        policies: Vec::new(),
+        timeline: Timeline(0),
+        released: false,
+        reclaimed: false,
+        handover_lsn: None,
+    }
 }
 
 #[cfg(test)]
@@ -100,10 +116,12 @@ mod tests {
             term: Term(7),
             mode: Mode::Quorum,
             policies: vec![Quorum { k: 1, voters }],
+            timeline: Timeline(4),
             released: false,
+            reclaimed: false,
             handover_lsn: Some(Lsn(0x300_0148)),
         };
-        let text = r#"{"leader":"pg1","quorum":1,"sync_standby":"pg2,pg3","term":7,"mode":"quorum","policies":[{"k":1,"voters":["pg2","pg3"]}],"released":false,"handover_lsn":"0/3000148"}"#;
+        let text = r#"{"leader":"pg1","quorum":1,"sync_standby":"pg2,pg3","term":7,"mode":"quorum","policies":[{"k":1,"voters":["pg2","pg3"]}],"timeline":4,"released":false,"reclaimed":false,"handover_lsn":"0/3000148"}"#;
         assert_eq!(to_stored(&record), text);
         assert_eq!(from_stored(text), Ok(record));
     }
@@ -115,10 +133,12 @@ mod tests {
             term: Term(1),
             mode: Mode::Async,
             policies: vec![Quorum::none()],
+            timeline: Timeline(1),
             released: true,
+            reclaimed: true,
             handover_lsn: None,
         };
-        let text = r#"{"leader":"pg1","quorum":0,"sync_standby":null,"term":1,"mode":"async","policies":[{"k":0,"voters":[]}],"released":true}"#;
+        let text = r#"{"leader":"pg1","quorum":0,"sync_standby":null,"term":1,"mode":"async","policies":[{"k":0,"voters":[]}],"timeline":1,"released":true,"reclaimed":true}"#;
         assert_eq!(to_stored(&record), text);
         assert_eq!(from_stored(text), Ok(record));
     }
@@ -127,9 +147,9 @@ mod tests {
     fn a_record_that_could_prove_too_much_is_refused() {
         for bad in [
             r#"{"leader":"pg1","quorum":0,"sync_standby":"pg2"}"#,
-            r#"{"leader":"pg1","term":7,"mode":"auto","policies":[{"k":1,"voters":["pg2"]}]}"#,
-            r#"{"leader":"pg1","term":7,"mode":"quorum","policies":[]}"#,
-            r#"{"leader":"pg1","term":7,"mode":"quorum","policies":[{"k":2,"voters":["pg2"]}]}"#,
+            r#"{"leader":"pg1","term":7,"mode":"auto","policies":[{"k":1,"voters":["pg2"]}],"timeline":1}"#,
+            r#"{"leader":"pg1","term":7,"mode":"quorum","policies":[],"timeline":1}"#,
+            r#"{"leader":"pg1","term":7,"mode":"quorum","policies":[{"k":2,"voters":["pg2"]}],"timeline":1}"#,
             r#"{"leader":"pg1","term":7,"mode":"quo"#,
         ] {
             assert!(from_stored(bad).is_err(), "{bad}");

@@ -130,6 +130,9 @@ mod tests {
     #[test]
     fn a_record_of_another_version_is_read_as_far_as_it_goes() {
         let record = Transition::from_json(r#"{"id":"t-9","weather":"fine"}"#).expect("readable");
-        assert_eq!((record.id.as_str(), record.outcome.as_str(), record.lost.as_str()), ("t-9", "in_progress", "unknown"));
+        assert_eq!(
+            (record.id.as_str(), record.outcome.as_str(), record.lost.as_str()),
+            ("t-9", "in_progress", "unknown")
+        );
     }
 }

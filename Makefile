@@ -1,0 +1,39 @@
+# Two commands matter: `make demo` shows a failover, `make test` proves it. Each first makes sure of what it needs.
+# `make check` is for before a commit. Options for the demo: make demo ARGS="--fault postgres --keep"
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+PGVIGIL := target/release/pgvigil
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test check chaos bench clean
+
+help: ## What can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: ## Installs what is missing of PostgreSQL, etcd, HAProxy and build tools; instant when all is there
+	@scripts/setup.sh
+
+build: setup ## The release binary
+	cargo build --release -p agent
+
+demo: build ## Three nodes on this machine; the primary dies under load (ARGS="--fault node|postgres|hang|switchover")
+	$(PGVIGIL) demo $(ARGS)
+
+test: setup ## Everything that proves it, against the real PostgreSQL and the real etcd
+	@scripts/test.sh
+
+check: ## Format, lints, documentation, fast tests: seconds, before each commit
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	cargo test -p decision
+	cargo test -p agent --lib --bins
+
+chaos: build ## The long run of real faults on real clusters
+	cargo test -p chaos -- --include-ignored --nocapture
+
+bench: build ## The demo several times with each fault, and the medians (RUNS=5)
+	@scripts/bench.sh $(PGVIGIL)
+
+clean: ## Removes what was built
+	cargo clean

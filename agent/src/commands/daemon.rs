@@ -1,0 +1,33 @@
+//! `pgvigil agent`: loads the configuration, starts logging and the runtime, and runs until told to end.
+
+use std::path::Path;
+
+use crate::cli::Exit;
+use crate::{config, logging, run};
+
+/// Two threads carry everything that is not on a thread of its own (leases, fence, health API).
+const WORKER_THREADS: usize = 2;
+
+/// Runs the agent that `file` describes.
+pub fn run(file: &Path) -> Exit {
+    let config = match config::load(file, std::env::vars()) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Exit::Usage;
+        }
+    };
+    if let Err(error) = logging::start(&config.log) {
+        eprintln!("error: {error:#}");
+        return Exit::Usage;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run::run(config)));
+    match ended {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! Carrying out one action: one match, and nothing left to choose. Each arm persists before it acts and may be repeated.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use consensus::records::Transition;
+use consensus::{Bootstrap, Outcome, Snapshot};
+use decision::action::{Action, Claim, StartAs, StopMode};
+use decision::durability::{Policies, Quorum};
+use decision::names::{Lsn, Term, Timeline};
+use decision::settings::Mode;
+use decision::view::{Ballot, Initialize, SyncRecord, Upstream};
+use tokio_util::sync::CancellationToken;
+
+use crate::handover;
+use crate::hands::Hands;
+
+/// How long a clean shutdown may take before it is cut short.
+const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How long a repointing may take.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(5);
+/// How long replay may take to come to its end; a pledge without that is given all the same, with what has been received.
+const PLEDGE_WITHIN: Duration = Duration::from_secs(3);
+/// How long a promotion may take; it has to replay what was received.
+const PROMOTE_WITHIN: Duration = Duration::from_secs(60);
+/// How long a marker waits for its acknowledgement before the loop looks again at who is there to acknowledge.
+const MARK_WITHIN: Duration = Duration::from_secs(2);
+/// How long Postgres may take to wait for others.
+const APPLY_WITHIN: Duration = Duration::from_secs(3);
+
+/// What an action leaves to be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// The etcd revision that it made; decisions wait until they see it.
+    pub revision: i64,
+}
+
+impl Effect {
+    /// Nothing in etcd has changed.
+    pub const LOCAL: Effect = Effect { revision: 0 };
+
+    /// What became of a guarded write: applied, or refused because the world had moved on, which the next look will show.
+    fn of(outcome: Outcome) -> Effect {
+        match outcome {
+            Outcome::Applied { revision } => Effect { revision },
+            Outcome::Refused => Effect::LOCAL,
+        }
+    }
+}
+
+/// Carries out `action`, decided from `seen`.
+///
+/// # Errors
+/// Whatever went wrong, for the log; the next decision starts from what is then seen.
+pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel: CancellationToken) -> Result<Effect> {
+    match action {
+        Action::Wait | Action::Cancel => Ok(Effect::LOCAL),
+        Action::Bootstrap => bootstrap(&hands, &seen, &cancel).await,
+        Action::Clone { from, floor } => clone(&hands, &from, floor, &cancel).await,
+        Action::Rewind { from, floor } => rewind(&hands, &from, floor, &cancel).await,
+        Action::FindEndOfWal => {
+            hands.instance.find_end_of_wal(&cancel).await.map(|_| Effect::LOCAL).map_err(Into::into)
+        }
+        Action::Start(how) => start(&hands, how).await,
+        Action::Stop(mode) => stop(&hands, mode).await,
+        Action::Follow(upstream) => follow(&hands, &upstream).await,
+        Action::Pledge { revoked } => pledge(&hands, revoked).await,
+        Action::Withdraw { revoked } => withdraw(&hands, &seen, revoked).await,
+        Action::ClearFloor => clear_floor(&hands, &seen).await,
+        Action::StandReady => stand_ready(&hands).await,
+        Action::StandDown => {
+            hands.drop_spare_lease().await;
+            Ok(Effect::LOCAL)
+        }
+        Action::Acquire(claim) => acquire(&hands, &claim, &seen).await,
+        Action::Promote { term, timeline, quorum } => promote(&hands, term, timeline, &quorum).await,
+        Action::Mark { term } => mark(&hands, &seen, term).await,
+        Action::RecordSync { mode, policies } => record_sync(&hands, &seen, mode, policies).await,
+        Action::ApplySync(quorum) => apply_sync(&hands, &seen, &quorum).await,
+        Action::ProveSync { mode, quorum } => prove_sync(&hands, &seen, mode, quorum).await,
+        Action::HandOver { to, request } => handover::hand_over(&hands, &seen, &to, request).await,
+        Action::Release => release(&hands, &seen).await,
+        Action::RefuseRequest { request, why } => refuse(&hands, &seen, request, why).await,
+    }
+}
+
+async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &CancellationToken) -> Result<Effect> {
+    let member_lease = hands.leases.member().borrow().id().context("no member lease yet")?;
+    if !hands.store.begin_bootstrap(member_lease).await?.applied() {
+        return Ok(Effect::LOCAL);
+    }
+    tracing::info!("creating the cluster: initdb");
+    let made = make_cluster(hands, seen, member_lease, cancel).await;
+    if made.is_err() {
+        // What is half made is marked so on disk, and another node may try.
+        hands.instance.kill_all().await?;
+        let _ = hands.store.abandon_bootstrap(member_lease).await;
+    }
+    made
+}
+
+async fn make_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, cancel: &CancellationToken) -> Result<Effect> {
+    hands.create_secrets().await?;
+    let system_id = hands.instance.bootstrap(cancel).await?;
+    let lock_lease = hands.leases.ensure_lock_lease().await?;
+    hands.fence.arm();
+    let me = hands.me().clone();
+    let after = seen.cluster.term;
+    let sync = SyncRecord {
+        leader: me.clone(),
+        term: after.next(),
+        mode: match hands.config.durability.mode {
+            Mode::Auto => Mode::Async,
+            mode => mode,
+        },
+        policies: vec![Quorum::none()],
+        timeline: Timeline(1),
+        released: false,
+        reclaimed: false,
+        handover_lsn: None,
+    };
+    let (term, config) = (sync.term, Some(serde_json::json!({})));
+    let done = Bootstrap { me, member_lease, lock_lease, system_id, after, term, sync, config };
+    let outcome = hands.store.finish_bootstrap(&done).await?;
+    if !outcome.applied() {
+        bail!("another node created the cluster meanwhile");
+    }
+    hands.recorder.took_lock("bootstrap", "create_cluster", None, after, term);
+    Ok(Effect::of(outcome))
+}
+
+/// A floor goes to etcd before anything is forgotten, so that this node cannot vote with less than it once had.
+async fn set_floor(hands: &Hands, from: &Upstream, floor: Lsn) -> Result<()> {
+    let leader_has = hands.instance.source_position(from).await?;
+    hands.store.set_floor(hands.me(), floor.max(leader_has)).await?;
+    Ok(())
+}
+
+async fn clone(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &CancellationToken) -> Result<Effect> {
+    hands.ensure_secrets().await?;
+    set_floor(hands, from, floor).await?;
+    hands.instance.clone_from(from, cancel).await?;
+    Ok(Effect::LOCAL)
+}
+
+async fn rewind(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &CancellationToken) -> Result<Effect> {
+    hands.ensure_secrets().await?;
+    set_floor(hands, from, floor).await?;
+    hands.instance.rewind(from, None, cancel).await?;
+    Ok(Effect::LOCAL)
+}
+
+async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
+    match how {
+        StartAs::Primary { term, quorum } => {
+            hands.fence.arm();
+            hands.recorder.restarting();
+            hands.instance.start_as_primary(&quorum, term).await?;
+        }
+        StartAs::Standby(upstream) => {
+            if upstream.is_some() {
+                hands.ensure_secrets().await?;
+            }
+            hands.instance.start_as_standby(upstream.as_ref()).await?;
+        }
+    }
+    Ok(Effect::LOCAL)
+}
+
+async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
+    let stopped = match mode {
+        StopMode::Fast => hands.instance.stop_fast(FAST_STOP_WITHIN).await,
+        StopMode::Kill => hands.instance.kill_all().await.map(|_| ()),
+    };
+    if stopped.is_err() && mode == StopMode::Fast {
+        hands.instance.kill_all().await?;
+    } else {
+        stopped?;
+    }
+    hands.fence.disarm();
+    Ok(Effect::LOCAL)
+}
+
+async fn follow(hands: &Hands, upstream: &Upstream) -> Result<Effect> {
+    hands.ensure_secrets().await?;
+    hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
+    hands.recorder.abandon();
+    if hands.spare_lease.load(Ordering::SeqCst) == 0 {
+        hands.drop_spare_lease().await;
+    }
+    Ok(Effect::LOCAL)
+}
+
+/// The lease that may be needed to lead is fetched while the pledge is made, so that the election does not wait for it.
+async fn pledge(hands: &Hands, revoked: Term) -> Result<Effect> {
+    let may_lead = !hands.config.tags.never_leads();
+    let lease = async {
+        if may_lead && let Err(error) = hands.leases.ensure_lock_lease().await {
+            tracing::debug!(%error, "no lease for the lock yet");
+        }
+    };
+    let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
+    let standby = standby?;
+    let ballot = Ballot {
+        revoked,
+        wal_term: standby.wal_term,
+        received: standby.received,
+        timeline: standby.timeline,
+        revision: 0,
+    };
+    let outcome = hands.store.put_ballot(hands.me(), &ballot).await?;
+    hands.recorder.lap("pledge");
+    tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
+    Ok(Effect::of(outcome))
+}
+
+async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<Effect> {
+    let Some(ballot) = seen.cluster.ballots.get(hands.me()).filter(|ballot| ballot.revoked == revoked) else {
+        return Ok(Effect::LOCAL);
+    };
+    Ok(Effect::of(hands.store.withdraw_ballot(hands.me(), ballot).await?))
+}
+
+async fn clear_floor(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    let Some(floor) = seen.cluster.floors.get(hands.me()) else { return Ok(Effect::LOCAL) };
+    Ok(Effect::of(hands.store.clear_floor(hands.me(), *floor).await?))
+}
+
+async fn stand_ready(hands: &Hands) -> Result<Effect> {
+    let lease = hands.leases.ensure_lock_lease().await?;
+    hands.spare_lease.store(lease, Ordering::SeqCst);
+    Ok(Effect::LOCAL)
+}
+
+async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect> {
+    let lease = hands.leases.ensure_lock_lease().await?;
+    let outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await?;
+    if outcome.applied() {
+        hands.fence.arm();
+        hands.recorder.acquired(claim, seen);
+        tracing::info!(term = %claim.term, kind = ?claim.kind, "took the leader lock");
+    } else {
+        tracing::info!(term = %claim.term, "another candidate was faster, or the ballots changed");
+    }
+    Ok(Effect::of(outcome))
+}
+
+async fn promote(hands: &Hands, term: Term, timeline: Timeline, quorum: &Quorum) -> Result<Effect> {
+    hands.fence.arm();
+    hands.spare_lease.store(0, Ordering::SeqCst);
+    if let Some(standby) = hands.instance.observe().await?.postgres.server.as_standby() {
+        hands.instance.reserve_timeline(standby.timeline, timeline)?;
+    }
+    hands.instance.promote(quorum, term, PROMOTE_WITHIN).await?;
+    hands.recorder.lap("promote");
+    Ok(Effect::LOCAL)
+}
+
+async fn mark(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect> {
+    hands.instance.mark(term, hands.me(), MARK_WITHIN).await?;
+    hands.recorder.writable();
+    match seen.cluster.sync.clone().filter(|sync| sync.reclaimed && sync.term == term) {
+        Some(sync) => {
+            let settled = SyncRecord { reclaimed: false, ..sync };
+            Ok(Effect::of(hands.store.record_sync(hands.me(), term, &settled, seen.sync_revision).await?))
+        }
+        None => Ok(Effect::LOCAL),
+    }
+}
+
+/// The durability record of my own term, to be changed.
+fn my_sync(hands: &Hands, seen: &Snapshot) -> Result<SyncRecord> {
+    let sync = seen.cluster.sync.clone().filter(|sync| sync.leader == *hands.me());
+    sync.context("the durability record is not mine to change")
+}
+
+async fn record_sync(hands: &Hands, seen: &Snapshot, mode: Mode, policies: Policies) -> Result<Effect> {
+    let before = my_sync(hands, seen)?;
+    let sync = SyncRecord { mode, policies, ..before };
+    Ok(Effect::of(hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?))
+}
+
+async fn apply_sync(hands: &Hands, seen: &Snapshot, quorum: &Quorum) -> Result<Effect> {
+    let term = my_sync(hands, seen)?.term;
+    hands.instance.apply_sync(quorum, term, APPLY_WITHIN).await?;
+    Ok(Effect::LOCAL)
+}
+
+async fn prove_sync(hands: &Hands, seen: &Snapshot, mode: Mode, quorum: Quorum) -> Result<Effect> {
+    let before = my_sync(hands, seen)?;
+    hands.instance.prove(before.term, MARK_WITHIN).await?;
+    let k = quorum.k;
+    let sync = SyncRecord { mode, policies: vec![quorum], handover_lsn: None, reclaimed: false, ..before };
+    let outcome = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?;
+    if k > 0 && outcome.applied() {
+        hands.recorder.redundant();
+    }
+    Ok(Effect::of(outcome))
+}
+
+/// The lock is given up only when no write can follow it: every Postgres process is gone, orphans included.
+async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    hands.instance.kill_all().await?;
+    hands.fence.disarm();
+    let before = my_sync(hands, seen)?;
+    let sync = SyncRecord { released: true, ..before };
+    let outcome = hands.store.release(hands.me(), sync.term, &sync).await?;
+    hands.drop_spare_lease().await;
+    Ok(Effect::of(outcome))
+}
+
+async fn refuse(hands: &Hands, seen: &Snapshot, request: i64, why: String) -> Result<Effect> {
+    let record = seen.request_record.clone().unwrap_or_default();
+    tracing::warn!(request, why, "refused an operator's request");
+    let refused = Transition {
+        id: format!("s-{request}"),
+        kind: "switchover".into(),
+        cause: "request_refused".into(),
+        cause_text: why,
+        from: Some(hands.me().to_string()),
+        to: record.member,
+        term_before: seen.cluster.term.0,
+        term_after: seen.cluster.term.0,
+        requested_by: record.requested_by.unwrap_or_default(),
+        reason: record.reason.unwrap_or_default(),
+        started_at: jiff::Timestamp::now().to_string(),
+        outcome: "refused".into(),
+        lost: "none".into(),
+        lost_bytes_bound: Some(0),
+        ..Transition::default()
+    };
+    hands.store.create_transition(&refused).await?;
+    Ok(Effect::of(hands.store.remove_request(request).await?))
+}
+
+/// Whether the cluster in `seen` has been created.
+pub fn is_initialized(seen: &Snapshot) -> bool {
+    matches!(seen.cluster.initialize, Initialize::Done(_))
+}

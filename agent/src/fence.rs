@@ -1,0 +1,86 @@
+//! The last word on the lease: when it is over and Postgres may still accept writes, every Postgres process is killed, whatever the
+//! loop is doing. A thread of its own, which needs nothing but the lease's deadline and the clock that goes on during suspend.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use consensus::{BootInstant, Lease};
+use pg_control::Instance;
+use pg_control::process::kill_all;
+use tokio::sync::watch;
+
+/// How often the deadline is looked at, at the latest. A kill takes up to 80 ms; the safety margin is at least 200 ms.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The fence of this agent.
+pub struct Fence {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    armed: AtomicBool,
+    fired: AtomicU64,
+}
+
+impl Fence {
+    /// Starts the thread, disarmed.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(instance: Instance, lock: watch::Receiver<Lease>, safety_margin: Duration) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let watched = Arc::clone(&shared);
+        thread::Builder::new()
+            .name("fence".into())
+            .spawn(move || stand_guard(&watched, &instance, &lock, safety_margin))?;
+        Ok(Self { shared })
+    }
+
+    /// From now on Postgres dies with the lease. Called before Postgres may become primary.
+    pub fn arm(&self) {
+        self.shared.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// Postgres is known not to accept writes any more.
+    pub fn disarm(&self) {
+        self.shared.armed.store(false, Ordering::SeqCst);
+    }
+
+    /// How often the fence has killed Postgres.
+    pub fn fired(&self) -> u64 {
+        self.shared.fired.load(Ordering::SeqCst)
+    }
+}
+
+fn stand_guard(shared: &Shared, instance: &Instance, lock: &watch::Receiver<Lease>, safety_margin: Duration) {
+    // Whoever starts the fence holds it for the life of the process; the thread ends with the process.
+    loop {
+        let left = time_left(&lock.borrow(), safety_margin);
+        if left.is_zero() && shared.armed.load(Ordering::SeqCst) {
+            // The error matters little here: the next round tries again until nothing is left.
+            match kill_all(&instance.config().data_dir) {
+                Ok(_) => {
+                    shared.armed.store(false, Ordering::SeqCst);
+                    shared.fired.fetch_add(1, Ordering::SeqCst);
+                    tracing::error!("the lease is over: killed Postgres before anybody else may lead");
+                }
+                Err(error) => tracing::error!(%error, "the lease is over and Postgres cannot be killed; trying again"),
+            }
+        }
+        thread::sleep(left.clamp(Duration::from_millis(5), LOOK_EVERY));
+    }
+}
+
+/// Time until Postgres must be dead. No lease: none.
+pub fn time_left(lease: &Lease, safety_margin: Duration) -> Duration {
+    lease.alive().map_or(Duration::ZERO, |state| lock_until(state.expires_at, safety_margin).remaining())
+}
+
+/// The instant until which a lease that expires at `expires_at` may be relied upon.
+pub fn lock_until(expires_at: BootInstant, safety_margin: Duration) -> BootInstant {
+    let margin = u64::try_from(safety_margin.as_nanos()).unwrap_or(u64::MAX);
+    BootInstant(expires_at.0.saturating_sub(margin))
+}

@@ -1,0 +1,106 @@
+//! What an action works with: etcd, the leases, Postgres, the fence, and the measuring of transitions. Shared by the loop and by the one
+//! job that it may have under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use anyhow::{Context, Result};
+use consensus::records::Secrets as StoredSecrets;
+use consensus::{LeaseKeeper, Outcome, Store};
+use decision::names::MemberName;
+use pg_control::{Instance, Secrets};
+
+use crate::config::Config;
+use crate::fence::Fence;
+use crate::metrics::Metrics;
+use crate::recorder::Recorder;
+use crate::secret::Secret;
+use crate::transitions::Ledger;
+
+/// Everything an action may use.
+pub struct Hands {
+    /// The configuration of this node.
+    pub config: Config,
+    /// etcd.
+    pub store: Store,
+    /// The leases.
+    pub leases: LeaseKeeper,
+    /// Postgres.
+    pub instance: Instance,
+    /// The fence.
+    pub fence: Fence,
+    /// Who measures transitions.
+    pub recorder: Recorder,
+    /// Numbers.
+    pub metrics: Arc<Metrics>,
+    /// Records.
+    pub ledger: Arc<Ledger>,
+    /// The lock lease that this node publishes while it stands ready for a switchover; 0: it does not.
+    pub spare_lease: AtomicI64,
+    /// Whether the passwords between members have been handed to Postgres' side.
+    pub secrets_known: std::sync::atomic::AtomicBool,
+}
+
+impl Hands {
+    /// The name of this node.
+    pub fn me(&self) -> &MemberName {
+        self.config.member_name()
+    }
+
+    /// Gives the spare lease back, if there is one.
+    pub async fn drop_spare_lease(&self) {
+        self.spare_lease.store(0, Ordering::SeqCst);
+        if self.leases.lock().borrow().id().is_some()
+            && let Err(error) = self.leases.drop_lock_lease().await
+        {
+            tracing::debug!(%error, "the spare lease could not be given back and will expire");
+        }
+    }
+
+    /// Has the passwords that members use among each other: from the operator's files, or else from etcd, where the first leader has
+    /// put the ones that it made up.
+    pub async fn ensure_secrets(&self) -> Result<()> {
+        if self.secrets_known.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let postgres = &self.config.postgres;
+        let secrets = match (&postgres.replication_password_file, &postgres.rewind_password_file) {
+            (Some(replication), Some(rewind)) => Secrets {
+                replication_password: Secret::read(replication)?.expose().to_owned(),
+                rewind_password: Secret::read(rewind)?.expose().to_owned(),
+            },
+            _ => {
+                let stored = self.store.secrets().await.context("reading the replication password from etcd")?;
+                let stored =
+                    stored.context("etcd holds no replication password and no password files are configured")?;
+                Secrets { replication_password: stored.replication_password, rewind_password: stored.rewind_password }
+            }
+        };
+        self.instance.set_secrets(secrets)?;
+        self.secrets_known.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Makes up the passwords of a new cluster, unless the operator has given them or another node was first.
+    pub async fn create_secrets(&self) -> Result<()> {
+        let postgres = &self.config.postgres;
+        if postgres.replication_password_file.is_none() || postgres.rewind_password_file.is_none() {
+            let made_up =
+                StoredSecrets { replication_password: random_password()?, rewind_password: random_password()? };
+            match self.store.create_secrets(&made_up).await? {
+                Outcome::Applied { .. } | Outcome::Refused => {}
+            }
+        }
+        self.ensure_secrets().await
+    }
+}
+
+/// 32 hexadecimal digits from the kernel.
+fn random_password() -> Result<String> {
+    use std::io::Read;
+    let mut bytes = [0_u8; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("reading /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,126 @@
+//! The health API: what load balancers, monitoring and people ask an agent. It runs on a thread of its own and answers from the
+//! picture in memory, over HTTP/1.0 and 1.1, with or without a Host header. Nothing here can change anything.
+
+mod bodies;
+pub mod health;
+mod server;
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{OriginalUri, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use serde_json::json;
+
+use crate::metrics::Metrics;
+use crate::published::Board;
+use crate::transitions::Ledger;
+
+pub use server::listen;
+
+/// What the handlers see.
+#[derive(Clone)]
+pub struct Api {
+    /// The picture.
+    pub board: Board,
+    /// The transition records this agent has seen.
+    pub ledger: Arc<Ledger>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Every path of the API.
+pub fn router(api: Api) -> Router {
+    let mut router = Router::new();
+    for path in health::PATHS {
+        router = router.route(path, health_routes());
+    }
+    router
+        .route("/patroni", open(get(patroni)))
+        .route("/cluster", open(get(cluster)))
+        .route("/history", open(get(history)))
+        .route("/config", open(get(config)))
+        .route("/why", open(get(why)))
+        .route("/transitions", open(get(transitions)))
+        .route("/beat", open(get(beat)))
+        .route("/metrics", open(get(metrics)))
+        .fallback(unknown)
+        .method_not_allowed_fallback(read_only)
+        .with_state(api)
+}
+
+/// GET and HEAD by the handler, OPTIONS as plain success.
+fn open(router: MethodRouter<Api>) -> MethodRouter<Api> {
+    router.options(|| async { StatusCode::OK })
+}
+
+fn health_routes() -> MethodRouter<Api> {
+    get(answer_health).options(answer_health)
+}
+
+/// Health: the status says it all; GET adds the picture for people.
+async fn answer_health(State(api): State<Api>, method: Method, OriginalUri(uri): OriginalUri) -> Response {
+    let picture = api.board.load();
+    let query = health::Query::parse(uri.query().unwrap_or_default());
+    let status =
+        if health::healthy(&picture, uri.path(), &query) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if method == Method::GET && !health::STATUS_ONLY.contains(&uri.path()) {
+        (status, Json(bodies::patroni(&picture))).into_response()
+    } else {
+        status.into_response()
+    }
+}
+
+async fn patroni(State(api): State<Api>) -> Response {
+    Json(bodies::patroni(&api.board.load())).into_response()
+}
+
+async fn cluster(State(api): State<Api>) -> Response {
+    Json(bodies::cluster(&api.board.load())).into_response()
+}
+
+async fn history(State(api): State<Api>) -> Response {
+    Json(bodies::history(&api.board.load())).into_response()
+}
+
+async fn config(State(api): State<Api>) -> Response {
+    match &api.board.load().snapshot {
+        Some(snapshot) if !snapshot.config.raw.is_null() => Json(snapshot.config.raw.clone()).into_response(),
+        _ => (StatusCode::BAD_GATEWAY, Json(json!({"error": "there is no cluster configuration in etcd"})))
+            .into_response(),
+    }
+}
+
+async fn why(State(api): State<Api>) -> Response {
+    Json(bodies::why(&api.board.load())).into_response()
+}
+
+async fn transitions(State(api): State<Api>) -> Response {
+    Json(json!({"schema": "pgvigil.transitions/v1", "transitions": api.ledger.all()})).into_response()
+}
+
+async fn beat(State(api): State<Api>) -> Response {
+    Json(bodies::beat(&api.board.load())).into_response()
+}
+
+async fn metrics(State(api): State<Api>) -> Response {
+    const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, OPENMETRICS)], api.metrics.render(&api.board.load())).into_response()
+}
+
+async fn unknown(OriginalUri(uri): OriginalUri) -> Response {
+    let error = format!(
+        "no such path: {}; see /cluster, /patroni, /why, /transitions, /metrics and the health paths",
+        uri.path()
+    );
+    (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()
+}
+
+async fn read_only(method: Method) -> Response {
+    let error = format!("{method} is not answered here: this listener only reads; use the pgvigil command line");
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD, OPTIONS")], Json(json!({"error": error})))
+        .into_response()
+}

@@ -1,0 +1,177 @@
+//! What the outside may see: one immutable picture, made by the loop and swapped in whole, so that a health check is answered from
+//! memory while Postgres, etcd or the loop itself hangs. Every answer expires: with the lease, or with the picture's age.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use consensus::{BootInstant, Snapshot};
+use decision::Decision;
+use decision::names::{Lsn, Term, Timeline};
+use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
+use pg_control::Extras;
+
+/// The shared, always current picture.
+pub type Board = Arc<ArcSwap<Picture>>;
+
+/// One picture.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// The name of the cluster.
+    pub cluster_name: String,
+    /// What the decision was made from.
+    pub view: View,
+    /// The decision.
+    pub decision: Decision,
+    /// Since when the decision has had this reason.
+    pub reason_since: BootInstant,
+    /// etcd's state with its raw records.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Facts about Postgres that no decision needs.
+    pub extras: Option<Extras>,
+    /// Until when the leader lock is certainly mine; `None`: it is not.
+    pub lock_until: Option<BootInstant>,
+    /// When the picture was made.
+    pub made_at: BootInstant,
+    /// When etcd last confirmed the cluster view.
+    pub etcd_seen_at: Option<BootInstant>,
+    /// When etcd was last seen, in seconds since the epoch, for people.
+    pub etcd_seen_epoch_s: i64,
+}
+
+/// Which kind of standby this is for those who wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncKind {
+    /// Every acknowledged commit is here.
+    Sync,
+    /// Every acknowledged commit is on k of the voters, of which this is one.
+    Quorum,
+    /// It may lag.
+    Async,
+}
+
+impl Picture {
+    /// Postgres as last seen.
+    pub fn postgres(&self) -> Option<&Postgres> {
+        self.view.postgres.last()
+    }
+
+    /// The cluster as last seen.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.view.cluster.last()
+    }
+
+    /// Postgres, if it is a running primary.
+    pub fn primary(&self) -> Option<&Primary> {
+        match &self.postgres()?.server {
+            Server::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// Postgres, if it is a running standby.
+    pub fn standby(&self) -> Option<&Standby> {
+        match &self.postgres()?.server {
+            Server::Standby(standby) => Some(standby),
+            _ => None,
+        }
+    }
+
+    /// The term under which the lock is mine at this instant, by my own clock.
+    pub fn leads(&self) -> Option<Term> {
+        let Lock::Held { term, .. } = self.view.lock else { return None };
+        (self.lock_until.is_some_and(|until| until > BootInstant::now()) && self.is_fresh()).then_some(term)
+    }
+
+    /// Writes work here: I lead, Postgres is primary, and the marker of this term has been acknowledged.
+    pub fn writable(&self) -> bool {
+        self.leads().is_some_and(|term| self.primary().is_some_and(|primary| primary.marked_term == term))
+    }
+
+    /// The loop still makes pictures.
+    pub fn is_fresh(&self) -> bool {
+        self.made_at.elapsed() < self.view.settings.timing.ttl
+    }
+
+    /// A standby that may serve reads: running, not excused by its tag.
+    pub fn serves_reads(&self) -> bool {
+        let excused = self.member_tags_noloadbalance();
+        self.is_fresh() && self.standby().is_some() && !excused
+    }
+
+    fn member_tags_noloadbalance(&self) -> bool {
+        let me = &self.view.me;
+        self.cluster().and_then(|cluster| cluster.members.get(me)).is_some_and(|member| member.tags.noloadbalance)
+    }
+
+    /// The furthest position of the leader that is known here.
+    pub fn leader_lsn(&self) -> Option<Lsn> {
+        let published = self.cluster().and_then(|cluster| cluster.leader_lsn);
+        published.max(self.extras.as_ref().and_then(|extras| extras.upstream_latest_end_lsn))
+    }
+
+    /// How many bytes this standby's replay is behind the leader.
+    pub fn replay_lag_bytes(&self) -> Option<u64> {
+        let standby = self.standby()?;
+        Some(standby.replayed.bytes_behind(self.leader_lsn()?))
+    }
+
+    /// What kind of standby this is.
+    pub fn sync_kind(&self) -> SyncKind {
+        let Some(cluster) = self.cluster() else { return SyncKind::Async };
+        let Some(quorum) = cluster.sync.as_ref().and_then(|sync| sync.policies.last()) else { return SyncKind::Async };
+        if !quorum.voters.contains(&self.view.me) || self.standby().is_none_or(|standby| !standby.streaming) {
+            SyncKind::Async
+        } else if quorum.k as usize == quorum.voters.len() {
+            SyncKind::Sync
+        } else {
+            SyncKind::Quorum
+        }
+    }
+
+    /// Patroni's word for the state of Postgres.
+    pub fn state(&self) -> &'static str {
+        use decision::view::Data;
+        match self.view.job.as_ref().map(|job| job.action.as_str()) {
+            Some("bootstrap") => return "initializing new cluster",
+            Some("clone") => return "creating replica",
+            _ => {}
+        }
+        match self.postgres() {
+            None => "unknown",
+            Some(postgres) => match (&postgres.server, &postgres.data) {
+                (Server::Primary(_) | Server::Standby(_), _) => "running",
+                (Server::Starting { .. }, _) => "starting",
+                (Server::Stopping, _) => "stopping",
+                (Server::Hung { .. }, _) => "unknown",
+                (Server::Stopped, Data::Present(disk)) if was_running(disk.state) => "crashed",
+                (Server::Stopped, _) => "stopped",
+            },
+        }
+    }
+
+    /// Patroni's word for the role.
+    pub fn role(&self) -> &'static str {
+        match self.postgres().map(|postgres| &postgres.server) {
+            Some(Server::Primary(_)) => "primary",
+            Some(Server::Standby(_)) => "replica",
+            _ if self.leads().is_some() => "primary",
+            _ => "replica",
+        }
+    }
+
+    /// The timeline, when known.
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.primary().map(|primary| primary.timeline).or_else(|| self.standby().map(|standby| standby.timeline))
+    }
+
+    /// How long ago the decision got its present reason.
+    pub fn reason_age(&self) -> Duration {
+        self.reason_since.elapsed()
+    }
+}
+
+fn was_running(state: decision::view::ControlState) -> bool {
+    use decision::view::ControlState;
+    matches!(state, ControlState::InProduction | ControlState::InArchiveRecovery | ControlState::InCrashRecovery)
+}

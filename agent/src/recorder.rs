@@ -1,0 +1,321 @@
+//! Who measures a transition on this node: from the last word of the old leader, over each phase, until writes are proven and
+//! redundancy is back. The record goes to etcd in the background, so that writing about an outage never prolongs it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use consensus::records::Transition;
+use consensus::{Snapshot, Store};
+use decision::action::{Claim, ClaimKind};
+use decision::names::{MemberName, Term};
+use decision::reason::Reason;
+
+use crate::metrics::Metrics;
+use crate::transitions::{Ledger, Stopwatch, write_outage_ms};
+
+/// How many records etcd keeps for a cluster.
+const KEPT_RECORDS: usize = 100;
+
+/// The recorder of one agent.
+pub struct Recorder {
+    me: MemberName,
+    store: Store,
+    metrics: Arc<Metrics>,
+    ledger: Arc<Ledger>,
+    runtime: tokio::runtime::Handle,
+    now: Mutex<Measuring>,
+}
+
+#[derive(Default)]
+struct Measuring {
+    /// Runs from the moment something went wrong.
+    watch: Option<Stopwatch>,
+    /// What is being recorded, once it is known that this node leads it.
+    record: Option<Transition>,
+    /// Written, and waiting for redundancy: its id, and since when writes work.
+    awaiting_redundancy: Option<(String, Instant)>,
+    /// How many restarts this agent has recorded.
+    restarts: u64,
+}
+
+impl Recorder {
+    /// A recorder that writes to `store`, on the current runtime.
+    pub fn new(me: MemberName, store: Store, metrics: Arc<Metrics>, ledger: Arc<Ledger>) -> Self {
+        let runtime = tokio::runtime::Handle::current();
+        Self { me, store, metrics, ledger, runtime, now: Mutex::default() }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Measuring> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock is free since just now; the old leader's last word was heard `silent_for` ago.
+    pub fn vacancy(&self, silent_for: Option<Duration>) {
+        let mut now = self.now();
+        if now.watch.is_none() {
+            let began = silent_for.and_then(|silence| Instant::now().checked_sub(silence)).unwrap_or_else(Instant::now);
+            let mut watch = Stopwatch::started(&self.me, began);
+            watch.lap("detect");
+            now.watch = Some(watch);
+        }
+    }
+
+    /// The local primary has died.
+    pub fn primary_died(&self) {
+        let mut now = self.now();
+        if now.watch.is_none() {
+            now.watch = Some(Stopwatch::start(&self.me));
+        }
+    }
+
+    /// A phase has ended, if something is being measured.
+    pub fn lap(&self, phase: &str) {
+        if let Some(watch) = &mut self.now().watch {
+            watch.lap(phase);
+        }
+    }
+
+    /// The lock came to me by a switchover.
+    pub fn handed_over(&self, seen: &Snapshot) {
+        let term = seen.cluster.term;
+        let mut now = self.now();
+        now.watch = Some(Stopwatch::start(&self.me));
+        now.record = Some(Transition {
+            kind: "switchover".into(),
+            term_after: term.0,
+            to: Some(self.me.to_string()),
+            ..Transition::default()
+        });
+    }
+
+    /// I have taken the lock by ballots, or taken my own again.
+    pub fn acquired(&self, claim: &Claim, seen: &Snapshot) {
+        let (kind, cause) = match claim.kind {
+            ClaimKind::Reclaim => ("reclaim", "last_leader"),
+            ClaimKind::Failover if seen.cluster.sync.as_ref().is_some_and(|sync| sync.released) => {
+                ("failover", "primary_died")
+            }
+            ClaimKind::Failover => ("failover", "lease_expired"),
+            ClaimKind::Forced => ("failover", "forced"),
+        };
+        let from = seen.cluster.sync.as_ref().map(|sync| sync.leader.clone());
+        self.took_lock(kind, cause, from, claim.after, claim.term);
+        let mut now = self.now();
+        let Some(record) = &mut now.record else { return };
+        record.lost_bytes_bound = claim.lost_bytes_bound;
+        record.lost = match claim.lost_bytes_bound {
+            Some(0) => "none",
+            Some(_) => "bounded",
+            None => "unknown",
+        }
+        .into();
+        record.timeline_before = seen.cluster.sync.as_ref().map(|sync| sync.timeline.0);
+        record.timeline_after = Some(claim.timeline.0);
+        record.evidence = evidence(claim, seen);
+        if let Some(request) = seen.request_record.as_ref().filter(|_| claim.kind == ClaimKind::Forced) {
+            record.requested_by = request.requested_by.clone().unwrap_or_default();
+            record.reason = request.reason.clone().unwrap_or_default();
+        }
+    }
+
+    /// A reign of mine begins.
+    pub fn took_lock(&self, kind: &str, cause: &str, from: Option<MemberName>, before: Term, after: Term) {
+        let mut now = self.now();
+        let watch = now.watch.get_or_insert_with(|| Stopwatch::start(&self.me));
+        watch.lap("elect");
+        now.record = Some(Transition {
+            id: format!("t-{after}"),
+            kind: kind.into(),
+            cause: cause.into(),
+            from: from.map(|member| member.to_string()),
+            to: Some(self.me.to_string()),
+            term_before: before.0,
+            term_after: after.0,
+            started_at: jiff::Timestamp::now().to_string(),
+            lost: "none".into(),
+            ..Transition::default()
+        });
+    }
+
+    /// The primary is being started again, under the same term.
+    pub fn restarting(&self) {
+        let mut now = self.now();
+        if now.record.is_some() {
+            return;
+        }
+        now.restarts += 1;
+        let began = now.watch.get_or_insert_with(|| Stopwatch::start(&self.me));
+        began.lap("detect");
+        let id = format!("r-{}-{}", jiff::Timestamp::now().as_second(), now.restarts);
+        let me = Some(self.me.to_string());
+        now.record = Some(Transition {
+            id,
+            kind: "restart".into(),
+            cause: "primary_died".into(),
+            from: me.clone(),
+            to: me,
+            started_at: jiff::Timestamp::now().to_string(),
+            lost: "none".into(),
+            lost_bytes_bound: Some(0),
+            ..Transition::default()
+        });
+    }
+
+    /// The reason that led to the transition, in its own words.
+    pub fn because(&self, reason: &Reason) {
+        if let Some(record) = &mut self.now().record
+            && record.cause_text.is_empty()
+        {
+            record.cause_text = reason.to_string();
+        }
+    }
+
+    /// A restarted primary takes connections again.
+    pub fn restarted(&self) {
+        let mut now = self.now();
+        let restarting = now.record.as_ref().is_some_and(|record| record.kind == "restart");
+        if restarting && let Some(watch) = &mut now.watch {
+            watch.lap("restart");
+        }
+    }
+
+    /// Writes are proven to work: the outage is over.
+    pub fn writable(&self) {
+        let mut now = self.now();
+        let (Some(mut watch), Some(mut record)) = (now.watch.take(), now.record.take()) else { return };
+        watch.lap("writable");
+        record.phases.extend_from_slice(watch.phases());
+        record.outcome = "done".into();
+        if record.kind == "switchover" {
+            drop(now);
+            self.finish_switchover(record);
+            return;
+        }
+        record.write_outage_ms = Some(write_outage_ms(&record.phases));
+        now.awaiting_redundancy = Some((record.id.clone(), Instant::now()));
+        drop(now);
+        log_done(&record);
+        self.metrics.finished(&record);
+        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
+        self.runtime.spawn(async move {
+            let written = async {
+                store.create_transition(&record).await?;
+                store.prune_transitions(KEPT_RECORDS).await?;
+                reload(&store, &ledger).await
+            };
+            complain(&record.id, written.await);
+        });
+    }
+
+    /// The old leader has begun the record of a switchover; what was measured here is added to it.
+    fn finish_switchover(&self, mine: Transition) {
+        let (store, ledger, metrics) = (self.store.clone(), Arc::clone(&self.ledger), Arc::clone(&self.metrics));
+        let since = Instant::now();
+        let me = self.me.clone();
+        let id = format!("term {}", mine.term_after);
+        let written = async move {
+            let (records, _) = store.transitions().await?;
+            let begun =
+                records.iter().rev().find(|record| record.kind == "switchover" && record.term_after == mine.term_after);
+            let Some(id) = begun.map(|record| record.id.clone()) else {
+                return store
+                    .create_transition(&Transition { id: format!("t-{}", mine.term_after), ..mine })
+                    .await
+                    .map(|_| None);
+            };
+            store
+                .amend_transition(&id, |record| {
+                    record.phases.extend(mine.phases.iter().cloned());
+                    record.write_outage_ms = Some(write_outage_ms(&record.phases));
+                    record.outcome = "done".into();
+                })
+                .await?;
+            reload(&store, &ledger).await?;
+            if let Some(record) = ledger.all().iter().find(|record| record.id == id) {
+                log_done(record);
+                metrics.finished(record);
+            }
+            tracing::debug!(%me, took = ?since.elapsed(), "switchover recorded");
+            Ok(Some(id))
+        };
+        let slot = Instant::now();
+        self.now().awaiting_redundancy = Some((String::new(), slot));
+        self.runtime.spawn(async move { complain(&id, written.await.map(|_| ())) });
+    }
+
+    /// Enough voters acknowledge again.
+    pub fn redundant(&self) {
+        let Some((id, since)) = self.now().awaiting_redundancy.take() else { return };
+        let mut watch = Stopwatch::started(&self.me, since);
+        watch.lap("redundancy");
+        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
+        self.runtime.spawn(async move {
+            let id = if id.is_empty() { last_switchover(&store).await } else { Some(id) };
+            let Some(id) = id else { return };
+            let amended = store.amend_transition(&id, |record| record.phases.extend_from_slice(watch.phases())).await;
+            complain(&id, amended.map(|_| ()));
+            complain(&id, reload(&store, &ledger).await);
+        });
+    }
+
+    /// What was being measured turned out to be another node's.
+    pub fn abandon(&self) {
+        let mut now = self.now();
+        now.watch = None;
+        now.record = None;
+        now.awaiting_redundancy = None;
+    }
+}
+
+/// What the new leader knew when it took the lock.
+fn evidence(claim: &Claim, seen: &Snapshot) -> Vec<String> {
+    let ballots = claim.ballots.iter().filter_map(|(name, _)| {
+        let ballot = seen.cluster.ballots.get(name)?;
+        Some(format!(
+            "{name} had received {} on timeline {}, marker of term {}",
+            ballot.received, ballot.timeline, ballot.wal_term
+        ))
+    });
+    let policy = seen
+        .cluster
+        .sync
+        .iter()
+        .flat_map(|sync| &sync.policies)
+        .map(|quorum| format!("commits had waited for {quorum}"));
+    ballots.chain(policy).collect()
+}
+
+async fn last_switchover(store: &Store) -> Option<String> {
+    let (records, _) = store.transitions().await.ok()?;
+    records.iter().rev().find(|record| record.kind == "switchover").map(|record| record.id.clone())
+}
+
+/// Reads all records into the ledger.
+pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
+    let (records, _) = store.transitions().await?;
+    ledger.replace(records);
+    Ok(())
+}
+
+fn complain(id: &str, written: Result<(), consensus::Error>) {
+    if let Err(error) = written {
+        tracing::warn!(id, %error, "the transition could not be recorded in etcd");
+    }
+}
+
+fn log_done(record: &Transition) {
+    let phases: Vec<String> =
+        record.phases.iter().map(|phase| format!("{} {:.0} ms", phase.name, phase.duration_ms)).collect();
+    tracing::info!(
+        id = record.id,
+        kind = record.kind,
+        cause = record.cause,
+        from = record.from,
+        to = record.to,
+        term = record.term_after,
+        lost = record.lost,
+        write_outage_ms = record.write_outage_ms,
+        phases = phases.join(", "),
+        "transition done"
+    );
+}

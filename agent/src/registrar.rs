@@ -1,0 +1,61 @@
+//! Keeps this node's member record in etcd: written when a slow fact changes or the lease does, never on a timer, so that an idle
+//! cluster writes nothing. A name that another living agent holds is an operator's mistake and ends this agent.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use consensus::records::MemberRecord;
+use consensus::{Lease, Outcome, Store};
+use decision::names::MemberName;
+use tokio::sync::{Notify, watch};
+
+const RETRY_AFTER: Duration = Duration::from_millis(300);
+
+/// The task; ends when the sender of the record is dropped. `taken` is notified when the name has been somebody else's for so long
+/// (`patience`) that it cannot be an earlier life of this agent.
+pub async fn keep_registered(
+    store: Store,
+    me: MemberName,
+    mut record: watch::Receiver<MemberRecord>,
+    mut lease: watch::Receiver<Lease>,
+    patience: Duration,
+    taken: Arc<Notify>,
+) {
+    let mut written: Option<(i64, MemberRecord)> = None;
+    let mut refused_since: Option<Instant> = None;
+    loop {
+        let wanted = lease.borrow_and_update().id().map(|id| (id, record.borrow_and_update().clone()));
+        let mut settled = true;
+        if let Some((id, wanted)) = wanted.filter(|wanted| written.as_ref() != Some(wanted)) {
+            match store.register_member(&me, &wanted, id).await {
+                Ok(Outcome::Applied { .. }) => {
+                    written = Some((id, wanted));
+                    refused_since = None;
+                }
+                Ok(Outcome::Refused) => {
+                    settled = false;
+                    if refused_since.get_or_insert_with(Instant::now).elapsed() > patience {
+                        taken.notify_one();
+                    }
+                }
+                Err(error) => {
+                    settled = false;
+                    tracing::debug!(%error, "the member record could not be written; trying again");
+                }
+            }
+        }
+        let changed = async {
+            tokio::select! {
+                record = record.changed() => record.is_ok(),
+                lease = lease.changed() => lease.is_ok(),
+            }
+        };
+        if settled {
+            if !changed.await {
+                return;
+            }
+        } else {
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A transition is a record, not a log line. Whoever comes to lead writes it: what happened, why, and how long each phase took, each
+//! phase on one clock. The ledger holds the records that the API, the command line, the metrics and the log read.
+
+use std::sync::RwLock;
+use std::time::{Duration, Instant};
+
+use consensus::records::{Phase, Transition};
+use decision::names::MemberName;
+
+/// The transition records this agent has seen, the oldest first.
+#[derive(Default)]
+pub struct Ledger {
+    records: RwLock<Vec<Transition>>,
+}
+
+impl Ledger {
+    /// All of them.
+    pub fn all(&self) -> Vec<Transition> {
+        self.records.read().map(|records| records.clone()).unwrap_or_default()
+    }
+
+    /// Replaces them by what etcd has.
+    pub fn replace(&self, records: Vec<Transition>) {
+        if let Ok(mut kept) = self.records.write() {
+            *kept = records;
+        }
+    }
+}
+
+/// Measures the phases of one transition on this node's monotonic clock.
+#[derive(Clone, Debug)]
+pub struct Stopwatch {
+    measured_on: MemberName,
+    last: Instant,
+    phases: Vec<Phase>,
+}
+
+impl Stopwatch {
+    /// Begins now.
+    pub fn start(measured_on: &MemberName) -> Self {
+        Self::started(measured_on, Instant::now())
+    }
+
+    /// Begins at an instant in the past.
+    pub fn started(measured_on: &MemberName, at: Instant) -> Self {
+        Self { measured_on: measured_on.clone(), last: at, phases: Vec::new() }
+    }
+
+    /// The phase `name` has ended just now; the next one begins.
+    pub fn lap(&mut self, name: &str) {
+        let now = Instant::now();
+        let took = now.duration_since(self.last);
+        self.last = now;
+        self.note(name, took);
+    }
+
+    /// A phase whose length is known from elsewhere.
+    pub fn note(&mut self, name: &str, took: Duration) {
+        self.phases.push(Phase {
+            name: name.to_owned(),
+            duration_ms: (took.as_secs_f64() * 100_000.0).round() / 100.0,
+            measured_on: self.measured_on.to_string(),
+        });
+    }
+
+    /// The phases so far.
+    pub fn phases(&self) -> &[Phase] {
+        &self.phases
+    }
+}
+
+/// Phases in which no write is acknowledged, so that their sum is the write outage. `prepare`, `redundancy` and `rejoin` are not.
+const OUTAGE: &[&str] =
+    &["detect", "pledge", "elect", "shutdown", "confirm", "hand_over", "takeover", "promote", "restart", "writable"];
+
+/// The write outage: the sum of the phases without writes, in milliseconds.
+pub fn write_outage_ms(phases: &[Phase]) -> f64 {
+    let sum: f64 =
+        phases.iter().filter(|phase| OUTAGE.contains(&phase.name.as_str())).map(|phase| phase.duration_ms).sum();
+    (sum * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_phases_without_writes_make_the_outage() {
+        let me = MemberName::new("pg2").expect("good name");
+        let mut watch = Stopwatch::start(&me);
+        watch.note("prepare", Duration::from_millis(500));
+        watch.note("shutdown", Duration::from_millis(64));
+        watch.note("promote", Duration::from_micros(30_120));
+        watch.note("redundancy", Duration::from_secs(2));
+        assert_eq!(write_outage_ms(watch.phases()), 94.12);
+    }
+}

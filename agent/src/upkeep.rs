@@ -1,0 +1,145 @@
+//! Chores beside the decisions: the checkpoint after a promotion, the leader's published position, the history of timelines, the old
+//! copies of a data directory, the records of transitions. Each runs in the background, one at a time, and may fail and come again.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use consensus::records::HistoryRow;
+use decision::names::{Lsn, Term, Timeline};
+use decision::settings::Mode;
+use decision::view::{Cluster, Lock, Primary, Server, View};
+
+use crate::hands::Hands;
+use crate::recorder::reload;
+
+/// In `async` mode a failover judges lag by the published position, so it is fresh; elsewhere it is only shown.
+const POSITION_EVERY_ASYNC: Duration = Duration::from_secs(1);
+const POSITION_EVERY: Duration = Duration::from_secs(10);
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
+/// A chore that failed waits this long.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The chores of one agent.
+pub struct Upkeep {
+    hands: Arc<Hands>,
+    checkpoint: Chore,
+    position: Chore,
+    history: Chore,
+    copies: Chore,
+    records: Chore,
+    published: Lsn,
+    recorded_term: Option<Term>,
+    copies_removed: bool,
+}
+
+/// One kind of chore: at most one at a time, and not at once again.
+struct Chore {
+    name: &'static str,
+    busy: Arc<AtomicBool>,
+    began: Option<Instant>,
+}
+
+impl Chore {
+    fn new(name: &'static str) -> Self {
+        Self { name, busy: Arc::new(AtomicBool::new(false)), began: None }
+    }
+
+    /// Starts the chore unless it runs, or began less than `every` ago. Says whether it did.
+    fn begin(&mut self, every: Duration, work: impl Future<Output = Result<()>> + Send + 'static) -> bool {
+        let rests = self.began.is_some_and(|began| began.elapsed() < every);
+        if rests || self.busy.swap(true, Ordering::SeqCst) {
+            return false;
+        }
+        self.began = Some(Instant::now());
+        let (busy, name) = (Arc::clone(&self.busy), self.name);
+        tokio::spawn(async move {
+            if let Err(error) = work.await {
+                tracing::debug!(chore = name, error = format!("{error:#}"), "chore failed and will be tried again");
+            }
+            busy.store(false, Ordering::SeqCst);
+        });
+        true
+    }
+}
+
+impl Upkeep {
+    /// The chores of the agent behind `hands`.
+    pub fn new(hands: Arc<Hands>) -> Self {
+        Self {
+            hands,
+            checkpoint: Chore::new("checkpoint"),
+            position: Chore::new("position"),
+            history: Chore::new("history"),
+            copies: Chore::new("old copies"),
+            records: Chore::new("transition records"),
+            published: Lsn(0),
+            recorded_term: None,
+            copies_removed: false,
+        }
+    }
+
+    /// Looks whether there is something to do.
+    pub fn see(&mut self, view: &View) {
+        let Some(cluster) = view.cluster.now() else { return };
+        if self.recorded_term != Some(cluster.term) {
+            let hands = Arc::clone(&self.hands);
+            if self.records.begin(AGAIN_AFTER, async move { Ok(reload(&hands.store, &hands.ledger).await?) }) {
+                self.recorded_term = Some(cluster.term);
+            }
+        }
+        let Some(postgres) = view.postgres.now() else { return };
+        match (&postgres.server, view.lock) {
+            (Server::Primary(primary), Lock::Held { term, .. }) if primary.marked_term == term => {
+                self.leader(view, cluster, primary, term);
+            }
+            (Server::Standby(standby), _) if standby.streaming && !self.copies_removed => {
+                let hands = Arc::clone(&self.hands);
+                self.copies_removed = self
+                    .copies
+                    .begin(AGAIN_AFTER, async move { Ok(hands.instance.remove_old_copies().await.map(|_| ())?) });
+            }
+            (Server::Stopped, _) => self.copies_removed = false,
+            _ => {}
+        }
+    }
+
+    fn leader(&mut self, view: &View, cluster: &Cluster, primary: &Primary, term: Term) {
+        if primary.control_timeline < primary.timeline {
+            let hands = Arc::clone(&self.hands);
+            self.checkpoint.begin(AGAIN_AFTER, async move { Ok(hands.instance.checkpoint(CHECKPOINT_WITHIN).await?) });
+        }
+        let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
+        let every = if mode == Mode::Async { POSITION_EVERY_ASYNC } else { POSITION_EVERY };
+        if primary.flushed != self.published {
+            let (hands, lsn) = (Arc::clone(&self.hands), primary.flushed);
+            let publish = async move { Ok(hands.store.write_status(hands.me(), term, lsn).await.map(|_| ())?) };
+            if self.position.begin(every.max(view.settings.timing.heartbeat), publish) {
+                self.published = lsn;
+            }
+        }
+        let known = primary.timeline == Timeline(1)
+            || cluster.history.iter().any(|entry| entry.timeline.0 + 1 >= primary.timeline.0);
+        if !known {
+            let (hands, timeline) = (Arc::clone(&self.hands), primary.timeline);
+            self.history.begin(AGAIN_AFTER, async move { publish_history(&hands, timeline, term).await });
+        }
+    }
+}
+
+/// Publishes where the timeline before this leader's ended: every returning node needs it to know whether it has diverged.
+async fn publish_history(hands: &Hands, timeline: Timeline, term: Term) -> Result<()> {
+    let forks = hands.instance.local_history(timeline)?;
+    let fork = forks.last().context("the history file names no timeline")?;
+    let row = HistoryRow {
+        timeline: fork.timeline,
+        ended_at: fork.ended_at,
+        reason: "no recovery target specified".into(),
+        timestamp: Some(jiff::Timestamp::now().to_string()),
+        new_leader: Some(hands.me().clone()),
+    };
+    hands.store.append_history(hands.me(), term, &row).await?;
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! The writes that an agent makes, each one guarded transaction. Read the guards: they are what keeps a frozen former leader, a second
+//! agent under the same name and a withdrawn pledge from doing harm.
+
+use decision::action::{Claim, ClaimKind};
+use decision::names::{Lsn, MemberName, SystemId, Term};
+use decision::view::{Ballot, SyncRecord};
+use serde_json::Value;
+
+use crate::error::Error;
+use crate::guards::{Guard, Outcome, Write};
+use crate::records::{FailoverRecord, HistoryRow, MemberRecord, pledge, progress, sync};
+use crate::store::{Store, text_of};
+
+/// The end of a bootstrap: the cluster gets its identity, its first leader and its first term.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Who bootstrapped.
+    pub me: MemberName,
+    /// The lease that `initialize` has been bound to since [`Store::begin_bootstrap`].
+    pub member_lease: i64,
+    /// The lease to hold the leader lock.
+    pub lock_lease: i64,
+    /// The identity that initdb gave.
+    pub system_id: SystemId,
+    /// The term that must still be the highest (0 where none ever was).
+    pub after: Term,
+    /// The first term of the new cluster.
+    pub term: Term,
+    /// The first durability record.
+    pub sync: SyncRecord,
+    /// Cluster-wide settings to begin with; `None` leaves what is there.
+    pub config: Option<Value>,
+}
+
+/// A hand-over: the lock moves to a candidate that stands ready, without a gap.
+#[derive(Clone, Debug)]
+pub struct HandOver {
+    /// The leader.
+    pub me: MemberName,
+    /// Its term.
+    pub term: Term,
+    /// Who is to lead.
+    pub to: MemberName,
+    /// The lock lease that the candidate has published.
+    pub to_lease: i64,
+    /// The candidate's term.
+    pub new_term: Term,
+    /// The durability record of the new leader, with the position that it must have replayed.
+    pub sync: SyncRecord,
+    /// The revision of the request that asked for it, which is fulfilled and removed; `None`: nobody asked.
+    pub request_revision: Option<i64>,
+}
+
+impl Store {
+    /// Writes what this agent says about itself, bound to its member lease. `Refused`: another living agent has this name (or this
+    /// agent's own previous lease has not ended yet).
+    pub async fn register_member(
+        &self,
+        me: &MemberName,
+        record: &MemberRecord,
+        member_lease: i64,
+    ) -> Result<Outcome, Error> {
+        let key = self.keys().member(me);
+        let writes = [Write::put_leased(&key, record.to_json(), member_lease)];
+        let mine = Guard::LeaseOnKey { key: key.clone(), lease: member_lease };
+        match self.commit(&[mine], &writes).await? {
+            Outcome::Refused => self.commit(&[Guard::absent(key)], &writes).await,
+            applied => Ok(applied),
+        }
+    }
+
+    /// Claims the right to run initdb. It ends by itself with the member lease, so that a crash frees it.
+    pub async fn begin_bootstrap(&self, member_lease: i64) -> Result<Outcome, Error> {
+        let key = self.keys().initialize();
+        self.commit(&[Guard::absent(&key)], &[Write::put_leased(&key, "", member_lease)]).await
+    }
+
+    /// Gives the right to run initdb back, after a failure.
+    pub async fn abandon_bootstrap(&self, member_lease: i64) -> Result<Outcome, Error> {
+        let key = self.keys().initialize();
+        self.commit(
+            &[Guard::is(&key, ""), Guard::LeaseOnKey { key: key.clone(), lease: member_lease }],
+            &[Write::delete(&key)],
+        )
+        .await
+    }
+
+    /// Gives the cluster its identity and makes the bootstrapper its first leader.
+    pub async fn finish_bootstrap(&self, bootstrap: &Bootstrap) -> Result<Outcome, Error> {
+        let keys = self.keys();
+        let guards = [
+            Guard::is(keys.initialize(), ""),
+            Guard::LeaseOnKey { key: keys.initialize(), lease: bootstrap.member_lease },
+            Guard::absent(keys.leader()),
+            self.term_guard(bootstrap.after),
+        ];
+        let mut writes = vec![
+            Write::put(keys.initialize(), bootstrap.system_id.to_string()),
+            Write::put_leased(keys.leader(), bootstrap.me.as_str(), bootstrap.lock_lease),
+            Write::put(keys.term(), bootstrap.term.to_string()),
+            Write::put(keys.sync(), sync::to_stored(&bootstrap.sync)),
+        ];
+        if let Some(config) = &bootstrap.config {
+            writes.push(Write::put(keys.config(), config.to_string()));
+        }
+        self.commit(&guards, &writes).await
+    }
+
+    /// Takes the vacant leader lock: nobody holds it, no term was given out since, `sync` and every counted ballot are unchanged, and the
+    /// request that it answers is still there. My own ballot, of a term that has passed now, goes with it.
+    pub async fn acquire(
+        &self,
+        me: &MemberName,
+        lock_lease: i64,
+        claim: &Claim,
+        sync_revision: i64,
+    ) -> Result<Outcome, Error> {
+        let keys = self.keys();
+        let mut guards = vec![
+            Guard::absent(keys.leader()),
+            self.term_guard(claim.after),
+            Guard::unchanged(keys.sync(), sync_revision),
+        ];
+        guards.extend(claim.ballots.iter().map(|(name, revision)| Guard::unchanged(keys.ballot(name), *revision)));
+        guards.extend(claim.request.map(|revision| Guard::unchanged(keys.failover(), revision)));
+        let record = SyncRecord {
+            leader: me.clone(),
+            term: claim.term,
+            mode: claim.mode,
+            policies: claim.policies.clone(),
+            timeline: claim.timeline,
+            released: false,
+            reclaimed: claim.kind == ClaimKind::Reclaim,
+            handover_lsn: None,
+        };
+        let mut writes = vec![
+            Write::put_leased(keys.leader(), me.as_str(), lock_lease),
+            Write::put(keys.term(), claim.term.to_string()),
+            Write::put(keys.sync(), sync::to_stored(&record)),
+            Write::delete(keys.ballot(me)),
+        ];
+        writes.extend(claim.request.map(|_| Write::delete(keys.failover())));
+        self.commit(&guards, &writes).await
+    }
+
+    /// Moves the lock to a candidate that is alive. [`Error::LeaseGone`]: its published lease does not live any more.
+    pub async fn hand_over(&self, hand_over: &HandOver) -> Result<Outcome, Error> {
+        let keys = self.keys();
+        let mut guards = self.leadership_guard(hand_over.term, &hand_over.me).to_vec();
+        guards.push(Guard::KeyExists { key: keys.member(&hand_over.to) });
+        guards.extend(hand_over.request_revision.map(|revision| Guard::unchanged(keys.failover(), revision)));
+        let mut writes = vec![
+            Write::put_leased(keys.leader(), hand_over.to.as_str(), hand_over.to_lease),
+            Write::put(keys.term(), hand_over.new_term.to_string()),
+            Write::put(keys.sync(), sync::to_stored(&hand_over.sync)),
+        ];
+        writes.extend(hand_over.request_revision.map(|_| Write::delete(keys.failover())));
+        self.commit(&guards, &writes).await
+    }
+
+    /// Binds my leader key to another lease of mine (the first is about to be given up), without a gap and without a new term.
+    pub async fn rebind_leader(&self, me: &MemberName, term: Term, lock_lease: i64) -> Result<Outcome, Error> {
+        let writes = [Write::put_leased(self.keys().leader(), me.as_str(), lock_lease)];
+        self.write_as_leader(me, term, &writes).await
+    }
+
+    /// Lets go of the lock, Postgres being dead. `sync` is the record with `released` set.
+    pub async fn release(&self, me: &MemberName, term: Term, sync: &SyncRecord) -> Result<Outcome, Error> {
+        let keys = self.keys();
+        let writes = [Write::delete(keys.leader()), Write::put(keys.sync(), sync::to_stored(sync))];
+        self.write_as_leader(me, term, &writes).await
+    }
+
+    /// Writes the durability record, if I still lead and nobody else has changed it.
+    pub async fn record_sync(
+        &self,
+        me: &MemberName,
+        term: Term,
+        sync: &SyncRecord,
+        sync_revision: i64,
+    ) -> Result<Outcome, Error> {
+        let mut guards = self.leadership_guard(term, me).to_vec();
+        guards.push(Guard::unchanged(self.keys().sync(), sync_revision));
+        self.commit(&guards, &[Write::put(self.keys().sync(), sync::to_stored(sync))]).await
+    }
+
+    /// Writes the leader's WAL position, if I still lead.
+    pub async fn write_status(&self, me: &MemberName, term: Term, lsn: Lsn) -> Result<Outcome, Error> {
+        let writes = [Write::put(self.keys().status(), progress::status_to_stored(lsn))];
+        self.write_as_leader(me, term, &writes).await
+    }
+
+    /// Carries out any writes in the name of leadership.
+    pub async fn write_as_leader(&self, me: &MemberName, term: Term, writes: &[Write]) -> Result<Outcome, Error> {
+        self.commit(&self.leadership_guard(term, me), writes).await
+    }
+
+    /// Writes my pledge not to follow `ballot.revoked` any more, if that is still the highest term. `Applied` carries the revision by
+    /// which claims name it; `ballot.revision` is not looked at.
+    pub async fn put_ballot(&self, me: &MemberName, ballot: &Ballot) -> Result<Outcome, Error> {
+        let writes = [Write::put(self.keys().ballot(me), pledge::ballot_to_stored(ballot))];
+        self.commit(&[self.term_guard(ballot.revoked)], &writes).await
+    }
+
+    /// Takes my pledge back, if it is unchanged and its term is still the highest: after that, and only after, I may follow that term
+    /// again. `Refused`: somebody may have counted it.
+    pub async fn withdraw_ballot(&self, me: &MemberName, ballot: &Ballot) -> Result<Outcome, Error> {
+        let key = self.keys().ballot(me);
+        let guards = [Guard::unchanged(&key, ballot.revision), self.term_guard(ballot.revoked)];
+        self.commit(&guards, &[Write::delete(key)]).await
+    }
+
+    /// Stores an operator's request unless another one waits. `Applied` carries the revision that is its identity.
+    pub async fn request_failover(&self, record: &FailoverRecord) -> Result<Outcome, Error> {
+        let key = self.keys().failover();
+        let writes = [Write::put(&key, record.to_json())];
+        match self.commit(&[Guard::absent(&key)], &writes).await? {
+            Outcome::Refused => self.commit(&[Guard::is(&key, "{}")], &writes).await,
+            applied => Ok(applied),
+        }
+    }
+
+    /// Takes a request off the table, if it is still the same one.
+    pub async fn remove_request(&self, revision: i64) -> Result<Outcome, Error> {
+        let key = self.keys().failover();
+        self.commit(&[Guard::unchanged(&key, revision)], &[Write::delete(key)]).await
+    }
+
+    /// Replaces the cluster-wide settings, if they were last written at `revision` (0: there are none).
+    pub async fn replace_config(&self, config: &Value, revision: i64) -> Result<Outcome, Error> {
+        let key = self.keys().config();
+        self.commit(&[Guard::unchanged(&key, revision)], &[Write::put(key, config.to_string())]).await
+    }
+
+    /// Adds where a timeline ended to the history, if I still lead; a row about the same timeline is replaced.
+    pub async fn append_history(&self, me: &MemberName, term: Term, row: &HistoryRow) -> Result<Outcome, Error> {
+        let key = self.keys().history();
+        let found = self.read_keys(&[&key]).await?;
+        let stored = found.get(&key);
+        let read = stored.map_or(Ok(Vec::new()), |kv| progress::history_from_stored(&text_of(kv)));
+        let mut rows = read.map_err(|why| Error::Corrupt { key: key.clone(), why })?;
+        rows.retain(|old| old.timeline != row.timeline);
+        rows.push(row.clone());
+        let mut guards = self.leadership_guard(term, me).to_vec();
+        guards.push(Guard::unchanged(&key, stored.map_or(0, etcd_client::KeyValue::mod_revision)));
+        self.commit(&guards, &[Write::put(key, progress::history_to_stored(&rows))]).await
+    }
+
+    /// Remembers that `member` has forgotten WAL below `lsn` that it had acknowledged, so that it does not vote until it has regained it.
+    pub async fn set_floor(&self, member: &MemberName, lsn: Lsn) -> Result<Outcome, Error> {
+        self.commit(&[], &[Write::put(self.keys().floor(member), pledge::floor_to_stored(lsn))]).await
+    }
+
+    /// Forgets the floor, if it is still `lsn`.
+    pub async fn clear_floor(&self, member: &MemberName, lsn: Lsn) -> Result<Outcome, Error> {
+        let key = self.keys().floor(member);
+        self.commit(&[Guard::is(&key, pledge::floor_to_stored(lsn))], &[Write::delete(key)]).await
+    }
+}

@@ -1,0 +1,172 @@
+//! The picture of a cluster at one etcd revision, built from raw keys. A value that cannot be understood is listed as a problem, and
+//! what is assumed in its place is always what forbids more: nobody takes over, bootstraps or votes because a value is corrupt.
+
+use std::collections::BTreeMap;
+
+use decision::names::{Lsn, MemberName, SystemId, Term};
+use decision::view::{Cluster, Initialize};
+use etcd_client::KeyValue;
+
+use crate::keys::Keys;
+use crate::records::{ClusterConfig, FailoverRecord, HistoryRow, MemberRecord, Problem, pledge, progress, sync};
+use crate::store::{Fingerprint, text_of};
+
+/// The cluster at one revision.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// What decisions depend on.
+    pub cluster: Cluster,
+    /// Cluster-wide settings.
+    pub config: ClusterConfig,
+    /// What each living member says about itself, in full.
+    pub member_records: BTreeMap<MemberName, MemberRecord>,
+    /// The operator's request as it is stored, in full; `None` where there is none.
+    pub request_record: Option<FailoverRecord>,
+    /// The history as it is stored, in full.
+    pub history_rows: Vec<HistoryRow>,
+    /// The lease that the leader key is bound to; 0: nobody leads (or the key is bound to none).
+    pub leader_lease: i64,
+    /// The revision at which `leader` was last written; 0: it is not there.
+    pub leader_revision: i64,
+    /// The revision at which `sync` was last written; 0: it is not there.
+    pub sync_revision: i64,
+    /// The revision at which `failover` was last written; 0: it is not there.
+    pub failover_revision: i64,
+    /// The revision at which `config` was last written; 0: it is not there.
+    pub config_revision: i64,
+    /// The revision at which `history` was last written; 0: it is not there.
+    pub history_revision: i64,
+    /// The lease of each member's key.
+    pub member_leases: BTreeMap<MemberName, i64>,
+    /// Values that could not be understood.
+    pub problems: Vec<Problem>,
+    pub(crate) fingerprint: Fingerprint,
+}
+
+impl Snapshot {
+    /// Builds the picture from what one linearizable read found.
+    pub(crate) fn from_stored(keys: &Keys, revision: i64, fingerprint: Fingerprint, found: &[KeyValue]) -> Self {
+        let mut snapshot = Snapshot { fingerprint, ..Snapshot::default() };
+        snapshot.cluster.revision = revision;
+        let mut term_is_readable = true;
+        let mut sync_is_readable = true;
+        for kv in found {
+            let full_key = String::from_utf8_lossy(kv.key()).into_owned();
+            let Some(key) = keys.strip(&full_key) else { continue };
+            if let Err(why) = snapshot.take(key, kv) {
+                term_is_readable &= key != "term";
+                sync_is_readable &= key != "sync";
+                snapshot.problems.push(Problem { key: full_key, why });
+            }
+        }
+        if !term_is_readable {
+            // The best guess for display; claims compare the stored text itself and so are refused.
+            snapshot.cluster.term = snapshot.cluster.sync.as_ref().map_or(Term(0), |sync| sync.term);
+        }
+        if !sync_is_readable {
+            snapshot.cluster.sync = Some(sync::unreadable(snapshot.cluster.term));
+        }
+        snapshot
+    }
+
+    /// Takes one key in; the error says what cannot be understood and what is assumed instead.
+    fn take(&mut self, key: &str, kv: &KeyValue) -> Result<(), String> {
+        let text = text_of(kv);
+        let text = text.as_str();
+        match key.split_once('/') {
+            Some(("members", name)) => self.take_member(name, text, kv.lease()),
+            Some(("ballots", name)) => {
+                let ballot = pledge::ballot_from_stored(text, kv.mod_revision())
+                    .map_err(|why| format!("{why}; it is not counted"))?;
+                self.cluster.ballots.insert(member_name(name)?, ballot);
+                Ok(())
+            }
+            Some(("floors", name)) => {
+                let name = member_name(name)?;
+                let read = pledge::floor_from_stored(text);
+                self.cluster.floors.insert(name, read.clone().unwrap_or(Lsn(u64::MAX)));
+                read.map(|_| ()).map_err(|why| format!("{why}; the member counts for nothing until this is mended"))
+            }
+            // Other folders belong to others (Patroni's `optime/leader`, a newer version's).
+            Some(_) => Ok(()),
+            None => self.take_single(key, text, kv),
+        }
+    }
+
+    fn take_member(&mut self, name: &str, text: &str, lease: i64) -> Result<(), String> {
+        let name = member_name(name)?;
+        let record = MemberRecord::from_json(text).map_err(|why| format!("{why}; the member is left out"))?;
+        let member = record.to_member().map_err(|why| format!("{why}; the member is left out"))?;
+        self.cluster.members.insert(name.clone(), member);
+        self.member_leases.insert(name.clone(), lease);
+        self.member_records.insert(name, record);
+        Ok(())
+    }
+
+    fn take_single(&mut self, key: &str, text: &str, kv: &KeyValue) -> Result<(), String> {
+        let revision = kv.mod_revision();
+        match key {
+            "leader" => {
+                (self.leader_lease, self.leader_revision) = (kv.lease(), revision);
+                self.cluster.leader = Some(member_name(text)?);
+            }
+            "term" => {
+                let term = text
+                    .parse()
+                    .map_err(|_| format!("\"{text}\" is no term; nobody can take the lock until this is mended"))?;
+                self.cluster.term = Term(term);
+            }
+            "initialize" => {
+                let read = initialize_from_text(text);
+                self.cluster.initialize = read.clone().unwrap_or(Initialize::InProgress);
+                read?;
+            }
+            "sync" => {
+                self.sync_revision = revision;
+                let read =
+                    sync::from_stored(text).map_err(|why| format!("{why}; nothing is proven until this is mended"))?;
+                self.cluster.sync = Some(read);
+            }
+            "status" => self.cluster.leader_lsn = Some(progress::status_from_stored(text)?),
+            "history" => {
+                self.history_revision = revision;
+                self.history_rows = progress::history_from_stored(text)?;
+                self.cluster.history = self.history_rows.iter().map(HistoryRow::to_entry).collect();
+            }
+            "failover" => self.take_request(text, revision)?,
+            "config" => {
+                self.config_revision = revision;
+                let (config, wrong) = ClusterConfig::from_json(text);
+                self.config = config;
+                if !wrong.is_empty() {
+                    return Err(wrong.join("; "));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_request(&mut self, text: &str, revision: i64) -> Result<(), String> {
+        self.failover_revision = revision;
+        let record = FailoverRecord::from_json(text).map_err(|why| format!("{why}; nothing is done about it"))?;
+        let request = record.to_request(revision).map_err(|why| format!("{why}; nothing is done about it"))?;
+        self.request_record = (record != FailoverRecord::default()).then_some(record);
+        self.cluster.request = request;
+        Ok(())
+    }
+}
+
+fn member_name(text: &str) -> Result<MemberName, String> {
+    MemberName::new(text).map_err(|bad| bad.to_string())
+}
+
+fn initialize_from_text(text: &str) -> Result<Initialize, String> {
+    if text.is_empty() {
+        return Ok(Initialize::InProgress);
+    }
+    let id = text
+        .parse()
+        .map_err(|_| format!("\"{text}\" is no system identifier; nobody bootstraps until this is mended"))?;
+    Ok(Initialize::Done(SystemId(id)))
+}

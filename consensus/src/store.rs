@@ -1,0 +1,114 @@
+//! The one door to etcd: [`Store::read`] gives the whole cluster at one revision, and every write is a guarded transaction (see
+//! [`crate::guards`] for how they work, [`crate::claims`] for the ones an agent makes).
+
+use std::sync::Arc;
+
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse};
+
+use crate::endpoints::Endpoints;
+use crate::error::Error;
+use crate::guards::{Guard, Outcome, Write};
+use crate::keys::Keys;
+use crate::records::Secrets;
+use crate::snapshot::Snapshot;
+
+/// One cluster in etcd. A clone shares the connections.
+#[derive(Clone)]
+pub struct Store {
+    endpoints: Endpoints,
+    keys: Arc<Keys>,
+}
+
+/// Changes whenever anything under the prefix changes: a put raises the newest revision, and what only deletes lowers the count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    pub(crate) newest: i64,
+    pub(crate) count: i64,
+}
+
+impl Store {
+    /// A store over these endpoints.
+    pub fn new(endpoints: Endpoints, keys: Keys) -> Self {
+        Self { endpoints, keys: Arc::new(keys) }
+    }
+
+    /// Where everything lies.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The endpoints that the store uses.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Reads the cluster at one revision, linearizable: nothing that was acknowledged before the call is missed. Transition records and
+    /// secrets are left out. Values that cannot be understood are listed in [`Snapshot::problems`].
+    pub async fn read(&self) -> Result<Snapshot, Error> {
+        let answer = self
+            .endpoints
+            .call(|mut client| async move { client.txn(Txn::new().and_then(self.everything_but_bulk())).await })
+            .await?;
+        let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let mut gets: Vec<_> = answer
+            .op_responses()
+            .into_iter()
+            .filter_map(|response| match response {
+                TxnOpResponse::Get(get) => Some(get),
+                TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => None,
+            })
+            .collect();
+        let fingerprint = gets.pop().map(|get| fingerprint(get.kvs().first(), get.count())).unwrap_or_default();
+        let found: Vec<KeyValue> = gets.into_iter().flat_map(|mut get| get.take_kvs()).collect();
+        Ok(Snapshot::from_stored(&self.keys, revision, fingerprint, &found))
+    }
+
+    /// Reads whether anything has changed; one key travels, without its value.
+    pub(crate) async fn read_fingerprint(&self) -> Result<Fingerprint, Error> {
+        let answer = self
+            .endpoints
+            .call(|mut client| async move { client.get(self.keys.base(), Some(newest_only())).await })
+            .await?;
+        Ok(fingerprint(answer.kvs().first(), answer.count()))
+    }
+
+    /// The ranges around `secrets/` and `transitions/`, and the fingerprint last.
+    fn everything_but_bulk(&self) -> Vec<TxnOp> {
+        let (base, secrets, transitions) = (self.keys.base().to_owned(), self.keys.secrets(), self.keys.transitions());
+        let range = |from: String, to: String| TxnOp::get(from, Some(GetOptions::new().with_range(to)));
+        vec![
+            range(base.clone(), secrets.clone()),
+            range(Keys::end_of(&secrets), transitions.clone()),
+            range(Keys::end_of(&transitions), Keys::end_of(&base)),
+            TxnOp::get(base, Some(newest_only())),
+        ]
+    }
+
+    /// The generated passwords, if there are any.
+    pub async fn secrets(&self) -> Result<Option<Secrets>, Error> {
+        let key = self.keys.replication_secrets();
+        match self.read_keys(&[&key]).await?.get(&key) {
+            None => Ok(None),
+            Some(kv) => Secrets::from_json(&text_of(kv)).map(Some).map_err(|why| Error::Corrupt { key, why }),
+        }
+    }
+
+    /// Stores generated passwords unless there are some already; `Refused`: read those instead.
+    pub async fn create_secrets(&self, secrets: &Secrets) -> Result<Outcome, Error> {
+        let key = self.keys.replication_secrets();
+        self.commit(&[Guard::absent(&key)], &[Write::put(&key, secrets.to_json())]).await
+    }
+}
+
+fn newest_only() -> GetOptions {
+    GetOptions::new().with_prefix().with_sort(SortTarget::Mod, SortOrder::Descend).with_limit(1).with_keys_only()
+}
+
+fn fingerprint(newest: Option<&KeyValue>, count: i64) -> Fingerprint {
+    Fingerprint { newest: newest.map_or(0, KeyValue::mod_revision), count }
+}
+
+/// The text of a value; bytes that are no UTF-8 become marks that no record parses.
+pub(crate) fn text_of(kv: &KeyValue) -> String {
+    String::from_utf8_lossy(kv.value()).into_owned()
+}

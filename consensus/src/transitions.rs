@@ -1,0 +1,86 @@
+//! Transition records in etcd: written by the leader, completed by others (a rejoin is measured where it happens), bounded in number.
+
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
+
+use crate::error::Error;
+use crate::guards::{Guard, Outcome, Write};
+use crate::records::{Problem, Transition};
+use crate::store::{Store, text_of};
+
+/// How often an amendment is tried when others write to the same record at the same time.
+const AMEND_TRIES: usize = 5;
+/// etcd allows 128 operations in one transaction.
+const DELETES_AT_ONCE: usize = 100;
+
+impl Store {
+    /// All transition records, the oldest first, and those that cannot be understood.
+    pub async fn transitions(&self) -> Result<(Vec<Transition>, Vec<Problem>), Error> {
+        let mut records = Vec::new();
+        let mut problems = Vec::new();
+        for kv in self.stored_transitions(GetOptions::new()).await? {
+            match Transition::from_json(&text_of(&kv)) {
+                Ok(record) => records.push(record),
+                Err(why) => problems.push(Problem { key: String::from_utf8_lossy(kv.key()).into_owned(), why }),
+            }
+        }
+        Ok((records, problems))
+    }
+
+    /// One transition record.
+    pub async fn transition(&self, id: &str) -> Result<Option<Transition>, Error> {
+        Ok(self.transition_with_revision(id).await?.0)
+    }
+
+    /// Stores a new record under its id; `Refused`: there is one already, which [`Store::amend_transition`] changes.
+    pub async fn create_transition(&self, record: &Transition) -> Result<Outcome, Error> {
+        let key = self.keys().transition(&record.id);
+        self.commit(&[Guard::absent(&key)], &[Write::put(&key, record.to_json())]).await
+    }
+
+    /// Changes a record in place, whoever else writes to it. `Refused`: there is none, or others kept changing it.
+    pub async fn amend_transition(&self, id: &str, mut change: impl FnMut(&mut Transition)) -> Result<Outcome, Error> {
+        for _ in 0..AMEND_TRIES {
+            let (Some(mut record), revision) = self.transition_with_revision(id).await? else {
+                return Ok(Outcome::Refused);
+            };
+            change(&mut record);
+            let key = self.keys().transition(id);
+            let outcome =
+                self.commit(&[Guard::unchanged(&key, revision)], &[Write::put(key, record.to_json())]).await?;
+            if outcome.applied() {
+                return Ok(outcome);
+            }
+        }
+        Ok(Outcome::Refused)
+    }
+
+    /// Deletes the oldest records beyond `keep`; returns how many it deleted.
+    pub async fn prune_transitions(&self, keep: usize) -> Result<usize, Error> {
+        let stored = self.stored_transitions(GetOptions::new().with_keys_only()).await?;
+        let surplus = &stored[..stored.len().saturating_sub(keep)];
+        for some in surplus.chunks(DELETES_AT_ONCE) {
+            let deletes: Vec<Write> = some.iter().map(|kv| Write::delete(String::from_utf8_lossy(kv.key()))).collect();
+            self.commit(&[], &deletes).await?;
+        }
+        Ok(surplus.len())
+    }
+
+    async fn transition_with_revision(&self, id: &str) -> Result<(Option<Transition>, i64), Error> {
+        let key = self.keys().transition(id);
+        let found = self.read_keys(&[&key]).await?;
+        let Some(kv) = found.get(&key) else { return Ok((None, 0)) };
+        let record = Transition::from_json(&text_of(kv)).map_err(|why| Error::Corrupt { key, why })?;
+        Ok((Some(record), kv.mod_revision()))
+    }
+
+    async fn stored_transitions(&self, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
+        let options = options.with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
+        let options = &options;
+        let folder = &self.keys().transitions();
+        let mut answer = self
+            .endpoints()
+            .call(|mut client| async move { client.get(folder.as_str(), Some(options.clone())).await })
+            .await?;
+        Ok(answer.take_kvs())
+    }
+}

@@ -1,0 +1,113 @@
+//! Getting at etcd: passwords, TLS, and a host that is off the net.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use consensus::{
+    Adopted, ClusterWatch, Endpoints, Error, EtcdOptions, Keys, LeaseKeeper, Outcome, Store, TlsFiles, Write,
+};
+use decision::names::Lsn;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout};
+
+use crate::etcd::{Etcd, name, store_at, within};
+use crate::watching::until;
+
+fn store_with(options: EtcdOptions) -> Store {
+    Store::new(Endpoints::new(options).unwrap(), Keys::new("service", "demo"))
+}
+
+#[tokio::test]
+async fn with_a_password_everything_works_and_without_it_nothing() {
+    let etcd = Etcd::start(1).await;
+    let mut root = etcd.client().await;
+    root.user_add("root", "secret", None).await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.auth_enable().await.unwrap();
+    let with = |user: Option<&str>, password: &str| EtcdOptions {
+        username: user.map(str::to_owned),
+        password: Some(password.to_owned()),
+        ..etcd.options()
+    };
+    assert!(!format!("{:?}", with(Some("root"), "secret")).contains("secret\""));
+    let store = store_with(with(Some("root"), "secret"));
+    let watch = ClusterWatch::start(store.clone(), Duration::from_secs(10));
+    let keeper = LeaseKeeper::start(
+        with(Some("root"), "secret"),
+        Duration::from_secs(2),
+        Duration::from_millis(200),
+        Adopted::default(),
+    );
+    let keeper = keeper.unwrap();
+    let mut views = watch.views();
+    until(&mut views, |_| true).await;
+    assert!(store.set_floor(&name("pg1"), Lsn(1)).await.unwrap().applied());
+    until(&mut views, |cluster| cluster.floors.len() == 1).await;
+    let renewed = |lease: &consensus::Lease| lease.alive().is_some_and(|state| state.renewals > 3);
+    timeout(Duration::from_secs(5), keeper.member().wait_for(renewed)).await.unwrap().unwrap();
+    for wrong in [with(Some("root"), "guess"), with(None, "")] {
+        let refused = store_with(wrong).read().await;
+        assert!(matches!(refused, Err(Error::Rejected(_))), "{refused:?}");
+    }
+}
+
+/// Makes an authority and a certificate for 127.0.0.1 signed by it, as `<who>-ca.pem`, `<who>.pem` and `<who>.key`.
+fn make_certificates(folder: &Path, who: &str) {
+    let openssl = |arguments: &str| {
+        let status =
+            Command::new("openssl").args(arguments.split(' ')).current_dir(folder).stderr(Stdio::null()).status();
+        assert!(status.expect("openssl is installed").success(), "{arguments}");
+    };
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1";
+    openssl(&format!("req -x509 {new_key} -keyout {who}-ca.key -out {who}-ca.pem -subj /CN={who}-ca"));
+    let issuer = format!("-CA {who}-ca.pem -CAkey {who}-ca.key -addext subjectAltName=IP:127.0.0.1");
+    let usage = "-addext basicConstraints=critical,CA:FALSE";
+    openssl(&format!("req -x509 {new_key} {issuer} {usage} -keyout {who}.key -out {who}.pem -subj /CN={who}"));
+}
+
+#[tokio::test]
+async fn over_tls_both_sides_prove_who_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    for who in ["good", "bad"] {
+        make_certificates(folder.path(), who);
+    }
+    let (cert, key, ca) = (file("good.pem"), file("good.key"), file("good-ca.pem"));
+    let [cert, key, ca] = [&cert, &key, &ca].map(|path| path.to_str().unwrap());
+    let more = ["--cert-file", cert, "--key-file", key, "--trusted-ca-file", ca, "--client-cert-auth"];
+    let etcd = Etcd::spawn(1, "https", &more);
+    let with = |ca: &str, pair: Option<&str>| {
+        let pair_file = |ending: &str| pair.map(|who| file(&format!("{who}.{ending}")));
+        let files = TlsFiles { ca: file(ca), cert: pair_file("pem"), key: pair_file("key") };
+        store_with(EtcdOptions { tls: Some(files), ..etcd.options() })
+    };
+    let trusting = with("good-ca.pem", Some("good"));
+    within(Duration::from_secs(10), "etcd answers", async || trusting.read().await.is_ok()).await;
+    for (ca, pair) in [("bad-ca.pem", Some("good")), ("good-ca.pem", Some("bad")), ("good-ca.pem", None)] {
+        let refused = with(ca, pair).read().await;
+        assert!(matches!(refused, Err(Error::Unreachable(_))), "{ca} {pair:?}: {refused:?}");
+    }
+    let no_file = with("nowhere.pem", None).read().await;
+    assert!(matches!(no_file, Err(Error::Misconfigured(_))), "{no_file:?}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_off_the_net_was_sent_nothing() {
+    let etcd = Etcd::start(1).await;
+    // A full backlog swallows the first packet of a connection, as a host without power does.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let full = socket.listen(1).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut fillers = Vec::new();
+    while let Ok(filler) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        fillers.push(filler.unwrap());
+    }
+    let store = store_at(&[format!("http://{address}"), etcd.urls()[0].clone()]);
+    let began = Instant::now();
+    let outcome = store.commit(&[], &[Write::put(store.keys().term(), "1")]).await;
+    assert!(matches!(outcome, Ok(Outcome::Applied { .. })), "{outcome:?}");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}

@@ -1,0 +1,12 @@
+//! The crate against real etcd: every test starts its own, on free loopback ports, and ends it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod access;
+mod etcd;
+mod faults;
+mod leadership;
+mod leases;
+mod proxy;
+mod stored;
+mod unknown_outcomes;
+mod watching;

@@ -1,0 +1,111 @@
+//! What is stored: corrupt values, transition records, history, secrets.
+
+use consensus::Outcome;
+use consensus::records::{HistoryRow, Secrets, Transition};
+use decision::durability::proven;
+use decision::names::{Lsn, Term, Timeline};
+use decision::view::Initialize;
+
+use crate::etcd::{Etcd, claim, name};
+
+#[tokio::test]
+async fn a_corrupt_value_in_any_key_spoils_nothing_else() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    let mut client = etcd.client().await;
+    let keys = store.keys();
+    let (pg1, pg2) = (name("pg1"), name("pg2"));
+    let all = [
+        keys.leader(),
+        keys.term(),
+        keys.initialize(),
+        keys.sync(),
+        keys.status(),
+        keys.history(),
+        keys.failover(),
+        keys.config(),
+        keys.member(&pg1),
+        keys.ballot(&pg1),
+        keys.floor(&pg1),
+        format!("{}members/no name", keys.base()),
+    ];
+    let garbage: [&[u8]; 4] = [b"{\"half\":", b"\xff\xfe\x00", b"[[1],{}]", b"-1 or/so"];
+    client.put(keys.floor(&pg2), "{\"lsn\":\"0/10\"}", None).await.unwrap();
+    client.put(format!("{}optime/leader", keys.base()), "somebody else's", None).await.unwrap();
+    for bad in garbage {
+        for key in &all {
+            client.put(key.as_str(), bad, None).await.unwrap();
+        }
+        let seen = store.read().await.unwrap();
+        let complained: Vec<&String> = seen.problems.iter().map(|problem| &problem.key).collect();
+        assert!(all.iter().all(|key| complained.contains(&key)), "{bad:?}: {:?}", seen.problems);
+        assert_eq!(seen.problems.len(), all.len());
+        assert_eq!(seen.cluster.floors[&pg2], Lsn(16), "what is good is still read");
+        assert_eq!(seen.cluster.floors[&pg1], Lsn(u64::MAX), "nobody counts by mistake");
+        assert_eq!(seen.cluster.initialize, Initialize::InProgress, "nobody bootstraps by mistake");
+        let sync = seen.cluster.sync.expect("there is one, though unreadable");
+        assert!(!proven(&sync.policies, &[pg1.clone(), pg2.clone()].into()), "nothing is proven by mistake");
+        let lease = etcd.lease(30).await;
+        assert_eq!(store.acquire(&pg1, lease, &claim(0, "pg2"), seen.sync_revision).await, Ok(Outcome::Refused));
+    }
+}
+
+#[tokio::test]
+async fn transition_records_are_amended_by_many_and_bounded() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    for term in 1..=5 {
+        let record = Transition { id: format!("t-{term}"), term_after: term, ..Transition::default() };
+        assert!(store.create_transition(&record).await.unwrap().applied());
+        assert_eq!(store.create_transition(&record).await, Ok(Outcome::Refused));
+    }
+    let note = |text: &'static str| {
+        let store = store.clone();
+        async move { store.amend_transition("t-5", |record| record.notes.push(text.to_owned())).await.unwrap() }
+    };
+    let (first, second) = tokio::join!(note("one"), note("two"));
+    assert!(first.applied() && second.applied());
+    assert_eq!(store.transition("t-5").await.unwrap().map(|record| record.notes.len()), Some(2));
+    assert_eq!(store.amend_transition("t-6", |_| {}).await, Ok(Outcome::Refused));
+    let other = store.keys().transition("t-0.5");
+    etcd.client().await.put(other.as_str(), "not json", None).await.unwrap();
+    assert_eq!(store.transitions().await.unwrap().1.len(), 1);
+    assert_eq!(store.prune_transitions(3).await, Ok(3));
+    let (left, _) = store.transitions().await.unwrap();
+    assert_eq!(left.iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["t-4", "t-5"]);
+    assert_eq!(store.prune_transitions(3).await, Ok(0));
+    assert_eq!(store.read().await.unwrap().problems, Vec::new(), "bulk is no part of the picture");
+}
+
+#[tokio::test]
+async fn history_grows_only_under_the_leader() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    let pg1 = name("pg1");
+    let row = |timeline: u32| HistoryRow {
+        timeline: Timeline(timeline),
+        ended_at: Lsn(100),
+        reason: "no recovery target specified".to_owned(),
+        timestamp: None,
+        new_leader: Some(pg1.clone()),
+    };
+    assert_eq!(store.append_history(&pg1, Term(1), &row(1)).await, Ok(Outcome::Refused));
+    let lease = etcd.lease(30).await;
+    store.acquire(&pg1, lease, &claim(0, "pg2"), 0).await.unwrap();
+    for timeline in [1, 2, 2] {
+        assert!(store.append_history(&pg1, Term(1), &row(timeline)).await.unwrap().applied());
+    }
+    assert_eq!(store.read().await.unwrap().history_rows, [row(1), row(2)]);
+}
+
+#[tokio::test]
+async fn secrets_are_made_once() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    let secrets = |word: &str| Secrets { replication_password: word.to_owned(), rewind_password: word.to_owned() };
+    assert_eq!(store.secrets().await, Ok(None));
+    assert!(store.create_secrets(&secrets("a")).await.unwrap().applied());
+    assert_eq!(store.create_secrets(&secrets("b")).await, Ok(Outcome::Refused));
+    assert_eq!(store.secrets().await, Ok(Some(secrets("a"))));
+    assert_eq!(format!("{:?}", secrets("a")), "Secrets(***)");
+}

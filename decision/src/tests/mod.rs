@@ -1,0 +1,18 @@
+//! The mind's tests: tables (one file a situation, a few lines a case), small worlds (every value of a small domain against the safety
+//! rules) and a walk of a tiny cluster through faults. Builders give a healthy cluster of three; a case says only what differs.
+
+mod builders;
+mod candidacy;
+mod durability;
+mod following;
+mod handover;
+mod isolation;
+mod leading;
+mod quorum_worlds;
+mod rejoin;
+mod takeover;
+mod takeover_worlds;
+mod vacancy;
+mod view_worlds;
+mod walk;
+mod world;

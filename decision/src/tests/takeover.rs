@@ -1,0 +1,145 @@
+//! Ballots: how many are needed, who is the best, what is said when they do not suffice.
+
+use super::builders::*;
+use crate::action::Action;
+use crate::decide;
+use crate::names::{Lsn, Term, Timeline};
+use crate::settings::Mode;
+use crate::view::*;
+
+/// `pg2` has pledged with 1000, and sees this.
+fn pg2_sees(cluster: Cluster) -> View {
+    view("pg2").within(cluster.ballot("pg2", 4, 1000)).runs(pledged(1000))
+}
+
+fn pg1_died() -> Cluster {
+    cluster().vacant().without("pg1")
+}
+
+#[test]
+fn the_best_of_a_sufficient_set_takes_the_lock() {
+    let view = pg2_sees(pg1_died().ballot("pg3", 4, 990));
+    check(&view, "acquire: elected");
+    says(&view, "best of the ballots of pg2, pg3; nothing acknowledged is lost, proven");
+    let Action::Acquire(claim) = decide(&view).action else { panic!("no claim") };
+    assert_eq!((claim.term, claim.after, claim.timeline), (Term(8), TERM, Timeline(5)));
+    assert_eq!(claim.ballots, vec![(name("pg2"), 1000), (name("pg3"), 990)]);
+    assert_eq!(claim.policies, vec![any(1, &["pg2", "pg3"]), any(1, &["pg3"])]);
+    assert_eq!(claim.lost_bytes_bound, Some(0));
+}
+
+#[test]
+fn the_others_stand_back() {
+    let view = pg2_sees(pg1_died().ballot("pg3", 4, 1010));
+    check(&view, "wait: outranked");
+    says(&view, "pg3 is the better candidate");
+}
+
+#[test]
+fn a_claim_goes_above_every_term_and_timeline_ever_seen() {
+    let mut cluster = pg1_died().ballot("pg3", 4, 990);
+    cluster.ballots.get_mut(&name("pg3")).expect("put").wal_term = Term(30);
+    cluster = cluster.member("pg3", |member| member.timeline = Some(Timeline(9)));
+    let Action::Acquire(claim) = decide(&pg2_sees(cluster)).action else { panic!("no claim") };
+    assert_eq!((claim.term, claim.timeline), (Term(31), Timeline(10)));
+}
+
+#[test]
+fn too_few_ballots_prove_nothing() {
+    let view = pg2_sees(pg1_died());
+    check(&view, "wait: awaiting_ballots");
+    says(&view, "nobody leads; 1 ballots are in, waiting for pg3");
+    let view = pg2_sees(pg1_died().without("pg3"));
+    check(&view, "wait: not_proven");
+    says(
+        &view,
+        "nobody is promoted: acknowledged writes may be only on pg1, pg3, which cannot be asked; needed 2 of pg2, pg3 (or pg1 itself), heard pg2",
+    );
+}
+
+#[test]
+fn the_last_leader_in_recovery_has_everything() {
+    check(&pg2_sees(cluster().vacant().without("pg3").ballot("pg1", 4, 990)), "acquire: elected");
+    check(&pg2_sees(cluster().vacant().without("pg3").ballot("pg1", 4, 1010)), "wait: outranked");
+}
+
+#[test]
+fn a_degraded_leader_is_the_only_one_that_has_everything() {
+    let degraded = pg1_died().policies(&[any(0, &[])]).ballot("pg3", 4, 990);
+    check(&pg2_sees(degraded.clone()), "wait: not_proven");
+    says(
+        &pg2_sees(degraded),
+        "nobody is promoted: acknowledged writes may be only on pg1, which cannot be asked; needed pg1 itself, for it had degraded to waiting for nobody, heard pg2, pg3",
+    );
+}
+
+#[test]
+fn every_quorum_of_the_record_must_be_satisfied() {
+    let changing = pg1_died().policies(&[any(1, &["pg2"]), any(1, &["pg3"])]);
+    check(&pg2_sees(changing.clone()), "wait: awaiting_ballots");
+    check(&pg2_sees(changing.ballot("pg3", 4, 990)), "acquire: elected");
+}
+
+#[test]
+fn ballots_of_an_older_term_or_of_the_dead_or_barred_or_forgetful_do_not_count() {
+    let good = || pg1_died().ballot("pg3", 4, 990);
+    check(&pg2_sees(good()), "acquire: elected");
+    let mut older = good();
+    older.ballots.get_mut(&name("pg3")).expect("put").revoked = Term(6);
+    check(&pg2_sees(older), "wait: awaiting_ballots");
+    check(&pg2_sees(good().without("pg3")), "wait: not_proven");
+    check(&pg2_sees(good().member("pg3", |member| member.tags.nofailover = true)), "wait: not_proven");
+    check(&pg2_sees(good().floor("pg3", 991)), "wait: awaiting_ballots");
+    check(&pg2_sees(good().floor("pg3", 990)), "acquire: elected");
+}
+
+#[test]
+fn a_longer_dead_branch_is_outranked_by_the_living_one() {
+    check(&pg2_sees(pg1_died().ballot("pg3", 3, 5000)), "acquire: elected");
+    check(&pg2_sees(pg1_died().ballot("pg3", 5, 10)), "wait: outranked");
+}
+
+#[test]
+fn within_one_timeline_the_position_decides_even_if_a_marker_is_not_replayed_yet() {
+    let mut cluster = pg1_died().ballot("pg3", 4, 1010);
+    cluster.ballots.get_mut(&name("pg3")).expect("put").wal_term = Term(1);
+    check(&pg2_sees(cluster), "wait: outranked");
+}
+
+#[test]
+fn among_equals_priority_decides_and_then_the_name() {
+    let level = || pg1_died().ballot("pg3", 4, 1000);
+    check(&pg2_sees(level()), "acquire: elected");
+    check(&pg2_sees(level().member("pg3", |member| member.tags.failover_priority = 2)), "wait: outranked");
+}
+
+#[test]
+fn nobody_that_may_lead_is_said_so() {
+    let barred = cluster().vacant().without("pg1").without("pg3");
+    let barred = barred.member("pg2", |member| member.tags.failover_priority = 0);
+    check(&pg2_sees(barred), "wait: no_candidate");
+    let floored = pg1_died().floor("pg2", 2000);
+    check(&pg2_sees(floored), "wait: awaiting_ballots");
+}
+
+#[test]
+fn without_proof_everybody_alive_is_heard_first() {
+    let asynchronous = || pg1_died().mode(Mode::Async).policies(&[any(0, &[])]);
+    let late = |view: View| view.aged(|ages| ages.vacancy = Some(secs(1)));
+    check(&pg2_sees(asynchronous()), "wait: awaiting_ballots");
+    check(&late(pg2_sees(asynchronous())), "acquire: elected");
+    check(&pg2_sees(asynchronous().without("pg3")), "acquire: elected");
+    says(
+        &pg2_sees(Cluster { leader_lsn: Some(Lsn(1000 + (512 << 10))), ..asynchronous().without("pg3") }),
+        "best of the ballots of pg2; up to 512.0 kB of acknowledged writes may be lost",
+    );
+    says(&pg2_sees(asynchronous().without("pg3")), "best of the ballots of pg2; how much may be lost is unknown");
+}
+
+#[test]
+fn without_proof_nobody_far_behind_leads() {
+    let asynchronous = pg1_died().mode(Mode::Async).without("pg3");
+    let far = pg2_sees(Cluster { leader_lsn: Some(Lsn(1000 + (48 << 20))), ..asynchronous });
+    check(&far, "wait: too_far_behind");
+    says(&far, "nobody is promoted: the best candidate pg2 is 48.0 MB behind the last leader, the limit is 1.0 MB");
+}

@@ -1,0 +1,263 @@
+//! The one configuration file that the agent owns: `pgvigil.conf`, included at the end of `postgresql.conf`, everything else being the
+//! operator's. It is rendered whole from a [`Conf`] and replaced atomically, so that a crash leaves the old one or the new one. Its
+//! first line is that `Conf` as JSON: what is configured is read back from there, never guessed from settings.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::sync::PoisonError;
+
+use decision::names::{Term, application_name};
+use decision::view::Upstream;
+use serde::{Deserialize, Serialize};
+
+use crate::autoconf;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::{Instance, InstanceConfig};
+
+/// The name of the file.
+pub const FILE: &str = "pgvigil.conf";
+const INCLUDE: &str = "include 'pgvigil.conf'";
+const JSON_PREFIX: &str = "# pgvigil: ";
+
+/// The part of the configuration that changes while the cluster runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conf {
+    /// Whom a standby follows.
+    pub recovery: Recovery,
+    /// `synchronous_standby_names`.
+    pub sync: String,
+    /// The term under which `sync` was set. Its names carry it too, but an empty list has no names.
+    #[serde(default)]
+    pub term: Term,
+    /// The least values that a standby must be started with, because its primary had them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub floors: BTreeMap<String, u64>,
+}
+
+/// Whom a standby follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovery {
+    /// Nobody: pledged, about to be promoted, or a primary. Nothing may delay its promotion.
+    #[default]
+    Nobody,
+    /// This server, under this term's name.
+    Following(Upstream),
+}
+
+impl Recovery {
+    /// Whom, if anybody.
+    pub fn upstream(&self) -> Option<&Upstream> {
+        match self {
+            Recovery::Nobody => None,
+            Recovery::Following(upstream) => Some(upstream),
+        }
+    }
+}
+
+/// Settings that the agent alone may set; anywhere else they would break a promise.
+pub(crate) const OWNED: [&str; 20] = [
+    "cluster_name",
+    "config_file",
+    "data_directory",
+    "hot_standby",
+    "listen_addresses",
+    "port",
+    "primary_conninfo",
+    "primary_slot_name",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+    "synchronous_standby_names",
+    "unix_socket_directories",
+    "wal_log_hints",
+    "wal_receiver_timeout",
+];
+
+/// What the operator may set otherwise.
+const DEFAULTS: [(&str, &str); 7] = [
+    ("wal_level", "replica"),
+    ("wal_keep_size", "512MB"),
+    ("max_wal_senders", "10"),
+    ("max_replication_slots", "10"),
+    ("wal_sender_timeout", "5s"),
+    ("wal_receiver_status_interval", "1s"),
+    // After a failed attempt to reach the upstream the default waits 5 s; a leader is often back sooner.
+    ("wal_retrieve_retry_interval", "200ms"),
+];
+
+/// Refuses parameters that the agent owns, and values that would void what an acknowledged commit is promised.
+pub fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<()> {
+    for (key, value) in parameters {
+        let refuse = |why: &str| Err(Error::Setting(format!("parameter {key} = \"{value}\": {why}")));
+        let name = key.to_ascii_lowercase();
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
+        if name.is_empty() || !plain || value.contains(['\n', '\0']) {
+            return refuse("this is no name and value of a Postgres setting");
+        }
+        if OWNED.contains(&name.as_str()) {
+            return refuse("pgvigil sets this itself; remove it from the node file");
+        }
+        let value = value.trim().to_ascii_lowercase();
+        match name.as_str() {
+            "wal_level" if value == "minimal" => return refuse("standbys need replica or logical"),
+            "synchronous_commit" if value == "remote_write" => {
+                return refuse("a standby would acknowledge what its disk does not have yet; use on or remote_apply");
+            }
+            "fsync" | "full_page_writes" if ["off", "false", "no", "0"].contains(&value.as_str()) => {
+                return refuse("a power loss would destroy the database; remove it");
+            }
+            "max_wal_senders" | "max_replication_slots" if value.parse::<u32>().is_ok_and(|number| number < 10) => {
+                return refuse("standbys, clones and rewinds need at least 10");
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The whole content of the file.
+pub fn render(config: &InstanceConfig, passfile: &Path, conf: &Conf) -> String {
+    let json = serde_json::to_string(conf).unwrap_or_default();
+    let mut text =
+        format!("{JSON_PREFIX}{json}\n# Written by pgvigil and replaced as a whole: change the node file instead.\n");
+    let mut set = |key: &str, value: &str| {
+        let _ = writeln!(text, "{key} = {}", quote(value));
+    };
+    for (key, value) in DEFAULTS {
+        set(key, value);
+    }
+    for (key, value) in &config.parameters {
+        set(key, value);
+    }
+    for (key, value) in &conf.floors {
+        set(key, &value.to_string());
+    }
+    set("listen_addresses", &config.listen_addresses);
+    set("port", &config.port.to_string());
+    set("unix_socket_directories", &config.socket_dir.to_string_lossy());
+    set("cluster_name", &config.cluster);
+    set("hot_standby", "on");
+    set("wal_log_hints", "on");
+    set("wal_receiver_timeout", "5s");
+    set("primary_slot_name", "");
+    // Left over from a point-in-time recovery these would stop or promote a standby.
+    for key in [
+        "recovery_target",
+        "recovery_target_lsn",
+        "recovery_target_name",
+        "recovery_target_time",
+        "recovery_target_xid",
+    ] {
+        set(key, "");
+    }
+    set("recovery_target_timeline", "latest");
+    set("synchronous_standby_names", &conf.sync);
+    match &conf.recovery {
+        Recovery::Following(upstream) => set("primary_conninfo", &conninfo(config, passfile, upstream)),
+        Recovery::Nobody => {
+            set("primary_conninfo", "");
+            // A promotion calls restore_command five times in series, and waits for readers that block replay (measured).
+            set("restore_command", "");
+            set("max_standby_streaming_delay", "0");
+            set("max_standby_archive_delay", "0");
+        }
+    }
+    text
+}
+
+/// How a standby reaches its upstream. The password stays in the password file.
+fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upstream) -> String {
+    let pairs = [
+        ("host", upstream.host.clone()),
+        ("port", upstream.port.to_string()),
+        ("user", config.replication_user.clone()),
+        ("application_name", application_name(&config.member, upstream.term)),
+        ("passfile", passfile.to_string_lossy().into_owned()),
+        ("sslmode", "prefer".to_owned()),
+        ("connect_timeout", "2".to_owned()),
+        ("keepalives", "1".to_owned()),
+        ("keepalives_idle", "2".to_owned()),
+        ("keepalives_interval", "1".to_owned()),
+        ("keepalives_count", "3".to_owned()),
+        ("tcp_user_timeout", "5000".to_owned()),
+    ];
+    conninfo_of(&pairs)
+}
+
+/// A `libpq` connection string.
+pub(crate) fn conninfo_of(pairs: &[(&str, String)]) -> String {
+    let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+    pairs.iter().map(|(key, value)| format!("{key}={}", quoted(value))).collect::<Vec<_>>().join(" ")
+}
+
+/// In `postgresql.conf` a quote is doubled, and a backslash begins an escape.
+fn quote(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// Reads the JSON line back; `None` when the text was not written by this agent.
+pub fn parse(text: &str) -> Option<Conf> {
+    serde_json::from_str(text.lines().next()?.strip_prefix(JSON_PREFIX)?).ok()
+}
+
+/// Writes the file into a data directory, if it is not there as it should be; includes it; ends overrides. True when anything changed.
+pub(crate) fn write_into(data_dir: &Path, config: &InstanceConfig, passfile: &Path, conf: &Conf) -> Result<bool> {
+    let path = data_dir.join(FILE);
+    let wanted = render(config, passfile, conf);
+    let mut changed = false;
+    if fs::read_to_string(&path).ok().as_deref() != Some(wanted.as_str()) {
+        durable::write(&path, wanted.as_bytes(), 0o600)?;
+        changed = true;
+    }
+    changed |= include_from(&data_dir.join("postgresql.conf"))?;
+    changed |= autoconf::strip(data_dir)?;
+    Ok(changed)
+}
+
+/// The include must come last, or what follows it would win.
+fn include_from(main: &Path) -> Result<bool> {
+    let text = fs::read_to_string(main).map_err(|error| Error::io("read", main, error))?;
+    let last = text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with('#'));
+    if last == Some(INCLUDE) {
+        return Ok(false);
+    }
+    let kept: Vec<&str> = text.lines().filter(|line| line.trim() != INCLUDE).collect();
+    let text = format!("{}\n{INCLUDE}\n", kept.join("\n").trim_end());
+    durable::write(main, text.as_bytes(), 0o600)?;
+    Ok(true)
+}
+
+impl Instance {
+    /// What is configured on disk; `None` when the data directory has no file of ours.
+    pub fn read_conf(&self) -> Option<Conf> {
+        parse(&fs::read_to_string(self.data_dir().join(FILE)).ok()?)
+    }
+
+    /// Changes the configuration on disk, durably. The server does not know yet: reload it. True when anything changed.
+    ///
+    /// # Errors
+    /// `Host` when the files cannot be written.
+    pub async fn update_conf(&self, change: impl FnOnce(&mut Conf) + Send + 'static) -> Result<bool> {
+        let me = self.clone();
+        let work = move || {
+            let _lock = me.0.conf_lock.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut conf = me.read_conf().unwrap_or_default();
+            change(&mut conf);
+            write_into(me.data_dir(), me.config(), &me.passfile(), &conf)
+        };
+        // Flushing a file may hang with its disk; that must not take a worker of the agent with it.
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::WrongState(format!("writing the configuration was cut off: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The leadership marker: one row a term, committed like any other transaction, so that its acknowledgement proves that writes are durable.
+//! A commit can also come back *without* that: cancelled while it waits, it reports success and a warning. And a row
+//! that waits becomes visible when its backend is ended or the server restarts. So visible is not acknowledged: that is a column.
+
+use std::time::Duration;
+
+use decision::names::{MemberName, Term};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::sql::Session;
+
+/// Always writes, so that its commit always waits: an insert that finds its row would write nothing and prove nothing.
+const MARK: &str = "INSERT INTO pgvigil.leadership AS marker (term, leader) VALUES ($1, $2)
+    ON CONFLICT (term) DO UPDATE SET proofs = marker.proofs + 1";
+const PROVE: &str = "UPDATE pgvigil.leadership SET proofs = proofs + 1 WHERE term = $1";
+
+/// A commit under way. Given up in the middle, its backend would wait for standbys for ever and hold a connection slot: it is ended. That
+/// releases nobody as acknowledged; the outcome is simply unknown.
+struct Commit<'a> {
+    instance: &'a Instance,
+    session: Option<Session>,
+}
+
+impl Drop for Commit<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.instance.end_backends(&[session.pid]);
+        }
+    }
+}
+
+impl Instance {
+    /// Commits the marker row of a term and waits for its acknowledgement. Safe to repeat.
+    ///
+    /// # Errors
+    /// `NotAcknowledged` when the wait was cancelled, `Timeout` when the outcome is unknown; neither proves anything.
+    pub async fn mark(&self, term: Term, leader: &MemberName, within: Duration) -> Result<()> {
+        self.commit(term, Some(leader), within).await
+    }
+
+    /// Proves with one more commit that the present `synchronous_standby_names` are met. Errors as [`Instance::mark`]; `WrongState` when
+    /// this term has no marker.
+    pub async fn prove(&self, term: Term, within: Duration) -> Result<()> {
+        self.commit(term, None, within).await
+    }
+
+    /// Writes a checkpoint.
+    pub async fn checkpoint(&self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let late = || Error::timeout("writing a checkpoint", within);
+        // On a connection of its own: it may take long, and probes must not wait behind it.
+        let session = timeout_at(deadline, self.open_session()).await.map_err(|_| late())??;
+        timeout_at(deadline, session.client.batch_execute("CHECKPOINT")).await.map_err(|_| late())??;
+        Ok(())
+    }
+
+    /// Opens the connection for markers ahead of time; a promotion should not wait for it.
+    pub(crate) async fn warm_writer(&self) {
+        if self.0.writer.lock().await.as_ref().is_some_and(|session| !session.client.is_closed()) {
+            return;
+        }
+        if let Ok(Ok(session)) = tokio::time::timeout(self.config().answer_within, self.open_session()).await {
+            *self.0.writer.lock().await = Some(session);
+        }
+    }
+
+    async fn commit(&self, term: Term, leader: Option<&MemberName>, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let late = || {
+            Error::timeout(format!("committing the marker of term {term}; whether it is durable is unknown"), within)
+        };
+        let kept = self.0.writer.lock().await.take().filter(|session| !session.client.is_closed());
+        let session = match kept {
+            Some(session) => session,
+            None => timeout_at(deadline, self.open_session()).await.map_err(|_| late())??,
+        };
+        session.clear_notices();
+        let mut commit = Commit { instance: self, session: Some(session) };
+        let Some(session) = &commit.session else { return Err(late()) };
+        let committed = timeout_at(deadline, write(session, term, leader)).await;
+        let outcome = match committed {
+            Err(_) => return Err(late()),
+            Ok(outcome) => outcome,
+        };
+        // Nothing waits any more, so the backend may live.
+        let warning = session.warning();
+        let session = commit.session.take();
+        outcome?;
+        if let Some(warning) = warning {
+            return Err(Error::NotAcknowledged(warning));
+        }
+        self.acknowledged(term, session, deadline).await;
+        Ok(())
+    }
+
+    /// Writes down that the marker was acknowledged, for an agent that comes after this one. It need not wait for standbys itself.
+    async fn acknowledged(&self, term: Term, session: Option<Session>, deadline: Instant) {
+        {
+            let mut memory = self.memory();
+            memory.acknowledged = memory.acknowledged.max(term);
+        }
+        let Some(session) = session else { return };
+        let sql = format!(
+            "BEGIN; SET LOCAL synchronous_commit = local; \
+             UPDATE pgvigil.leadership SET acknowledged = true WHERE term = {term} AND NOT acknowledged; COMMIT"
+        );
+        match timeout_at(deadline, session.client.batch_execute(&sql)).await {
+            Ok(Ok(())) => *self.0.writer.lock().await = Some(session),
+            Ok(Err(error)) => tracing::warn!(%error, "could not write down that the marker was acknowledged"),
+            Err(_) => self.end_backends(&[session.pid]),
+        }
+    }
+}
+
+async fn write(session: &Session, term: Term, leader: Option<&MemberName>) -> Result<()> {
+    let number =
+        i64::try_from(term.0).map_err(|_| Error::WrongState(format!("term {term} is beyond what the table holds")))?;
+    let rows = match leader {
+        Some(leader) => session.client.execute(MARK, &[&number, &leader.as_str()]).await?,
+        None => session.client.execute(PROVE, &[&number]).await?,
+    };
+    if rows == 0 {
+        return Err(Error::WrongState(format!("term {term} has no marker yet")));
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! The server's processes, seen through `/proc`. A process id alone proves nothing (it outlives its process in `postmaster.pid` and is
+//! used again), so a process counts as ours only when it runs a `postgres` program inside our data directory. Killing the postmaster
+//! alone is no fence: its backends go on committing until they next wait, so all of them are killed, orphans included.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use procfs::process::Process;
+
+use crate::error::{Error, Result};
+use crate::pidfile::{self, PidFile, Status};
+
+/// The running postmaster of a data directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Postmaster {
+    /// Its process id.
+    pub pid: i32,
+    /// How far it says it has come.
+    pub status: Status,
+    /// How long it has run.
+    pub age: Duration,
+}
+
+/// Finds the running postmaster of a data directory.
+pub fn find(data_dir: &Path) -> Option<Postmaster> {
+    let file = pidfile::parse(&fs::read_to_string(data_dir.join("postmaster.pid")).ok()?)?;
+    let process = Process::new(file.pid).ok()?;
+    let age = alive_for(&process)?;
+    let ours = lives_in(&process, &canonical(data_dir)) && is_that_postmaster(&process, &file, age);
+    ours.then_some(Postmaster { pid: file.pid, status: file.status, age })
+}
+
+/// Whether the process started when the file says. After a step of the wall clock the two disagree although all is well; then its command
+/// line tells: a server process renames itself to `postgres: ...`, and a standalone one says so.
+fn is_that_postmaster(process: &Process, file: &PidFile, age: Duration) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let started_at = now.saturating_sub(age).as_secs();
+    if i64::try_from(started_at).is_ok_and(|at| at.abs_diff(file.started_at) <= 3) {
+        return true;
+    }
+    let line = process.cmdline().unwrap_or_default();
+    let standalone = line.iter().any(|word| ["--single", "--boot", "--check"].contains(&word.as_str()));
+    line.first().is_some_and(|name| !name.starts_with("postgres:")) && !standalone
+}
+
+fn canonical(data_dir: &Path) -> PathBuf {
+    fs::canonicalize(data_dir).unwrap_or_else(|_| data_dir.to_path_buf())
+}
+
+/// Runs a `postgres` program inside the directory. An upgraded package leaves ` (deleted)` behind the name.
+fn lives_in(process: &Process, data_dir: &Path) -> bool {
+    let program = |exe: PathBuf| exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("postgres"));
+    process.cwd().is_ok_and(|cwd| cwd == data_dir) && process.exe().is_ok_and(program)
+}
+
+/// How long the process has been alive; `None` when it is gone, or dead and not yet reaped.
+fn alive_for(process: &Process) -> Option<Duration> {
+    let stat = process.stat().ok()?;
+    if matches!(stat.state, 'Z' | 'X') {
+        return None;
+    }
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
+    let started = Duration::from_millis(stat.starttime.saturating_mul(1000) / procfs::ticks_per_second().max(1));
+    Some(Duration::from(now).saturating_sub(started))
+}
+
+pub(crate) fn is_alive(pid: i32) -> bool {
+    Process::new(pid).ok().and_then(|process| alive_for(&process)).is_some()
+}
+
+/// Every server process in the data directory, the postmaster and its children included.
+fn family(data_dir: &Path) -> Vec<i32> {
+    let data_dir = canonical(data_dir);
+    let postmaster = find(&data_dir).map(|postmaster| postmaster.pid);
+    let belongs = |process: &Process| {
+        let child = process.stat().is_ok_and(|stat| Some(stat.ppid) == postmaster);
+        (child || lives_in(process, &data_dir)) && alive_for(process).is_some()
+    };
+    let Ok(all) = procfs::process::all_processes() else { return Vec::new() };
+    all.filter_map(|process| process.ok()).filter(belongs).map(|process| process.pid).collect()
+}
+
+/// Server processes that are there although their postmaster is not. They can still commit.
+pub fn orphans(data_dir: &Path) -> Vec<i32> {
+    if find(data_dir).is_some() { Vec::new() } else { family(data_dir) }
+}
+
+/// Kills every process of the server at once and waits until all are gone; returns how long that took. Blocks its thread.
+///
+/// The postmaster is stopped first, so that it starts nobody while the others are collected.
+///
+/// # Errors
+/// `Timeout` after ten seconds: a process hangs in the kernel (a dead disk), and only a reset of the host helps.
+pub fn kill_all(data_dir: &Path) -> Result<Duration> {
+    let begin = Instant::now();
+    if let Some(postmaster) = find(data_dir) {
+        send(postmaster.pid, Signal::SIGSTOP);
+    }
+    loop {
+        let pids = family(data_dir);
+        if pids.is_empty() {
+            return Ok(begin.elapsed());
+        }
+        for pid in &pids {
+            send(*pid, Signal::SIGKILL);
+        }
+        while pids.iter().any(|pid| is_alive(*pid)) {
+            if begin.elapsed() > Duration::from_secs(10) {
+                return Err(Error::timeout("killing the processes of the server", begin.elapsed()));
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+}
+
+pub(crate) fn send(pid: i32, signal: Signal) {
+    // The only errors are "gone already", which is as good, and "not permitted", which shows in what happens next.
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// Signals those of `pids` that are children of the postmaster. An id read a moment ago may be somebody else's by now.
+pub(crate) fn send_to_children(postmaster: i32, pids: &[i32], signal: Signal) {
+    for pid in pids {
+        let child = Process::new(*pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.ppid == postmaster);
+        if child {
+            send(*pid, signal);
+        }
+    }
+}

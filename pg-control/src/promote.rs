@@ -1,0 +1,91 @@
+//! From standby to primary, as fast as Postgres goes: the promote file and a signal, then one question a millisecond on the kept connection
+//! (`pg_promote()` and `pg_ctl promote` return 70 ms late). The names that commits wait for are in force before the signal, so
+//! that the very first commit of the new reign waits for them.
+
+use std::time::Duration;
+
+use decision::durability::Quorum;
+use decision::names::Term;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::conf::Recovery;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::process;
+use crate::status::Status;
+
+/// How a promotion went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// From the call until the names were in force and the signal was sent.
+    pub prepared: Duration,
+    /// From the signal until the server had left recovery.
+    pub promoted: Duration,
+}
+
+impl Instance {
+    /// Lets the running standby become primary under `term`, waiting for `quorum` from its first commit on. Safe to repeat. Readers that
+    /// hold up replay are ended. Returns once the server has left recovery; durable writes are proven by [`Instance::mark`] after that.
+    ///
+    /// # Errors
+    /// `Timeout` when it takes longer; if the signal was sent by then it goes on, and another call waits for it.
+    pub async fn promote(&self, quorum: &Quorum, term: Term, within: Duration) -> Result<Promoted> {
+        let begin = Instant::now();
+        let deadline = begin + within;
+        let names = quorum.standby_names(term);
+        self.update_conf(move |conf| {
+            conf.recovery = Recovery::Nobody;
+            conf.sync = names;
+            conf.term = term;
+        })
+        .await?;
+        let postmaster = self.reload()?;
+        self.commits_wait(deadline).await?;
+        let status = self.status().await?;
+        if !status.standby {
+            return Ok(Promoted { prepared: begin.elapsed(), promoted: Duration::ZERO });
+        }
+        self.end_blocking_readers(&status).await?;
+        durable::touch(&self.data_dir().join("promote"))?;
+        process::send(postmaster, Signal::SIGUSR1);
+        let signalled = Instant::now();
+        let (left_recovery, ()) = tokio::join!(self.wait_for_primary(deadline, within), self.warm_writer());
+        left_recovery?;
+        Ok(Promoted { prepared: signalled - begin, promoted: signalled.elapsed() })
+    }
+
+    async fn wait_for_primary(&self, deadline: Instant, within: Duration) -> Result<()> {
+        let session = self.control().await?;
+        let late = || Error::timeout("waiting for the promotion to end", within);
+        let question = session.client.prepare("SELECT pg_is_in_recovery()").await?;
+        for round in 1_u32.. {
+            let answer = tokio::time::timeout_at(deadline, session.client.query_one(&question, &[])).await;
+            if !answer.map_err(|_| late())??.try_get::<_, bool>(0)? {
+                return Ok(());
+            }
+            if round.is_multiple_of(16) {
+                // A reader may have come in the way of what is left to replay.
+                let status = self.status().await?;
+                self.end_blocking_readers(&status).await?;
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Err(late())
+    }
+
+    /// Ends the sessions inside a transaction while replay is held up by one of them. Replay that does not end cannot be promoted.
+    pub(crate) async fn end_blocking_readers(&self, status: &Status) -> Result<()> {
+        if !status.replay_blocked() {
+            return Ok(());
+        }
+        let sql = "SELECT pid FROM pg_stat_get_activity(NULL)
+            WHERE backend_type = 'client backend' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()";
+        let rows = self.ask(sql, &[]).await?;
+        let pids = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i32>, _>>()?;
+        tracing::warn!(sessions = pids.len(), "ending readers that hold up replay");
+        self.end_backends(&pids);
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! The other server, from which a clone or a rewind is made: asked first whether it is fit for that. A rewind from a leader whose control
+//! file still shows the timeline before its promotion says "no rewind required" and leaves the divergence in place (measured).
+
+use std::time::Duration;
+
+use decision::names::{Timeline, application_name};
+use decision::view::Upstream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls};
+
+use crate::conf::conninfo_of;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+
+/// How long the source may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+const FACTS: &str = "
+SELECT role.standby,
+       (SELECT timeline_id FROM pg_control_checkpoint()) AS control_timeline,
+       CASE WHEN NOT role.standby THEN substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) END AS timeline
+FROM (SELECT pg_is_in_recovery() AS standby OFFSET 0) AS role";
+
+/// What the source says about itself.
+pub(crate) struct Source {
+    pub(crate) standby: bool,
+    pub(crate) control_timeline: Timeline,
+    pub(crate) timeline: Option<Timeline>,
+    /// The size of its databases in bytes, where it would tell.
+    pub(crate) bytes: Option<u64>,
+}
+
+impl Instance {
+    /// Asks the source, as the rewind role.
+    ///
+    /// # Errors
+    /// `SourceNotReady` when it does not answer, `Refused` when it does not let us in.
+    pub(crate) async fn ask_source(&self, from: &Upstream, with_size: bool) -> Result<Source> {
+        let config = self.config();
+        let ask = async {
+            let (client, pump) = self.connect_to_source(from).await?;
+            let row = client.query_one(FACTS, &[]).await?;
+            let size =
+                "SELECT sum(pg_database_size(oid))::int8 FROM pg_database WHERE has_database_privilege(oid, 'CONNECT')";
+            let bytes = if with_size { client.query_one(size, &[]).await?.try_get::<_, Option<i64>>(0)? } else { None };
+            pump.abort();
+            let timeline: Option<String> = row.try_get("timeline")?;
+            Ok(Source {
+                standby: row.try_get("standby")?,
+                control_timeline: Timeline(row.try_get::<_, i32>("control_timeline")?.cast_unsigned()),
+                timeline: timeline.and_then(|text| u32::from_str_radix(&text, 16).ok()).map(Timeline),
+                bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()),
+            })
+        };
+        let answer: Result<Source> = timeout(ANSWER_WITHIN, ask)
+            .await
+            .unwrap_or_else(|_| Err(Error::timeout("asking the source", ANSWER_WITHIN)));
+        answer.map_err(|error| match error {
+            Error::Refused(why) => {
+                Error::Refused(format!("{} at {}:{}: {why}", config.rewind_user, from.host, from.port))
+            }
+            other => Error::SourceNotReady(format!("{} at {}:{}: {other}", from.member, from.host, from.port)),
+        })
+    }
+
+    /// A connection to the source as the rewind role, and the task that carries it.
+    pub(crate) async fn connect_to_source(&self, from: &Upstream) -> Result<(Client, JoinHandle<()>)> {
+        let password = self.secrets()?.rewind_password;
+        let config = self.config();
+        let mut options = Config::new();
+        options.host(&from.host).port(from.port).user(&config.rewind_user).password(password).dbname(&config.database);
+        options.application_name("pgvigil").connect_timeout(ANSWER_WITHIN).options("-c search_path=pg_catalog");
+        let (client, connection) = options.connect(NoTls).await?;
+        // Why a connection ends is told by the question that was asked on it.
+        Ok((client, tokio::spawn(async move { drop(connection.await) })))
+    }
+
+    /// How the programs of Postgres reach the source. The password is in the file that `PGPASSFILE` names.
+    pub(crate) fn source_conninfo(&self, from: &Upstream, user: &str) -> String {
+        conninfo_of(&[
+            ("host", from.host.clone()),
+            ("port", from.port.to_string()),
+            ("user", user.to_owned()),
+            ("dbname", self.config().database.clone()),
+            ("application_name", format!("{}_copy", application_name(&self.config().member, from.term))),
+            ("connect_timeout", "5".to_owned()),
+            ("keepalives_idle", "10".to_owned()),
+            ("keepalives_interval", "5".to_owned()),
+            ("keepalives_count", "3".to_owned()),
+        ])
+    }
+}

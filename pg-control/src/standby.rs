@@ -1,0 +1,188 @@
+//! Following somebody, or nobody. Whom a standby follows is in the file first, then in the server; an old connection to the
+//! former upstream is ended by signal as well, since a replay that is held up by a reader never takes the reload, and its walreceiver
+//! would go on acknowledging to a leader that was given up.
+
+use std::time::Duration;
+
+use decision::durability::Quorum;
+use decision::names::{Term, application_name};
+use decision::view::{Standby, Upstream};
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+
+use crate::conf::Recovery;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::loaded::asleep;
+use crate::process::{self, Postmaster};
+use crate::status::Status;
+
+/// How long an old walreceiver may take to go by itself after a reload.
+const GO_BY_ITSELF: Duration = Duration::from_millis(20);
+
+impl Instance {
+    /// Starts the server as a standby of `upstream`, or of nobody yet. Returns as soon as its process is there.
+    ///
+    /// # Errors
+    /// `NeedsClone` for a half-made directory, `StartFailed` and `Host` when the server ends again, and what writing files may bring.
+    pub async fn start_as_standby(&self, upstream: Option<&Upstream>) -> Result<Postmaster> {
+        self.refuse_half_made()?;
+        if let Some(running) = self.postmaster() {
+            return Ok(running);
+        }
+        let recovery = upstream.map_or(Recovery::Nobody, |upstream| Recovery::Following(upstream.clone()));
+        let floors = self.standby_floors().await?;
+        self.update_conf(move |conf| {
+            conf.recovery = recovery;
+            conf.floors = floors;
+        })
+        .await?;
+        durable::touch(&self.data_dir().join("standby.signal"))?;
+        durable::remove(&self.data_dir().join("recovery.signal"))?;
+        self.start().await
+    }
+
+    /// Starts the server as the primary of `term` on its old timeline, commits waiting for `quorum` from the first one on.
+    ///
+    /// # Errors
+    /// As [`Instance::start_as_standby`].
+    pub async fn start_as_primary(&self, quorum: &Quorum, term: Term) -> Result<Postmaster> {
+        self.refuse_half_made()?;
+        if let Some(running) = self.postmaster() {
+            return Ok(running);
+        }
+        let names = quorum.standby_names(term);
+        self.update_conf(move |conf| {
+            conf.recovery = Recovery::Nobody;
+            conf.sync = names;
+            conf.term = term;
+            conf.floors.clear();
+        })
+        .await?;
+        durable::remove(&self.data_dir().join("standby.signal"))?;
+        durable::remove(&self.data_dir().join("recovery.signal"))?;
+        self.start().await
+    }
+
+    /// Points the running standby at `upstream`, without a restart. Returns once nothing streams from anybody else.
+    ///
+    /// # Errors
+    /// `WrongState` on a primary, `Timeout` when an old walreceiver stays.
+    pub async fn follow(&self, upstream: &Upstream, within: Duration) -> Result<()> {
+        let begin = Instant::now();
+        let before = self.standby_status().await?;
+        let recovery = Recovery::Following(upstream.clone());
+        self.update_conf(move |conf| conf.recovery = recovery).await?;
+        self.reload_replay(&before)?;
+        loop {
+            let status = self.standby_status().await?;
+            // A walreceiver that came after the reload has the new address even before it is connected.
+            let old =
+                status.receiver.filter(|pid| before.receiver == Some(*pid) && !self.streams_from(&status, upstream));
+            let Some(old) = old else { return Ok(()) };
+            if begin.elapsed() > within {
+                return Err(Error::timeout("waiting for the old walreceiver to go", within));
+            }
+            if begin.elapsed() > GO_BY_ITSELF {
+                self.end_backends(&[old]);
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Follows nobody any more, now and after a restart, and replays what there is. Nothing received comes after what is returned, and
+    /// nothing more is acknowledged to the former upstream. Readers that hold up replay are ended.
+    ///
+    /// When replay does not end in time the facts come back with `replay_done` false.
+    ///
+    /// # Errors
+    /// `WrongState` on a primary, `Timeout` when the walreceiver does not go: then no pledge may be given.
+    pub async fn pledge(&self, within: Duration) -> Result<Standby> {
+        let deadline = Instant::now() + within;
+        let before = self.standby_status().await?;
+        self.update_conf(|conf| conf.recovery = Recovery::Nobody).await?;
+        self.reload_replay(&before)?;
+        let (mut rested, mut gone) = (0, 0);
+        loop {
+            let status = self.standby_status().await?;
+            // Between the reload and its being taken the old address may be dialled once more: end that one, too.
+            self.end_backends(&Vec::from_iter(status.receiver));
+            self.end_blocking_readers(&status).await?;
+            gone = if status.receiver.is_none() { gone + 1 } else { 0 };
+            rested = if status.rests() && status.startup.and_then(asleep).is_some() { rested + 1 } else { 0 };
+            // Seen twice: once could be the moment between two attempts.
+            if rested >= 2 {
+                return Ok(self.standby_facts(&status));
+            }
+            if Instant::now() >= deadline {
+                let timeout = Error::timeout("waiting for the walreceiver to go", within);
+                return if gone >= 2 { Ok(self.standby_facts(&status)) } else { Err(timeout) };
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn standby_status(&self) -> Result<Status> {
+        let status = self.status().await?;
+        if status.standby { Ok(status) } else { Err(Error::WrongState("the server is a primary".to_owned())) }
+    }
+
+    /// Reloads the server, and the replaying process directly: it must take the signal before it can dial the old address again.
+    fn reload_replay(&self, status: &Status) -> Result<()> {
+        let postmaster = self.reload()?;
+        process::send_to_children(postmaster, &Vec::from_iter(status.startup), Signal::SIGHUP);
+        Ok(())
+    }
+
+    fn streams_from(&self, status: &Status, upstream: &Upstream) -> bool {
+        let name = application_name(&self.config().member, upstream.term);
+        let wanted =
+            [format!("application_name={name}"), format!("host={}", upstream.host), format!("port={}", upstream.port)];
+        // Postgres shows the words of the connection string unquoted.
+        let words: Vec<&str> = status.conninfo.as_deref().unwrap_or_default().split_whitespace().collect();
+        wanted.iter().all(|word| words.contains(&word.as_str()))
+    }
+
+    /// What a standby must be configured with at least, where the configuration has less: its primary had these values, and replay stops
+    /// at settings below them.
+    async fn standby_floors(&self) -> Result<std::collections::BTreeMap<String, u64>> {
+        let floors = self.full_control().await?.standby_floors;
+        let path = self.data_dir().join("postgresql.conf");
+        let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+        let configured = |key: &str| {
+            let ours = self.config().parameters.get(key).and_then(|value| value.trim().parse::<u64>().ok());
+            ours.or_else(|| setting_in(&text, key)).unwrap_or(match key {
+                "max_connections" => 100,
+                "max_worker_processes" => 8,
+                "max_wal_senders" => 10,
+                "max_locks_per_transaction" => 64,
+                _ => 0,
+            })
+        };
+        Ok(floors.into_iter().filter(|(key, floor)| *floor > configured(key)).collect())
+    }
+}
+
+/// The last value of a numeric setting in `postgresql.conf`.
+fn setting_in(text: &str, key: &str) -> Option<u64> {
+    let value = |line: &str| {
+        let rest = line.trim_start().strip_prefix(key)?.trim_start();
+        let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start().trim_start_matches('\'');
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    };
+    text.lines().rev().find_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_setting_counts() {
+        let text = "#max_connections = 5\nmax_connections = 100\t\t\t# (change requires restart)\nmax_connections='200'\nmax_connections_x = 7\n";
+        assert_eq!(setting_in(text, "max_connections"), Some(200));
+        assert_eq!(setting_in(text, "max_wal_senders"), None);
+    }
+}

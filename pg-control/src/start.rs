@@ -1,0 +1,133 @@
+//! Starting the server so that it outlives the agent: `pg_ctl` gives it a session of its own, a clean environment and a log file. A start
+//! that fails is explained from that log, with the mend where the cause is known.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::{Command as StdCommand, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::process::{self, Postmaster};
+use crate::tool;
+
+/// Beyond this the log is moved to `postgres.log.1` at the next start.
+const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
+
+impl Instance {
+    /// The running postmaster of this data directory.
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        process::find(self.data_dir())
+    }
+
+    /// Starts the server as the data directory is configured, and returns as soon as its process is there.
+    pub(crate) async fn start(&self) -> Result<Postmaster> {
+        if let Some(running) = self.postmaster() {
+            return Ok(running);
+        }
+        self.end_orphans().await?;
+        self.prepare_log()?;
+        self.forget_sessions().await;
+        let pg_ctl = self.program("pg_ctl");
+        let mut command = StdCommand::new(&pg_ctl);
+        tool::scrub(&mut command);
+        if ranks_below_others() {
+            // The agent may be protected from the kernel's out-of-memory killer; a backend must not inherit that.
+            command.env("PG_OOM_ADJUST_FILE", "/proc/self/oom_score_adj").env("PG_OOM_ADJUST_VALUE", "0");
+        }
+        command.arg("start").arg("-w").args(["-t", "60"]).arg("-s");
+        command.arg("-D").arg(self.data_dir()).arg("-l").arg(self.log_file());
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // pg_ctl waits only to see an early death; dropping it kills the waiting, not the server in its own session.
+        let mut pg_ctl =
+            Command::from(command).kill_on_drop(true).spawn().map_err(|error| tool::missing(&pg_ctl, error))?;
+        let begin = Instant::now();
+        let mut gave_up = false;
+        loop {
+            if let Some(running) = self.postmaster() {
+                tracing::info!(pid = running.pid, "postgres is starting");
+                return Ok(running);
+            }
+            if gave_up || begin.elapsed() > Duration::from_secs(20) {
+                return Err(self.explain_failed_start());
+            }
+            // Look for the process once more after pg_ctl has ended: it may be quicker than this loop.
+            gave_up = matches!(pg_ctl.try_wait(), Ok(Some(_)));
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits until the server accepts connections.
+    ///
+    /// # Errors
+    /// `StartFailed` or `Host` when it has ended again, `Timeout` when it takes longer (recovery may go on), `Refused` when it is up and
+    /// does not let the agent in.
+    pub async fn wait_ready(&self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let mut missing_before = false;
+        loop {
+            match timeout_at(deadline, self.control()).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error @ Error::Refused(_))) => return Err(error),
+                Ok(Err(_)) if Instant::now() < deadline => {}
+                _ => return Err(Error::timeout("waiting for postgres to accept connections", within)),
+            }
+            let missing = self.postmaster().is_none();
+            if missing && missing_before {
+                return Err(self.explain_failed_start());
+            }
+            missing_before = missing;
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Ends server processes without a postmaster: they hold the shared memory, and could still commit.
+    async fn end_orphans(&self) -> Result<()> {
+        if process::orphans(self.data_dir()).is_empty() {
+            return Ok(());
+        }
+        tracing::warn!("ending server processes that outlived their postmaster");
+        self.kill_all().await.map(|_| ())
+    }
+
+    fn prepare_log(&self) -> Result<()> {
+        let log = self.log_file();
+        let mut length = fs::metadata(&log).map_or(0, |meta| meta.len());
+        if length > LOG_LIMIT_BYTES {
+            fs::rename(&log, durable::beside(&log, ".1")).map_err(|error| Error::io("rename", &log, error))?;
+            length = 0;
+        }
+        self.memory().log_length_at_start = length;
+        Ok(())
+    }
+
+    /// What the server said since its last start, the fatal lines first.
+    fn explain_failed_start(&self) -> Error {
+        let text = read_from(&self.log_file(), self.memory().log_length_at_start).unwrap_or_default();
+        if let Some(error @ Error::Host { .. }) = tool::diagnose(&text) {
+            return error;
+        }
+        let fatal: Vec<&str> = text.lines().filter(|line| line.contains("FATAL:") || line.contains("PANIC:")).collect();
+        let words = if fatal.is_empty() { tool::last_words(&text) } else { tool::last_words(&fatal.join("\n")) };
+        Error::StartFailed(format!("{words} (see {})", self.log_file().display()))
+    }
+}
+
+fn read_from(path: &Path, offset: u64) -> std::io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(1024 * 1024).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Whether this process is less likely than others to be chosen by the out-of-memory killer.
+fn ranks_below_others() -> bool {
+    let adjusted = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    adjusted.trim().parse::<i32>().is_ok_and(|value| value < 0)
+}

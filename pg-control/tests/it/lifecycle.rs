@@ -1,0 +1,171 @@
+//! Creating, starting, finding and ending the server.
+
+use std::time::{Duration, Instant};
+
+use decision::durability::Quorum;
+use decision::names::Term;
+use decision::view::{Data, Server};
+use nix::sys::signal::Signal;
+use pg_control::{Error, Instance, process};
+use tokio_util::sync::CancellationToken;
+
+use crate::Outcome;
+use crate::world::{self, PATIENCE, empty, eventually, primary};
+
+pub async fn a_new_cluster_has_roles_of_least_privilege() -> Outcome {
+    let node = empty("pg1")?;
+    assert_eq!(node.instance.observe().await?.postgres.data, Data::Empty);
+    let begin = Instant::now();
+    let id = node.instance.bootstrap(&CancellationToken::new()).await?;
+    println!("      bootstrap {:?}", begin.elapsed());
+    let seen = node.instance.observe().await?.postgres;
+    let Data::Present(disk) = seen.data else { return Err(format!("{:?}", seen.data).into()) };
+    assert_eq!(disk.system_id, id);
+    assert!(matches!(&seen.server, Server::Primary(primary) if primary.marked_term == Term(0)), "{:?}", seen.server);
+    assert!(node.instance.full_control().await?.data_checksums);
+    let rights = "string_agg(rolname || rolsuper || rolcreaterole || rolreplication, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname LIKE 'pgvigil%'";
+    let rights = node.ask(&format!("SELECT {rights}")).await?;
+    assert_eq!(rights, "pgvigilfalsefalsefalse pgvigil_replicationfalsefalsetrue pgvigil_rewindfalsefalsefalse");
+    assert_eq!(
+        node.ask("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgvigil'").await?,
+        "pgvigil"
+    );
+    let seen_by = node
+        .ask("SELECT string_agg(DISTINCT usename, ',') FROM pg_stat_activity WHERE application_name = 'pgvigil'")
+        .await?;
+    assert_eq!(seen_by, "pgvigil", "the agent does not observe as a superuser");
+    let verifier =
+        node.ask("SELECT left(rolpassword, 14) FROM pg_authid WHERE rolname = 'pgvigil_replication'").await?;
+    assert_eq!(verifier, "SCRAM-SHA-256$");
+    assert!(matches!(node.instance.bootstrap(&CancellationToken::new()).await, Err(Error::WrongState(_))));
+    node.instance.mark(Term(1), &world::name("pg1"), PATIENCE).await?;
+    node.instance.checkpoint(PATIENCE).await?;
+    assert_eq!(node.as_primary().await?.marked_term, Term(1));
+    Ok(())
+}
+
+pub async fn another_agent_adopts_the_running_server() -> Outcome {
+    let node = primary("pg1").await?;
+    let pid = node.pid();
+    let second = Instance::new(node.instance.config().clone())?;
+    let Server::Primary(seen) = second.observe().await?.postgres.server else { return Err("not seen".into()) };
+    assert_eq!(seen.marked_term, Term(1), "the acknowledged marker is known from the table alone");
+    assert_eq!(seen.waits_for, Some((Quorum::none(), Term(1))));
+    assert_eq!(second.start_as_primary(&Quorum::none(), Term(1)).await?.pid, pid, "nothing is started twice");
+    Ok(())
+}
+
+pub async fn the_server_gets_a_clean_environment() -> Outcome {
+    // The runner is told nothing of services; a variable that must go is put there by starting through `env` in a child agent.
+    let node = primary("pg1").await?;
+    let text = std::fs::read(format!("/proc/{}/environ", node.pid()))?;
+    let text = String::from_utf8_lossy(&text);
+    for name in text.split('\0').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name) {
+        let known = [
+            "PATH",
+            "HOME",
+            "TZ",
+            "LANG",
+            "LANGUAGE",
+            "PGDATA",
+            "PG_GRANDPARENT_PID",
+            "PG_OOM_ADJUST_FILE",
+            "PG_OOM_ADJUST_VALUE",
+        ];
+        let shell = ["PWD", "OLDPWD", "SHLVL", "_"];
+        assert!(known.contains(&name) || shell.contains(&name) || name.starts_with("LC_"), "{name} leaks");
+    }
+    assert!(std::env::var_os("NOTIFY_SOCKET").is_some(), "the runner sets it, so that there is something to leak");
+    let session = procfs::process::Process::new(node.pid())?.stat()?.session;
+    assert_ne!(session, procfs::process::Process::myself()?.stat()?.session, "a session of its own");
+    Ok(())
+}
+
+pub async fn death_is_noticed_at_once() -> Outcome {
+    let node = primary("pg1").await?;
+    let (postmaster, death) = node.instance.watch_death()?.ok_or("not running")?;
+    assert_eq!(postmaster.pid, node.pid());
+    let begin = Instant::now();
+    node.signal(Signal::SIGKILL)?;
+    tokio::time::timeout(PATIENCE, death).await?;
+    println!("      death noticed after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    eventually("stopped", async || Ok(node.server().await? == Server::Stopped)).await
+}
+
+pub async fn nobody_survives_a_kill() -> Outcome {
+    let node = primary("pg1").await?;
+    let mut clients = Vec::new();
+    for _ in 0..15 {
+        clients.push(node.sql().await?);
+    }
+    let pid = node.pid();
+    let took = node.instance.kill_all().await?;
+    println!("      15 clients killed in {took:?}");
+    assert!(took < Duration::from_secs(2));
+    assert!(procfs::process::Process::new(pid).is_err() || node.instance.postmaster().is_none());
+    assert!(process::orphans(&node.instance.config().data_dir).is_empty());
+    assert_eq!(node.server().await?, Server::Stopped);
+    Ok(())
+}
+
+pub async fn orphans_are_found_and_killed() -> Outcome {
+    let node = primary("pg1").await?;
+    let data_dir = node.instance.config().data_dir.clone();
+    let client = node.sql().await?;
+    let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    // A frozen backend outlives its postmaster for certain.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(backend), Signal::SIGSTOP)?;
+    node.signal(Signal::SIGKILL)?;
+    eventually("postmaster gone", async || Ok(node.instance.postmaster().is_none())).await?;
+    assert!(process::orphans(&data_dir).contains(&backend));
+    let took = node.instance.kill_all().await?;
+    println!("      orphans killed in {took:?}");
+    assert!(process::orphans(&data_dir).is_empty());
+    node.instance.start_as_primary(&Quorum::none(), Term(1)).await?;
+    node.instance.wait_ready(PATIENCE).await?;
+    Ok(())
+}
+
+pub async fn a_taken_port_is_explained() -> Outcome {
+    let node = primary("pg1").await?;
+    node.instance.stop_fast(PATIENCE).await?;
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", node.instance.config().port))?;
+    let started = async {
+        node.instance.start_as_primary(&Quorum::none(), Term(1)).await?;
+        node.instance.wait_ready(PATIENCE).await
+    };
+    let error = started.await.expect_err("the port is taken");
+    assert!(error.to_string().contains("port is taken"), "{error}");
+    Ok(())
+}
+
+pub async fn a_fast_stop_tells_its_checkpoint_early() -> Outcome {
+    let node = primary("pg1").await?;
+    let (_, death) = node.instance.watch_death()?.ok_or("not running")?;
+    let begin = Instant::now();
+    assert!(node.instance.begin_stop());
+    let checkpoint = node.instance.shutdown_checkpoint(PATIENCE).await?;
+    let early = begin.elapsed();
+    tokio::time::timeout(PATIENCE, death).await?;
+    println!("      shut down in pg_control after {early:?}, exited after {:?}", begin.elapsed());
+    let control = node.instance.full_control().await?.control;
+    assert_eq!(control.checkpoint, checkpoint);
+    assert_eq!(pg_control::controldata::read_direct(&node.instance.config().data_dir)?, Some(control));
+    Ok(())
+}
+
+pub async fn a_stale_pid_file_of_another_process_is_no_server() -> Outcome {
+    let node = primary("pg1").await?;
+    node.instance.stop_fast(PATIENCE).await?;
+    let me = std::process::id();
+    let data_dir = &node.instance.config().data_dir;
+    std::fs::write(
+        data_dir.join("postmaster.pid"),
+        format!("{me}\n{}\n1700000000\n5432\n\n\n\nready\n", data_dir.display()),
+    )?;
+    assert!(node.instance.postmaster().is_none());
+    assert_eq!(node.server().await?, Server::Stopped);
+    node.instance.kill_all().await?;
+    Ok(())
+}

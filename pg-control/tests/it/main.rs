@@ -1,0 +1,94 @@
+//! Everything in this crate against a real PostgreSQL. Postgres never runs as root, so a run by root starts itself again as the user
+//! `postgres`. Tests run one after another: several are about milliseconds.
+
+mod durability;
+mod health;
+mod lifecycle;
+mod rejoin;
+mod replication;
+mod world;
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::pin::Pin;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+/// What a test returns.
+pub type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+type Start = fn() -> Pin<Box<dyn Future<Output = Outcome>>>;
+type Test = (&'static str, Start);
+
+/// Lists test functions by their names.
+#[macro_export]
+macro_rules! tests {
+    ($($module:ident: $($name:ident),+ $(,)?;)+) => {
+        vec![$($((concat!(stringify!($module), "::", stringify!($name)), (|| Box::pin($module::$name())) as Start),)+)+]
+    };
+}
+
+fn main() -> ExitCode {
+    if nix::unistd::geteuid().is_root() {
+        return run_as_postgres();
+    }
+    let tests: Vec<Test> = tests! {
+        lifecycle: a_new_cluster_has_roles_of_least_privilege, another_agent_adopts_the_running_server,
+            the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
+            orphans_are_found_and_killed, a_taken_port_is_explained, a_fast_stop_tells_its_checkpoint_early,
+            a_stale_pid_file_of_another_process_is_no_server;
+        replication: a_clone_follows_and_is_promoted, a_standby_is_repointed_by_reload,
+            a_pledge_ends_the_walreceiver_although_a_reader_blocks_replay, a_blocked_candidate_is_promoted_quickly,
+            a_cancelled_clone_leaves_nothing_running, observing_is_cheap;
+        rejoin: a_cleanly_stopped_primary_rejoins_without_a_rewind, a_diverged_primary_is_found_and_rewound,
+            the_end_of_wal_is_found_at_the_end_of_a_file, the_end_of_wal_follows_a_promotion,
+            a_half_made_directory_is_never_started, overrides_are_struck_out,
+            a_rewind_waits_for_the_checkpoint_after_a_promotion;
+        durability: a_commit_waits_when_its_voter_is_gone, a_cancelled_wait_is_no_acknowledgement,
+            a_stranger_of_another_term_acknowledges_nothing, a_removed_voter_is_cut_off, a_proof_is_a_commit_that_waits,
+            a_mark_that_was_given_up_leaves_no_backend;
+        health: a_frozen_server_hangs, full_slots_are_no_outage, a_locked_marker_table_is_no_outage;
+    };
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| name.contains(argument.as_str()));
+    let begin = Instant::now();
+    let mut failures = 0;
+    for (name, test) in tests.into_iter().filter(|(name, _)| wanted(name)) {
+        let started = Instant::now();
+        let verdict = std::panic::catch_unwind(|| run(test));
+        let took = started.elapsed().as_millis();
+        match verdict {
+            Ok(Ok(())) => println!("ok    {name} ({took} ms)"),
+            Ok(Err(error)) => {
+                failures += 1;
+                println!("FAILED {name} ({took} ms): {error}");
+            }
+            Err(_) => {
+                failures += 1;
+                println!("FAILED {name} ({took} ms): panicked");
+            }
+        }
+    }
+    world::remove_template();
+    println!("{failures} failures, {:.1} s", begin.elapsed().as_secs_f32());
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(test: Start) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let limited = async { tokio::time::timeout(std::time::Duration::from_secs(60), test()).await };
+    runtime.block_on(limited)?
+}
+
+fn run_as_postgres() -> ExitCode {
+    let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("a user named postgres");
+    let dir = tempfile::Builder::new().prefix("pgvigil-it-").tempdir().expect("a temporary directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    let copy = dir.path().join("it");
+    std::fs::copy(std::env::current_exe().expect("own path"), &copy).expect("a copy of this program");
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("permissions");
+    let mut command = Command::new(&copy);
+    command.args(std::env::args_os().skip(1)).current_dir("/").env("HOME", "/tmp").env("NOTIFY_SOCKET", "/nowhere");
+    let status = command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).status().expect("the copy runs");
+    if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,172 @@
+//! Coming back: without a rewind, with one, or not at all.
+
+use std::time::Instant;
+
+use decision::durability::Quorum;
+use decision::names::{Lsn, Term, Timeline};
+use decision::view::{ControlState, Data, Server};
+use nix::sys::signal::Signal;
+use pg_control::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::Outcome;
+use crate::world::{Failure, Node, PATIENCE, eventually, name, primary, standby_of};
+
+async fn take_over(node: &Node, term: u64) -> Outcome {
+    node.instance.pledge(PATIENCE).await?;
+    node.instance.promote(&Quorum::none(), Term(term), PATIENCE).await?;
+    let member = node.instance.config().member.clone();
+    node.instance.mark(Term(term), &member, PATIENCE).await?;
+    Ok(())
+}
+
+async fn end_of_wal(node: &Node) -> Result<pg_control::EndOfWal, Failure> {
+    Ok(node.instance.find_end_of_wal(&CancellationToken::new()).await?)
+}
+
+pub async fn a_cleanly_stopped_primary_rejoins_without_a_rewind() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    assert!(old.instance.begin_stop());
+    let checkpoint = old.instance.shutdown_checkpoint(PATIENCE).await?;
+    eventually("the shutdown checkpoint replayed", async || Ok(new.as_standby().await?.replayed > checkpoint)).await?;
+    take_over(&new, 2).await?;
+    old.instance.stop_fast(PATIENCE).await?;
+    let end = end_of_wal(&old).await?;
+    let fork = new.instance.local_history(Timeline(2))?[0];
+    assert!(end.lsn <= fork.ended_at, "{end:?} {fork:?}: nothing diverged");
+    let begin = Instant::now();
+    old.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
+    old.instance.wait_ready(PATIENCE).await?;
+    old.streams().await?;
+    println!("      start to streaming {:?}", begin.elapsed());
+    eventually("the new marker", async || Ok(old.as_standby().await?.wal_term == Term(2))).await
+}
+
+pub async fn a_diverged_primary_is_found_and_rewound() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    old.run("CREATE TABLE t AS SELECT 1 AS a").await?;
+    new.has_replayed(old.as_primary().await?.flushed).await?;
+    take_over(&new, 2).await?;
+    old.run("INSERT INTO t SELECT generate_series(1, 20000)").await?;
+    let flushed = old.as_primary().await?.flushed;
+    old.instance.kill_all().await?;
+
+    let begin = Instant::now();
+    let end = end_of_wal(&old).await?;
+    println!("      end of WAL found in {:?}", begin.elapsed());
+    assert!(end.lsn >= flushed, "{end:?} {flushed}");
+    assert!(end.lsn.0 - flushed.0 < 8192, "{end:?} {flushed}");
+    let Data::Present(disk) = old.instance.observe().await?.postgres.data else { return Err("no data".into()) };
+    assert_eq!((disk.end_of_wal, disk.state), (Some(end.lsn), ControlState::InProduction));
+    assert!(end.lsn > new.instance.local_history(Timeline(2))?[0].ended_at);
+
+    new.instance.checkpoint(PATIENCE).await?;
+    let begin = Instant::now();
+    old.instance.rewind(&new.as_upstream(2), Some(Timeline(2)), &CancellationToken::new()).await?;
+    println!("      rewind {:?}", begin.elapsed());
+    assert_eq!(old.instance.read_conf().and_then(|conf| conf.recovery.upstream().cloned()), Some(new.as_upstream(2)));
+    old.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
+    old.instance.wait_ready(PATIENCE).await?;
+    old.streams().await?;
+    old.has_replayed(new.as_primary().await?.flushed).await?;
+    assert_eq!(old.ask("SELECT count(*) FROM t").await?, "1");
+    assert_eq!(new.as_primary().await?.standbys[0].member, name("pg1"));
+    Ok(())
+}
+
+pub async fn the_end_of_wal_is_found_at_the_end_of_a_file() -> Outcome {
+    let node = primary("pg1").await?;
+    node.run("CREATE TABLE t AS SELECT 1 AS a; SELECT pg_switch_wal()").await?;
+    node.instance.kill_all().await?;
+    let wal = node.instance.config().data_dir.join("pg_wal");
+    let segment = 16 * 1024 * 1024;
+    let end = end_of_wal(&node).await?.lsn;
+    // Background records may already follow the switch; without the next file it ends with the one before.
+    let number = (end.0 - 1) / segment;
+    let files: Vec<String> =
+        std::fs::read_dir(&wal)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let first = node.instance.full_control().await?.control.redo.0 / segment;
+    for file in files.iter().filter(|file| file.len() == 24) {
+        if u64::from_str_radix(&file[8..], 16)? > first {
+            std::fs::remove_file(wal.join(file))?;
+        }
+    }
+    let cut = end_of_wal(&node).await?.lsn;
+    assert_eq!(cut, Lsn((first + 1) * segment), "{end} was in file {number}");
+    Ok(())
+}
+
+pub async fn the_end_of_wal_follows_a_promotion() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    old.instance.kill_all().await?;
+    take_over(&new, 2).await?;
+    new.run("CREATE TABLE t AS SELECT 1 AS a").await?;
+    let flushed = new.as_primary().await?.flushed;
+    new.instance.kill_all().await?;
+    let end = end_of_wal(&new).await?;
+    assert!(end.lsn >= flushed, "{end:?} {flushed}");
+    assert_eq!(end.timeline, Timeline(2), "whatever the control file says");
+    Ok(())
+}
+
+pub async fn a_half_made_directory_is_never_started() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    take_over(&new, 2).await?;
+    new.instance.checkpoint(PATIENCE).await?;
+    old.run("CREATE TABLE t AS SELECT generate_series(1, 1000)").await?;
+    old.instance.kill_all().await?;
+    // Without its WAL a rewind cannot find where the histories parted.
+    let wal = old.instance.config().data_dir.join("pg_wal");
+    for entry in std::fs::read_dir(&wal)?.filter_map(|entry| entry.ok()).filter(|entry| entry.path().is_file()) {
+        std::fs::remove_file(entry.path())?;
+    }
+    let failed = old.instance.rewind(&new.as_upstream(2), None, &CancellationToken::new()).await;
+    assert!(matches!(failed, Err(Error::NeedsClone(_))), "{failed:?}");
+    assert_eq!(old.instance.observe().await?.postgres.data, Data::HalfMade { by: "rewind".to_owned() });
+    for started in [
+        old.instance.start_as_standby(Some(&new.as_upstream(2))).await,
+        old.instance.start_as_primary(&Quorum::none(), Term(3)).await,
+    ] {
+        assert!(matches!(started, Err(Error::NeedsClone(_))), "{started:?}");
+    }
+    assert_eq!(old.server().await?, Server::Stopped);
+    old.instance.clone_from(&new.as_upstream(2), &CancellationToken::new()).await?;
+    old.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
+    old.instance.wait_ready(PATIENCE).await?;
+    old.streams().await?;
+    assert_eq!(old.instance.remove_old_copies().await?, 1, "the old directory was kept until now");
+    Ok(())
+}
+
+pub async fn overrides_are_struck_out() -> Outcome {
+    let node = primary("pg1").await?;
+    node.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await?;
+    node.run("ALTER SYSTEM SET work_mem = '5MB'").await?;
+    node.run("ALTER SYSTEM SET primary_conninfo = 'host=elsewhere'").await?;
+    node.instance.apply_sync(&Quorum::none(), Term(1), PATIENCE).await?;
+    let text = std::fs::read_to_string(node.instance.config().data_dir.join("postgresql.auto.conf"))?;
+    assert!(text.contains("work_mem") && !text.contains("synchronous") && !text.contains("primary_conninfo"), "{text}");
+    assert_eq!(node.as_primary().await?.waits_for, Some((Quorum::none(), Term(1))));
+    let main = std::fs::read_to_string(node.instance.config().data_dir.join("postgresql.conf"))?;
+    assert_eq!(main.matches("include 'pgvigil.conf'").count(), 1);
+    Ok(())
+}
+
+pub async fn a_rewind_waits_for_the_checkpoint_after_a_promotion() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    take_over(&new, 2).await?;
+    old.instance.kill_all().await?;
+    let premature = old.instance.rewind(&new.as_upstream(1), Some(Timeline(3)), &CancellationToken::new()).await;
+    assert!(matches!(premature, Err(Error::SourceNotReady(_))), "{premature:?}");
+    assert!(matches!(old.instance.observe().await?.postgres.data, Data::Present(_)), "nothing was touched");
+    new.signal(Signal::SIGHUP)?;
+    new.instance.checkpoint(PATIENCE).await?;
+    assert_eq!(new.as_primary().await?.control_timeline, Timeline(2));
+    old.instance.rewind(&new.as_upstream(2), Some(Timeline(2)), &CancellationToken::new()).await?;
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! Clones, followers, pledges and promotions.
+
+use std::time::{Duration, Instant};
+
+use decision::durability::Quorum;
+use decision::names::{Term, Timeline};
+use decision::view::Server;
+use tokio_util::sync::CancellationToken;
+
+use crate::Outcome;
+use crate::world::{self, Node, PATIENCE, any, empty, eventually, name, primary, standby_of};
+
+pub async fn a_clone_follows_and_is_promoted() -> Outcome {
+    let old = primary("pg1").await?;
+    let begin = Instant::now();
+    let new = standby_of(&old, "pg2", 1).await?;
+    println!("      clone to streaming {:?}", begin.elapsed());
+    let seen = old.as_primary().await?;
+    assert_eq!(seen.standbys.len(), 1);
+    assert_eq!((seen.standbys[0].member.as_str(), seen.standbys[0].term), ("pg2", Term(1)));
+    old.run("CREATE TABLE t AS SELECT 1 AS a").await?;
+    new.has_replayed(old.as_primary().await?.flushed).await?;
+    let standby = new.as_standby().await?;
+    assert_eq!(standby.wal_term, Term(1));
+    assert_eq!(standby.follows, Some(old.as_upstream(1)));
+    assert_eq!(standby.timeline, Timeline(1));
+    eventually("replay done", async || Ok(new.as_standby().await?.replay_done)).await?;
+    old.instance.kill_all().await?;
+
+    let begin = Instant::now();
+    let pledged = new.instance.pledge(PATIENCE).await?;
+    let pledge = begin.elapsed();
+    assert!(pledged.replay_done && !pledged.receiver_running && pledged.follows.is_none(), "{pledged:?}");
+    let promoted = new.instance.promote(&Quorum::none(), Term(2), PATIENCE).await?;
+    let promote = begin.elapsed();
+    new.instance.mark(Term(2), &name("pg2"), PATIENCE).await?;
+    println!(
+        "      pledge {pledge:?}, promote {:?} ({promoted:?}), writable after {:?}",
+        promote - pledge,
+        begin.elapsed()
+    );
+    let seen = new.as_primary().await?;
+    assert_eq!((seen.timeline, seen.marked_term), (Timeline(2), Term(2)));
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    new.instance.promote(&Quorum::none(), Term(2), PATIENCE).await?;
+    Ok(())
+}
+
+pub async fn a_standby_is_repointed_by_reload() -> Outcome {
+    let old = primary("pg1").await?;
+    let candidate = standby_of(&old, "pg2", 1).await?;
+    let other = standby_of(&old, "pg3", 1).await?;
+    let pid = other.pid();
+    old.instance.kill_all().await?;
+    candidate.instance.pledge(PATIENCE).await?;
+    let begin = Instant::now();
+    let quorum = any(1, &["pg3"]);
+    let to = candidate.as_upstream(2);
+    let (promoted, followed) =
+        tokio::join!(candidate.instance.promote(&quorum, Term(2), PATIENCE), other.instance.follow(&to, PATIENCE));
+    println!("      {:?}", promoted?);
+    followed?;
+    candidate.instance.mark(Term(2), &name("pg2"), PATIENCE).await?;
+    println!("      promote signal to a synchronous marker {:?}", begin.elapsed());
+    assert_eq!(other.pid(), pid, "no restart");
+    let seen = candidate.as_primary().await?;
+    assert_eq!(seen.waits_for, Some((quorum, Term(2))));
+    eventually("pg3 on the new timeline", async || {
+        let standby = other.as_standby().await?;
+        Ok(standby.streaming && standby.timeline == Timeline(2) && standby.wal_term == Term(2))
+    })
+    .await?;
+    // Asked again it is a matter of one look.
+    other.instance.follow(&to, PATIENCE).await?;
+    Ok(())
+}
+
+/// A standby whose replay is held up by a reader's snapshot; returns the reader.
+async fn blocked(leader: &Node, standby: &Node) -> Result<tokio_postgres::Client, world::Failure> {
+    leader.run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await?;
+    standby.has_replayed(leader.as_primary().await?.flushed).await?;
+    let reader = standby.sql().await?;
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await?;
+    leader.run("DELETE FROM t").await?;
+    leader.run("VACUUM t").await?;
+    let end = leader.as_primary().await?.flushed;
+    eventually("everything received", async || Ok(standby.as_standby().await?.received >= end)).await?;
+    eventually("replay held up", async || {
+        let waits = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+        Ok(standby.ask(waits).await?.starts_with("RecoveryConflict"))
+    })
+    .await?;
+    assert!(!standby.as_standby().await?.replay_done);
+    Ok(reader)
+}
+
+pub async fn a_pledge_ends_the_walreceiver_although_a_reader_blocks_replay() -> Outcome {
+    let old = primary("pg1").await?;
+    let standby = standby_of(&old, "pg2", 1).await?;
+    let _reader = blocked(&old, &standby).await?;
+    let end = standby.as_standby().await?.received;
+    let begin = Instant::now();
+    let pledged = standby.instance.pledge(PATIENCE).await?;
+    println!("      pledge with a blocked replay {:?}", begin.elapsed());
+    assert!(pledged.replay_done && pledged.received >= end && !pledged.receiver_running, "{pledged:?}");
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    eventually("no sender left", async || Ok(old.as_primary().await?.standbys.is_empty())).await?;
+    old.run("INSERT INTO t VALUES (1)").await?;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let after = standby.as_standby().await?;
+    assert_eq!(
+        (after.received, after.receiver_running),
+        (pledged.received, false),
+        "nothing is received after a pledge"
+    );
+    Ok(())
+}
+
+pub async fn a_blocked_candidate_is_promoted_quickly() -> Outcome {
+    let old = primary("pg1").await?;
+    let standby = standby_of(&old, "pg2", 1).await?;
+    let _reader = blocked(&old, &standby).await?;
+    old.instance.kill_all().await?;
+    let begin = Instant::now();
+    standby.instance.promote(&Quorum::none(), Term(2), PATIENCE).await?;
+    println!("      promote with a blocked replay {:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(5), "30 s is what max_standby_streaming_delay would allow");
+    assert_eq!(standby.ask("SELECT count(*) FROM t").await?, "0", "everything received was replayed");
+    Ok(())
+}
+
+pub async fn a_cancelled_clone_leaves_nothing_running() -> Outcome {
+    let old = primary("pg1").await?;
+    let node = empty("pg2")?;
+    let cancel = CancellationToken::new();
+    let from = old.as_upstream(1);
+    let copy = node.instance.clone_from(&from, &cancel);
+    let stop = async {
+        eventually("copying", async || Ok(old.ask("SELECT count(*) FROM pg_stat_progress_basebackup").await? != "0"))
+            .await?;
+        cancel.cancel();
+        Ok::<(), world::Failure>(())
+    };
+    let (copied, stopped) = tokio::join!(copy, stop);
+    stopped?;
+    assert!(matches!(copied, Err(pg_control::Error::Cancelled(_))), "{copied:?}");
+    let dir = node.dir.path().to_string_lossy().into_owned();
+    eventually("no copy running", async || {
+        let mut all = procfs::process::all_processes()?.filter_map(|process| process.ok());
+        let ours = |process: &procfs::process::Process| {
+            process.stat().is_ok_and(|stat| stat.comm == "pg_basebackup" && stat.state != 'Z')
+        };
+        Ok(!all.any(|process| ours(&process) && process.cmdline().is_ok_and(|line| line.join(" ").contains(&dir))))
+    })
+    .await?;
+    assert_eq!(node.server().await?, Server::Stopped);
+    node.instance.clone_from(&from, &CancellationToken::new()).await?;
+    let left: Vec<_> =
+        std::fs::read_dir(node.dir.path())?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    assert!(!left.iter().any(|name| name.contains(".cloning")), "{left:?}");
+    Ok(())
+}
+
+pub async fn observing_is_cheap() -> Outcome {
+    let old = primary("pg1").await?;
+    let standby = standby_of(&old, "pg2", 1).await?;
+    for node in [&old, &standby] {
+        let begin = Instant::now();
+        for _ in 0..500 {
+            node.server().await?;
+        }
+        println!("      one look at {}: {:?}", node.instance.config().member, begin.elapsed() / 500);
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+    let extras = standby.instance.observe().await?.extras.ok_or("no extras")?;
+    assert!(extras.last_msg_receipt_age.is_some_and(|age| age < PATIENCE), "{extras:?}");
+    assert!(extras.server_version >= 150_000);
+    assert_eq!(old.instance.observe().await?.extras.ok_or("no extras")?.replication.len(), 1);
+    Ok(())
+}
