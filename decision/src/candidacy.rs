@@ -100,11 +100,12 @@ pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
         .collect()
 }
 
-/// The best of these ballots: the latest reign (a timeline has one reign only), then the term of the newest marker, then the end of
-/// what was received, then priority, then name. Never by position alone: a dead branch can be longer than the living one.
+/// The best of these ballots: the latest timeline, then the end of what was received, then priority, then name. Never by position
+/// alone: a dead branch can be longer than the living one. Within a timeline by position alone, for it has one writer: the newest
+/// marker says less, as it may not be replayed yet where most was received.
 pub(crate) fn best<'a>(ballots: &[(&'a MemberName, &'a Ballot, u32)]) -> Option<(&'a MemberName, &'a Ballot)> {
     let rank = |(name, ballot, priority): &(&MemberName, &Ballot, u32)| {
-        (ballot.timeline, ballot.wal_term, ballot.received, *priority, Reverse((*name).clone()))
+        (ballot.timeline, ballot.received, *priority, Reverse((*name).clone()))
     };
     ballots.iter().max_by_key(|entry| rank(entry)).map(|(name, ballot, _)| (*name, *ballot))
 }

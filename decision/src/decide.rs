@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
 use crate::candidacy;
+use crate::isolation::accepts_writes;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, View};
 use crate::{following, isolation, leading, vacancy};
@@ -34,21 +35,31 @@ pub fn decide(view: &View) -> Decision {
     Decision { action, reason, standings: candidacy::standings(view) }
 }
 
+/// What was seen a while ago is reason enough to stop, and to nothing else.
 fn choose(view: &View) -> Choice {
     let Some(postgres) = view.postgres.last() else {
         return wait(Reason::PostgresUnseen {});
     };
+    let choice = situation(view, postgres);
+    match choice.0 {
+        Action::Wait | Action::Cancel | Action::Stop(_) => choice,
+        _ if view.postgres.now().is_some() => choice,
+        _ => wait(Reason::PostgresUnseen {}),
+    }
+}
+
+fn situation(view: &View, postgres: &Postgres) -> Choice {
     let Some(cluster) = view.cluster.now() else {
         return isolation::decide(view, postgres);
     };
-    if let Some(choice) = foreign(cluster, postgres).or_else(|| busy(view, cluster)) {
+    if let Some(choice) = foreign(cluster, postgres).or_else(|| busy(view, cluster, postgres)) {
         return choice;
     }
     if view.settings.paused {
         return wait(Reason::Paused {});
     }
     match (&cluster.leader, view.lock) {
-        (Some(leader), Lock::Held { term, .. }) if *leader == view.me && term == cluster.term => {
+        (Some(leader), Lock::Held { term, .. }) if *leader == view.me && view.lock.leads(cluster.term) => {
             leading::decide(view, cluster, postgres, term)
         }
         (Some(leader), _) if *leader == view.me => vacancy::lock_of_another_life(postgres),
@@ -65,12 +76,24 @@ fn foreign(cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     (disk.system_id != theirs).then(|| wait(Reason::ForeignSystem { mine: disk.system_id, cluster: theirs }))
 }
 
-/// One long action at a time; a copy from a member that is gone, or no leader any more, is broken off.
-fn busy(view: &View, cluster: &Cluster) -> Option<Choice> {
+/// One long action at a time. Broken off are: a copy from a member that is gone or not the leader any more; a pledge that is not
+/// wanted any more, for its node may be the one whose acknowledgement the new leader waits for; and, unless it is the stop itself,
+/// whatever keeps a primary alive that must not be one.
+fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let job = view.job.as_ref()?;
     let reason = Reason::Busy { action: job.action.clone(), age: job.age };
     let source_is_gone = job.from.as_ref().is_some_and(|from| {
         !cluster.members.contains_key(from) || cluster.leader.as_ref().is_some_and(|leader| leader != from)
     });
-    Some((if source_is_gone { Action::Cancel } else { Action::Wait }, reason))
+    let unwanted_pledge = job.action == "pledge" && cluster.leader.is_some();
+    let deposed = accepts_writes(&postgres.server) && !may_be_primary(view, cluster) && !job.is_a_stop();
+    let broken_off = source_is_gone || unwanted_pledge || (deposed && !view.settings.paused);
+    Some((if broken_off { Action::Cancel } else { Action::Wait }, reason))
+}
+
+fn may_be_primary(view: &View, cluster: &Cluster) -> bool {
+    match &cluster.leader {
+        Some(leader) => *leader == view.me && view.lock.leads(cluster.term),
+        None => cluster.last_led_by(&view.me),
+    }
 }

@@ -11,8 +11,10 @@ use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, View};
 /// What to do while `leader` leads.
 pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader: &MemberName) -> Choice {
     let term = cluster.term;
+    let deposed = || (Action::Stop(StopMode::Kill), Reason::DeposedPrimary { leader: leader.clone(), term });
     match &postgres.server {
-        Server::Primary(_) => (Action::Stop(StopMode::Kill), Reason::DeposedPrimary { leader: leader.clone(), term }),
+        Server::Primary(_) => deposed(),
+        Server::Starting { .. } | Server::Hung { .. } if postgres.is_or_becomes_primary() => deposed(),
         Server::Standby(standby) => standby_follows(view, cluster, leader, standby),
         Server::Stopped => rejoin::stopped(view, cluster, &postgres.data, leader),
         Server::Stopping => wait(Reason::Stopping {}),
@@ -32,7 +34,9 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     if cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term) {
         return (Action::Withdraw { revoked: term }, Reason::LeaderIsBack { leader: leader.clone(), term });
     }
-    if let Some(reason) = rejoin::diverged(cluster, leader, standby.timeline, standby.received) {
+    let streams_from_leader = standby.streaming && standby.follows.as_ref() == Some(&upstream);
+    let diverged = || rejoin::diverged(cluster, leader, standby.timeline, standby.received);
+    if let Some(reason) = (!streams_from_leader).then(diverged).flatten() {
         return (Action::Stop(StopMode::Fast), reason);
     }
     if standby.follows.as_ref() != Some(&upstream) {

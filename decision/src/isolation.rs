@@ -13,14 +13,18 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
         Seen::Before { age, .. } => Reason::EtcdSilent { age: *age, lease_left },
         Seen::Now(_) => Reason::EtcdSilent { age: std::time::Duration::ZERO, lease_left },
     };
-    if view.settings.paused || view.job.is_some() {
+    if view.settings.paused {
         return wait(silent(None));
     }
     match (view.lock, accepts_writes(&postgres.server)) {
         (Lock::Held { left, .. }, _) if !left.is_zero() => wait(silent(Some(left))),
         (_, false) => wait(silent(None)),
         (Lock::NotHeld, true) if just_started(view) => wait(silent(None)),
-        (Lock::NotHeld | Lock::Held { .. }, true) => (Action::Stop(StopMode::Kill), Reason::LockLost {}),
+        (Lock::NotHeld | Lock::Held { .. }, true) => match &view.job {
+            Some(job) if job.is_a_stop() => wait(silent(None)),
+            Some(_) => (Action::Cancel, Reason::LockLost {}),
+            None => (Action::Stop(StopMode::Kill), Reason::LockLost {}),
+        },
     }
 }
 

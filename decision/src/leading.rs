@@ -11,7 +11,7 @@ use crate::names::{MemberName, Term};
 use crate::reason::Reason;
 use crate::settings::Mode;
 use crate::view::{
-    Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, Server, Standby, SyncRecord, View,
+    Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, RequestKind, Server, Standby, SyncRecord, View,
 };
 
 /// What to do while the lock is mine.
@@ -43,8 +43,8 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: 
 fn others_ready(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
     let standing_by =
         |name: &MemberName| cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Standby);
-    let alive: BTreeSet<MemberName> =
-        cluster.eligible().into_iter().filter(|name| *name != view.me && standing_by(name)).collect();
+    let counts = |name: &MemberName| *name != view.me && standing_by(name) && !cluster.floors.contains_key(name);
+    let alive: BTreeSet<MemberName> = cluster.eligible().into_iter().filter(counts).collect();
     if sync.mode == Mode::Async || proven(&sync.policies, &alive) { alive.into_iter().collect() } else { Vec::new() }
 }
 
@@ -55,16 +55,16 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
         Data::HalfMade { by } => return (Action::Release, Reason::HalfMade { by: by.clone() }),
         Data::Unreadable { why } => return (Action::Release, Reason::CannotStart { why: why.clone() }),
     };
-    if disk.standby_signal {
+    let ready = others_ready(view, cluster, sync);
+    if failed_in_this_reign(view) && !ready.is_empty() && (sync.mode != Mode::Async || crashed(disk)) {
+        return (Action::Release, Reason::CannotStart { why: "the last attempt failed".to_owned() });
+    }
+    // Never started as primary on the timeline before its promotion: that one may have gone on elsewhere.
+    if disk.standby_signal || disk.timeline < sync.timeline {
         return match view.retry_in() {
             Some(after) => wait(Reason::Retrying { after }),
             None => (Action::Start(StartAs::Standby(None)), Reason::Promote { term }),
         };
-    }
-    let ready = others_ready(view, cluster, sync);
-    let start_failed = view.ages.last_failure.is_some();
-    if start_failed && !ready.is_empty() {
-        return (Action::Release, Reason::CannotStart { why: "the last start failed".to_owned() });
     }
     // Releasing a crashed primary is only faster, and only safe, where the voters can prove that they have everything.
     if crashed(disk) && sync.mode != Mode::Async && !sync.reclaimed && !ready.is_empty() {
@@ -77,6 +77,12 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
     let because =
         if ready.is_empty() { "no standby can prove that it has everything" } else { "its data is here and intact" };
     (Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because: because.to_owned() })
+}
+
+/// A failure of an earlier reign is no reason to let go: in this one nothing has been tried yet.
+fn failed_in_this_reign(view: &View) -> bool {
+    let reign = view.ages.reign.unwrap_or_default();
+    view.ages.last_failure.is_some_and(|age| age <= reign)
 }
 
 fn crashed(disk: &OnDisk) -> bool {
@@ -111,8 +117,13 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
         primary.waits_for.as_ref().filter(|(quorum, of)| *of == term || quorum.k == 0).map(|(quorum, _)| quorum);
     let step = next_step(&sync.policies, running, &wanted);
     let marked = primary.marked_term >= term;
+    let mode = mode_in_force(&view.settings, cluster);
     match step {
         Step::Settled | Step::Prove(_) if !marked => (Action::Mark { term }, Reason::ProveWrites { term }),
+        Step::Settled if sync.mode != mode => {
+            let reason = changing(format!("the mode is {mode} from here on"));
+            (Action::RecordSync { mode, policies: sync.policies.clone() }, reason)
+        }
         Step::Settled => match &cluster.request {
             Some(request) => requested(view, cluster, primary, request),
             None => wait(Reason::Leading { term }),
@@ -120,7 +131,7 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
         Step::Record(policies) => {
             let reason =
                 changing(format!("commits are to wait for {wanted}; recorded first, so that a takeover heeds both"));
-            (Action::RecordSync { mode: mode_in_force(&view.settings, cluster), policies }, reason)
+            (Action::RecordSync { mode, policies }, reason)
         }
         Step::Apply(quorum) => {
             let reason = changing(format!("let commits wait for {quorum}"));
@@ -128,7 +139,7 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
         }
         Step::Prove(quorum) => {
             let reason = changing(format!("prove with a commit that {quorum} acknowledges, then record it alone"));
-            (Action::ProveSync { mode: mode_in_force(&view.settings, cluster), quorum }, reason)
+            (Action::ProveSync { mode, quorum }, reason)
         }
     }
 }
@@ -145,6 +156,16 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
     if let Some(from) = request.from.as_ref().filter(|from| **from != view.me) {
         return refuse(format!("it names {from} as the leader, but {} leads", view.me));
     }
+    if request.kind == RequestKind::Failover {
+        return refuse(format!(
+            "a failover is for a cluster that nobody leads, but {} leads: ask for a switchover",
+            view.me
+        ));
+    }
+    let asked = view.ages.request.unwrap_or_default();
+    if view.ages.last_failure.is_some_and(|age| age < asked) {
+        return refuse("the hand-over failed; see the log, and ask again".to_owned());
+    }
     let Some(to) = request.to.clone().or_else(|| best_standby(cluster, &primary.standbys)) else {
         return refuse("no standby streams and may lead".to_owned());
     };
@@ -154,7 +175,7 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
     if cluster.members.get(&to).is_some_and(|member| member.lock_lease != 0) {
         return (Action::HandOver { to: to.clone(), request: request.revision }, Reason::Switchover { to });
     }
-    if view.ages.request.unwrap_or_default() > view.settings.timing.ttl {
+    if asked > view.settings.timing.ttl {
         return refuse(format!("{to} did not get ready to hold the lock"));
     }
     wait(Reason::AwaitingCandidate { to })

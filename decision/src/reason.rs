@@ -47,11 +47,13 @@ Reason:
     EtcdSilent { age: Duration, lease_left: Option<Duration> } "etcd_silent"
         ("etcd has been silent for {}{}", span(*age), lease_left.map(|left| format!("; the lease still covers this primary for {}", span(left))).unwrap_or_default());
     LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
-    PostgresUnseen {} "postgres_unseen" ("the local Postgres has not been looked at yet");
+    LockOfEarlierLife {} "lock_of_earlier_life"
+        ("the lock names this node, under a lease that it does not hold (an earlier life's): wait until it ends");
+    PostgresUnseen {} "postgres_unseen" ("the local Postgres has not been seen just now: nothing is changed unseen");
     ForeignSystem { mine: SystemId, cluster: SystemId } "foreign_system"
         ("the data directory belongs to system {mine}, the cluster in etcd is system {cluster}: this node stays out; point it at its own cluster or an empty data directory");
     NotInitialized { in_progress: bool } "not_initialized"
-        ("{}", if *in_progress { "another node is creating the cluster" } else { "there is a database here but no cluster in etcd: it is left alone; start with an empty data directory, or restore the etcd keys" });
+        ("{}", if *in_progress { "another node is creating the cluster" } else { "there is a database here or on another member but no cluster in etcd: it is left alone; start with an empty data directory, or restore the etcd keys" });
     DataUnreadable { why: String } "data_unreadable" ("the data directory cannot be used: {why}");
     HalfMade { by: String } "half_made" ("an earlier {by} was cut off; the directory is replaced, never started");
     CreateCluster {} "create_cluster" ("no cluster in etcd and no data here: create it");

@@ -5,7 +5,7 @@ use crate::action::{Action, StartAs};
 use crate::decide::{Choice, wait};
 use crate::names::{Lsn, MemberName, Timeline};
 use crate::reason::Reason;
-use crate::view::{Cluster, ControlState, Data, MemberRole, OnDisk, Upstream, View};
+use crate::view::{Cluster, ControlState, Data, HistoryEntry, MemberRole, OnDisk, Upstream, View};
 
 /// What to do with a stopped Postgres while `leader` leads.
 pub(crate) fn stopped(view: &View, cluster: &Cluster, data: &Data, leader: &MemberName) -> Choice {
@@ -42,7 +42,7 @@ fn present(cluster: &Cluster, disk: &OnDisk, upstream: Upstream) -> Choice {
         let reason = Reason::CleanRejoin { leader, end: disk.checkpoint };
         return (Action::Start(StartAs::Standby(Some(upstream))), reason);
     }
-    let Some(forked_at) = forked_at(cluster, disk.timeline, leader_timeline) else {
+    let Some(forked_at) = forked_at(cluster, &leader, disk.timeline, leader_timeline) else {
         return wait(Reason::AwaitingHistory { timeline: disk.timeline });
     };
     let Some(end) = end_of_wal(disk, forked_at) else {
@@ -55,7 +55,7 @@ fn present(cluster: &Cluster, disk: &OnDisk, upstream: Upstream) -> Choice {
         return wait(Reason::AwaitingLeaderCheckpoint { leader });
     }
     let reason = Reason::Diverged { timeline: disk.timeline, end, forked_at };
-    (Action::Rewind { from: upstream, floor: floor(cluster) }, reason)
+    (Action::Rewind { from: upstream, floor: floor(cluster).max(forked_at) }, reason)
 }
 
 /// Whether a running standby has WAL that the leader's history does not have.
@@ -64,7 +64,7 @@ pub(crate) fn diverged(cluster: &Cluster, leader: &MemberName, timeline: Timelin
     if timeline == leader_timeline {
         return None;
     }
-    let forked_at = forked_at(cluster, timeline, leader_timeline)?;
+    let forked_at = forked_at(cluster, leader, timeline, leader_timeline)?;
     (received > forked_at).then_some(Reason::Diverged { timeline, end: received, forked_at })
 }
 
@@ -80,16 +80,32 @@ fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
 
 /// Where the leader's history left `timeline`. A timeline that never was in that history, or is newer than it, has nothing in common
 /// beyond the start of WAL as far as is known here, so everything on it counts as diverged and the rewind finds the true fork.
-fn forked_at(cluster: &Cluster, timeline: Timeline, leader_timeline: Timeline) -> Option<Lsn> {
+fn forked_at(cluster: &Cluster, leader: &MemberName, timeline: Timeline, leader_timeline: Timeline) -> Option<Lsn> {
     if timeline > leader_timeline {
         return Some(Lsn(0));
     }
-    if let Some(entry) = cluster.history.iter().find(|entry| entry.timeline == timeline) {
+    let living = living(cluster);
+    if let Some(entry) = living.iter().find(|entry| entry.timeline == timeline) {
         return Some(entry.ended_at);
     }
-    // The history is published up to the leader's timeline: mine is not in it.
-    let published = cluster.history.iter().any(|entry| entry.timeline < leader_timeline && entry.timeline > timeline);
-    published.then_some(Lsn(0))
+    // Once the history is published up to the leader's timeline, mine is not in it: a promotion that did not survive. The newest row
+    // is of the leader's own promotion when it names the leader and the checkpoint after that promotion is done.
+    let newest = living.first()?;
+    let is_leaders = newest.new_leader.as_ref().is_none_or(|new_leader| new_leader == leader);
+    let settled = cluster.members.get(leader).is_some_and(|member| member.rewind_source_ready);
+    (newest.timeline > timeline || (is_leaders && settled)).then_some(Lsn(0))
+}
+
+/// The rows of the history that are the leader's, newest first. Each promotion adds its row at the end, also one that does not survive:
+/// a row about a later timeline than a row behind it is of such a branch.
+fn living(cluster: &Cluster) -> Vec<&HistoryEntry> {
+    let mut living: Vec<&HistoryEntry> = Vec::new();
+    for entry in cluster.history.iter().rev() {
+        if living.last().is_none_or(|newer| entry.timeline < newer.timeline) {
+            living.push(entry);
+        }
+    }
+    living
 }
 
 /// The end of the WAL here, as far as it decides. A clean shutdown ends with its checkpoint record; if even that begins at or behind

@@ -43,11 +43,14 @@ pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
     };
     match &cluster.sync {
         Some(sync) if sync.mode != Mode::Async => {
-            // The last leader itself has everything, and while it ballots it is not primary.
-            if names.contains(&sync.leader) || proven(&sync.policies, &names) {
-                elected(Some(0))
-            } else {
-                Count::Nobody(not_proven(cluster, sync, names))
+            // The last leader itself has everything, and while it ballots it is not primary. If the lock was handed to it, then it
+            // has everything only once it has what the old leader had.
+            if !names.contains(&sync.leader) && !proven(&sync.policies, &names) {
+                return Count::Nobody(not_proven(cluster, sync, names));
+            }
+            match sync.handover_lsn.filter(|needed| ballot.received < *needed) {
+                Some(needed) => Count::Nobody(Reason::AwaitingHandover { replayed: ballot.received, needed }),
+                None => elected(Some(0)),
             }
         }
         Some(_) | None => match unproven_bars(view, cluster, member, ballot, &names) {

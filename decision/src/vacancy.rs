@@ -1,22 +1,26 @@
 //! Nobody holds the leader lock. The last leader may take it again, for everything is there; the others stop following the old
 //! term, say what they have, and the best of a sufficient set takes the lock in one transaction.
 
+use std::collections::BTreeSet;
+
 use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
-use crate::candidacy::highest_timeline;
+use crate::candidacy::{best, counted, highest_timeline};
 use crate::decide::{Choice, wait};
 use crate::durability::{ending_with, mode_in_force, quorum_for_new_leader};
 use crate::isolation::accepts_writes;
-use crate::names::{Term, Timeline};
+use crate::names::{MemberName, Term, Timeline};
 use crate::reason::Reason;
 use crate::takeover::{Count, count};
-use crate::view::{Cluster, Data, Initialize, OnDisk, Postgres, RequestKind, Server, Standby, View};
+use crate::view::{
+    Cluster, Data, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Standby, SyncRecord, View,
+};
 
 /// The `leader` key names me, but under a lease that I do not hold: it is of an earlier life of mine and will expire.
 pub(crate) fn lock_of_another_life(postgres: &Postgres) -> Choice {
     if accepts_writes(&postgres.server) {
         (Action::Stop(StopMode::Kill), Reason::LockLost {})
     } else {
-        wait(Reason::Stopping {})
+        wait(Reason::LockOfEarlierLife {})
     }
 }
 
@@ -25,9 +29,14 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
     if !matches!(cluster.initialize, Initialize::Done(_)) {
         return uninitialized(view, cluster, postgres);
     }
+    if postgres.is_or_becomes_primary() && !cluster.last_led_by(&view.me) {
+        return (Action::Stop(StopMode::Kill), Reason::LockLost {});
+    }
+    if let Some(choice) = empty_ballot(view, cluster, &postgres.server) {
+        return choice;
+    }
     match (&postgres.server, &postgres.data) {
-        (Server::Primary(primary), _) if cluster.last_led_by(&view.me) => reclaim(view, cluster, primary.timeline),
-        (Server::Primary(_), _) => (Action::Stop(StopMode::Kill), Reason::LockLost {}),
+        (Server::Primary(primary), _) => reclaim(view, cluster, primary.timeline, primary.marked_term),
         (Server::Starting { since }, _) => wait(Reason::Starting { since: *since }),
         (Server::Stopping, _) => wait(Reason::Stopping {}),
         (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after => {
@@ -42,11 +51,20 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
     }
 }
 
+/// A ballot is a promise of a running standby. Where that is gone others would wait in vain for this node to lead, or count what it
+/// has not any more.
+fn empty_ballot(view: &View, cluster: &Cluster, server: &Server) -> Option<Choice> {
+    let term = cluster.term;
+    let balloted = cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked == term);
+    (balloted && server.as_standby().is_none())
+        .then_some((Action::Withdraw { revoked: term }, Reason::Vacant { term }))
+}
+
 /// There is no cluster yet. An empty node may create it; a database that is already here is somebody's, and is left alone.
 fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
     let in_progress = cluster.initialize == Initialize::InProgress;
     match &postgres.data {
-        _ if in_progress => wait(Reason::NotInitialized { in_progress }),
+        _ if in_progress || others_have_a_database(view, cluster) => wait(Reason::NotInitialized { in_progress }),
         Data::Empty | Data::HalfMade { .. } if view.settings_bar_leading(cluster) => wait(Reason::NeverLeads {}),
         Data::Empty | Data::HalfMade { .. } => match view.retry_in() {
             Some(after) => wait(Reason::Retrying { after }),
@@ -57,15 +75,21 @@ fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice 
     }
 }
 
+/// Then the keys in etcd were lost, and creating another cluster of the same name would leave theirs out in the cold.
+fn others_have_a_database(view: &View, cluster: &Cluster) -> bool {
+    cluster.members.iter().any(|(name, member)| *name != view.me && member.role != MemberRole::Down)
+}
+
 fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
-    if cluster.last_led_by(&view.me) && !view.settings_bar_leading(cluster) {
-        let released = cluster.sync.as_ref().is_some_and(|sync| sync.released);
+    let led = cluster.sync.as_ref().filter(|sync| cluster.last_led_by(&view.me) && has_everything(sync, disk));
+    if let Some(sync) = led.filter(|_| !view.settings_bar_leading(cluster)) {
+        let released = sync.released;
         let waited = view.ages.vacancy.unwrap_or_default();
         let patience = view.settings.timing.reclaim_after;
         if released && waited < patience {
             return wait(Reason::LeavingItToOthers { for_another: patience - waited });
         }
-        return reclaim(view, cluster, disk.timeline);
+        return reclaim(view, cluster, disk.timeline, Term::default());
     }
     match view.retry_in() {
         Some(after) => wait(Reason::Retrying { after }),
@@ -73,15 +97,22 @@ fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
     }
 }
 
+/// The last leader has everything, but for one: a lock that was handed over may have reached a standby that still lacked the last
+/// WAL. Until its promotion is there for all to see, it ballots like the others.
+fn has_everything(sync: &SyncRecord, disk: &OnDisk) -> bool {
+    let promoted = !disk.standby_signal && disk.timeline >= sync.timeline;
+    sync.handover_lsn.is_none() || promoted
+}
+
 /// The last leader takes its lock again: same data, same timeline, a new term.
-fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline) -> Choice {
+fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> Choice {
     let Some(sync) = &cluster.sync else {
         return wait(Reason::NoCandidate {});
     };
     // A promotion that never happened still has its timeline ahead of it.
     let timeline = timeline.max(sync.timeline);
     let claim = Claim {
-        term: cluster.term.next(),
+        term: cluster.term.max(marked).next(),
         after: cluster.term,
         policies: sync.policies.clone(),
         mode: mode_in_force(&view.settings, cluster),
@@ -97,7 +128,8 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline) -> Choice {
 fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> Choice {
     let pledged = standby.follows.is_none() && !standby.receiver_running;
     let mine = cluster.ballots.get(&view.me).filter(|ballot| ballot.revoked == cluster.term);
-    let true_still = mine.is_some_and(|ballot| ballot.received == standby.received);
+    let true_still =
+        mine.is_some_and(|ballot| (ballot.timeline, ballot.received) == (standby.timeline, standby.received));
     if !pledged || !true_still {
         return (Action::Pledge { revoked: cluster.term }, Reason::Vacant { term: cluster.term });
     }
@@ -119,9 +151,13 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
 /// An operator's word stands in for the proof. What may be lost is recorded.
 fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
     let request = cluster.request.as_ref()?;
-    let asked =
-        request.kind == RequestKind::Failover && request.accept_data_loss && request.to.as_ref() == Some(&view.me);
-    if !asked {
+    let about = |from: &MemberName| cluster.sync.as_ref().is_some_and(|sync| sync.leader == *from);
+    let valid = request.kind == RequestKind::Failover && request.accept_data_loss;
+    let asked = match &request.to {
+        Some(to) => *to == view.me,
+        None => is_best_of_all(view, cluster),
+    };
+    if !valid || !asked || !request.from.as_ref().is_none_or(about) {
         return None;
     }
     let lost_bytes_bound =
@@ -131,6 +167,15 @@ fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
     let kind = ClaimKind::Forced;
     let claim = Claim { kind, policies, request: Some(request.revision), lost_bytes_bound, ..claim };
     Some((Action::Acquire(claim), Reason::Forced { lost_bytes_bound }))
+}
+
+/// Where the operator leaves it open who is to lead, the best does, once everybody alive has been heard or has had the time.
+fn is_best_of_all(view: &View, cluster: &Cluster) -> bool {
+    let ballots = counted(cluster);
+    let heard: BTreeSet<MemberName> = ballots.iter().map(|(name, _, _)| (*name).clone()).collect();
+    let all = heard.is_superset(&cluster.eligible());
+    let late = view.ages.vacancy.unwrap_or_default() >= view.settings.timing.ballot_window;
+    (all || late) && best(&ballots).is_some_and(|(best, _)| *best == view.me)
 }
 
 fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> Claim {

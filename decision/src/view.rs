@@ -407,6 +407,32 @@ pub struct Upstream {
     pub term: Term,
 }
 
+impl Lock {
+    /// Whether it makes me the leader of `term` now. A lease with no time left makes nobody the leader.
+    pub(crate) fn leads(self, of: Term) -> bool {
+        matches!(self, Lock::Held { term, left } if term == of && !left.is_zero())
+    }
+}
+
+impl Job {
+    /// Whether it stops Postgres.
+    pub(crate) fn is_a_stop(&self) -> bool {
+        ["stop", "kill"].contains(&self.action.as_str())
+    }
+}
+
+impl Postgres {
+    /// Whether it accepts writes, or will as far as its directory tells: a server that starts, or hangs, without `standby.signal`.
+    pub(crate) fn is_or_becomes_primary(&self) -> bool {
+        let starts_as_primary = matches!(&self.data, Data::Present(disk) if !disk.standby_signal);
+        match self.server {
+            Server::Primary(_) => true,
+            Server::Starting { .. } | Server::Hung { .. } => starts_as_primary,
+            Server::Standby(_) | Server::Stopped | Server::Stopping => false,
+        }
+    }
+}
+
 impl Server {
     /// The standby, if it is a running one.
     pub fn as_standby(&self) -> Option<&Standby> {

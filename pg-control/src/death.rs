@@ -45,6 +45,7 @@ impl Death {
         let wait = move || {
             let mut fds = [PollFd::new(&pidfd, PollFlags::IN), PollFd::new(&dropped, PollFlags::IN)];
             while poll(&mut fds, None) == Err(rustix::io::Errno::INTR) {}
+            process::reap(pid);
             let _ = sender.send(());
         };
         std::thread::Builder::new().name(format!("death-of-{pid}")).spawn(wait).map_err(failed)?;

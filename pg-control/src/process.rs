@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
@@ -71,6 +72,20 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     Process::new(pid).ok().and_then(|process| alive_for(&process)).is_some()
 }
 
+/// Takes note of a dead process that is a child of this one (the agent is the first process of a container, or a subreaper). Nobody
+/// else would, and Postgres takes a process that nobody has taken note of for a living one.
+pub(crate) fn reap(pid: i32) {
+    let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+}
+
+/// Whether the id in `postmaster.pid` is still taken by a dead process. Postgres refuses to start as long as it is.
+pub(crate) fn unreaped(data_dir: &Path) -> bool {
+    let text = fs::read_to_string(data_dir.join("postmaster.pid")).unwrap_or_default();
+    let Some(pid) = pidfile::parse(&text).map(|file| file.pid) else { return false };
+    reap(pid);
+    Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.state == 'Z')
+}
+
 /// Every server process in the data directory, the postmaster and its children included.
 fn family(data_dir: &Path) -> Vec<i32> {
     let data_dir = canonical(data_dir);
@@ -102,6 +117,8 @@ pub fn kill_all(data_dir: &Path) -> Result<Duration> {
     loop {
         let pids = family(data_dir);
         if pids.is_empty() {
+            // The file still names the postmaster: it is taken note of, so that the next start need not wait.
+            let _ = unreaped(data_dir);
             return Ok(begin.elapsed());
         }
         for pid in &pids {
@@ -113,6 +130,7 @@ pub fn kill_all(data_dir: &Path) -> Result<Duration> {
             }
             std::thread::sleep(Duration::from_micros(500));
         }
+        pids.iter().for_each(|pid| reap(*pid));
     }
 }
 

@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use crate::conf::Recovery;
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::process;
@@ -48,7 +47,8 @@ impl Instance {
             return Ok(Promoted { prepared: begin.elapsed(), promoted: Duration::ZERO });
         }
         self.end_blocking_readers(&status).await?;
-        durable::touch(&self.data_dir().join("promote"))?;
+        let file = self.data_dir().join("promote");
+        std::fs::write(&file, b"").map_err(|error| Error::io("create", &file, error))?;
         process::send(postmaster, Signal::SIGUSR1);
         let signalled = Instant::now();
         let (left_recovery, ()) = tokio::join!(self.wait_for_primary(deadline, within), self.warm_writer());

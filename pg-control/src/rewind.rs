@@ -27,6 +27,7 @@ impl Instance {
         }
         self.check_source(from, expect).await?;
         self.kill_stray_tools();
+        self.settle().await?;
         self.mark_half_made("rewind")?;
         // pg_rewind runs crash recovery in a standalone server, which refuses to be a standby.
         durable::remove(&self.data_dir().join("standby.signal"))?;

@@ -30,7 +30,7 @@ impl Instance {
         if let Some(running) = self.postmaster() {
             return Ok(running);
         }
-        self.end_orphans().await?;
+        self.settle().await?;
         self.prepare_log()?;
         self.forget_sessions().await;
         let pg_ctl = self.program("pg_ctl");
@@ -86,13 +86,23 @@ impl Instance {
         }
     }
 
-    /// Ends server processes without a postmaster: they hold the shared memory, and could still commit.
-    async fn end_orphans(&self) -> Result<()> {
-        if process::orphans(self.data_dir()).is_empty() {
-            return Ok(());
+    /// Makes sure that nothing of the last server is left. Processes without a postmaster hold its shared memory and could still commit.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        if !process::orphans(self.data_dir()).is_empty() {
+            tracing::warn!("ending server processes that outlived their postmaster");
+            self.kill_all().await?;
         }
-        tracing::warn!("ending server processes that outlived their postmaster");
-        self.kill_all().await.map(|_| ())
+        let begin = Instant::now();
+        while process::unreaped(self.data_dir()) {
+            if begin.elapsed() > Duration::from_secs(10) {
+                return Err(Error::host(
+                    "the last postmaster is dead, but its parent process takes no note of that (a zombie)",
+                    "run the agent under an init that reaps orphans, or as the first process of its container",
+                ));
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
     }
 
     fn prepare_log(&self) -> Result<()> {

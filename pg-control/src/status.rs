@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use decision::names::{Lsn, Timeline};
 use serde::Deserialize;
-use tokio_postgres::Row;
 use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Row, Statement};
 
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -174,13 +174,19 @@ impl Instance {
         let session = self.control().await?;
         let both = async {
             let status = session.prepared(&session.status, STATUS).await?;
+            let known = session.marker.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // Both are sent at once, so this is one round trip.
-            let (row, marker) = tokio::join!(session.client.query_one(&status, &[]), marker_of(&session));
+            let ask_marker = async {
+                if let Some(statement) = &known {
+                    read_marker(&session, statement).await;
+                }
+            };
+            let (row, ()) = tokio::join!(session.client.query_one(&status, &[]), ask_marker);
             let row = row?;
-            if marker.is_none() && row.try_get("has_marker")? {
-                // The table is new to this connection. Where it is not (dropped, locked, in the way of replay), the last answer stands.
-                let prepared = session.prepared(&session.marker, MARKER).await;
-                let _ = if prepared.is_ok() { marker_of(&session).await } else { None };
+            if known.is_none() && row.try_get("has_marker")? {
+                if let Ok(statement) = session.prepared(&session.marker, MARKER).await {
+                    read_marker(&session, &statement).await;
+                }
             }
             let seen = *session.marker_seen.lock().unwrap_or_else(PoisonError::into_inner);
             read(&row, seen)
@@ -195,11 +201,11 @@ impl Instance {
     }
 }
 
-/// Asks the leadership table, once its statement is prepared. A failure says nothing about the server.
-async fn marker_of(session: &Session) -> Option<()> {
-    let statement = session.marker.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-    let row = session.client.query_one(&statement, &[]).await.ok()?;
-    let seen = (row.try_get(0).ok()?, row.try_get(1).ok()?);
-    *session.marker_seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-    Some(())
+/// Asks the leadership table. Where it does not answer (locked, dropped, in the way of replay), what it said last stands: that says
+/// nothing about the server.
+async fn read_marker(session: &Session, statement: &Statement) {
+    let Ok(row) = session.client.query_one(statement, &[]).await else { return };
+    if let (Ok(newest), Ok(acknowledged)) = (row.try_get(0), row.try_get(1)) {
+        *session.marker_seen.lock().unwrap_or_else(PoisonError::into_inner) = (newest, acknowledged);
+    }
 }

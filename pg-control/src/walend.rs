@@ -60,11 +60,18 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     async fn end_from(&self, from: Lsn) -> Result<Lsn> {
-        let said = self.dump(from, &["-q"]).await?;
+        let numbers = self.segment_numbers();
+        let mut last_file = from.0 / self.segment_bytes;
+        while numbers.contains(&(last_file + 1)) {
+            last_file += 1;
+        }
+        // Without a bound pg_waldump waits 5 s for the file after the last one to appear.
+        let bound = Lsn((last_file + 1) * self.segment_bytes).to_string();
+        let said = self.dump(from, &["-q", "-e", &bound]).await?;
         let last = match last_good_record(&said.err) {
             Some(last) => last,
-            // The WAL ends exactly where a file ends: there is no next file to be wrong.
-            None if said.err.contains("could not find file") => self.last_record_of_last_file(from).await?,
+            // The WAL ends exactly where a file ends: nothing is wrong behind it.
+            None if said.ok => self.last_record(&[from.max(Lsn(last_file * self.segment_bytes)), from], &bound).await?,
             None => return Err(Error::NeedsClone(tool::last_words(&said.err))),
         };
         let said = self.dump(last, &["-n", "1"]).await?;
@@ -74,19 +81,15 @@ impl Reader<'_> {
         Ok(record.end(self.segment_bytes))
     }
 
-    async fn last_record_of_last_file(&self, from: Lsn) -> Result<Lsn> {
-        let mut last_file = from.0 / self.segment_bytes;
-        let numbers = self.segment_numbers();
-        while numbers.contains(&(last_file + 1)) {
-            last_file += 1;
-        }
-        for start in [from.max(Lsn(last_file * self.segment_bytes)), from] {
-            let said = self.dump(start, &[]).await?;
+    /// The last record that begins between one of these positions, the first that has any, and the bound.
+    async fn last_record(&self, starts: &[Lsn], bound: &str) -> Result<Lsn> {
+        for start in starts {
+            let said = self.dump(*start, &["-e", bound]).await?;
             if let Some(record) = said.out.lines().rev().find_map(parse_record) {
                 return Ok(record.at);
             }
         }
-        Err(Error::NeedsClone(format!("no WAL record from {from} on")))
+        Err(Error::NeedsClone(format!("no WAL record before {bound}")))
     }
 
     fn segment_numbers(&self) -> Vec<u64> {

@@ -54,7 +54,7 @@ fn a_voter_that_is_away_for_a_moment_stays_a_voter() {
     let server = Server::Primary(Primary { standbys: vec![streaming("pg2", 1000)], ..primary() });
     let away = |millis| {
         let age = std::time::Duration::from_millis(millis);
-        view("pg1").runs(server.clone()).aged(|ages| drop(ages.voters_missing.insert(name("pg3"), age)))
+        view("pg1").runs(server.clone()).aged(|ages| ages.voters_missing = [(name("pg3"), age)].into())
     };
     check(&away(999), "wait: leading");
     check(&away(1000), "record_sync: change_durability");
@@ -184,8 +184,6 @@ fn a_reclaimed_lock_is_not_let_go_at_once() {
     let reclaimed = cluster().record(|sync| sync.reclaimed = true);
     let crashed = view("pg1").stopped(crashed_primary()).within(reclaimed);
     check(&crashed, "start_primary: restart_in_place");
-    check(&crashed.clone().aged(|ages| ages.reign = Some(secs(5))), "start_primary: restart_in_place");
-    check(&crashed.aged(|ages| ages.reign = Some(secs(3600))), "release: primary_died");
 }
 
 #[test]
@@ -200,6 +198,9 @@ fn a_start_that_failed_in_this_reign_lets_others_try_and_one_of_an_earlier_reign
     check(&failed(2, 1), "wait: retrying");
     check(&failed(1, 5).within(cluster().without("pg3")), "wait: retrying");
     check(&failed(3, 5).within(cluster().without("pg3")), "start_primary: restart_in_place");
+    // A planned switchover that failed must not cost writes that no standby has.
+    check(&failed(1, 5).within(cluster().mode(Mode::Async)), "wait: retrying");
+    check(&failed(3, 5).within(cluster().mode(Mode::Async)), "start_primary: restart_in_place");
 }
 
 #[test]
@@ -248,19 +249,6 @@ fn a_hung_leader_is_killed() {
     check(&view("pg1").runs(Server::Hung { since: secs(2) }), "kill: hung");
     says(&view("pg1").runs(Server::Hung { since: secs(2) }), "Postgres is there but has not answered for 2.0 s");
     check(&view("pg1").runs(Server::Stopping), "wait: stopping");
-}
-
-#[test]
-fn a_marker_nobody_acknowledges_is_broken_off_once_the_quorum_must_change() {
-    let alone = Primary { standbys: Vec::new(), marked_term: Term(6), ..primary() };
-    let waiting = |age, gone| {
-        view("pg1").runs(Server::Primary(alone.clone())).job("mark", None, age).aged(|ages| {
-            ages.voters_missing = [(name("pg2"), secs(gone)), (name("pg3"), secs(gone))].into();
-        })
-    };
-    check(&waiting(secs(2), 2), "wait: busy");
-    check(&waiting(secs(0), 3), "wait: busy");
-    check(&waiting(secs(3), 3), "cancel: busy");
 }
 
 #[test]

@@ -32,6 +32,8 @@ fn main() -> ExitCode {
     if nix::unistd::geteuid().is_root() {
         return run_as_postgres();
     }
+    // Orphans come to this process, as they come to an agent that is the first of its container; the init of some machines is slow.
+    nix::sys::prctl::set_child_subreaper(true).expect("Linux");
     let tests: Vec<Test> = tests! {
         lifecycle: a_new_cluster_has_roles_of_least_privilege, another_agent_adopts_the_running_server,
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
