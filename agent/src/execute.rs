@@ -11,7 +11,7 @@ use decision::action::{Action, Claim, StartAs, StopMode};
 use decision::durability::{Policies, Quorum};
 use decision::names::{Lsn, Term, Timeline};
 use decision::settings::Mode;
-use decision::view::{Ballot, Initialize, SyncRecord, Upstream};
+use decision::view::{Ballot, SyncRecord, Upstream};
 use tokio_util::sync::CancellationToken;
 
 use crate::handover;
@@ -333,9 +333,4 @@ async fn refuse(hands: &Hands, seen: &Snapshot, request: i64, why: String) -> Re
     };
     hands.store.create_transition(&refused).await?;
     Ok(Effect::of(hands.store.remove_request(request).await?))
-}
-
-/// Whether the cluster in `seen` has been created.
-pub fn is_initialized(seen: &Snapshot) -> bool {
-    matches!(seen.cluster.initialize, Initialize::Done(_))
 }

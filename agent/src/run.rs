@@ -36,6 +36,8 @@ use crate::upkeep::Upkeep;
 const BREATHER: Duration = Duration::from_millis(200);
 /// How often a candidate of a switchover looks at its replay, so that the old leader hears of the last byte at once.
 const CLOSE_WATCH: Duration = Duration::from_millis(2);
+/// How often the loop looks whether etcd's news have caught up with what it has written itself.
+const OWN_WRITE_WATCH: Duration = Duration::from_millis(20);
 /// How often a long action that changes what is seen (start, clone) is looked at.
 const JOB_WATCH: Duration = Duration::from_millis(250);
 /// Positions in the member record are refreshed at most this often, for people and Patroni's tools; nothing depends on them.
@@ -232,19 +234,23 @@ impl Agent {
             self.look.again(&self.hands).await;
             self.watch_postmaster();
             let seen = self.view();
-            let decision = decide(&seen);
-            self.note(&seen, &decision);
             self.remember();
             self.upkeep.see(&seen);
-            if self.caught_up_with_own_writes() {
-                self.begin(&decision.action, &seen);
-            }
-            let pause = self.pause(&seen, &decision);
-            self.last = Some(decision);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            let pause = if self.caught_up_with_own_writes() { self.take_a_step(seen) } else { OWN_WRITE_WATCH };
             let result = self.wait(pause).await;
             self.collect(result);
         }
+    }
+
+    /// Decides, says what has changed, and begins the action; returns how long to wait when nothing happens.
+    fn take_a_step(&mut self, seen: View) -> Duration {
+        let decision = decide(&seen);
+        self.note(&seen, &decision);
+        self.begin(&decision.action, &seen);
+        let pause = self.pause(&seen, &decision);
+        self.last = Some(decision);
+        pause
     }
 
     fn view(&mut self) -> View {
@@ -311,6 +317,7 @@ impl Agent {
         let Some(running) = result.as_ref().and_then(|_| self.running.take()) else { return };
         let Some(result) = result else { return };
         let (code, took) = (running.action.code(), running.began.elapsed());
+        crash_point(code, "after");
         match result {
             Ok(Ok(effect)) => {
                 self.hands.metrics.acted(code, "done");
@@ -355,7 +362,9 @@ impl Agent {
         }
         let snapshot = self.cluster.views().borrow().snapshot.clone().unwrap_or_default();
         let cancel = CancellationToken::new();
-        tracing::debug!(action = action.code(), ?seen.lock, "begins");
+        crash_point(action.code(), "before");
+        tracing::debug!(action = action.code(), ?seen.lock, own = self.own_revision, seen = snapshot.cluster.revision, "begins");
+        tracing::trace!(?seen.postgres, ballots = ?snapshot.cluster.ballots, "seen");
         let (send, result) = oneshot::channel();
         let work = act(Arc::clone(&self.hands), action.clone(), snapshot, cancel.clone());
         tokio::spawn(async move {
@@ -436,9 +445,6 @@ impl Agent {
         } else if decision.action != Action::Wait {
             pause = pause.min(BREATHER);
         }
-        if !self.caught_up_with_own_writes() {
-            pause = pause.min(Duration::from_millis(20));
-        }
         let limits = [
             timing.ballot_window,
             timing.reclaim_after,
@@ -517,6 +523,15 @@ impl Agent {
         self.remember();
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
+    }
+}
+
+/// In debug builds a test may name an action, before or after which the agent dies as by SIGKILL: `PGVIGIL_CRASH_AT=acquire:after`.
+fn crash_point(action: &str, moment: &str) {
+    if cfg!(debug_assertions)
+        && std::env::var("PGVIGIL_CRASH_AT").is_ok_and(|wanted| wanted == format!("{action}:{moment}"))
+    {
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
 }
 

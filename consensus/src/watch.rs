@@ -129,6 +129,8 @@ impl Watcher {
     ) -> Result<&'static str, Error> {
         // Changes that the watch has told of and that were not worth waking anybody.
         let mut quiet_changes = false;
+        // A confirmation can overtake the event of the same change; only a watch that stays silent after that is of no more use.
+        let mut overtaken = false;
         let mut confirm_at = Instant::now() + self.heartbeat;
         loop {
             let woken = tokio::select! {
@@ -139,6 +141,7 @@ impl Watcher {
             let read_all = match woken {
                 Woken::Event(Ok(Some(response))) if response.canceled() => return Ok("the watch was cancelled"),
                 Woken::Event(Ok(Some(response))) => {
+                    overtaken = false;
                     let newer = newer_keys(&response, snapshot.cluster.revision);
                     let wakes = newer.iter().any(|key| self.wakes(key));
                     quiet_changes |= !newer.is_empty() && !wakes;
@@ -157,7 +160,7 @@ impl Watcher {
                     if self.store.endpoints().current() != endpoint {
                         return Ok("its endpoint is silent");
                     }
-                    if !unchanged && !quiet_changes {
+                    if !unchanged && !quiet_changes && std::mem::replace(&mut overtaken, true) {
                         return Ok("it missed a change");
                     }
                     !unchanged

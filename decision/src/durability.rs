@@ -231,19 +231,15 @@ pub fn wanted_quorum(
     Quorum::of(k, voters)
 }
 
-/// In strict mode k never falls: where too few stream, those who voted before stay, and commits wait for them.
+/// In strict mode k never falls: where too few stream, all who voted before stay, and commits wait for whoever comes back first.
 fn strict_quorum(k: u32, streaming: BTreeSet<MemberName>, before: BTreeSet<MemberName>, me: &MemberName) -> Quorum {
+    let k = k.max(1);
     let mut voters = streaming;
-    let enough = k.max(1) as usize;
-    for name in before {
-        if voters.len() >= enough {
-            break;
-        }
-        if name != *me {
-            voters.insert(name);
-        }
+    if voters.len() < k as usize {
+        voters.extend(before);
+        voters.remove(me);
     }
-    Quorum::of(k.max(1), voters)
+    Quorum::of(k, voters)
 }
 
 /// A standby becomes a voter only once it streams under this term's name and has passed its floor.

@@ -63,8 +63,9 @@ fn empty_ballot(view: &View, cluster: &Cluster, server: &Server) -> Option<Choic
 /// There is no cluster yet. An empty node may create it; a database that is already here is somebody's, and is left alone.
 fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
     let in_progress = cluster.initialize == Initialize::InProgress;
+    let runs = !matches!(postgres.server, Server::Stopped);
     match &postgres.data {
-        _ if in_progress || others_have_a_database(view, cluster) => wait(Reason::NotInitialized { in_progress }),
+        _ if in_progress || runs || others_have_a_database(view, cluster) => wait(Reason::NotInitialized { in_progress }),
         Data::Empty | Data::HalfMade { .. } if view.settings_bar_leading(cluster) => wait(Reason::NeverLeads {}),
         Data::Empty | Data::HalfMade { .. } => match view.retry_in() {
             Some(after) => wait(Reason::Retrying { after }),

@@ -10,6 +10,9 @@ use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 
+/// What such a file says. Postgres reads it as a history without ancestors.
+const RESERVED: &[u8] = b"# reserved by pgvigil: no timeline has this number\n";
+
 impl Instance {
     /// Lets the next promotion here take the number `next`, by reserving the numbers between the newest one known here and it.
     ///
@@ -30,7 +33,26 @@ impl Instance {
         }
         for skipped in newest + 1..next.0 {
             let path = wal_dir.join(format!("{skipped:08X}.history"));
-            durable::write(&path, b"# reserved by pgvigil: no timeline has this number\n", 0o600)?;
+            durable::write(&path, RESERVED, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// Gives numbers back whose promotion never came. Above the newest real timeline they are in the way: a standby that starts takes the
+    /// highest number for the latest timeline, finds that it does not descend from it, and waits for ever (measured).
+    pub(crate) fn drop_unused_reservations(&self, present: Timeline) -> Result<()> {
+        let wal_dir = self.data_dir().join("pg_wal");
+        let listed = fs::read_dir(&wal_dir).map_err(|error| Error::io("list", &wal_dir, error))?;
+        let files = listed.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let number = u32::from_str_radix(path.file_name()?.to_str()?.strip_suffix(".history")?, 16).ok()?;
+            Some((number, fs::read(&path).is_ok_and(|content| content == RESERVED), path))
+        });
+        let files: Vec<_> = files.collect();
+        let newest = files.iter().filter(|(_, reserved, _)| !reserved).map(|(number, _, _)| *number).max();
+        let newest = newest.unwrap_or(0).max(present.0);
+        for (_, _, path) in files.iter().filter(|(number, reserved, _)| *reserved && *number > newest) {
+            durable::remove(path)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! former upstream is ended by signal as well, since a replay that is held up by a reader never takes the reload, and its walreceiver
 //! would go on acknowledging to a leader that was given up.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use decision::durability::Quorum;
@@ -32,7 +33,9 @@ impl Instance {
             return Ok(running);
         }
         let recovery = upstream.map_or(Recovery::Nobody, |upstream| Recovery::Following(upstream.clone()));
-        let floors = self.standby_floors().await?;
+        let control = self.full_control().await?;
+        self.drop_unused_reservations(control.control.timeline)?;
+        let floors = self.floors_above_conf(control.standby_floors)?;
         self.update_conf(move |conf| {
             conf.recovery = recovery;
             conf.floors = floors;
@@ -146,8 +149,7 @@ impl Instance {
 
     /// What a standby must be configured with at least, where the configuration has less: its primary had these values, and replay stops
     /// at settings below them.
-    async fn standby_floors(&self) -> Result<std::collections::BTreeMap<String, u64>> {
-        let floors = self.full_control().await?.standby_floors;
+    fn floors_above_conf(&self, floors: BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
         let path = self.data_dir().join("postgresql.conf");
         let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
         let configured = |key: &str| {

@@ -183,10 +183,11 @@ impl Instance {
             };
             let (row, ()) = tokio::join!(session.client.query_one(&status, &[]), ask_marker);
             let row = row?;
-            if known.is_none() && row.try_get("has_marker")? {
-                if let Ok(statement) = session.prepared(&session.marker, MARKER).await {
-                    read_marker(&session, &statement).await;
-                }
+            if known.is_none()
+                && row.try_get("has_marker")?
+                && let Ok(statement) = session.prepared(&session.marker, MARKER).await
+            {
+                read_marker(&session, &statement).await;
             }
             let seen = *session.marker_seen.lock().unwrap_or_else(PoisonError::into_inner);
             read(&row, seen)

@@ -146,7 +146,7 @@ impl Record {
             }
             left -= room;
             at += room;
-            at += if at % segment_bytes == 0 { 40 } else { 24 };
+            at += if at.is_multiple_of(segment_bytes) { 40 } else { 24 };
         }
         let end = (at + left).next_multiple_of(8);
         Lsn(if self.switch { end.next_multiple_of(segment_bytes) } else { end })

@@ -85,6 +85,11 @@ impl Cluster {
         self
     }
 
+    /// The lock is free, and it was `leader` that led last.
+    pub(crate) fn led_before_by(self, leader: &str) -> Self {
+        self.led_by(leader).vacant()
+    }
+
     pub(crate) fn record(mut self, change: impl FnOnce(&mut SyncRecord)) -> Self {
         change(self.sync.as_mut().expect("the test cluster has a record"));
         self

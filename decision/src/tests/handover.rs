@@ -40,7 +40,7 @@ fn without_a_name_the_best_standby_is_asked() {
     let server = Primary { standbys: vec![streaming("pg2", 900), streaming("pg3", 1000)], ..primary() };
     says(&asked_for(None).runs(Server::Primary(server)), "pg3 is getting ready to hold the lock");
     let barred = with_cluster(asked_for(None), |it| it.without("pg2").member("pg3", |m| m.tags.nofailover = true));
-    check(&barred, "record_sync: change_durability");
+    refused(&barred, "no standby streams and may lead");
 }
 
 #[test]

@@ -71,7 +71,8 @@ fn commits_wait_for_voters_that_are_all_away_until_the_degrade_time_is_over() {
     check(&away(2), "wait: leading");
     check(&away(3), "record_sync: change_durability");
     says(&away(3), "commits are to wait for nobody; recorded first, so that a takeover heeds both");
-    check(&away(3600).set(|settings| settings.durability.mode = Mode::Strict), "wait: leading");
+    let strict = away(3600).within(cluster().mode(Mode::Strict));
+    check(&strict.set(|settings| settings.durability.mode = Mode::Strict), "wait: leading");
 }
 
 #[test]

@@ -70,7 +70,10 @@ pub async fn the_server_gets_a_clean_environment() -> Outcome {
             "PGDATA",
             "PG_GRANDPARENT_PID",
             "PG_OOM_ADJUST_FILE",
-            "PG_OOM_ADJUST_VALUE", "PGLOCALEDIR", "PGSYSCONFDIR"];
+            "PG_OOM_ADJUST_VALUE",
+            "PGLOCALEDIR",
+            "PGSYSCONFDIR",
+        ];
         let shell = ["PWD", "OLDPWD", "SHLVL", "_"];
         assert!(known.contains(&name) || shell.contains(&name) || name.starts_with("LC_"), "{name} leaks");
     }

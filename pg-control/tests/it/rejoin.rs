@@ -170,3 +170,36 @@ pub async fn a_rewind_waits_for_the_checkpoint_after_a_promotion() -> Outcome {
     old.instance.rewind(&new.as_upstream(2), Some(Timeline(2)), &CancellationToken::new()).await?;
     Ok(())
 }
+
+pub async fn a_reservation_that_was_not_used_does_no_harm() -> Outcome {
+    let leader = primary("pg1").await?;
+    let other = standby_of(&leader, "pg2", 1).await?;
+    other.instance.reserve_timeline(Timeline(1), Timeline(5))?;
+    other.instance.stop_fast(PATIENCE).await?;
+    other.instance.start_as_standby(Some(&leader.as_upstream(1))).await?;
+    other.instance.wait_ready(PATIENCE).await?;
+    other.streams().await
+}
+
+pub async fn a_reserved_timeline_is_taken_and_followed() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    let other = standby_of(&old, "pg3", 1).await?;
+    old.instance.stop_fast(PATIENCE).await?;
+    new.instance.reserve_timeline(Timeline(1), Timeline(5))?;
+    take_over(&new, 2).await?;
+    assert_eq!(new.as_primary().await?.timeline, Timeline(5));
+    other.instance.follow(&new.as_upstream(2), PATIENCE).await?;
+    old.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
+    for node in [&other, &old] {
+        eventually("timeline 5", async || {
+            Ok(node.as_standby().await.is_ok_and(|standby| standby.streaming && standby.timeline == Timeline(5)))
+        })
+        .await?;
+    }
+    // A standby that was away meanwhile gets every history file from the next leader, too.
+    other.instance.stop_fast(PATIENCE).await?;
+    other.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
+    other.instance.wait_ready(PATIENCE).await?;
+    other.streams().await
+}
