@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::ages::AgeKeeper;
+use crate::beats::{Beats, Target};
 use crate::config::Config;
 use crate::execute::{Effect, act};
 use crate::fence::Fence;
@@ -26,7 +27,7 @@ use crate::look::{LastLook, view};
 use crate::metrics::Metrics;
 use crate::notes::{Notebook, Notes};
 use crate::published::{Board, Picture};
-use crate::recorder::{Recorder, reload};
+use crate::recorder::Recorder;
 use crate::registrar::keep_registered;
 use crate::secret::Secret;
 use crate::transitions::Ledger;
@@ -121,6 +122,7 @@ struct Agent {
     own_revision: i64,
     own_write_at: Instant,
     upkeep: Upkeep,
+    beats: Beats,
     started: Instant,
     led_before: bool,
     had_leader: bool,
@@ -223,6 +225,7 @@ impl Agent {
             own_revision: 0,
             own_write_at: started,
             upkeep,
+            beats: Beats::start(),
             started,
             led_before: false,
             had_leader: false,
@@ -282,9 +285,17 @@ impl Agent {
         }
         let Some(cluster) = seen.cluster.now() else { return };
         if cluster.leader.is_none() && self.had_leader {
-            self.hands.recorder.vacancy(self.look.last_word.map(|word| word.elapsed()));
+            // The last word of the old leader is the later of its last beat with working writes and its last WAL message.
+            let last_word = self.beats.heard().writable.max(self.look.last_word);
+            self.hands.recorder.vacancy(last_word.map(|word| word.elapsed()));
         }
         self.had_leader = cluster.leader.is_some();
+        let leader = cluster.leader.as_ref().filter(|leader| *leader != &seen.me);
+        self.beats.listen_to(leader.and_then(|leader| cluster.members.get(leader)).map(|leader| Target {
+            api_url: leader.api_url.clone(),
+            postgres: format!("{}:{}", leader.host, leader.port),
+            term: cluster.term.0,
+        }));
         if leads && !self.led_before {
             let handed = cluster.sync.as_ref().is_some_and(|sync| sync.handover_lsn.is_some());
             if let Some(snapshot) = snapshot.filter(|_| handed && matches!(server, Some(Server::Standby(_)))) {
@@ -506,6 +517,7 @@ impl Agent {
         tokio::select! {
             () = news => {}
             () = lease_changed => {}
+            () = self.beats.news() => {}
             result = finished => return Some(result),
             () = died => {
                 self.death = None;
@@ -558,12 +570,5 @@ fn picture(
         etcd_seen_at,
         etcd_seen_epoch_s: if etcd_seen_at.is_some() { epoch } else { 0 },
         snapshot: now.snapshot,
-    }
-}
-
-/// Loads the transition records once; afterwards they are reloaded when the term changes.
-pub async fn load_ledger(hands: Arc<Hands>) {
-    if let Err(error) = reload(&hands.store, &hands.ledger).await {
-        tracing::debug!(%error, "the transition records could not be read");
     }
 }

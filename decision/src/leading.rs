@@ -11,7 +11,8 @@ use crate::names::{MemberName, Term};
 use crate::reason::Reason;
 use crate::settings::Mode;
 use crate::view::{
-    Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, RequestKind, Server, Standby, SyncRecord, View,
+    Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, RequestKind, Server, Standby,
+    SyncRecord, View,
 };
 
 /// What to do while the lock is mine.

@@ -56,8 +56,7 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
 fn empty_ballot(view: &View, cluster: &Cluster, server: &Server) -> Option<Choice> {
     let term = cluster.term;
     let balloted = cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked == term);
-    (balloted && server.as_standby().is_none())
-        .then_some((Action::Withdraw { revoked: term }, Reason::Vacant { term }))
+    (balloted && server.as_standby().is_none()).then_some((Action::Withdraw { revoked: term }, Reason::Vacant { term }))
 }
 
 /// There is no cluster yet. An empty node may create it; a database that is already here is somebody's, and is left alone.
@@ -65,7 +64,9 @@ fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice 
     let in_progress = cluster.initialize == Initialize::InProgress;
     let runs = !matches!(postgres.server, Server::Stopped);
     match &postgres.data {
-        _ if in_progress || runs || others_have_a_database(view, cluster) => wait(Reason::NotInitialized { in_progress }),
+        _ if in_progress || runs || others_have_a_database(view, cluster) => {
+            wait(Reason::NotInitialized { in_progress })
+        }
         Data::Empty | Data::HalfMade { .. } if view.settings_bar_leading(cluster) => wait(Reason::NeverLeads {}),
         Data::Empty | Data::HalfMade { .. } => match view.retry_in() {
             Some(after) => wait(Reason::Retrying { after }),

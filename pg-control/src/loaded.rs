@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant, sleep};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::process;
+use crate::status::Status;
 
 /// Where the processes in question sleep after they have looked for a reload (PostgreSQL 15: `CheckpointerMain`, `CheckpointWriteDelay`,
 /// `WalSndLoop`).
@@ -48,11 +49,7 @@ impl Instance {
             }
             waiting.retain(|pid| match alive.get(pid) {
                 None => false,
-                Some(event) => {
-                    let in_loop = event.as_deref().is_some_and(|event| MAIN_LOOPS.contains(&event));
-                    let slept = before[pid].is_some() && asleep(*pid) == before[pid];
-                    !(in_loop && slept)
-                }
+                Some(event) => !has_read(*pid, before[pid], event.as_deref()),
             });
             if waiting.is_empty() || Instant::now() >= deadline {
                 return Ok(waiting);
@@ -61,16 +58,40 @@ impl Instance {
         }
     }
 
-    /// Waits until the checkpointer has taken a reload: only then do commits wait for the names that are configured.
-    pub(crate) async fn commits_wait(&self, deadline: Instant) -> Result<()> {
+    /// Reloads the server and waits until the checkpointer has taken that: only then do commits wait for the names that are configured.
+    /// A few milliseconds, unless it is in the last phase of a checkpoint.
+    ///
+    /// # Errors
+    /// `Timeout` when it has not by the deadline.
+    pub(crate) async fn reload_commits(&self, deadline: Instant) -> Result<Status> {
         let begin = Instant::now();
-        let checkpointer = self.processes("checkpointer").await?;
-        if checkpointer.is_empty() {
+        let postmaster = self.postmaster().ok_or_else(|| Error::Down("nothing to reload".to_owned()))?.pid;
+        let Some(checkpointer) = self.status().await?.checkpointer else {
             return Err(Error::NotAccepting("it has no checkpointer".to_owned()));
+        };
+        // It comes first: what the postmaster then lets everybody do at once keeps the processors busy for a while.
+        process::send_to_children(postmaster, &[checkpointer], Signal::SIGHUP);
+        self.reload()?;
+        loop {
+            let before = asleep(checkpointer);
+            let status = self.status().await?;
+            // One that is new has read the file when it began.
+            let new = status.checkpointer.is_some_and(|pid| pid != checkpointer);
+            if new || has_read(checkpointer, before, status.checkpointer_waits.as_deref()) {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::timeout("waiting for the checkpointer to take the new names", begin.elapsed()));
+            }
+            if begin.elapsed() > Duration::from_millis(10) {
+                sleep(Duration::from_millis(1)).await;
+            }
         }
-        if self.reload_surely(&checkpointer, deadline).await?.is_empty() {
-            return Ok(());
-        }
-        Err(Error::timeout("waiting for the checkpointer to take the new synchronous_standby_names", begin.elapsed()))
     }
+}
+
+/// Whether the process has slept in its main loop since `before`, the moment between being its wait event's.
+fn has_read(pid: i32, before: Option<u64>, wait_event: Option<&str>) -> bool {
+    let in_loop = wait_event.is_some_and(|event| MAIN_LOOPS.contains(&event));
+    in_loop && before.is_some() && asleep(pid) == before
 }

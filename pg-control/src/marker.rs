@@ -61,9 +61,16 @@ impl Instance {
         if self.0.writer.lock().await.as_ref().is_some_and(|session| !session.client.is_closed()) {
             return;
         }
-        if let Ok(Ok(session)) = tokio::time::timeout(self.config().answer_within, self.open_session()).await {
+        let warm = async {
+            let session = self.open_session().await?;
+            session.prepared(&session.marker, MARK).await?;
+            // Planning loads what a new backend has to know about the table. It is allowed in recovery, where writing is not.
+            session.client.batch_execute(&format!("EXPLAIN {}", MARK.replace("$1, $2", "0, ''"))).await?;
             *self.0.writer.lock().await = Some(session);
-        }
+            Ok::<(), Error>(())
+        };
+        // Where it fails the marker opens its own.
+        let _ = tokio::time::timeout(self.config().answer_within, warm).await;
     }
 
     async fn commit(&self, term: Term, leader: Option<&MemberName>, within: Duration) -> Result<()> {
@@ -91,26 +98,31 @@ impl Instance {
         if let Some(warning) = warning {
             return Err(Error::NotAcknowledged(warning));
         }
-        self.acknowledged(term, session, deadline).await;
+        self.acknowledged(term, session);
         Ok(())
     }
 
-    /// Writes down that the marker was acknowledged, for an agent that comes after this one. It need not wait for standbys itself.
-    async fn acknowledged(&self, term: Term, session: Option<Session>, deadline: Instant) {
+    /// Writes down that the marker was acknowledged, for an agent that comes after this one; this one knows already, and nobody waits.
+    fn acknowledged(&self, term: Term, session: Option<Session>) {
         {
             let mut memory = self.memory();
             memory.acknowledged = memory.acknowledged.max(term);
         }
         let Some(session) = session else { return };
-        let sql = format!(
-            "BEGIN; SET LOCAL synchronous_commit = local; \
-             UPDATE pgvigil.leadership SET acknowledged = true WHERE term = {term} AND NOT acknowledged; COMMIT"
-        );
-        match timeout_at(deadline, session.client.batch_execute(&sql)).await {
-            Ok(Ok(())) => *self.0.writer.lock().await = Some(session),
-            Ok(Err(error)) => tracing::warn!(%error, "could not write down that the marker was acknowledged"),
-            Err(_) => self.end_backends(&[session.pid]),
-        }
+        let me = self.clone();
+        let note = async move {
+            let sql = format!(
+                "BEGIN; SET LOCAL synchronous_commit = local; \
+                 UPDATE pgvigil.leadership SET acknowledged = true WHERE term = {term} AND NOT acknowledged; COMMIT"
+            );
+            let within = me.config().answer_within;
+            match tokio::time::timeout(within, session.client.batch_execute(&sql)).await {
+                Ok(Ok(())) => *me.0.writer.lock().await = Some(session),
+                Ok(Err(error)) => tracing::warn!(%error, "could not write down that the marker was acknowledged"),
+                Err(_) => me.end_backends(&[session.pid]),
+            }
+        };
+        tokio::spawn(note);
     }
 }
 
@@ -118,7 +130,10 @@ async fn write(session: &Session, term: Term, leader: Option<&MemberName>) -> Re
     let number =
         i64::try_from(term.0).map_err(|_| Error::WrongState(format!("term {term} is beyond what the table holds")))?;
     let rows = match leader {
-        Some(leader) => session.client.execute(MARK, &[&number, &leader.as_str()]).await?,
+        Some(leader) => {
+            let statement = session.prepared(&session.marker, MARK).await?;
+            session.client.execute(&statement, &[&number, &leader.as_str()]).await?
+        }
         None => session.client.execute(PROVE, &[&number]).await?,
     };
     if rows == 0 {

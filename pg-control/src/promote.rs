@@ -40,16 +40,15 @@ impl Instance {
             conf.term = term;
         })
         .await?;
-        let postmaster = self.reload()?;
-        self.commits_wait(deadline).await?;
-        let status = self.status().await?;
+        let status = self.reload_commits(deadline).await?;
         if !status.standby {
             return Ok(Promoted { prepared: begin.elapsed(), promoted: Duration::ZERO });
         }
         self.end_blocking_readers(&status).await?;
         let file = self.data_dir().join("promote");
         std::fs::write(&file, b"").map_err(|error| Error::io("create", &file, error))?;
-        process::send(postmaster, Signal::SIGUSR1);
+        let postmaster = self.postmaster().ok_or_else(|| Error::Down("nothing to promote".to_owned()))?;
+        process::send(postmaster.pid, Signal::SIGUSR1);
         let signalled = Instant::now();
         let (left_recovery, ()) = tokio::join!(self.wait_for_primary(deadline, within), self.warm_writer());
         left_recovery?;

@@ -21,7 +21,7 @@ pub(crate) struct Session {
     pub(crate) client: Client,
     /// The statement that observes, prepared once.
     pub(crate) status: Mutex<Option<Statement>>,
-    /// The statement that reads the leadership table, prepared once the table is there.
+    /// The statement about the leadership table: the observing connection reads it, the writing one writes it.
     pub(crate) marker: Mutex<Option<Statement>>,
     /// What that table said last. Its terms only grow while a server runs.
     pub(crate) marker_seen: Mutex<(i64, i64)>,

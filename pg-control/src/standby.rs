@@ -75,6 +75,7 @@ impl Instance {
     pub async fn follow(&self, upstream: &Upstream, within: Duration) -> Result<()> {
         let begin = Instant::now();
         let before = self.standby_status().await?;
+        self.drop_unused_reservations(self.standby_facts(&before).timeline)?;
         let recovery = Recovery::Following(upstream.clone());
         self.update_conf(move |conf| conf.recovery = recovery).await?;
         self.reload_replay(&before)?;

@@ -33,6 +33,7 @@ SELECT role.standby,
        wr.latest_end_lsn,
        extract(epoch FROM clock_timestamp() - wr.last_msg_receipt_time)::float8 AS message_age,
        process.receiver, process.startup, process.startup_waits, process.startup_waits_type,
+       process.checkpointer, process.checkpointer_waits,
        to_regclass('pgvigil.leadership') IS NOT NULL AS has_marker,
        (SELECT json_agg(json_build_object(
             'pid', pid, 'usename', usename, 'application_name', application_name, 'client_addr', host(client_addr),
@@ -43,7 +44,9 @@ FROM (SELECT pg_is_in_recovery() AS standby OFFSET 0) AS role
 CROSS JOIN (SELECT max(pid) FILTER (WHERE backend_type = 'walreceiver') AS receiver,
                    max(pid) FILTER (WHERE backend_type = 'startup') AS startup,
                    max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup_waits,
-                   max(wait_event_type) FILTER (WHERE backend_type = 'startup') AS startup_waits_type
+                   max(wait_event_type) FILTER (WHERE backend_type = 'startup') AS startup_waits_type,
+                   max(pid) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer,
+                   max(wait_event) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer_waits
             FROM pg_stat_get_activity(NULL)) AS process
 LEFT JOIN pg_stat_wal_receiver AS wr ON true";
 
@@ -77,6 +80,8 @@ pub(crate) struct Status {
     pub(crate) startup: Option<i32>,
     startup_waits: Option<String>,
     startup_waits_type: Option<String>,
+    pub(crate) checkpointer: Option<i32>,
+    pub(crate) checkpointer_waits: Option<String>,
     pub(crate) replication: Vec<serde_json::Value>,
     /// The newest marker, acknowledged or not.
     pub(crate) marker: i64,
@@ -158,6 +163,8 @@ fn read(row: &Row, marker: (i64, i64)) -> Result<Status> {
         startup: number("startup")?,
         startup_waits: row.try_get("startup_waits")?,
         startup_waits_type: row.try_get("startup_waits_type")?,
+        checkpointer: number("checkpointer")?,
+        checkpointer_waits: row.try_get("checkpointer_waits")?,
         replication: replication.and_then(|rows| rows.as_array().cloned()).unwrap_or_default(),
         marker: marker.0,
         acknowledged: marker.1,

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Error, Result};
 use crate::instance::Instance;
-use crate::status::Sender;
+use crate::status::{Sender, Status};
 
 /// How long a busy WAL sender may take to be seen at rest before it is made to connect again.
 const COME_TO_REST: Duration = Duration::from_millis(200);
@@ -31,10 +31,8 @@ impl Instance {
             conf.term = term;
         })
         .await?;
-        self.reload()?;
-        self.wait_for_names(&wanted, deadline, within).await?;
-        self.commits_wait(deadline).await?;
-        let senders = self.status().await?.senders();
+        self.reload_commits(deadline).await?;
+        let senders = self.status_with_names(&wanted, deadline, within).await?.senders();
         let listed = |names: &str, sender: &Sender| names.contains(&format!("\"{}\"", sender.application_name));
         let (stay, others): (Vec<_>, Vec<_>) = senders.iter().partition(|sender| listed(&wanted, sender));
         let voted =
@@ -47,12 +45,12 @@ impl Instance {
         self.end_senders(&end, deadline, within).await
     }
 
-    async fn wait_for_names(&self, wanted: &str, deadline: Instant, within: Duration) -> Result<()> {
+    /// The status, once the observing connection shows the names as well.
+    async fn status_with_names(&self, wanted: &str, deadline: Instant, within: Duration) -> Result<Status> {
         loop {
-            let rows = self.ask("SELECT current_setting('synchronous_standby_names')", &[]).await?;
-            let shown: String = rows.first().ok_or_else(|| Error::Sql("no answer".to_owned()))?.try_get(0)?;
-            if shown == wanted {
-                return Ok(());
+            let status = self.status().await?;
+            if status.sync == wanted {
+                return Ok(status);
             }
             if Instant::now() >= deadline {
                 return Err(Error::timeout("waiting for synchronous_standby_names to be taken", within));

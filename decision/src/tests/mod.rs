@@ -16,3 +16,4 @@ mod vacancy;
 mod view_worlds;
 mod walk;
 mod world;
+mod world_acts;

@@ -91,7 +91,8 @@ impl Walk {
 fn every_change_is_covered_at_every_instant_and_ends_also_when_it_is_broken_off_for_another() {
     let quorums = quorums(&NODES[..3]);
     let lists = quorums.iter().flat_map(|first| {
-        let two = quorums.iter().filter(move |second| *second > first).map(move |second| vec![first.clone(), second.clone()]);
+        let two =
+            quorums.iter().filter(move |second| *second > first).map(move |second| vec![first.clone(), second.clone()]);
         std::iter::once(vec![first.clone()]).chain(two)
     });
     for recorded in lists {

@@ -31,7 +31,8 @@ enum Oddity {
 fn quorums() -> Vec<Quorum> {
     let mut all = BTreeSet::new();
     for bits in 1..8_u32 {
-        let voters: Vec<&str> = VOTERS.into_iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, voter)| voter).collect();
+        let voters: Vec<&str> =
+            VOTERS.into_iter().enumerate().filter(|(at, _)| bits >> at & 1 == 1).map(|(_, voter)| voter).collect();
         all.extend((1..=bits.count_ones()).map(|k| any(k, &voters)));
     }
     all.into_iter().collect()
@@ -84,7 +85,10 @@ fn elected(cluster: &Cluster) -> Option<(MemberName, Lsn)> {
 fn loses_nothing(cluster: &Cluster, running: &Quorum, distribution: [u64; 3]) {
     if let Some((who, has)) = elected(cluster) {
         let promised = acknowledged(running, distribution);
-        assert!(has.0 >= promised, "{who} has {has:?} of {promised}, running {running}, {distribution:?}: {cluster:#?}");
+        assert!(
+            has.0 >= promised,
+            "{who} has {has:?} of {promised}, running {running}, {distribution:?}: {cluster:#?}"
+        );
     }
 }
 
@@ -127,7 +131,8 @@ fn enough_ballots_always_elect_somebody() {
     for quorum in quorums() {
         for distribution in distributions() {
             for balloters in 0..16 {
-                let heard: BTreeSet<MemberName> = (0..4).filter(|at| balloters >> at & 1 == 1).map(|at| name(EVERYBODY[at])).collect();
+                let heard: BTreeSet<MemberName> =
+                    (0..4).filter(|at| balloters >> at & 1 == 1).map(|at| name(EVERYBODY[at])).collect();
                 let enough = quorum.satisfied_by(&heard) || heard.contains(&name("pg1"));
                 let cluster = vacancy(&vec![quorum.clone()], distribution, balloters, None);
                 assert_eq!(elected(&cluster).is_some(), enough, "{cluster:#?}");
@@ -143,7 +148,10 @@ fn of_all_that_see_the_same_ballots_one_at_most_takes_the_lock() {
             for balloters in 0..16 {
                 let cluster = vacancy(&vec![quorum.clone()], distribution, balloters, None);
                 let takes = |who: &&str| {
-                    let view = view(who).within(cluster.clone()).lock(Lock::NotHeld).runs(pledged(received(who, distribution)));
+                    let view = view(who)
+                        .within(cluster.clone())
+                        .lock(Lock::NotHeld)
+                        .runs(pledged(received(who, distribution)));
                     matches!(decide(&view).action, Action::Acquire(_))
                 };
                 assert!(EVERYBODY.into_iter().filter(takes).count() <= 1, "{cluster:#?}");

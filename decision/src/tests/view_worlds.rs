@@ -65,7 +65,12 @@ fn locks() -> [Lock; 4] {
 
 fn requests() -> [Option<Request>; 4] {
     let asked = |kind, to: Option<&str>| cluster().asked(kind, None, to).request;
-    [None, asked(RequestKind::Switchover, Some("pg2")), asked(RequestKind::Failover, Some("pg1")), asked(RequestKind::Failover, None)]
+    [
+        None,
+        asked(RequestKind::Switchover, Some("pg2")),
+        asked(RequestKind::Failover, Some("pg1")),
+        asked(RequestKind::Failover, None),
+    ]
 }
 
 /// What is so around a view: its freshness, a failure, a job.
@@ -136,14 +141,20 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
         ),
         ("what is half made is never started", half_made && starts),
         ("a foreign system is never touched", is_foreign && !idle),
-        ("nobody takes a lock that is held", matches!(action, Action::Acquire(_)) && fresh.is_none_or(|it| it.leader.is_some())),
+        (
+            "nobody takes a lock that is held",
+            matches!(action, Action::Acquire(_)) && fresh.is_none_or(|it| it.leader.is_some()),
+        ),
         ("paused means no action", view.settings.paused && !idle),
         ("every decision has a sentence", decision.reason.to_string().is_empty()),
         (
             "the lock is let go only when no write can follow",
             *action == Action::Release && alive && !matches!(postgres.server, Server::Standby(_)),
         ),
-        ("without etcd a server is stopped or left", fresh.is_none() && !idle && !stops && !matches!(action, Action::Cancel)),
+        (
+            "without etcd a server is stopped or left",
+            fresh.is_none() && !idle && !stops && !matches!(action, Action::Cancel),
+        ),
         (
             "what runs is not copied over or started again",
             alive && (starts || matches!(action, Action::Clone { .. } | Action::Rewind { .. } | Action::Bootstrap)),

@@ -48,8 +48,13 @@ pub async fn another_agent_adopts_the_running_server() -> Outcome {
     let node = primary("pg1").await?;
     let pid = node.pid();
     let second = Instance::new(node.instance.config().clone())?;
-    let Server::Primary(seen) = second.observe().await?.postgres.server else { return Err("not seen".into()) };
-    assert_eq!(seen.marked_term, Term(1), "the acknowledged marker is known from the table alone");
+    // The acknowledgement is known from the table alone.
+    let look = async || match second.observe().await?.postgres.server {
+        Server::Primary(seen) => Ok(seen),
+        other => Err(world::Failure::from(format!("{other:?}"))),
+    };
+    eventually("an acknowledged marker", async || Ok(look().await?.marked_term == Term(1))).await?;
+    let seen = look().await?;
     assert_eq!(seen.waits_for, Some((Quorum::none(), Term(1))));
     assert_eq!(second.start_as_primary(&Quorum::none(), Term(1)).await?.pid, pid, "nothing is started twice");
     Ok(())

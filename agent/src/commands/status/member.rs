@@ -1,0 +1,233 @@
+//! One row of `pgvigil status`: a member as etcd has it registered, as its own agent describes it, and as the leader sees it. Members
+//! that are gone but were part of the cluster stay visible, for a dead one is what people look for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use consensus::Snapshot;
+use decision::names::MemberName;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::super::world::{Answer, World};
+
+/// For how long a former leader without a living agent is still expected back.
+const MISSED_FOR: Duration = Duration::from_secs(7 * 86_400);
+
+/// What is known of one member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub name: String,
+    /// `leader` holds the lock; `primary` accepts writes without it; `standby`; `unknown`.
+    pub role: String,
+    /// `writable`, `streaming`, `not streaming`, `unreachable`, `down`, or Patroni's word for what Postgres does.
+    pub state: String,
+    /// Its timeline.
+    pub timeline: Option<u64>,
+    /// How much of the leader's WAL it has not flushed, as the leader sees it.
+    pub receive_lag_bytes: Option<u64>,
+    /// How much it has not replayed.
+    pub replay_lag_bytes: Option<u64>,
+    /// `leader`, `voter` or `none`: its part in acknowledging commits.
+    pub sync: String,
+    /// Whether nothing bars it from leading.
+    pub may_lead: Option<bool>,
+    /// What does.
+    pub bars: Vec<BarStatus>,
+    /// Its agent is registered in etcd; unknown where etcd is silent.
+    pub registered: Option<bool>,
+    /// Its agent answers.
+    pub reachable: bool,
+    /// Why its agent does not answer.
+    pub error: Option<String>,
+    /// How old the agent's own picture is.
+    pub seen_ms: Option<u64>,
+    /// Where Postgres is.
+    pub host: Option<String>,
+    /// Its port.
+    pub port: Option<u64>,
+    /// Where its agent is.
+    pub api_url: Option<String>,
+}
+
+/// One thing that bars a member from leading.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BarStatus {
+    /// The stable code.
+    pub code: String,
+    /// The sentence, with numbers.
+    pub sentence: String,
+}
+
+/// Everybody who is there, and everybody who ought to be.
+pub fn members(world: &World, now: Timestamp) -> Vec<MemberStatus> {
+    let mut names: BTreeSet<MemberName> = world.agents.keys().cloned().collect();
+    match &world.etcd {
+        Ok(snapshot) => names.extend(expected(snapshot, now)),
+        Err(_) => names.extend(world.answers().flat_map(|(_, answer)| answer.members().map(|(name, _)| name))),
+    }
+    names.iter().map(|name| member(world, name)).collect()
+}
+
+/// Registered members, those whom the durability record needs, and recent leaders.
+fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
+    let mut names: BTreeSet<MemberName> = snapshot.member_records.keys().cloned().collect();
+    // An unreadable record names a leader that nobody is.
+    if let Some(sync) = snapshot.cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty()) {
+        names.insert(sync.leader.clone());
+        names.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
+    }
+    names.extend(snapshot.cluster.ballots.keys().chain(snapshot.cluster.floors.keys()).cloned());
+    let recent = |timestamp: &Option<String>| {
+        let at = timestamp.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+        at.is_none_or(|at| now.duration_since(at).unsigned_abs() < MISSED_FOR)
+    };
+    let leaders = snapshot.history_rows.iter().filter(|row| recent(&row.timestamp));
+    names.extend(leaders.filter_map(|row| row.new_leader.clone()));
+    names
+}
+
+fn member(world: &World, name: &MemberName) -> MemberStatus {
+    let registered = world.etcd.as_ref().ok().map(|snapshot| snapshot.member_records.contains_key(name));
+    let agent = world.agents.get(name);
+    let says = agent.and_then(|agent| agent.says.as_ref().ok());
+    let leads = world.leader().as_ref() == Some(name);
+    let listed = listing(world, name);
+    let bars = bars(world, name);
+    let text = |key: &str| listed.as_ref().and_then(|entry| entry[key].as_str()).map(str::to_owned);
+    MemberStatus {
+        name: name.to_string(),
+        role: role(says, leads).to_owned(),
+        state: state(says, leads, agent.is_some(), registered),
+        timeline: says.and_then(|says| says.beat["timeline"].as_u64()),
+        receive_lag_bytes: lag(world, name, "receive_lag"),
+        replay_lag_bytes: lag(world, name, "replay_lag"),
+        sync: sync(world, name, leads, listed.as_ref()).to_owned(),
+        may_lead: bars.as_ref().map(|bars| bars.is_empty() || leads),
+        bars: bars.unwrap_or_default(),
+        registered,
+        reachable: says.is_some(),
+        error: agent.and_then(|agent| agent.says.as_ref().err().cloned()),
+        seen_ms: says.and_then(Answer::age).map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        host: text("host"),
+        port: listed.as_ref().and_then(|entry| entry["port"].as_u64()),
+        api_url: agent.map(|agent| agent.api_url.clone()),
+    }
+}
+
+/// What is known of a member's addresses and part, wherever it is known.
+fn listing(world: &World, name: &MemberName) -> Option<Value> {
+    let told = world.leader_answer().and_then(|leader| leader.member(name));
+    told.or_else(|| world.answers().find_map(|(_, answer)| answer.member(name))).cloned()
+}
+
+fn role(says: Option<&Answer>, leads: bool) -> &'static str {
+    match says.and_then(|says| says.beat["role"].as_str()) {
+        _ if leads => "leader",
+        Some("primary") => "primary",
+        Some(_) => "standby",
+        None => "unknown",
+    }
+}
+
+fn state(says: Option<&Answer>, leads: bool, has_address: bool, registered: Option<bool>) -> String {
+    let Some(says) = says else {
+        let gone = !has_address || registered == Some(false);
+        return if gone { "down" } else { "unreachable" }.to_owned();
+    };
+    let postgres = says.beat["state"].as_str().unwrap_or("unknown");
+    let replication = says.patroni["replication_state"].as_str();
+    match (postgres, replication) {
+        ("running", _) if says.is_writable() => "writable",
+        ("running", _) if leads => "not writable",
+        ("running", Some("streaming")) => "streaming",
+        ("running", Some(_)) => "not streaming",
+        _ => postgres,
+    }
+    .to_owned()
+}
+
+/// Only the leader's own view is fresh; what members publish in etcd may be ten seconds old.
+fn lag(world: &World, name: &MemberName, key: &str) -> Option<u64> {
+    world.leader_answer().filter(|leader| leader.leads())?.member(name)?[key].as_u64()
+}
+
+fn sync(world: &World, name: &MemberName, leads: bool, listed: Option<&Value>) -> &'static str {
+    let votes = match &world.etcd {
+        Ok(snapshot) => snapshot.cluster.sync.iter().flat_map(|sync| &sync.policies).any(|quorum| quorum.voters.contains(name)),
+        Err(_) => matches!(listed.and_then(|entry| entry["role"].as_str()), Some("sync_standby" | "quorum_standby")),
+    };
+    match votes {
+        _ if leads => "leader",
+        true => "voter",
+        false => "none",
+    }
+}
+
+/// The leader knows best who follows it; in a vacancy any agent will do, this host's first.
+fn bars(world: &World, name: &MemberName) -> Option<Vec<BarStatus>> {
+    let told = world.leader_answer().and_then(|leader| leader.bars(name));
+    let told = told.or_else(|| world.answers().find_map(|(_, answer)| answer.bars(name)))?;
+    Some(told.into_iter().map(|(code, sentence)| BarStatus { code, sentence }).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use consensus::records::HistoryRow;
+    use decision::durability::Quorum;
+    use decision::names::{Lsn, Timeline};
+    use serde_json::json;
+
+    use super::*;
+
+    fn name(text: &str) -> MemberName {
+        MemberName::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_dead_voter_and_a_recent_leader_stay_visible_and_an_ancient_one_does_not() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let row = |leader: &str, at: &str| HistoryRow {
+            timeline: Timeline(1),
+            ended_at: Lsn(1),
+            reason: String::new(),
+            timestamp: Some(at.to_owned()),
+            new_leader: Some(name(leader)),
+        };
+        let mut snapshot = Snapshot {
+            history_rows: vec![row("pg4", "2026-11-20T10:00:00Z"), row("pg5", "2026-10-20T10:00:00Z")],
+            ..Snapshot::default()
+        };
+        let voters = BTreeSet::from([name("pg2")]);
+        snapshot.cluster.sync = Some(decision::view::SyncRecord {
+            leader: name("pg1"),
+            term: decision::names::Term(3),
+            mode: decision::settings::Mode::Quorum,
+            policies: vec![Quorum { k: 1, voters }],
+            timeline: Timeline(3),
+            released: false,
+            reclaimed: false,
+            handover_lsn: None,
+        });
+        assert_eq!(expected(&snapshot, now), BTreeSet::from([name("pg1"), name("pg2"), name("pg4")]));
+    }
+
+    #[test]
+    fn a_state_says_what_matters() {
+        let says = |beat, patroni| Answer { beat, patroni, ..Answer::default() };
+        let writer = says(json!({"state": "running", "role": "primary", "writable": true}), json!({}));
+        let standby = says(json!({"state": "running", "role": "replica"}), json!({"replication_state": "streaming"}));
+        let cut_off = says(json!({"state": "running"}), json!({"replication_state": "in archive recovery"}));
+        assert_eq!(state(Some(&writer), true, true, Some(true)), "writable");
+        assert_eq!(state(Some(&standby), false, true, Some(true)), "streaming");
+        assert_eq!(state(Some(&cut_off), false, true, Some(true)), "not streaming");
+        assert_eq!(state(Some(&standby), true, true, Some(true)), "not writable");
+        assert_eq!(state(None, false, true, Some(true)), "unreachable");
+        assert_eq!(state(None, false, true, None), "unreachable");
+        assert_eq!(state(None, false, false, Some(false)), "down");
+        assert_eq!((role(Some(&writer), false), role(Some(&standby), true), role(None, false)), ("primary", "leader", "unknown"));
+    }
+}
