@@ -46,6 +46,7 @@ impl Ear {
         *self = Self { heard: Some(sent), unanswered_since: None, refused: false };
     }
 
+    /// The age of `heard` stays, so that it is known that there was once an answer.
     fn missed(&mut self, sent: Instant, refused: bool) {
         self.unanswered_since.get_or_insert(sent);
         self.refused = refused;
@@ -92,9 +93,15 @@ impl Beats {
         });
     }
 
-    /// What has been heard so far.
+    /// What has been heard of whoever is listened to.
     pub fn heard(&self) -> Heard {
         *lock(&self.heard)
+    }
+
+    /// What has been heard of the leader of `term`; nothing, while another is listened to.
+    pub fn heard_of(&self, term: u64) -> Heard {
+        let same = self.target.borrow().as_ref().is_some_and(|target| target.term == term);
+        if same { self.heard() } else { Heard::default() }
     }
 
     /// Resolves when something has gone missing or has come back.

@@ -3,10 +3,12 @@
 
 mod ages;
 mod beats;
+mod body;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod demo;
+mod events;
 mod execute;
 mod fence;
 mod handover;
@@ -23,5 +25,6 @@ mod registrar;
 pub mod run;
 pub mod secret;
 pub mod show;
+mod task;
 mod transitions;
 mod upkeep;

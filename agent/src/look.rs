@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Snapshot};
 use decision::settings::Settings;
-use decision::view::{Job, Lock, Postgres, Seen, Server, View};
+use decision::view::{Hearing, Job, Lock, Postgres, Seen, Server, Sound, View};
 use pg_control::Extras;
 
 use crate::ages::AgeKeeper;
+use crate::beats::{Ear, Heard};
 use crate::fence::lock_until;
 use crate::hands::Hands;
 use crate::http::health::replication_state;
@@ -133,6 +134,7 @@ pub fn view(
     cluster: &ClusterView,
     look: &LastLook,
     ages: &mut AgeKeeper,
+    heard: Heard,
     job: Option<Job>,
     since_start: Instant,
 ) -> View {
@@ -144,5 +146,20 @@ pub fn view(
     };
     let seen = cluster.seen(BootInstant::now(), fresh_for(&settings));
     let ages = ages.look(seen.now(), look.server(), lock);
-    View { me: hands.me().clone(), cluster: seen, postgres: look.postgres(since_start), lock, job, ages, settings }
+    let was_heard = heard.agent.heard.is_some();
+    let hearing = Hearing { agent: sound(heard.agent, was_heard), postgres: sound(heard.postgres, was_heard) };
+    let postgres = look.postgres(since_start);
+    View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, settings }
+}
+
+/// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;
+/// Postgres is only asked when the agent falls silent, so it counts as heard when the agent was.
+fn sound(ear: Ear, was_heard: bool) -> Sound {
+    match ear.unanswered_since {
+        Some(_) if ear.refused => Sound::Gone,
+        Some(since) if was_heard => Sound::Silent { since: since.elapsed() },
+        Some(_) => Sound::Unknown,
+        None if ear.heard.is_some() => Sound::Fine,
+        None => Sound::Unknown,
+    }
 }

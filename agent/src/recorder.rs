@@ -96,6 +96,7 @@ impl Recorder {
                 ("failover", "primary_died")
             }
             ClaimKind::Failover => ("failover", "lease_expired"),
+            ClaimKind::Takeover => ("failover", "leader_silent"),
             ClaimKind::Forced => ("failover", "forced"),
         };
         let from = seen.cluster.sync.as_ref().map(|sync| sync.leader.clone());

@@ -106,8 +106,8 @@ impl Store {
         self.commit(&guards, &writes).await
     }
 
-    /// Takes the vacant leader lock: nobody holds it, no term was given out since, `sync` and every counted ballot are unchanged, and the
-    /// request that it answers is still there. My own ballot, of a term that has passed now, goes with it.
+    /// Takes the leader lock: nobody holds it (or still the leader that is deposed), no term was given out since, `sync` and every
+    /// counted ballot are unchanged, and the request that it answers is still there. My own ballot, of a term that has passed now, goes with it.
     pub async fn acquire(
         &self,
         me: &MemberName,
@@ -116,11 +116,11 @@ impl Store {
         sync_revision: i64,
     ) -> Result<Outcome, Error> {
         let keys = self.keys();
-        let mut guards = vec![
-            Guard::absent(keys.leader()),
-            self.term_guard(claim.after),
-            Guard::unchanged(keys.sync(), sync_revision),
-        ];
+        let lock = match &claim.depose {
+            Some(leader) => Guard::is(keys.leader(), leader.as_str()),
+            None => Guard::absent(keys.leader()),
+        };
+        let mut guards = vec![lock, self.term_guard(claim.after), Guard::unchanged(keys.sync(), sync_revision)];
         guards.extend(claim.ballots.iter().map(|(name, revision)| Guard::unchanged(keys.ballot(name), *revision)));
         guards.extend(claim.request.map(|revision| Guard::unchanged(keys.failover(), revision)));
         let record = SyncRecord {

@@ -143,6 +143,8 @@ pub struct Claim {
     pub timeline: Timeline,
     /// The ballots it counted; each must still be there unchanged.
     pub ballots: Vec<(MemberName, i64)>,
+    /// The leader that is deposed, its lease still running; `None`: nobody may hold the lock.
+    pub depose: Option<MemberName>,
     /// The kind of taking, for the transition record.
     pub kind: ClaimKind,
     /// The operator's request that this answers, if any.
@@ -159,6 +161,8 @@ pub enum ClaimKind {
     Reclaim,
     /// Another member takes over after the lock was gone.
     Failover,
+    /// The voters depose a leader that they do not hear any more, without waiting for its lease.
+    Takeover,
     /// An operator asked for it where nothing was proven.
     Forced,
 }

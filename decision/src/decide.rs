@@ -8,7 +8,7 @@ use crate::candidacy;
 use crate::isolation::accepts_writes;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, View};
-use crate::{following, isolation, leading, vacancy};
+use crate::{following, isolation, leading, suspicion, vacancy};
 
 /// One action, the reason for it, and what bars each member from leading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +85,8 @@ fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let source_is_gone = job.from.as_ref().is_some_and(|from| {
         !cluster.members.contains_key(from) || cluster.leader.as_ref().is_some_and(|leader| leader != from)
     });
-    let unwanted_pledge = job.action == "pledge" && cluster.leader.is_some();
+    let suspect = suspicion::is_gone(&view.hearing, &view.settings.timing);
+    let unwanted_pledge = job.action == "pledge" && cluster.leader.is_some() && !suspect;
     let deposed = accepts_writes(&postgres.server) && !may_be_primary(view, cluster) && !job.is_a_stop();
     let broken_off = source_is_gone || unwanted_pledge || (deposed && !view.settings.paused);
     Some((if broken_off { Action::Cancel } else { Action::Wait }, reason))

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Lsn, MemberName, Term};
 use crate::settings::{Mode, Settings};
-use crate::view::{Ages, Cluster, Primary, Streaming};
+use crate::view::{Ages, Cluster, Primary, Streaming, SyncRecord};
 
 /// `ANY k (voters)`: an acknowledged commit is on the leader and on at least `k` of the voters. `k = 0` promises nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -131,6 +131,18 @@ pub fn ending_with(policies: &Policies, quorum: &Quorum) -> Policies {
     list
 }
 
+/// What a new leader takes over from the record of the last one, to keep until its own marker is acknowledged.
+///
+/// What was acknowledged on `k` voters is on the leader of that record too, so it is on `k + 1` of them all: as many ballots are needed
+/// as before, but that leader's counts like any other, should it come back. A leader that waited for nobody is then asked itself.
+pub fn inherited(sync: &SyncRecord) -> Policies {
+    let with_leader = |quorum: &Quorum| {
+        let mut voters = quorum.voters.clone();
+        if voters.insert(sync.leader.clone()) { Quorum { k: quorum.k + 1, voters } } else { quorum.clone() }
+    };
+    sync.policies.iter().map(with_leader).collect()
+}
+
 /// The next step towards waiting for `wanted`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
@@ -207,8 +219,13 @@ pub fn wanted_quorum(
         return Quorum::none();
     }
     let may_vote = may_vote(cluster);
-    let current: BTreeSet<MemberName> =
-        cluster.sync.iter().flat_map(|sync| &sync.policies).flat_map(|quorum| quorum.voters.iter().cloned()).collect();
+    // The last of the list is what Postgres waits for, or is to: the others are promises of the past.
+    let current: BTreeSet<MemberName> = cluster
+        .sync
+        .iter()
+        .filter_map(|sync| sync.policies.last())
+        .flat_map(|last| last.voters.iter().cloned())
+        .collect();
     let streams = |name: &MemberName| {
         primary.standbys.iter().any(|standby| standby.member == *name && fit(standby, term, cluster))
     };

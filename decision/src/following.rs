@@ -6,6 +6,8 @@ use crate::decide::{Choice, wait};
 use crate::names::MemberName;
 use crate::reason::Reason;
 use crate::rejoin;
+use crate::suspicion;
+use crate::vacancy;
 use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, View};
 
 /// What to do while `leader` leads.
@@ -31,7 +33,12 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     let Some(upstream) = cluster.upstream(leader, term) else {
         return wait(Reason::LeaderUnreachable { leader: leader.clone() });
     };
-    if cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term) {
+    let revoked = cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term);
+    let suspect = suspicion::is_gone(&view.hearing, &view.settings.timing);
+    if suspect && (revoked || suspicion::takeover_is_possible(view, cluster, leader)) {
+        return vacancy::take_over(view, cluster, standby, leader);
+    }
+    if revoked {
         return (Action::Withdraw { revoked: term }, Reason::LeaderIsBack { leader: leader.clone(), term });
     }
     let streams_from_leader = standby.streaming && standby.follows.as_ref() == Some(&upstream);

@@ -12,6 +12,7 @@ pub mod names;
 pub mod reason;
 mod rejoin;
 pub mod settings;
+mod suspicion;
 mod takeover;
 #[cfg(test)]
 mod tests;

@@ -80,6 +80,7 @@ Reason:
     Regained { floor: Lsn } "regained" ("this node has regained {floor}, which it had forgotten: it counts again");
     NotCandidate {} "not_candidate" ("no switchover needs this node: give the spare lease back");
     NothingToCopy {} "nothing_to_copy" ("nobody leads, and there is nothing here to start from");
+    Suspect { leader: MemberName, evidence: String } "suspect" ("{leader} is not heard any more ({evidence}): stop following it and report what is here");
     Vacant { term: Term } "vacant" ("nobody holds the lock of term {term}: stop following it and report what is here");
     AwaitingBallots { have: usize, missing: Vec<MemberName> } "awaiting_ballots"
         ("nobody leads; {have} ballots are in, waiting for {}", list(missing));

@@ -15,6 +15,8 @@ pub struct Settings {
     pub durability: Durability,
     /// In `async` mode: how many bytes a candidate may be behind the last leader's published position.
     pub max_lag_on_failover_bytes: u64,
+    /// Never take over from a leader whose lease has not ended.
+    pub wait_for_lease: bool,
     /// No automatic action is taken while set.
     pub paused: bool,
 }
@@ -42,6 +44,8 @@ pub struct Timing {
     pub reclaim_after: Duration,
     /// How long Postgres may be silent before it counts as hung.
     pub hang_after: Duration,
+    /// How long the leader's agent must have been silent before a voter suspects the leader; a closed door is evidence at once.
+    pub suspect_after: Duration,
     /// How long to wait before a failed long action (clone, rewind, start) is tried again.
     pub retry_after: Duration,
 }
@@ -59,6 +63,7 @@ impl Default for Timing {
             ballot_window: Duration::from_secs(1),
             reclaim_after: Duration::from_secs(2),
             hang_after: Duration::from_secs(2),
+            suspect_after: Duration::from_millis(500),
             retry_after: Duration::from_secs(3),
         }
     }
@@ -94,6 +99,12 @@ impl Timing {
             wrong.push(format!(
                 "request_timeout {:?} is below 100 ms: a healthy etcd sometimes takes longer",
                 self.request_timeout
+            ));
+        }
+        if self.suspect_after < Duration::from_millis(300) {
+            wrong.push(format!(
+                "suspect_after {:?} is below 300 ms: three beats, fewer would be lost in ordinary noise",
+                self.suspect_after
             ));
         }
         if self.safety_margin < Duration::from_millis(200) {
@@ -180,6 +191,7 @@ impl Default for Settings {
             timing: Timing::default(),
             durability: Durability::default(),
             max_lag_on_failover_bytes: 1024 * 1024,
+            wait_for_lease: false,
             paused: false,
         }
     }

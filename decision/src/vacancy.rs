@@ -6,13 +6,14 @@ use std::collections::BTreeSet;
 use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
 use crate::candidacy::{best, counted, highest_timeline};
 use crate::decide::{Choice, wait};
-use crate::durability::{ending_with, mode_in_force, quorum_for_new_leader};
+use crate::durability::{ending_with, inherited, mode_in_force, quorum_for_new_leader};
 use crate::isolation::accepts_writes;
 use crate::names::{MemberName, Term, Timeline};
 use crate::reason::Reason;
 use crate::takeover::{Count, count};
 use crate::view::{
-    Cluster, Data, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Standby, SyncRecord, View,
+    Cluster, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound, Standby, SyncRecord,
+    View,
 };
 
 /// The `leader` key names me, but under a lease that I do not hold: it is of an earlier life of mine and will expire.
@@ -120,6 +121,7 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> 
         mode: mode_in_force(&view.settings, cluster),
         timeline,
         ballots: Vec::new(),
+        depose: None,
         kind: ClaimKind::Reclaim,
         request: None,
         lost_bytes_bound: Some(0),
@@ -128,16 +130,23 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> 
 }
 
 fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> Choice {
+    let why = Reason::Vacant { term: cluster.term };
+    if let Some(choice) = pledge_first(view, cluster, standby, why).or_else(|| forced(view, cluster, standby)) {
+        return choice;
+    }
+    take_if_elected(view, cluster, None)
+}
+
+/// A pledge comes before everything else, and it must still say what is so.
+fn pledge_first(view: &View, cluster: &Cluster, standby: &Standby, why: Reason) -> Option<Choice> {
     let pledged = standby.follows.is_none() && !standby.receiver_running;
     let mine = cluster.ballots.get(&view.me).filter(|ballot| ballot.revoked == cluster.term);
     let true_still =
         mine.is_some_and(|ballot| (ballot.timeline, ballot.received) == (standby.timeline, standby.received));
-    if !pledged || !true_still {
-        return (Action::Pledge { revoked: cluster.term }, Reason::Vacant { term: cluster.term });
-    }
-    if let Some(choice) = forced(view, cluster, standby) {
-        return choice;
-    }
+    (!pledged || !true_still).then_some((Action::Pledge { revoked: cluster.term }, why))
+}
+
+fn take_if_elected(view: &View, cluster: &Cluster, depose: Option<&MemberName>) -> Choice {
     match count(view, cluster) {
         Count::Nobody(reason) => wait(reason),
         Count::Elected { member, .. } if *member != view.me => wait(Reason::Outranked { by: member.clone() }),
@@ -145,9 +154,36 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
             let reason =
                 Reason::Elected { ballots: counted.iter().map(|(name, _)| name.clone()).collect(), lost_bytes_bound };
             let claim = claim(view, cluster, ballot.wal_term, ballot.timeline);
-            (Action::Acquire(Claim { ballots: counted, lost_bytes_bound, ..claim }), reason)
+            let kind = if depose.is_some() { ClaimKind::Takeover } else { ClaimKind::Failover };
+            let depose = depose.cloned();
+            (Action::Acquire(Claim { ballots: counted, lost_bytes_bound, depose, kind, ..claim }), reason)
         }
     }
+}
+
+/// The leader is not heard any more, though its lease still runs: the voters revoke its term, and the best of enough of them takes the
+/// lock. One voter that still hears the leader does not pledge, and by that vetoes.
+pub(crate) fn take_over(view: &View, cluster: &Cluster, standby: &Standby, leader: &MemberName) -> Choice {
+    let why = Reason::Suspect { leader: leader.clone(), evidence: evidence(&view.hearing) };
+    if let Some(choice) = pledge_first(view, cluster, standby, why) {
+        return choice;
+    }
+    let ballots = cluster.current_ballots();
+    let silent = |name: &MemberName| name != leader && !ballots.contains_key(name);
+    let missing: Vec<MemberName> = cluster.eligible().into_iter().filter(silent).collect();
+    if !missing.is_empty() {
+        return wait(Reason::AwaitingBallots { have: ballots.len(), missing });
+    }
+    take_if_elected(view, cluster, Some(leader))
+}
+
+fn evidence(hearing: &Hearing) -> String {
+    let one = |sound: Sound| match sound {
+        Sound::Gone => "refuses connections".to_owned(),
+        Sound::Silent { since } => format!("silent for {}", crate::reason::span(since)),
+        Sound::Fine | Sound::Unknown => "answers".to_owned(),
+    };
+    format!("its agent {}, its Postgres {}", one(hearing.agent), one(hearing.postgres))
 }
 
 /// An operator's word stands in for the proof. What may be lost is recorded.
@@ -186,7 +222,7 @@ fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> 
     let quorum = quorum_for_new_leader(&view.me, cluster, &view.settings);
     // Until the marker commit is acknowledged the new leader alone may hold what the old policy promised, so a further takeover
     // must satisfy the old quorums and the new one.
-    let old = cluster.sync.as_ref().map(|sync| sync.policies.clone()).unwrap_or_default();
+    let old = cluster.sync.as_ref().map(inherited).unwrap_or_default();
     Claim {
         term: cluster.term.max(highest_wal_term).max(wal_term).next(),
         after: cluster.term,
@@ -194,6 +230,7 @@ fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> 
         mode,
         timeline: Timeline(highest_timeline(cluster, timeline).0 + 1),
         ballots: Vec::new(),
+        depose: None,
         kind: ClaimKind::Failover,
         request: None,
         lost_bytes_bound: None,

@@ -25,6 +25,9 @@ pub struct View {
     pub job: Option<Job>,
     /// How long certain things have been so, counted by this agent.
     pub ages: Ages,
+    /// What this node hears of the leader, where another leads.
+    #[serde(default)]
+    pub hearing: Hearing,
     /// Rules of the house: timings, limits, durability, tags of this node.
     pub settings: Settings,
 }
@@ -95,6 +98,32 @@ pub struct Ages {
     pub request: Option<Duration>,
     /// Since the last long action failed; the next attempt waits a little.
     pub last_failure: Option<Duration>,
+}
+
+/// What this node hears of the leader: two witnesses, for either may die alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hearing {
+    /// Of its agent.
+    pub agent: Sound,
+    /// Of its Postgres.
+    pub postgres: Sound,
+}
+
+/// What is heard of one witness.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sound {
+    /// It has not been asked, or not answered yet.
+    #[default]
+    Unknown,
+    /// It answers.
+    Fine,
+    /// It has not answered for a while.
+    Silent {
+        /// Since the first question that went unanswered.
+        since: Duration,
+    },
+    /// Its door is closed: the connection was refused.
+    Gone,
 }
 
 /// A long action under way.

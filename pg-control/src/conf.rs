@@ -83,13 +83,15 @@ pub(crate) const OWNED: [&str; 20] = [
 ];
 
 /// What the operator may set otherwise.
-const DEFAULTS: [(&str, &str); 7] = [
+const DEFAULTS: [(&str, &str); 8] = [
     ("wal_level", "replica"),
     ("wal_keep_size", "512MB"),
     ("max_wal_senders", "10"),
     ("max_replication_slots", "10"),
     ("wal_sender_timeout", "5s"),
     ("wal_receiver_status_interval", "1s"),
+    // A client whose host vanished is noticed, and so is a server towards a standby that vanished.
+    ("tcp_user_timeout", "10s"),
     // After a failed attempt to reach the upstream the default waits 5 s; a leader is often back sooner.
     ("wal_retrieve_retry_interval", "200ms"),
 ];
@@ -259,5 +261,67 @@ impl Instance {
             Ok(result) => result,
             Err(error) => Err(Error::WrongState(format!("writing the configuration was cut off: {error}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use decision::names::MemberName;
+
+    fn config() -> InstanceConfig {
+        InstanceConfig::new(MemberName::new("pg1").expect("good"), "it's", "/d".into(), "/s".into())
+    }
+
+    fn upstream() -> Upstream {
+        let member = MemberName::new("pg2").expect("good");
+        Upstream { member, host: "db'2".to_owned(), port: 5433, term: Term(7) }
+    }
+
+    #[test]
+    fn what_is_rendered_is_read_back() {
+        let conf = Conf {
+            recovery: Recovery::Following(upstream()),
+            sync: "ANY 1 (\"pg2_t7\")".to_owned(),
+            ..Conf::default()
+        };
+        let text = render(&config(), Path::new("/s/pgpass"), &conf);
+        assert_eq!(parse(&text), Some(conf));
+        assert!(text.contains("cluster_name = 'it''s'"), "{text}");
+        assert!(text.contains("application_name=''pg1_t7''"), "{text}");
+        assert!(text.contains(r"host=''db\\''2''"), "{text}");
+        assert!(!text.contains("restore_command"), "{text}");
+    }
+
+    #[test]
+    fn a_candidate_has_nothing_that_delays_its_promotion() {
+        let mut config = config();
+        config.parameters.insert("restore_command".to_owned(), "fetch %f %p".to_owned());
+        let text = render(&config, Path::new("/s/pgpass"), &Conf::default());
+        let last =
+            |key: &str| text.lines().rev().find_map(|line| line.strip_prefix(&format!("{key} = "))).map(str::to_owned);
+        assert_eq!(last("restore_command").as_deref(), Some("''"));
+        assert_eq!(last("max_standby_streaming_delay").as_deref(), Some("'0'"));
+        assert_eq!(last("primary_conninfo").as_deref(), Some("''"));
+    }
+
+    #[test]
+    fn what_would_break_a_promise_is_refused() {
+        for (key, value) in [
+            ("synchronous_standby_names", "*"),
+            ("Port", "1"),
+            ("synchronous_commit", "remote_write"),
+            ("fsync", "off"),
+            ("wal_level", "minimal"),
+            ("max_wal_senders", "3"),
+            ("work_mem", "1\nport = 2"),
+            ("a b", "1"),
+        ] {
+            let refused = check_parameters(&BTreeMap::from([(key.to_owned(), value.to_owned())]));
+            assert!(matches!(&refused, Err(Error::Setting(why)) if why.contains(key)), "{key}: {refused:?}");
+        }
+        let fine = [("wal_level", "logical"), ("work_mem", "8MB"), ("auto_explain.log_min_duration", "1s")];
+        let fine = fine.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        assert!(check_parameters(&BTreeMap::from(fine)).is_ok());
     }
 }

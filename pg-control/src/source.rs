@@ -37,7 +37,6 @@ impl Instance {
     /// # Errors
     /// `SourceNotReady` when it does not answer, `Refused` when it does not let us in.
     pub(crate) async fn ask_source(&self, from: &Upstream, with_size: bool) -> Result<Source> {
-        let config = self.config();
         let ask = async {
             let (client, pump) = self.connect_to_source(from).await?;
             let row = client.query_one(FACTS, &[]).await?;
@@ -53,14 +52,12 @@ impl Instance {
                 bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()),
             })
         };
-        let answer: Result<Source> = timeout(ANSWER_WITHIN, ask)
-            .await
-            .unwrap_or_else(|_| Err(Error::timeout("asking the source", ANSWER_WITHIN)));
+        let late = || Err(Error::timeout("asking the source", ANSWER_WITHIN));
+        let answer = timeout(ANSWER_WITHIN, ask).await.unwrap_or_else(|_| late());
+        let at = format!("{}:{}", from.host, from.port);
         answer.map_err(|error| match error {
-            Error::Refused(why) => {
-                Error::Refused(format!("{} at {}:{}: {why}", config.rewind_user, from.host, from.port))
-            }
-            other => Error::SourceNotReady(format!("{} at {}:{}: {other}", from.member, from.host, from.port)),
+            Error::Refused(why) => Error::Refused(format!("{} at {at}: {why}", self.config().rewind_user)),
+            other => Error::SourceNotReady(format!("{} at {at}: {other}", from.member)),
         })
     }
 

@@ -14,7 +14,8 @@ use crate::instance::Instance;
 use crate::sql::Session;
 
 /// A server may be promoted while it answers: `standby` is asked once, and what fails on the wrong side hangs on it. In recovery
-/// `pg_walfile_name` is not allowed, so the timeline of a standby comes from elsewhere (see `observe`).
+/// `pg_walfile_name` is not allowed, so the timeline of a standby comes from elsewhere (see `observe`). A walreceiver calls itself
+/// streaming before the upstream has agreed to stream; until the first message both its message times are the time of its own start.
 const STATUS: &str = "
 SELECT role.standby,
        pg_postmaster_start_time()::text AS started_at,
@@ -27,11 +28,11 @@ SELECT role.standby,
        pg_last_wal_receive_lsn() AS received,
        pg_last_wal_replay_lsn() AS replayed,
        pg_last_xact_replay_timestamp()::text AS replayed_at,
-       wr.status = 'streaming' AS streaming,
+       heard.once AS streaming,
        wr.received_tli,
        wr.conninfo,
        wr.latest_end_lsn,
-       extract(epoch FROM clock_timestamp() - wr.last_msg_receipt_time)::float8 AS message_age,
+       CASE WHEN heard.once THEN extract(epoch FROM clock_timestamp() - wr.last_msg_receipt_time)::float8 END AS message_age,
        process.receiver, process.startup, process.startup_waits, process.startup_waits_type,
        process.checkpointer, process.checkpointer_waits,
        to_regclass('pgvigil.leadership') IS NOT NULL AS has_marker,
@@ -48,7 +49,8 @@ CROSS JOIN (SELECT max(pid) FILTER (WHERE backend_type = 'walreceiver') AS recei
                    max(pid) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer,
                    max(wait_event) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer_waits
             FROM pg_stat_get_activity(NULL)) AS process
-LEFT JOIN pg_stat_wal_receiver AS wr ON true";
+LEFT JOIN pg_stat_wal_receiver AS wr ON true
+LEFT JOIN LATERAL (SELECT wr.status = 'streaming' AND wr.last_msg_send_time <> wr.last_msg_receipt_time AS once) AS heard ON true";
 
 /// Newest marker seen, and newest marker known to be acknowledged.
 const MARKER: &str =

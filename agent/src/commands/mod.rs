@@ -1,15 +1,53 @@
 //! What each word of the command line does. Standard output carries the answer and nothing else; chatter and errors go to standard
-//! error; the exit code says which way it ended.
+//! error; the exit code says which way it ended. `world.rs` looks at the cluster, `screen.rs` and `words.rs` say what was seen.
 
 mod daemon;
+mod failover;
+mod follow;
+mod operator;
+mod pause;
+mod screen;
+mod shown;
+mod status;
+mod switchover;
+mod transitions;
+mod validate;
+mod why;
+mod words;
+mod world;
 
 use crate::cli::{Cli, Command, Exit};
 
 /// Carries out one command.
 pub fn run(cli: Cli) -> Exit {
-    match cli.command {
+    let exit = match cli.command {
         Command::Agent(arguments) => daemon::run(&arguments.config),
         Command::Demo(arguments) => crate::demo::run(&arguments),
-        _ => Exit::Usage,
+        Command::Status(arguments) => in_runtime(status::run(&arguments)),
+        Command::Why(arguments) => in_runtime(why::run(&arguments)),
+        Command::Switchover(arguments) => in_runtime(switchover::run(&arguments)),
+        Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
+        Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
+        Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
+        Command::Transitions(arguments) => in_runtime(transitions::run(&arguments)),
+        Command::Validate(arguments) => validate::run(&arguments),
+        Command::Show(command) => in_runtime(shown::run(&command)),
+    };
+    if exit == Exit::Done && screen::output_lost() { Exit::Failed } else { exit }
+}
+
+/// One thread is enough to ask everybody at once.
+fn in_runtime(work: impl Future<Output = Exit>) -> Exit {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let exit = runtime.block_on(work);
+            // A name that the resolver is still looking for must not hold up the end.
+            runtime.shutdown_background();
+            exit
+        }
+        Err(error) => {
+            screen::tell(&format!("error: cannot start: {error}"));
+            Exit::Failed
+        }
     }
 }

@@ -102,9 +102,13 @@ mod tests {
 
     #[test]
     fn losses_are_named() {
-        let record = |lost: &str, bound| Transition { lost: lost.into(), lost_bytes_bound: bound, ..Transition::default() };
+        let record =
+            |lost: &str, bound| Transition { lost: lost.into(), lost_bytes_bound: bound, ..Transition::default() };
         assert_eq!(lost(&record("none", None)), "nothing");
-        assert_eq!(lost_sentence(&record("bounded", Some(16 << 20))), "up to 16.0 MB of acknowledged writes may be lost");
+        assert_eq!(
+            lost_sentence(&record("bounded", Some(16 << 20))),
+            "up to 16.0 MB of acknowledged writes may be lost"
+        );
         assert_eq!(lost_sentence(&record("unknown", None)), "how much was lost is unknown");
     }
 

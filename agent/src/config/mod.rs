@@ -44,6 +44,8 @@ pub struct Config {
     pub durability: Durability,
     /// In `async` mode: how many bytes a candidate may be behind.
     pub max_lag_on_failover_bytes: u64,
+    /// Never take over before the leader's lease has ended.
+    pub wait_for_lease: bool,
     /// The local Postgres.
     pub postgres: Postgres,
     /// The health API.
@@ -160,6 +162,7 @@ impl Config {
             timing: self.timing,
             durability: self.durability,
             max_lag_on_failover_bytes: self.max_lag_on_failover_bytes,
+            wait_for_lease: self.wait_for_lease,
             paused: false,
         }
     }

@@ -18,6 +18,7 @@ pub struct Raw {
     pub etcd: RawEtcd,
     pub timing: RawTiming,
     pub durability: RawDurability,
+    pub failover: RawFailover,
     pub postgres: RawPostgres,
     pub api: RawApi,
     pub tags: Tags,
@@ -56,6 +57,7 @@ pub struct RawTiming {
     pub voter_drop_after: Option<Lasting>,
     pub degrade_after: Option<Lasting>,
     pub ballot_window: Option<Lasting>,
+    pub suspect_after: Option<Lasting>,
     pub reclaim_after: Option<Lasting>,
     pub hang_after: Option<Lasting>,
     pub retry_after: Option<Lasting>,
@@ -68,6 +70,13 @@ pub struct RawDurability {
     pub mode: Option<Mode>,
     pub acknowledgers: Option<u32>,
     pub max_lag_on_failover: Option<Size>,
+}
+
+/// `[failover]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFailover {
+    pub wait_for_lease: Option<bool>,
 }
 
 /// `[postgres]`

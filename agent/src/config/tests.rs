@@ -84,7 +84,7 @@ fn everything_can_be_written() {
         name = "pg1"
         state_dir = "/srv/notes"
         etcd = { endpoints = ["etcd1:2379"], namespace = "/db/", request_timeout = "500ms" }
-        timing = { ttl = "10s", heartbeat = "2s", safety_margin = "1s", primary_start_timeout = "1m", voter_drop_after = "2s", degrade_after = "4s", ballot_window = "3s", reclaim_after = "5s", hang_after = "6s", retry_after = "7s" }
+        timing = { ttl = "10s", heartbeat = "2s", safety_margin = "1s", primary_start_timeout = "1m", voter_drop_after = "2s", degrade_after = "4s", ballot_window = "3s", reclaim_after = "5s", suspect_after = "800ms", hang_after = "6s", retry_after = "7s" }
         durability = { mode = "quorum", acknowledgers = 2, max_lag_on_failover = "16 MB" }
         api = { listen = "0.0.0.0:9000" }
         tags = { nofailover = false, failover_priority = 2, noloadbalance = true, nosync = true }
@@ -367,6 +367,7 @@ fn the_defaults_in_the_table_are_the_defaults_of_the_mind() {
         ("timing.ballot_window", usual.ballot_window),
         ("timing.reclaim_after", usual.reclaim_after),
         ("timing.hang_after", usual.hang_after),
+        ("timing.suspect_after", usual.suspect_after),
         ("timing.retry_after", usual.retry_after),
     ] {
         let table = keys::find(path).expect(path).default.trim_matches('"');

@@ -133,7 +133,13 @@ impl LocalCluster {
             workdir.directory(&format!("{name}/s"))?;
             let (postgres_port, api_port) = (ports.at(at), ports.at(at + 1));
             let facts = NodeFacts {
-                name: &name, home: &home, postgres_port, api_port, etcd: &etcd_urls, programs: &programs, ttl: options.ttl,
+                name: &name,
+                home: &home,
+                postgres_port,
+                api_port,
+                etcd: &etcd_urls,
+                programs: &programs,
+                ttl: options.ttl,
             };
             let text = settings::toml(&facts, &options.settings);
             let config = workdir.file(&format!("{name}/pgvigil.toml"), &text, 0o600)?;
@@ -144,10 +150,21 @@ impl LocalCluster {
             prepared.push(Node { name, home, config, postgres_port, api_port, agent });
         }
         let proxy_ports = ProxyPorts { read_write: ports.at(0), read_only: ports.at(1), statistics: ports.at(2) };
-        let proxy = haproxy_program.map(|program| proxy(&program, proxy_ports, &prepared, &workdir, account)).transpose()?;
+        let proxy =
+            haproxy_program.map(|program| proxy(&program, proxy_ports, &prepared, &workdir, account)).transpose()?;
         let lookout = Lookout::new(prepared.iter().map(|node| (node.name.clone(), node.api_url())).collect());
         Ok(Self {
-            nodes: prepared, proxy, etcd, etcd_urls, lookout, proxy_ports, programs, pgvigil, account, _ports: ports, workdir,
+            nodes: prepared,
+            proxy,
+            etcd,
+            etcd_urls,
+            lookout,
+            proxy_ports,
+            programs,
+            pgvigil,
+            account,
+            _ports: ports,
+            workdir,
         })
     }
 
@@ -207,7 +224,12 @@ impl LocalCluster {
     ///
     /// # Errors
     /// As [`Self::wait_settled`]; `complaint` begins the message.
-    pub async fn wait_for(&self, complaint: &str, within: Duration, wanted: impl Fn(&[Sight]) -> bool) -> Result<Vec<Sight>> {
+    pub async fn wait_for(
+        &self,
+        complaint: &str,
+        within: Duration,
+        wanted: impl Fn(&[Sight]) -> bool,
+    ) -> Result<Vec<Sight>> {
         let begin = Instant::now();
         loop {
             let sights = self.lookout.survey().await;
@@ -307,7 +329,8 @@ impl LocalCluster {
         let mut command = self.account.command(self.programs.bin_dir.join("psql"));
         command.args(["-AtXq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-p"]);
         command.arg(node.postgres_port.to_string()).arg("-h").arg(node.socket_dir()).arg("-c").arg(sql);
-        let output = tokio::process::Command::from(command).kill_on_drop(true).output().await.context("running psql")?;
+        let output =
+            tokio::process::Command::from(command).kill_on_drop(true).output().await.context("running psql")?;
         if !output.status.success() {
             bail!("psql on {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
@@ -341,10 +364,18 @@ impl LocalCluster {
 fn proxy(program: &Path, ports: ProxyPorts, nodes: &[Node], workdir: &Workdir, account: Account) -> Result<Service> {
     let host = || "127.0.0.1".to_owned();
     let member = |node: &Node| ShowMember {
-        name: node.name.clone(), host: host(), port: node.postgres_port, api_host: host(), api_port: node.api_port,
+        name: node.name.clone(),
+        host: host(),
+        port: node.postgres_port,
+        api_host: host(),
+        api_port: node.api_port,
     };
     let options = HaproxyOptions {
-        bind: host(), rw_port: ports.read_write, ro_port: ports.read_only, stats_port: ports.statistics, maxconn: 100,
+        bind: host(),
+        rw_port: ports.read_write,
+        ro_port: ports.read_only,
+        stats_port: ports.statistics,
+        maxconn: 100,
     };
     let text = haproxy(&nodes.iter().map(member).collect::<Vec<_>>(), &options);
     let file = workdir.file("haproxy.cfg", &text, 0o644)?;

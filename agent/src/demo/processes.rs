@@ -86,5 +86,8 @@ fn all(wanted: impl Fn(&Process) -> bool) -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let me = i32::try_from(std::process::id()).unwrap_or(0);
-    pids.map(|pid| Process { pid }).filter(|process| process.pid != me && wanted(process)).map(|process| process.pid).collect()
+    pids.map(|pid| Process { pid })
+        .filter(|process| process.pid != me && wanted(process))
+        .map(|process| process.pid)
+        .collect()
 }

@@ -48,8 +48,8 @@ impl Service {
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<i32> {
         let mut child = self.child();
-        let running = child.as_mut().filter(|child| matches!(child.try_wait(), Ok(None)))?;
-        i32::try_from(running.id()).ok()
+        let child = child.as_mut()?;
+        matches!(child.try_wait(), Ok(None)).then(|| i32::try_from(child.id()).ok())?
     }
 
     /// Starts it, in a process group of its own: what the terminal sends to this process does not reach it.
@@ -87,6 +87,7 @@ impl Service {
         self.send(Signal::SIGTERM)?;
         while begin.elapsed() < within {
             if let Some(status) = self.ended() {
+                *self.child() = None;
                 return Ok(status);
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -121,7 +122,12 @@ impl Service {
     /// It has; the error shows its last words.
     pub fn must_run(&self) -> Result<()> {
         let Some(status) = self.ended() else { return Ok(()) };
-        bail!("{} has ended by itself ({status}); its last words in {}:\n{}", self.name, self.log.display(), self.last_words());
+        bail!(
+            "{} has ended by itself ({status}); its last words in {}:\n{}",
+            self.name,
+            self.log.display(),
+            self.last_words()
+        );
     }
 
     /// Lets it live on when this is dropped.

@@ -30,18 +30,23 @@ impl Workdir {
     pub fn create(account: Account) -> Result<Self> {
         let usual = std::env::temp_dir();
         let above = if usual.as_os_str().len() > LONGEST_ABOVE { PathBuf::from("/tmp") } else { usual };
-        let cannot = || format!("cannot make a directory in {}: set TMPDIR to a place where you may write", above.display());
+        let cannot =
+            || format!("cannot make a directory in {}: set TMPDIR to a place where you may write", above.display());
         let above = above.canonicalize().with_context(cannot)?;
-        let space = statvfs(&above).with_context(|| format!("cannot see how much space is left in {}", above.display()))?;
+        let space =
+            statvfs(&above).with_context(|| format!("cannot see how much space is left in {}", above.display()))?;
         let free = u64::from(space.blocks_available()) * u64::from(space.fragment_size());
         if free < NEEDED_BYTES {
             bail!(
                 "only {} MB are free in {}, and a cluster needs {} MB: make room, or set TMPDIR to a larger disk",
-                free >> 20, above.display(), NEEDED_BYTES >> 20
+                free >> 20,
+                above.display(),
+                NEEDED_BYTES >> 20
             );
         }
         let path = tempfile::Builder::new().prefix("pgvigil-demo-").tempdir_in(&above).with_context(cannot)?.keep();
         let workdir = Self { path, account, keep: AtomicBool::new(false) };
+        std::fs::set_permissions(&workdir.path, PermissionsExt::from_mode(0o700))?;
         account.own(&workdir.path)?;
         account.reach(&workdir.path)?;
         Ok(workdir)

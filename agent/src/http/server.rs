@@ -16,17 +16,12 @@ use tokio::sync::Semaphore;
 const CONNECTIONS_MAX: usize = 1024;
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// A running listener.
-pub struct Listening {
-    /// Where it listens.
-    pub address: SocketAddr,
-}
-
-/// Binds `address` and serves `router` there, on a thread with a runtime of its own that nothing else can block.
+/// Binds `address` and serves `router` there, on a thread with a runtime of its own that nothing else can block. Returns where it
+/// listens.
 ///
 /// # Errors
 /// The address cannot be bound: taken, not ours, or not permitted.
-pub fn listen(address: &str, router: Router) -> std::io::Result<Listening> {
+pub fn listen(address: &str, router: Router) -> std::io::Result<SocketAddr> {
     let socket = std::net::TcpListener::bind(address)?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
@@ -39,7 +34,7 @@ pub fn listen(address: &str, router: Router) -> std::io::Result<Listening> {
             }
         });
     })?;
-    Ok(Listening { address })
+    Ok(address)
 }
 
 async fn accept(listener: TcpListener, router: Router) {

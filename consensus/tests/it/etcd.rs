@@ -152,6 +152,7 @@ pub fn claim(after: u64, voter: &str) -> Claim {
         mode: Mode::Quorum,
         timeline: Timeline(1),
         ballots: Vec::new(),
+        depose: None,
         kind: ClaimKind::Failover,
         request: None,
         lost_bytes_bound: Some(0),

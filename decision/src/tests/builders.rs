@@ -165,6 +165,7 @@ pub(crate) fn view(me: &str) -> View {
         lock: if me == "pg1" { held } else { Lock::NotHeld },
         job: None,
         ages: Ages::default(),
+        hearing: Hearing::default(),
         settings,
     }
 }

@@ -1,7 +1,7 @@
 //! Whom a new leader waits for, in each mode.
 
 use super::builders::*;
-use crate::durability::{Quorum, mode_in_force, quorum_for_new_leader};
+use crate::durability::{Quorum, inherited, mode_in_force, quorum_for_new_leader};
 use crate::names::Term;
 use crate::settings::{Mode, Settings};
 use crate::view::Cluster;
@@ -56,4 +56,16 @@ fn what_somebody_else_has_set_is_not_ours() {
     for text in foreign {
         assert_eq!(Quorum::parse_standby_names(text, Term(7)), None, "{text}");
     }
+}
+
+#[test]
+fn a_new_leader_inherits_promises_that_the_old_leader_can_help_to_prove() {
+    let inherits = |policies: &[Quorum]| {
+        let cluster = cluster().policies(policies);
+        inherited(cluster.sync.as_ref().expect("recorded"))
+    };
+    assert_eq!(inherits(&[any(1, &["pg2", "pg3"])]), [any(2, &["pg1", "pg2", "pg3"])]);
+    assert_eq!(inherits(&[any(0, &[])]), [any(1, &["pg1"])]);
+    let inherited_before = any(2, &["pg1", "pg2", "pg3"]);
+    assert_eq!(inherits(std::slice::from_ref(&inherited_before)), [inherited_before]);
 }

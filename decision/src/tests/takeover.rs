@@ -24,7 +24,7 @@ fn the_best_of_a_sufficient_set_takes_the_lock() {
     let Action::Acquire(claim) = decide(&view).action else { panic!("no claim") };
     assert_eq!((claim.term, claim.after, claim.timeline), (Term(8), TERM, Timeline(5)));
     assert_eq!(claim.ballots, vec![(name("pg2"), 1000), (name("pg3"), 990)]);
-    assert_eq!(claim.policies, vec![any(1, &["pg2", "pg3"]), any(1, &["pg3"])]);
+    assert_eq!(claim.policies, vec![any(2, &["pg1", "pg2", "pg3"]), any(1, &["pg3"])]);
     assert_eq!(claim.lost_bytes_bound, Some(0));
 }
 

@@ -25,7 +25,7 @@ fn comes_to_rest(mut world: World, order: [usize; 3]) {
         world.tick(order);
         ticks += 1;
     }
-    assert!(ticks < limit, "never well:\n{}\n{:#?}", world.log.join("\n"), world.etcd);
+    assert!(ticks < limit, "never well:\n{}\n{}", world.log.join("\n"), world.summary());
     run(&mut world, 5, order);
     let lines = world.log.len();
     run(&mut world, 5, order);

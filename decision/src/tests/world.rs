@@ -207,6 +207,12 @@ impl World {
         (self.etcd, self.asked) = (std::mem::take(&mut self.etcd).asked(kind, None, to), 0);
     }
 
+    /// What etcd says, on one line.
+    pub(super) fn summary(&self) -> String {
+        let Cluster { leader, term, sync, ballots, floors, history, .. } = &self.etcd;
+        format!("{leader:?} {term} {sync:?}\n{ballots:?}\n{floors:?}\n{history:?}")
+    }
+
     /// One node looks, decides and acts; then WAL flows, clients write, half a second passes.
     pub(super) fn tick(&mut self, order: [usize; 3]) {
         for at in order {
@@ -284,6 +290,7 @@ impl World {
             lock: node.lock.map_or(Lock::NotHeld, |term| Lock::Held { term, left }),
             job: None,
             ages,
+            hearing: crate::view::Hearing::default(),
             settings: self.settings.clone(),
         }
     }

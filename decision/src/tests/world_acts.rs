@@ -3,7 +3,7 @@
 
 use super::world::*;
 use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
-use crate::durability::{Quorum, ending_with, quorum_for_new_leader};
+use crate::durability::{Quorum, ending_with, inherited, quorum_for_new_leader};
 use crate::names::{Lsn, MemberName, Term, Timeline};
 use crate::settings::Mode;
 use crate::view::*;
@@ -170,9 +170,10 @@ impl World {
         self.nodes[candidate].wal = self.nodes[at].wal.clone();
         let (end, term) = (lsn(self.nodes[at].wal.len()), self.etcd.term.next());
         let quorum = quorum_for_new_leader(to, &self.etcd, &self.settings);
+        let inherited = self.etcd.sync.as_ref().map(inherited).unwrap_or_default();
         self.amend(|sync| {
             (sync.leader, sync.term, sync.handover_lsn) = (to.clone(), term, Some(end));
-            sync.policies = ending_with(&sync.policies, &quorum);
+            sync.policies = ending_with(&inherited, &quorum);
             (sync.timeline, sync.released, sync.reclaimed) = (Timeline(sync.timeline.0 + 1), false, false);
         });
         (self.etcd.request, self.nodes[at].lock) = (None, None);

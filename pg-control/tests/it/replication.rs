@@ -8,7 +8,7 @@ use decision::view::Server;
 use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
-use crate::world::{self, Node, PATIENCE, any, empty, eventually, name, primary, standby_of};
+use crate::world::{self, Node, PATIENCE, any, empty, eventually, name, primary, primary_with, standby_of};
 
 pub async fn a_clone_follows_and_is_promoted() -> Outcome {
     let old = primary("pg1").await?;
@@ -176,5 +176,29 @@ pub async fn observing_is_cheap() -> Outcome {
     assert!(extras.last_msg_receipt_age.is_some_and(|age| age < PATIENCE), "{extras:?}");
     assert!(extras.server_version >= 150_000);
     assert_eq!(old.instance.observe().await?.extras.ok_or("no extras")?.replication.len(), 1);
+    Ok(())
+}
+
+pub async fn a_standby_that_is_refused_its_wal_never_claims_to_stream() -> Outcome {
+    let leader = primary_with("pg1", |config| {
+        config.parameters.insert("wal_keep_size".to_owned(), "0".to_owned());
+    })
+    .await?;
+    let standby = standby_of(&leader, "pg2", 1).await?;
+    standby.instance.stop_fast(PATIENCE).await?;
+    for _ in 0..3 {
+        leader.run("INSERT INTO pgvigil.leadership VALUES (0, '') ON CONFLICT (term) DO UPDATE SET proofs = 1").await?;
+        leader.run("SELECT pg_switch_wal()").await?;
+    }
+    leader.instance.checkpoint(PATIENCE).await?;
+    standby.instance.start_as_standby(Some(&leader.as_upstream(1))).await?;
+    standby.instance.wait_ready(PATIENCE).await?;
+    let (begin, mut dialled) = (Instant::now(), false);
+    while begin.elapsed() < Duration::from_millis(800) {
+        let seen = standby.as_standby().await?;
+        dialled |= seen.receiver_running;
+        assert!(!seen.streaming, "{seen:?}");
+    }
+    assert!(dialled, "it did try");
     Ok(())
 }

@@ -20,7 +20,7 @@ const MISSED_FOR: Duration = Duration::from_secs(7 * 86_400);
 pub struct MemberStatus {
     /// Its name.
     pub name: String,
-    /// `leader` holds the lock; `primary` accepts writes without it; `standby`; `unknown`.
+    /// `leader` holds the lock; `primary` accepts writes without it; `standby`; `none`: Postgres does not run; `unknown`.
     pub role: String,
     /// `writable`, `streaming`, `not streaming`, `unreachable`, `down`, or Patroni's word for what Postgres does.
     pub state: String,
@@ -124,10 +124,11 @@ fn listing(world: &World, name: &MemberName) -> Option<Value> {
 }
 
 fn role(says: Option<&Answer>, leads: bool) -> &'static str {
-    match says.and_then(|says| says.beat["role"].as_str()) {
+    match says.map(|says| (says.beat["state"] == "running", says.beat["role"] == "primary")) {
         _ if leads => "leader",
-        Some("primary") => "primary",
-        Some(_) => "standby",
+        Some((true, true)) => "primary",
+        Some((true, false)) => "standby",
+        Some((false, _)) => "none",
         None => "unknown",
     }
 }
@@ -156,7 +157,9 @@ fn lag(world: &World, name: &MemberName, key: &str) -> Option<u64> {
 
 fn sync(world: &World, name: &MemberName, leads: bool, listed: Option<&Value>) -> &'static str {
     let votes = match &world.etcd {
-        Ok(snapshot) => snapshot.cluster.sync.iter().flat_map(|sync| &sync.policies).any(|quorum| quorum.voters.contains(name)),
+        Ok(snapshot) => {
+            snapshot.cluster.sync.iter().flat_map(|sync| &sync.policies).any(|quorum| quorum.voters.contains(name))
+        }
         Err(_) => matches!(listed.and_then(|entry| entry["role"].as_str()), Some("sync_standby" | "quorum_standby")),
     };
     match votes {
@@ -197,10 +200,8 @@ mod tests {
             timestamp: Some(at.to_owned()),
             new_leader: Some(name(leader)),
         };
-        let mut snapshot = Snapshot {
-            history_rows: vec![row("pg4", "2026-11-20T10:00:00Z"), row("pg5", "2026-10-20T10:00:00Z")],
-            ..Snapshot::default()
-        };
+        let mut snapshot = Snapshot::default();
+        snapshot.history_rows = vec![row("pg4", "2026-11-20T10:00:00Z"), row("pg5", "2026-10-20T10:00:00Z")];
         let voters = BTreeSet::from([name("pg2")]);
         snapshot.cluster.sync = Some(decision::view::SyncRecord {
             leader: name("pg1"),
@@ -228,6 +229,9 @@ mod tests {
         assert_eq!(state(None, false, true, Some(true)), "unreachable");
         assert_eq!(state(None, false, true, None), "unreachable");
         assert_eq!(state(None, false, false, Some(false)), "down");
-        assert_eq!((role(Some(&writer), false), role(Some(&standby), true), role(None, false)), ("primary", "leader", "unknown"));
+        assert_eq!(
+            (role(Some(&writer), false), role(Some(&standby), true), role(None, false)),
+            ("primary", "leader", "unknown")
+        );
     }
 }

@@ -89,7 +89,8 @@ fn now() -> String {
 /// From the top left corner, each line cleared to its end and the rest below: nothing flickers.
 fn redrawn(text: &str, every: Duration) -> String {
     let heading = format!("{}, every {}; Ctrl-C ends", now(), humantime::format_duration(every));
-    let lines: Vec<String> = [heading.as_str(), ""].into_iter().chain(text.lines()).map(|line| format!("{line}\x1b[K")).collect();
+    let lines: Vec<String> =
+        [heading.as_str(), ""].into_iter().chain(text.lines()).map(|line| format!("{line}\x1b[K")).collect();
     format!("\x1b[H{}\x1b[J", lines.join("\n"))
 }
 

@@ -10,13 +10,12 @@ use super::facts::Status;
 use super::member::MemberStatus;
 use super::verdict::Word;
 
-const HEADINGS: [&str; 9] =
-    ["MEMBER", "ROLE", "STATE", "TL", "RECEIVE LAG", "REPLAY LAG", "SYNC", "CANDIDATE", "SEEN"];
+const HEADINGS: [&str; 9] = ["MEMBER", "ROLE", "STATE", "TL", "RECEIVE LAG", "REPLAY LAG", "SYNC", "CANDIDATE", "SEEN"];
 
 /// The whole text, without the last end of line.
 pub fn render(status: &Status, colours: bool) -> String {
     let rows: Vec<Vec<String>> = status.members.iter().map(row).collect();
-    let table = screen::table(&HEADINGS, &rows);
+    let table = if rows.is_empty() { String::new() } else { screen::table(&HEADINGS, &rows) };
     let mut lines = vec![header(status)];
     lines.extend(table.lines().enumerate().map(|(number, line)| match number {
         0 => paint(line, Tone::Strong, colours),
@@ -38,7 +37,7 @@ pub fn render(status: &Status, colours: bool) -> String {
 fn header(status: &Status) -> String {
     let mut parts = vec![format!("Cluster {}", status.cluster)];
     parts.extend(status.system_id.as_ref().map(|id| format!("system {id}")));
-    parts.extend(status.term.map(|term| format!("term {term}")));
+    parts.extend(status.term.filter(|term| *term > 0).map(|term| format!("term {term}")));
     match (&status.leader, status.lease_left_ms) {
         (Some(leader), Some(left)) => parts.push(format!("lease {leader}, {} left", seconds(left))),
         (Some(leader), None) => parts.push(format!("lease {leader}")),
@@ -63,7 +62,7 @@ fn row(member: &MemberStatus) -> Vec<String> {
     let lag = |lag: Option<u64>| lag.map_or_else(dash, bytes);
     vec![
         member.name.clone(),
-        member.role.clone(),
+        if member.role == "none" { dash() } else { member.role.clone() },
         member.state.clone(),
         member.timeline.map_or_else(dash, |timeline| timeline.to_string()),
         lag(member.receive_lag_bytes),
@@ -111,7 +110,10 @@ mod tests {
             replay_lag_bytes: Some(18 << 20),
             sync: "none".to_owned(),
             may_lead: Some(false),
-            bars: vec![BarStatus { code: "nofailover".to_owned(), sentence: "its tags bar it from leading".to_owned() }],
+            bars: vec![BarStatus {
+                code: "nofailover".to_owned(),
+                sentence: "its tags bar it from leading".to_owned(),
+            }],
             seen_ms: Some(300),
             ..MemberStatus::default()
         };

@@ -91,7 +91,11 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     let mut found = Vec::new();
     if let Some(error) = &status.etcd_error {
         let problem = format!("etcd does not answer: {error}");
-        found.push(Trouble::new("etcd_unreachable", problem, "is etcd running, and no firewall between? pgvigil validate asks each member"));
+        found.push(Trouble::new(
+            "etcd_unreachable",
+            problem,
+            "is etcd running, and no firewall between? pgvigil validate asks each member",
+        ));
     }
     if let Ok(snapshot) = &world.etcd {
         found.extend(snapshot.problems.iter().map(|problem| {
@@ -102,8 +106,12 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     found.extend(status.members.iter().filter_map(|member| of_member(member, status, ttl)));
     let degraded = status.durability.as_ref().filter(|durability| durability.mode != Mode::Async);
     if degraded.is_some_and(|durability| durability.policies.iter().any(|quorum| quorum.k == 0)) {
-        let problem = "commits wait for nobody although the mode promises that they do: every voter is away";
-        found.push(Trouble::new("durability_degraded", problem, "bring a standby back: pgvigil why names what each one waits for"));
+        let problem = "commits wait for nobody although the mode promises that they do: there is no voter";
+        found.push(Trouble::new(
+            "durability_degraded",
+            problem,
+            "bring a standby back: pgvigil why names what each one waits for",
+        ));
     }
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
@@ -126,8 +134,13 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
         return trouble("member_down", problem, format!("start the agent on {name}; its log says why it ended"));
     }
     if !member.reachable {
-        let problem = format!("the agent of {name} does not answer: {}", member.error.as_deref().unwrap_or("no address"));
-        return trouble("agent_unreachable", problem, format!("is the host of {name} up, and its port open from here?"));
+        let problem =
+            format!("the agent of {name} does not answer: {}", member.error.as_deref().unwrap_or("no address"));
+        return trouble(
+            "agent_unreachable",
+            problem,
+            format!("is the host of {name} up, and its port open from here?"),
+        );
     }
     if member.seen_ms.is_some_and(|age| Duration::from_millis(age) > ttl) {
         let problem = format!("the agent of {name} answers, but its picture is old: its loop hangs");
@@ -141,7 +154,7 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
         let problem = format!("{name} holds the lock but does not accept writes ({})", member.state);
         return if member.state == "writable" { None } else { trouble("leader_not_writable", problem, why()) };
     }
-    if member.state != "streaming" {
+    if member.state != "streaming" && status.leader.is_some() {
         return trouble("not_streaming", format!("{name} does not stream: {}", member.state), why());
     }
     let leader_timeline = status.members.iter().find(|other| other.role == "leader").and_then(|leader| leader.timeline);
@@ -163,19 +176,25 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
         }
         Some(true) => (Word::Degraded, format!("writes work on {leader}")),
         Some(false) => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
-        None if status.leader.is_some() => {
-            (Word::Degraded, format!("{leader} holds the lock, but its agent does not answer here: whether writes work is not known"))
-        }
+        None if status.leader.is_some() => (
+            Word::Degraded,
+            format!("{leader} holds the lock, but its agent does not answer here: whether writes work is not known"),
+        ),
         None => (Word::Degraded, "who leads is not known: etcd is silent, and no agent that answers leads".to_owned()),
     };
     let told = match (&cost, status.writable) {
         (_, Some(false)) | (Cost::Unknown, _) => None,
-        (Cost::Nothing, _) if status.pause.is_some() => Some("a failover would lose nothing, but none happens while paused".to_owned()),
-        (Cost::Nothing, _) => Some("a failover now would lose nothing".to_owned()),
-        (Cost::UpTo { best, behind_bytes: Some(behind) }, _) => {
-            Some(format!("a failover now would lose what {best} has not received yet ({} at this moment)", bytes(*behind)))
+        (Cost::Nothing, _) if status.pause.is_some() => {
+            Some("a failover would lose nothing, but none happens while paused".to_owned())
         }
-        (Cost::UpTo { best, behind_bytes: None }, _) => Some(format!("a failover now would lose what {best} has not received yet")),
+        (Cost::Nothing, _) => Some("a failover now would lose nothing".to_owned()),
+        (Cost::UpTo { best, behind_bytes: Some(behind) }, _) => Some(format!(
+            "a failover now would lose what {best} has not received yet ({} at this moment)",
+            bytes(*behind)
+        )),
+        (Cost::UpTo { best, behind_bytes: None }, _) => {
+            Some(format!("a failover now would lose what {best} has not received yet"))
+        }
         (Cost::Impossible(why), _) => Some(format!("no failover is possible now: {why}")),
     };
     let sentence = told.map_or_else(|| writes.clone(), |told| format!("{writes}; {told}"));
@@ -190,7 +209,9 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
 fn explanation(world: &World) -> String {
-    let told = world.leader_answer().or_else(|| world.answers().map(|(_, answer)| answer).find(|answer| answer.code() != "following"));
+    let told = world
+        .leader_answer()
+        .or_else(|| world.answers().map(|(_, answer)| answer).find(|answer| answer.code() != "following"));
     told.map_or("no agent answers".to_owned(), |answer| answer.sentence().to_owned())
 }
 
@@ -208,18 +229,19 @@ fn able(member: &MemberStatus, mode: Mode) -> bool {
 }
 
 fn cost_of(mode: Mode, policies: &Policies, able: &[&MemberStatus]) -> Cost {
-    let Some(best) = able.iter().min_by_key(|member| (member.receive_lag_bytes.unwrap_or(u64::MAX), &member.name)) else {
+    let Some(best) = able.iter().min_by_key(|member| (member.receive_lag_bytes.unwrap_or(u64::MAX), &member.name))
+    else {
         return Cost::Impossible("no standby may lead".to_owned());
     };
     if mode == Mode::Async {
         return Cost::UpTo { best: best.name.clone(), behind_bytes: best.receive_lag_bytes };
     }
-    let names: BTreeSet<MemberName> = able.iter().filter_map(|member| MemberName::new(member.name.as_str()).ok()).collect();
+    let names: BTreeSet<MemberName> =
+        able.iter().filter_map(|member| MemberName::new(member.name.as_str()).ok()).collect();
     if proven(policies, &names) {
         return Cost::Nothing;
     }
-    let missing: BTreeSet<&MemberName> =
-        policies.iter().flat_map(|quorum| quorum.voters.difference(&names)).collect();
+    let missing: BTreeSet<&MemberName> = policies.iter().flat_map(|quorum| quorum.voters.difference(&names)).collect();
     Cost::Impossible(match missing.is_empty() {
         true => "commits wait for nobody, so nothing could be proven".to_owned(),
         false => format!("acknowledged writes may be only on {}, which cannot take part", words::list(missing)),

@@ -1,0 +1,277 @@
+//! The loop: look, decide, note, act, wait for the next event; the interval is only a heartbeat. It looks at everything each time, so
+//! nothing depends on having seen an event, and it begins one action at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use consensus::records::MemberRecord;
+use consensus::{BootInstant, ClusterWatch, Snapshot};
+use decision::reason::Reason;
+use decision::view::{Lock, Server, View};
+use decision::{Decision, decide};
+use pg_control::Death;
+use tokio::sync::watch;
+
+use crate::ages::AgeKeeper;
+use crate::beats::{Beats, Heard, Target};
+use crate::hands::Hands;
+use crate::look::{LastLook, view};
+use crate::notes::{Notebook, Notes};
+use crate::published::{Board, Picture};
+use crate::task::Tasks;
+use crate::upkeep::Upkeep;
+
+/// How often the loop looks whether etcd's news have caught up with what it has written itself.
+const OWN_WRITE_WATCH: Duration = Duration::from_millis(20);
+/// Positions in the member record are refreshed at most this often, for people and Patroni's tools; nothing depends on them.
+const POSITIONS_EVERY: Duration = Duration::from_secs(10);
+
+/// One agent, alive.
+pub struct Body {
+    pub(crate) hands: Arc<Hands>,
+    pub(crate) board: Board,
+    pub(crate) cluster: ClusterWatch,
+    pub(crate) tasks: Tasks,
+    pub(crate) ages: AgeKeeper,
+    pub(crate) beats: Beats,
+    pub(crate) death: Option<(i32, Death)>,
+    pub(crate) led_before: bool,
+    /// The cluster and the lock lease that the last decision was made from: whatever differs from them is news.
+    pub(crate) seen: Option<Arc<Snapshot>>,
+    pub(crate) lock_seen: Option<i64>,
+    notebook: Notebook,
+    record: watch::Sender<MemberRecord>,
+    positions_at: Instant,
+    look: LastLook,
+    last: Option<Decision>,
+    reason_since: BootInstant,
+    upkeep: Upkeep,
+    started: Instant,
+    had_leader: bool,
+}
+
+impl Body {
+    /// A body that has not looked yet.
+    pub fn new(hands: Arc<Hands>, cluster: ClusterWatch, notebook: Notebook) -> Self {
+        let started = Instant::now();
+        let (mut ages, look) = (AgeKeeper::default(), LastLook::default());
+        let first = view(&hands, &cluster.views().borrow(), &look, &mut ages, Heard::default(), None, started);
+        let decision = decide(&first);
+        let picture = picture(&hands, &cluster, &look, first, decision, BootInstant::now());
+        Self {
+            board: Arc::new(ArcSwap::from_pointee(picture)),
+            tasks: Tasks::new(Arc::clone(&hands)),
+            upkeep: Upkeep::new(Arc::clone(&hands)),
+            record: watch::channel(hands.member_record(&look, false, false)).0,
+            hands,
+            cluster,
+            ages,
+            beats: Beats::start(),
+            death: None,
+            led_before: false,
+            seen: None,
+            lock_seen: None,
+            notebook,
+            positions_at: started,
+            look,
+            last: None,
+            reason_since: BootInstant::now(),
+            started,
+            had_leader: false,
+        }
+    }
+
+    /// The member record, for whoever keeps it in etcd.
+    pub fn begin_registration(&mut self) -> watch::Receiver<MemberRecord> {
+        self.record.subscribe()
+    }
+
+    /// Goes on for ever.
+    pub async fn live(&mut self) {
+        loop {
+            self.look.again(&self.hands).await;
+            self.watch_postmaster();
+            let seen = self.view();
+            self.remember();
+            self.upkeep.see(&seen);
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+            let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
+            let pause = if self.tasks.caught_up(revision) { self.take_a_step(seen) } else { OWN_WRITE_WATCH };
+            if let Some(result) = self.wait(pause).await
+                && self.tasks.collect(result)
+            {
+                self.ages.succeeded();
+            } else if self.tasks.has_just_failed() {
+                self.ages.failed();
+            }
+        }
+    }
+
+    /// Decides, says what has changed, and begins the action; returns how long to wait when nothing happens.
+    fn take_a_step(&mut self, seen: View) -> Duration {
+        let decision = decide(&seen);
+        if matches!(decision.reason, Reason::Suspect { .. }) {
+            self.something_is_wrong();
+        }
+        self.note(&seen, &decision);
+        self.tasks.begin(&decision.action, self.seen.clone().unwrap_or_default());
+        let pause = self.pause(&seen, &decision);
+        self.last = Some(decision);
+        pause
+    }
+
+    fn view(&mut self) -> View {
+        let cluster = self.cluster.views().borrow().clone();
+        self.seen.clone_from(&cluster.snapshot);
+        self.lock_seen = self.hands.leases.lock().borrow().id();
+        let term = cluster.snapshot.as_ref().map_or(0, |snapshot| snapshot.cluster.term.0);
+        let heard = self.beats.heard_of(term);
+        let seen =
+            view(&self.hands, &cluster, &self.look, &mut self.ages, heard, self.tasks.job(), self.started);
+        self.follow_events(&seen, cluster.snapshot.as_deref());
+        seen
+    }
+
+    /// What the recorder and the fence must know of the world.
+    fn follow_events(&mut self, seen: &View, snapshot: Option<&consensus::Snapshot>) {
+        let server = seen.postgres.last().map(|postgres| &postgres.server);
+        let leads = matches!(seen.lock, Lock::Held { .. });
+        if leads
+            && !seen.settings.paused
+            && matches!(server, Some(Server::Primary(_) | Server::Starting { .. } | Server::Hung { .. }))
+        {
+            self.hands.fence.arm();
+        } else if seen.settings.paused {
+            self.hands.fence.disarm();
+        }
+        let Some(cluster) = seen.cluster.now() else { return };
+        if cluster.leader.is_none() && self.had_leader {
+            self.something_is_wrong();
+        }
+        self.had_leader = cluster.leader.is_some();
+        let leader = cluster.leader.as_ref().filter(|leader| *leader != &seen.me);
+        self.beats.listen_to(leader.and_then(|leader| cluster.members.get(leader)).map(|leader| Target {
+            api_url: leader.api_url.clone(),
+            postgres: format!("{}:{}", leader.host, leader.port),
+            term: cluster.term.0,
+        }));
+        if leads && !self.led_before {
+            let handed = cluster.sync.as_ref().is_some_and(|sync| sync.handover_lsn.is_some());
+            if let Some(snapshot) = snapshot.filter(|_| handed && matches!(server, Some(Server::Standby(_)))) {
+                self.hands.recorder.handed_over(snapshot);
+            }
+        }
+        self.led_before = leads;
+        if leads && matches!(server, Some(Server::Primary(_))) {
+            self.hands.recorder.restarted();
+        }
+    }
+
+    /// The outage is measured from the last word of the old leader: its last beat with working writes, or its last WAL message.
+    fn something_is_wrong(&self) {
+        let last_word = self.beats.heard().writable.max(self.look.last_word);
+        self.hands.recorder.vacancy(last_word.map(|word| word.elapsed()));
+    }
+
+    /// Notices the death of the postmaster at once, not at the next heartbeat.
+    fn watch_postmaster(&mut self) {
+        let pid = self.look.postmaster_pid();
+        if self.death.as_ref().map(|(pid, _)| *pid) == pid && pid.is_some() {
+            return;
+        }
+        self.death = match self.hands.instance.watch_death() {
+            Ok(found) => found.map(|(postmaster, death)| (postmaster.pid, death)),
+            Err(error) => {
+                tracing::debug!(%error, "the postmaster cannot be watched");
+                None
+            }
+        };
+    }
+
+    /// Says what has changed: one line a change of decision, and the picture for whoever asks.
+    fn note(&mut self, seen: &View, decision: &Decision) {
+        let code = decision.reason.code();
+        let changed = self
+            .last
+            .as_ref()
+            .is_none_or(|last| last.reason.code() != code || last.action.code() != decision.action.code());
+        if changed {
+            self.reason_since = BootInstant::now();
+            self.hands.metrics.decided(decision.action.code(), code);
+            self.hands.recorder.because(&decision.reason);
+            if code == "busy" {
+                tracing::debug!(action = decision.action.code(), reason = code, "{}", decision.reason);
+            } else {
+                tracing::info!(action = decision.action.code(), reason = code, "{}", decision.reason);
+            }
+        }
+        let picture =
+            picture(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
+        self.board.store(Arc::new(picture));
+        let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
+        self.publish(seen.settings.paused, positions);
+    }
+
+    /// Offers the member record; the registrar writes it if it differs. Positions ride along now and then.
+    fn publish(&mut self, paused: bool, positions: bool) {
+        let mut fresh = self.hands.member_record(&self.look, paused, true);
+        self.record.send_if_modified(|record| {
+            if !positions {
+                fresh.xlog_location = fresh.xlog_location.and(record.xlog_location);
+                fresh.receive_lsn = fresh.receive_lsn.and(record.receive_lsn);
+                fresh.replay_lsn = fresh.replay_lsn.and(record.replay_lsn);
+            }
+            let changed = *record != fresh;
+            *record = fresh.clone();
+            changed
+        });
+        if positions {
+            self.positions_at = Instant::now();
+        }
+    }
+
+    /// Leaves the leases on record for the next life.
+    fn remember(&mut self) {
+        let notes = Notes {
+            member_lease: self.hands.leases.member().borrow().id(),
+            lock_lease: self.hands.leases.lock().borrow().id(),
+        };
+        if let Err(error) = self.notebook.write(notes) {
+            tracing::warn!(%error, "the agent's notes cannot be written; a restart would cost the leadership");
+        }
+    }
+
+    /// Ends this agent and nothing else: Postgres runs on, and the leases are left to the next life.
+    pub fn say_goodbye(&mut self, signal: &str) {
+        self.remember();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
+    }
+}
+
+fn picture(
+    hands: &Hands,
+    cluster: &ClusterWatch,
+    look: &LastLook,
+    view: View,
+    decision: Decision,
+    reason_since: BootInstant,
+) -> Picture {
+    let now = cluster.views().borrow().clone();
+    let etcd_seen_at = now.snapshot.is_some().then_some(now.confirmed_at);
+    let age = etcd_seen_at.map_or(Duration::ZERO, BootInstant::elapsed);
+    let epoch = jiff::Timestamp::now().as_second() - i64::try_from(age.as_secs()).unwrap_or(0);
+    Picture {
+        cluster_name: hands.config.cluster.clone(),
+        lock_until: now.snapshot.as_ref().and_then(|snapshot| hands.lock_until(snapshot)),
+        view,
+        decision,
+        reason_since,
+        extras: look.extras.clone(),
+        made_at: BootInstant::now(),
+        etcd_seen_at,
+        etcd_seen_epoch_s: if etcd_seen_at.is_some() { epoch } else { 0 },
+        snapshot: now.snapshot,
+    }
+}

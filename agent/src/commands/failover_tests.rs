@@ -1,0 +1,73 @@
+//! When a failover is refused, and in which words; and what is known before somebody accepts a loss.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use decision::names::{Lsn, Term, Timeline};
+use decision::settings::Tags;
+use decision::view::{Ballot, Member, MemberRole};
+use serde_json::json;
+
+use super::super::world::{Agent, Answer};
+use super::*;
+
+fn name(text: &str) -> MemberName {
+    MemberName::new(text).unwrap()
+}
+
+fn world(snapshot: &Snapshot, says: &[(&str, Answer)]) -> World {
+    let agent = |says: &Answer| Agent { api_url: String::new(), says: Ok(says.clone()) };
+    let agents: BTreeMap<_, _> = says.iter().map(|(member, says)| (name(member), agent(says))).collect();
+    World { etcd: Ok(snapshot.clone()), agents, me: name("pg2") }
+}
+
+fn vacant() -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    snapshot.cluster.term = Term(7);
+    let member = Member {
+        host: "pg2".to_owned(),
+        port: 5432,
+        api_url: String::new(),
+        role: MemberRole::Standby,
+        timeline: None,
+        tags: Tags::default(),
+        lock_lease: 0,
+        rewind_source_ready: true,
+    };
+    snapshot.cluster.members.insert(name("pg2"), member);
+    snapshot
+}
+
+#[test]
+fn a_healthy_leader_calls_for_a_switchover() {
+    let mut snapshot = vacant();
+    snapshot.cluster.leader = Some(name("pg1"));
+    let writes = Answer { beat: json!({"writable": true}), ..Answer::default() };
+    let told = refusal(&world(&snapshot, &[("pg1", writes)]), &snapshot, &name("pg2")).unwrap();
+    assert!(told.ends_with("pgvigil switchover --to pg2"), "{told}");
+    let told = refusal(&world(&snapshot, &[]), &snapshot, &name("pg2")).unwrap();
+    assert!(told.starts_with("pg1 still holds the leader lock"), "{told}");
+}
+
+#[test]
+fn without_proof_the_missing_nodes_are_named() {
+    let snapshot = vacant();
+    let why = json!({"sentence": "nobody is promoted", "reason": {"code": "not_proven", "missing": ["pg1", "pg3"]}});
+    let world = world(&snapshot, &[("pg2", Answer { why, ..Answer::default() })]);
+    assert_eq!(refusal(&world, &snapshot, &name("pg2")), None);
+    let told = unproven(&world, &name("pg2"), false).unwrap();
+    assert!(told.contains("only on pg1, pg3") && told.contains("--accept-data-loss"), "{told}");
+    assert_eq!(unproven(&world, &name("pg2"), true), None);
+    assert!(refusal(&world, &snapshot, &name("pg9")).unwrap().contains("Registered: pg2"));
+}
+
+#[test]
+fn the_bytes_at_risk_are_counted_where_they_are_known() {
+    let mut snapshot = vacant();
+    assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: unknown"));
+    let ballot =
+        Ballot { revoked: Term(7), wal_term: Term(7), received: Lsn(1000), timeline: Timeline(1), revision: 3 };
+    snapshot.cluster.ballots.insert(name("pg2"), ballot);
+    snapshot.cluster.leader_lsn = Some(Lsn(1500));
+    assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: 500 bytes that"));
+}

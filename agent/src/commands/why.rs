@@ -1,0 +1,163 @@
+//! `pgvigil why [MEMBER]`: what an agent is doing and why, since when, and what bars each member from leading. The agent's own words;
+//! nothing is concluded here.
+
+use std::time::Duration;
+
+use decision::names::MemberName;
+use serde_json::Value;
+
+use super::screen::{self, answer, tell};
+use super::words;
+use super::world::{Answer, Reach, World};
+use crate::cli::{Exit, Output, WhyArgs};
+
+/// Prints one agent's view.
+pub async fn run(arguments: &WhyArgs) -> Exit {
+    let reach = match Reach::new(&arguments.config) {
+        Ok(reach) => reach,
+        Err(exit) => return exit,
+    };
+    let world = reach.look().await;
+    let asked = match &arguments.member {
+        Some(member) => named(&world, member),
+        None => own_or_leader(&world),
+    };
+    match asked {
+        Ok(says) => {
+            match arguments.output {
+                Output::Json => answer(&serde_json::to_string_pretty(&says.why).unwrap_or_default()),
+                Output::Table => answer(&render(&says.why)),
+            };
+            Exit::Done
+        }
+        Err((exit, why)) => {
+            tell(&format!("error: {why}"));
+            exit
+        }
+    }
+}
+
+fn named<'a>(world: &'a World, member: &str) -> Result<&'a Answer, (Exit, String)> {
+    let known = || words::list(world.agents.keys());
+    let name = MemberName::new(member).map_err(|bad| (Exit::Usage, bad.to_string()))?;
+    let Some(agent) = world.agents.get(&name) else {
+        if world.is_dark() {
+            return Err((Exit::Unreachable, dark(world)));
+        }
+        return Err((Exit::Usage, format!("no agent is registered as {name}; there are: {}", known())));
+    };
+    let told_by_others = || {
+        let bars = world.leader_answer().and_then(|leader| leader.bars(&name)).unwrap_or_default();
+        let bars: Vec<String> = bars.into_iter().map(|(_, sentence)| sentence).collect();
+        if bars.is_empty() {
+            String::new()
+        } else {
+            format!("\nThe leader's agent says of {name}: {}", bars.join("; "))
+        }
+    };
+    let silent =
+        |why: &String| format!("the agent of {name} ({}) does not answer: {why}{}", agent.api_url, told_by_others());
+    agent.says.as_ref().map_err(|why| (Exit::Unreachable, silent(why)))
+}
+
+fn own_or_leader(world: &World) -> Result<&Answer, (Exit, String)> {
+    if let Some(own) = world.answer(&world.me) {
+        return Ok(own);
+    }
+    if let Some((leader, says)) = world.leader().and_then(|leader| Some((leader.clone(), world.answer(&leader)?))) {
+        tell(&format!("note: the agent of this host does not answer; this is what {leader} says, which leads"));
+        return Ok(says);
+    }
+    if let Some((name, says)) = world.answers().next() {
+        tell(&format!("note: neither the agent of this host nor a leader answers; this is what {name} says"));
+        return Ok(says);
+    }
+    Err((Exit::Unreachable, dark(world)))
+}
+
+fn dark(world: &World) -> String {
+    match &world.etcd {
+        Ok(_) => "no agent answers".to_owned(),
+        Err(why) => format!("neither the agent of this host nor etcd answers: {why}"),
+    }
+}
+
+/// The answer for people.
+fn render(why: &Value) -> String {
+    let text = |pointer: &str| why.pointer(pointer).and_then(Value::as_str).unwrap_or("unknown");
+    let span = |key: &str| why[key].as_u64().map(|ms| words::age(Duration::from_millis(ms)));
+    let mut lines = vec![
+        format!("{}: {}", text("/member"), text("/sentence")),
+        format!(
+            "  reason   {}, since {} ago   (docs/reasons.md#{})",
+            text("/reason/code"),
+            or_unknown(span("since_ms")),
+            text("/reason/code")
+        ),
+        format!("  action   {}", text("/action")),
+        format!("  writes   {}", if why["writable"] == true { "work here" } else { "are not accepted here" }),
+        format!("  etcd     {}", span("etcd_age_ms").map_or("never seen".to_owned(), |age| format!("seen {age} ago"))),
+    ];
+    let standings: Vec<Vec<String>> = why["standings"].as_array().into_iter().flatten().flat_map(standing).collect();
+    if !standings.is_empty() {
+        lines.extend([String::new(), screen::table(&["MEMBER", "MAY LEAD", "WHY"], &standings)]);
+    }
+    for problem in why["problems"].as_array().into_iter().flatten() {
+        let text = |key: &str| problem[key].as_str().unwrap_or("unknown");
+        lines.push(format!("! {}: {}", text("key"), text("why")));
+    }
+    lines.join("\n")
+}
+
+fn or_unknown(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// A row for the first bar of a member and one for each further bar: all of them are told.
+fn standing(standing: &Value) -> Vec<Vec<String>> {
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    let name = text(&standing["member"]);
+    let bars: Vec<&Value> = standing["bars"].as_array().into_iter().flatten().collect();
+    let Some((first, rest)) = bars.split_first() else {
+        return vec![vec![name, "yes".to_owned(), "nothing bars it".to_owned()]];
+    };
+    let may = if text(&first["code"]) == "is_leader" { "leads" } else { "no" };
+    let mut rows = vec![vec![name, may.to_owned(), text(&first["sentence"])]];
+    rows.extend(rest.iter().map(|bar| vec![String::new(), String::new(), text(&bar["sentence"])]));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_bar_of_every_member_is_told() {
+        let why = json!({
+            "member": "pg2", "action": "wait", "sentence": "follows pg1, term 3", "reason": {"code": "following"},
+            "since_ms": 125_000, "etcd_age_ms": 200, "writable": false,
+            "standings": [
+                {"member": "pg1", "bars": [{"code": "is_leader", "sentence": "it is the leader"}]},
+                {"member": "pg2", "bars": []},
+                {"member": "pg3", "bars": [{"code": "a", "sentence": "first"}, {"code": "b", "sentence": "second"}]},
+            ],
+            "problems": [{"key": "/service/x/status", "why": "it is no JSON"}],
+        });
+        let expected = "\
+pg2: follows pg1, term 3
+  reason   following, since 2 min ago   (docs/reasons.md#following)
+  action   wait
+  writes   are not accepted here
+  etcd     seen 0.2 s ago
+
+MEMBER  MAY LEAD  WHY
+pg1     leads     it is the leader
+pg2     yes       nothing bars it
+pg3     no        first
+                  second
+! /service/x/status: it is no JSON";
+        assert_eq!(render(&why), expected);
+    }
+}

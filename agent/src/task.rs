@@ -1,0 +1,138 @@
+//! The one action under way: begun, watched, cancelled, and its result taken in. An action that fails is not tried again at once, and
+//! decisions wait until they can see what an action has written.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use consensus::Snapshot;
+use decision::action::Action;
+use decision::view::Job;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::execute::{Effect, act};
+use crate::hands::Hands;
+
+/// A failed action is not tried again before this, so that a failing disk does not make a busy loop.
+pub const BREATHER: Duration = Duration::from_millis(200);
+
+/// How an action ended; the outer error: it ended without a result.
+pub type Ended = Result<Result<Effect>, oneshot::error::RecvError>;
+
+struct Running {
+    action: Action,
+    began: Instant,
+    cancel: CancellationToken,
+    result: oneshot::Receiver<Result<Effect>>,
+}
+
+/// What is under way, and how the last action ended.
+pub struct Tasks {
+    hands: Arc<Hands>,
+    running: Option<Running>,
+    failed: Option<(Action, Instant)>,
+    just_failed: bool,
+    own_revision: i64,
+    own_write_at: Instant,
+}
+
+impl Tasks {
+    /// Nothing is under way.
+    pub fn new(hands: Arc<Hands>) -> Self {
+        Self { hands, running: None, failed: None, just_failed: false, own_revision: 0, own_write_at: Instant::now() }
+    }
+
+    /// Whether something is under way.
+    pub fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// What is under way, as a decision sees it.
+    pub fn job(&self) -> Option<Job> {
+        let running = self.running.as_ref()?;
+        let from = match &running.action {
+            Action::Clone { from, .. } | Action::Rewind { from, .. } => Some(from.member.clone()),
+            _ => None,
+        };
+        Some(Job { action: running.action.code().to_owned(), age: running.began.elapsed(), from })
+    }
+
+    /// Begins `action`, decided from `seen`, unless something is under way or the same action has only just failed. `Cancel` breaks
+    /// off what is under way.
+    pub fn begin(&mut self, action: &Action, seen: Arc<Snapshot>) {
+        if *action == Action::Cancel
+            && let Some(running) = self.running.as_ref().filter(|running| !running.cancel.is_cancelled())
+        {
+            tracing::info!(action = running.action.code(), "breaking off");
+            running.cancel.cancel();
+        }
+        let idle = self.running.is_none() && !matches!(action, Action::Wait | Action::Cancel);
+        let rests = self.failed.as_ref().is_some_and(|(failed, at)| failed == action && at.elapsed() < BREATHER);
+        if !idle || rests {
+            return;
+        }
+        crash_point(action.code(), "before");
+        tracing::debug!(action = action.code(), own = self.own_revision, seen = seen.cluster.revision, "begins");
+        let cancel = CancellationToken::new();
+        let (send, result) = oneshot::channel();
+        let work = act(Arc::clone(&self.hands), action.clone(), seen, cancel.clone());
+        tokio::spawn(async move {
+            // Nobody listens any more when the agent ends; the work is done all the same.
+            let _ = send.send(work.await);
+        });
+        self.running = Some(Running { action: action.clone(), began: Instant::now(), cancel, result });
+    }
+
+    /// Resolves with the result of what is under way; never, where nothing is.
+    pub async fn ended(&mut self) -> Ended {
+        match &mut self.running {
+            Some(running) => (&mut running.result).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes in how the action ended; says whether it succeeded.
+    pub fn collect(&mut self, ended: Ended) -> bool {
+        let Some(Running { action, began, .. }) = self.running.take() else { return false };
+        let (code, took) = (action.code(), began.elapsed());
+        crash_point(code, "after");
+        let failure = match ended {
+            Ok(Ok(effect)) => {
+                self.hands.metrics.acted(code, "done");
+                tracing::debug!(action = code, ?took, "action done");
+                self.own_revision = self.own_revision.max(effect.revision);
+                self.own_write_at = Instant::now();
+                self.failed = None;
+                return true;
+            }
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => "it ended without a result".to_owned(),
+        };
+        self.hands.metrics.acted(code, "failed");
+        tracing::warn!(action = code, ?took, error = failure, "action failed");
+        self.failed = Some((action, Instant::now()));
+        self.just_failed = true;
+        false
+    }
+
+    /// Whether an action has failed since this was last asked.
+    pub fn has_just_failed(&mut self) -> bool {
+        std::mem::take(&mut self.just_failed)
+    }
+
+    /// Whether a view at this etcd revision shows what this agent has written itself; after a while it counts as shown, for the next
+    /// write is guarded anyway.
+    pub fn caught_up(&self, revision: i64) -> bool {
+        revision >= self.own_revision || self.own_write_at.elapsed() > self.hands.config.timing.request_timeout
+    }
+}
+
+/// In debug builds a test may name an action, before or after which the agent dies as by SIGKILL: `PGVIGIL_CRASH_AT=acquire:after`.
+fn crash_point(action: &str, moment: &str) {
+    if cfg!(debug_assertions)
+        && std::env::var("PGVIGIL_CRASH_AT").is_ok_and(|wanted| wanted == format!("{action}:{moment}"))
+    {
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    }
+}

@@ -1,0 +1,68 @@
+//! Is the leader dead? Two witnesses are heard, its agent and its Postgres, for either may die alone. A closed door is evidence at once;
+//! silence takes time. Think of a neighbour who does not answer: a removed name plate tells enough, an unanswered bell does not.
+
+use std::time::Duration;
+
+use crate::names::MemberName;
+use crate::settings::{Mode, Timing};
+use crate::view::{Cluster, Hearing, Sound, View};
+
+/// Whether both witnesses testify that the leader is gone.
+pub(crate) fn is_gone(hearing: &Hearing, timing: &Timing) -> bool {
+    // Postgres is asked only from the first missed beat on, so its silence has had less time to grow.
+    testifies(hearing.agent, timing.suspect_after) && testifies(hearing.postgres, timing.suspect_after / 2)
+}
+
+fn testifies(sound: Sound, silence_enough: Duration) -> bool {
+    match sound {
+        Sound::Gone => true,
+        Sound::Silent { since } => since >= silence_enough,
+        Sound::Fine | Sound::Unknown => false,
+    }
+}
+
+/// Whether the voters that are alive could prove a takeover from `leader` now. Where they could not, a pledge would only hold up the
+/// commits of a leader that may be well.
+pub(crate) fn takeover_is_possible(view: &View, cluster: &Cluster, leader: &MemberName) -> bool {
+    let Some(sync) = cluster.sync.as_ref().filter(|sync| sync.leader == *leader && sync.term == cluster.term) else {
+        return false;
+    };
+    let mut alive = cluster.eligible();
+    alive.remove(leader);
+    !view.settings.wait_for_lease && sync.mode != Mode::Async && crate::durability::proven(&sync.policies, &alive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGES: [Sound; 6] = [
+        Sound::Unknown,
+        Sound::Fine,
+        Sound::Silent { since: Duration::from_millis(100) },
+        Sound::Silent { since: Duration::from_millis(300) },
+        Sound::Silent { since: Duration::from_millis(500) },
+        Sound::Gone,
+    ];
+
+    #[test]
+    fn one_witness_is_never_enough() {
+        let timing = Timing::default();
+        for sound in AGES {
+            for other in [Sound::Unknown, Sound::Fine] {
+                assert!(!is_gone(&Hearing { agent: sound, postgres: other }, &timing));
+                assert!(!is_gone(&Hearing { agent: other, postgres: sound }, &timing));
+            }
+        }
+    }
+
+    #[test]
+    fn closed_doors_are_evidence_at_once_and_silence_takes_time() {
+        let timing = Timing::default();
+        let silent = |ms| Sound::Silent { since: Duration::from_millis(ms) };
+        assert!(is_gone(&Hearing { agent: Sound::Gone, postgres: Sound::Gone }, &timing));
+        assert!(is_gone(&Hearing { agent: silent(500), postgres: silent(250) }, &timing));
+        assert!(!is_gone(&Hearing { agent: silent(499), postgres: Sound::Gone }, &timing));
+        assert!(!is_gone(&Hearing { agent: Sound::Gone, postgres: silent(249) }, &timing));
+    }
+}
