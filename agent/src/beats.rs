@@ -14,8 +14,10 @@ use crate::peers::Peers;
 pub const EVERY: Duration = Duration::from_millis(100);
 /// How long one answer may take. Longer than the interval, so that a slow answer is late and not lost.
 const BEAT_WITHIN: Duration = Duration::from_millis(400);
+/// When an answer is late enough to ask Postgres as well, and not to wait for its end.
+const LATE: Duration = Duration::from_millis(150);
 /// How long Postgres may take to answer the first packet of a connection.
-const PORT_WITHIN: Duration = Duration::from_millis(300);
+const PORT_WITHIN: Duration = Duration::from_millis(200);
 /// `SSLRequest`: the smallest packet that a live postmaster answers, with one byte and without any authentication.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
@@ -140,34 +142,46 @@ async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<H
 /// One round. Says whether anything was, or had been, missing.
 async fn ask(peers: &Peers, target: &Target, heard: &Mutex<Heard>) -> bool {
     let sent = Instant::now();
-    let before = *lock(heard);
-    let doubt = before.agent.unanswered_since.is_some();
-    let ask_agent = peers.get(&target.api_url, "/beat", BEAT_WITHIN);
-    let (beat, port) = if doubt {
-        let (beat, port) = tokio::join!(ask_agent, ask_port(&target.postgres));
-        (beat, Some(port))
-    } else {
-        let beat = ask_agent.await;
-        let port = if beat.is_err() { Some(ask_port(&target.postgres).await) } else { None };
-        (beat, port)
+    let doubt = lock(heard).agent.unanswered_since.is_some();
+    let beat = peers.get(&target.api_url, "/beat", BEAT_WITHIN);
+    tokio::pin!(beat);
+    let early = if doubt { None } else { tokio::time::timeout(LATE, &mut beat).await.ok() };
+    let beat = match early {
+        Some(Ok(beat)) => Ok(beat),
+        Some(Err(error)) => {
+            note_port(target, heard).await;
+            Err(error)
+        }
+        None => {
+            lock(heard).agent.missed(sent, false);
+            tokio::join!(beat, note_port(target, heard)).0
+        }
     };
     let mut now = lock(heard);
     match beat {
         Ok(beat) => {
             now.agent.answered(sent);
+            if !doubt {
+                now.postgres = Ear::default();
+            }
             if beat.get("writable").and_then(serde_json::Value::as_bool) == Some(true) {
                 now.writable = Some(sent);
             }
         }
         Err(error) => now.agent.missed(sent, is_refusal(&error)),
     }
-    match port {
-        Some(Ok(())) => now.postgres.answered(sent),
-        Some(Err(error)) => now.postgres.missed(sent, error.kind() == std::io::ErrorKind::ConnectionRefused),
-        None if now.agent.unanswered_since.is_none() => now.postgres = Ear::default(),
-        None => {}
-    }
     doubt || now.agent.unanswered_since.is_some()
+}
+
+/// Asks the leader's Postgres, and notes how it went.
+async fn note_port(target: &Target, heard: &Mutex<Heard>) {
+    let sent = Instant::now();
+    let answer = ask_port(&target.postgres).await;
+    let mut now = lock(heard);
+    match answer {
+        Ok(()) => now.postgres.answered(sent),
+        Err(error) => now.postgres.missed(sent, error.kind() == std::io::ErrorKind::ConnectionRefused),
+    }
 }
 
 /// Whether a live postmaster answers at `address`.

@@ -84,6 +84,8 @@ pub async fn run(config: Config) -> Result<()> {
             "pgvigil must not run as root, for Postgres must not: start it as the user that owns the data directory (postgres)"
         );
     }
+    // A postmaster that dies is an orphan; reaped by us at once, it does not linger as a zombie and look alive.
+    nix::sys::prctl::set_child_subreaper(true)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let taken = Arc::new(Notify::new());

@@ -14,6 +14,7 @@ use crate::controldata::{self, Control, FullControl};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::timeline::newest_with_wal;
 use crate::tool;
 
 #[derive(Serialize, Deserialize)]
@@ -51,8 +52,9 @@ impl Instance {
         }
     }
 
-    /// What is in the data directory. Microseconds while the format of `pg_control` is known.
-    pub(crate) async fn data(&self) -> Data {
+    /// What is in the data directory. Microseconds while the format of `pg_control` is known; where no server runs its WAL files are
+    /// listed as well, for a server that died soon after a promotion has written on a timeline that its control file does not know.
+    pub(crate) async fn data(&self, runs: bool) -> Data {
         if let Some(by) = self.half_made_by() {
             return Data::HalfMade { by };
         }
@@ -62,17 +64,19 @@ impl Instance {
             Err(error) => return Data::Unreadable { why: error.to_string() },
         }
         match self.control_facts().await {
-            Ok(control) => Data::Present(self.on_disk(control)),
+            Ok(control) => Data::Present(self.on_disk(control, runs)),
             Err(error) => Data::Unreadable { why: error.to_string() },
         }
     }
 
-    fn on_disk(&self, control: Control) -> OnDisk {
+    fn on_disk(&self, control: Control, runs: bool) -> OnDisk {
+        let in_wal = || newest_with_wal(&self.data_dir().join("pg_wal"), control.timeline).ok();
+        let newest = if runs { None } else { in_wal() };
         let known = self.memory().end_of_wal.filter(|(then, _)| *then == control);
         OnDisk {
             system_id: control.system_id,
             state: control.state,
-            timeline: control.timeline,
+            timeline: newest.map_or(control.timeline, |(timeline, _)| timeline),
             checkpoint: control.checkpoint,
             redo: control.redo,
             standby_signal: self.data_dir().join("standby.signal").exists(),

@@ -53,8 +53,9 @@ impl Instance {
     /// # Errors
     /// Where the server is alive, but would not tell: `Busy` (no slot, a lock), `Refused` (role or pg_hba), `Down` (it just went, look again), `Sql`.
     pub async fn observe(&self) -> Result<Observation> {
-        let data = self.data().await;
-        let Some(postmaster) = self.postmaster() else {
+        let postmaster = self.postmaster();
+        let data = self.data(postmaster.is_some()).await;
+        let Some(postmaster) = postmaster else {
             self.forget_sessions().await;
             self.answered();
             return Ok(Observation { postgres: Postgres { data, server: Server::Stopped }, extras: None });

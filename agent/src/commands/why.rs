@@ -38,26 +38,25 @@ pub async fn run(arguments: &WhyArgs) -> Exit {
 }
 
 fn named<'a>(world: &'a World, member: &str) -> Result<&'a Answer, (Exit, String)> {
-    let known = || words::list(world.agents.keys());
     let name = MemberName::new(member).map_err(|bad| (Exit::Usage, bad.to_string()))?;
-    let Some(agent) = world.agents.get(&name) else {
-        if world.is_dark() {
-            return Err((Exit::Unreachable, dark(world)));
-        }
-        return Err((Exit::Usage, format!("no agent is registered as {name}; there are: {}", known())));
-    };
-    let told_by_others = || {
-        let bars = world.leader_answer().and_then(|leader| leader.bars(&name)).unwrap_or_default();
+    let told = world.leader_answer().and_then(|leader| leader.bars(&name)).map(|bars| {
         let bars: Vec<String> = bars.into_iter().map(|(_, sentence)| sentence).collect();
-        if bars.is_empty() {
-            String::new()
-        } else {
-            format!("\nThe leader's agent says of {name}: {}", bars.join("; "))
+        let bars = if bars.is_empty() { "nothing bars it from leading".to_owned() } else { bars.join("; ") };
+        format!("\nThe leader's agent says of {name}: {bars}")
+    });
+    match world.agents.get(&name) {
+        Some(agent) => agent.says.as_ref().map_err(|why| {
+            let told = told.unwrap_or_default();
+            (Exit::Unreachable, format!("the agent of {name} ({}) does not answer: {why}{told}", agent.api_url))
+        }),
+        None if world.is_dark() => Err((Exit::Unreachable, dark(world))),
+        None => {
+            let known = words::list(world.agents.keys());
+            let why = format!("no agent is registered as {name}; there are: {known}");
+            // A name that the leader knows is no typing error.
+            Err(told.map_or((Exit::Usage, why.clone()), |told| (Exit::Unreachable, format!("{why}{told}"))))
         }
-    };
-    let silent =
-        |why: &String| format!("the agent of {name} ({}) does not answer: {why}{}", agent.api_url, told_by_others());
-    agent.says.as_ref().map_err(|why| (Exit::Unreachable, silent(why)))
+    }
 }
 
 fn own_or_leader(world: &World) -> Result<&Answer, (Exit, String)> {

@@ -11,6 +11,7 @@ use super::card::Card;
 use super::cluster::LocalCluster;
 use super::screen::Screen;
 use super::session::Session;
+use super::workdir;
 use super::writer::{TABLE, Writer};
 use crate::cli::{Exit, Fault};
 
@@ -23,6 +24,7 @@ const FORMED_WITHIN: Duration = Duration::from_secs(120);
 const RELAPSE_WITHIN: Duration = Duration::from_secs(1);
 /// Beyond this no failover is coming any more.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 const WHOLE_WITHIN: Duration = Duration::from_secs(120);
 
 /// Starts a prepared cluster, and returns when all stream and clients can work.
@@ -56,6 +58,10 @@ pub async fn form(cluster: &LocalCluster, screen: &Screen) -> Result<()> {
         Session::open(cluster.node(&cluster.leader().await?)?.postgres_port(), Duration::from_secs(5)).await?;
     session.batch_execute(TABLE).await.context("creating the table")?;
     screen.say("all stream");
+    let directory = cluster.directory().to_owned();
+    let settling = tokio::task::spawn_blocking(move || workdir::settle(&directory));
+    // Another program may keep the disk busy for longer; it is a kindness, and no condition.
+    let _ = tokio::time::timeout(SETTLED_WITHIN, settling).await;
     Ok(())
 }
 
@@ -90,6 +96,13 @@ pub async fn play(cluster: &LocalCluster, fault: Fault, screen: &Screen) -> Resu
     tokio::time::sleep(STEADY).await;
 
     let logbook = writer.stop();
+    for (a, b) in logbook.acknowledged.iter().zip(logbook.acknowledged.iter().skip(1)) {
+        if b.at - a.at > Duration::from_millis(100) {
+            let ago =
+                |i: Instant| jiff::Timestamp::now() - jiff::SignedDuration::try_from(i.elapsed()).unwrap_or_default();
+            screen.print(&format!("DEBUG gap {:?} from {} to {} id {}", b.at - a.at, ago(a.at), ago(b.at), a.id));
+        }
+    }
     let steady = back + RELAPSE_WITHIN;
     let outage = logbook.outage(struck, steady).unwrap_or_default();
     let later = logbook.silence(|last, _| last >= steady).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use consensus::Snapshot;
-use decision::names::MemberName;
+use decision::names::{MemberName, parse_application_name};
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -68,7 +68,16 @@ pub fn members(world: &World, now: Timestamp) -> Vec<MemberStatus> {
         Ok(snapshot) => names.extend(expected(snapshot, now)),
         Err(_) => names.extend(world.answers().flat_map(|(_, answer)| answer.members().map(|(name, _)| name))),
     }
+    // A standby whose agent has died goes on streaming.
+    names.extend(world.leader_answer().into_iter().flat_map(streaming));
     names.iter().map(|name| member(world, name)).collect()
+}
+
+/// Whose Postgres streams from this one.
+fn streaming(leader: &Answer) -> impl Iterator<Item = MemberName> {
+    let senders = leader.patroni["replication"].as_array().into_iter().flatten();
+    let names = senders.filter_map(|sender| parse_application_name(sender["application_name"].as_str()?));
+    names.map(|(name, _)| name)
 }
 
 /// Registered members, those whom the durability record needs, and recent leaders.
