@@ -60,9 +60,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Bootstrap => bootstrap(&hands, &seen, &cancel).await,
         Action::Clone { from, floor } => clone(&hands, &from, floor, &cancel).await,
         Action::Rewind { from, floor } => rewind(&hands, &from, floor, &cancel).await,
-        Action::FindEndOfWal => {
-            hands.instance.find_end_of_wal(&cancel).await.map(|_| Effect::LOCAL).map_err(Into::into)
-        }
+        Action::FindEndOfWal => find_end_of_wal(&hands, &cancel).await,
         Action::Start(how) => start(&hands, how).await,
         Action::Stop(mode) => stop(&hands, mode).await,
         Action::Follow(upstream) => follow(&hands, &upstream).await,
@@ -149,6 +147,19 @@ async fn rewind(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &Cancellatio
     hands.ensure_secrets().await?;
     set_floor(hands, from, floor).await?;
     hands.instance.rewind(from, None, cancel).await?;
+    Ok(Effect::LOCAL)
+}
+
+/// WAL that cannot even be read cannot be rewound or replayed: only a copy helps, and the old directory is moved aside for it.
+async fn find_end_of_wal(hands: &Hands, cancel: &CancellationToken) -> Result<Effect> {
+    match hands.instance.find_end_of_wal(cancel).await {
+        Ok(_) => {}
+        Err(error @ pg_control::Error::NeedsClone(_)) => {
+            tracing::warn!(%error, "giving up on this data directory; it will be copied anew and moved aside");
+            hands.instance.condemn("crash")?;
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(Effect::LOCAL)
 }
 

@@ -33,6 +33,14 @@ impl Instance {
         durable::write(&self.marker(), json.as_bytes(), 0o600)
     }
 
+    /// Gives up on the data directory for good: it is never started, and a clone replaces it (moving it aside). `why` is one word.
+    ///
+    /// # Errors
+    /// `Io` when the marker cannot be written.
+    pub fn condemn(&self, why: &str) -> Result<()> {
+        self.mark_half_made(why)
+    }
+
     pub(crate) fn mark_whole(&self) -> Result<()> {
         durable::remove(&self.marker())
     }

@@ -62,7 +62,7 @@ fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<String
             }
             Some(Ok(says)) => format!("{leader} holds the leader lock and works on it: {}", says.sentence()),
             Some(Err(_)) | None => format!(
-                "{leader} still holds the leader lock; if its host is dead, the lock ends by itself within the lease's time to live, and the others go on without you"
+                "{leader} still holds the leader lock and does not answer; if it is dead, the lock ends by itself within its time to live: ask again then, if nobody has taken over"
             ),
         });
     }

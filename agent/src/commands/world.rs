@@ -80,7 +80,7 @@ impl Reach {
     pub async fn look(&self) -> World {
         let own_api = self.own_api();
         let (etcd, own) = tokio::join!(self.store.read(), self.ask(&own_api));
-        let etcd = etcd.map_err(|error| error.to_string());
+        let etcd = etcd.map_err(|error| once_each(&error.to_string()));
         let me = self.config.name.clone();
         let mut urls = known_apis(etcd.as_ref().ok(), own.as_ref().ok());
         urls.remove(&me);
@@ -117,6 +117,17 @@ async fn ask(peers: &Peers, api_url: &str) -> Result<Answer, String> {
 /// The last cause says what happened; the first only repeats the address.
 fn reason_of(error: &anyhow::Error) -> String {
     error.chain().last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// An endpoint that was tried twice need not be told twice.
+fn once_each(told: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in told.split("; ") {
+        if !parts.iter().any(|before| before.ends_with(part)) {
+            parts.push(part);
+        }
+    }
+    parts.join("; ")
 }
 
 /// Where the agents are: from etcd, or as this node's agent remembers.
@@ -242,6 +253,14 @@ mod tests {
         };
         let urls = known_apis(None, Some(&own));
         assert_eq!(urls.into_values().collect::<Vec<_>>(), ["http://a:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn an_endpoint_that_was_tried_twice_is_told_once() {
+        assert_eq!(
+            once_each("no answer: http://a: late; http://b: late; http://a: late"),
+            "no answer: http://a: late; http://b: late"
+        );
     }
 
     #[test]

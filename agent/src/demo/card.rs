@@ -67,7 +67,7 @@ impl Card {
         };
         let later = match self.later_pause_ms {
             pause if pause < SHORT_MS => String::new(),
-            pause => format!(" (and {} while the node came back: all share one disk here)", time(pause)),
+            pause => format!(" (later at most {}, while the node came back; all share one disk here)", time(pause)),
         };
         let row = |name: &str, value: String| format!("  {name:<20}{value}");
         let mut lines = vec![

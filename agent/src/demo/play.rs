@@ -96,13 +96,6 @@ pub async fn play(cluster: &LocalCluster, fault: Fault, screen: &Screen) -> Resu
     tokio::time::sleep(STEADY).await;
 
     let logbook = writer.stop();
-    for (a, b) in logbook.acknowledged.iter().zip(logbook.acknowledged.iter().skip(1)) {
-        if b.at - a.at > Duration::from_millis(100) {
-            let ago =
-                |i: Instant| jiff::Timestamp::now() - jiff::SignedDuration::try_from(i.elapsed()).unwrap_or_default();
-            screen.print(&format!("DEBUG gap {:?} from {} to {} id {}", b.at - a.at, ago(a.at), ago(b.at), a.id));
-        }
-    }
     let steady = back + RELAPSE_WITHIN;
     let outage = logbook.outage(struck, steady).unwrap_or_default();
     let later = logbook.silence(|last, _| last >= steady).unwrap_or_default();

@@ -101,9 +101,9 @@ fn every_change_is_covered_at_every_instant_and_ends_also_when_it_is_broken_off_
             for wanted in &quorums {
                 let mut walk = Walk { recorded: recorded.clone(), running: running.clone() };
                 walk.clone().settle(wanted);
-                // The leader dies, or changes its mind, after each step. Every third of the others is enough to find what there is.
+                // The leader dies, or changes its mind, after each step. Every fifth of the others is enough to find what there is.
                 while walk.step(wanted).is_some() {
-                    quorums.iter().step_by(3).for_each(|other| walk.clone().settle(other));
+                    quorums.iter().step_by(5).for_each(|other| walk.clone().settle(other));
                     (Walk { running: None, ..walk.clone() }).settle(wanted);
                 }
             }

@@ -150,8 +150,11 @@ impl World {
         (node.waits_for, node.follows, node.visible) = ((quorum, term), None, node.wal.len());
         (node.runs, node.signal) = (Runs::Primary, false);
         if self.dies_half_way(at) {
-            // The signal file is gone already, and the control file still shows the old timeline.
-            return;
+            // The signal file is gone already; the new timeline may have begun, and nobody knows of it.
+            let begun = self.next_id % 2 == 0;
+            self.next_id += 1;
+            let record = Record { timeline, id: self.next_id, marker: None };
+            return self.nodes[at].wal.extend(begun.then_some(record));
         }
         self.nodes[at].wal.push(Record { timeline, id: self.next_id, marker: Some(term) });
         self.next_id += 1;

@@ -82,7 +82,7 @@ enum Cost {
     UpTo { best: String, behind_bytes: Option<u64> },
     /// Nobody would be promoted.
     Impossible(String),
-    /// etcd is silent, or nobody leads.
+    /// Nobody leads.
     Unknown,
 }
 
@@ -216,6 +216,9 @@ fn explanation(world: &World) -> String {
 }
 
 fn cost(status: &Status) -> Cost {
+    if !status.etcd_reachable {
+        return Cost::Impossible("etcd is silent".to_owned());
+    }
     let Some(durability) = status.durability.as_ref().filter(|_| status.leader.is_some()) else { return Cost::Unknown };
     let able: Vec<&MemberStatus> = status.members.iter().filter(|member| able(member, durability.mode)).collect();
     cost_of(durability.mode, &durability.policies, &able)
