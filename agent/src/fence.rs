@@ -2,7 +2,7 @@
 //! loop is doing. A thread of its own, which needs nothing but the lease's deadline and the clock that goes on during suspend.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +22,6 @@ pub struct Fence {
 #[derive(Default)]
 struct Shared {
     armed: AtomicBool,
-    fired: AtomicU64,
 }
 
 impl Fence {
@@ -48,11 +47,6 @@ impl Fence {
     pub fn disarm(&self) {
         self.shared.armed.store(false, Ordering::SeqCst);
     }
-
-    /// How often the fence has killed Postgres.
-    pub fn fired(&self) -> u64 {
-        self.shared.fired.load(Ordering::SeqCst)
-    }
 }
 
 fn stand_guard(shared: &Shared, instance: &Instance, lock: &watch::Receiver<Lease>, safety_margin: Duration) {
@@ -64,7 +58,6 @@ fn stand_guard(shared: &Shared, instance: &Instance, lock: &watch::Receiver<Leas
             match kill_all(&instance.config().data_dir) {
                 Ok(_) => {
                     shared.armed.store(false, Ordering::SeqCst);
-                    shared.fired.fetch_add(1, Ordering::SeqCst);
                     tracing::error!("the lease is over: killed Postgres before anybody else may lead");
                 }
                 Err(error) => tracing::error!(%error, "the lease is over and Postgres cannot be killed; trying again"),

@@ -147,7 +147,13 @@ pub fn view(
     let seen = cluster.seen(BootInstant::now(), fresh_for(&settings));
     let ages = ages.look(seen.now(), look.server(), lock);
     let was_heard = heard.agent.heard.is_some();
-    let hearing = Hearing { agent: sound(heard.agent, was_heard), postgres: sound(heard.postgres, was_heard) };
+    // WAL that has come in just now is as good a sign of life as an answer; a closed door says that it was the last.
+    let streams = look.last_word.is_some_and(|word| word.elapsed() < settings.timing.suspect_after / 2);
+    let postgres = match sound(heard.postgres, was_heard) {
+        Sound::Silent { .. } | Sound::Unknown if streams => Sound::Fine,
+        sound => sound,
+    };
+    let hearing = Hearing { agent: sound(heard.agent, was_heard), postgres };
     let postgres = look.postgres(since_start);
     View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, settings }
 }

@@ -125,6 +125,11 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
             let reason = changing(format!("the mode is {mode} from here on"));
             (Action::RecordSync { mode, policies: sync.policies.clone() }, reason)
         }
+        // Whoever leads has everything, whatever it once forgot.
+        Step::Settled if cluster.floors.contains_key(&view.me) => {
+            let floor = cluster.floors[&view.me];
+            (Action::ClearFloor, Reason::Regained { floor })
+        }
         Step::Settled => match &cluster.request {
             Some(request) => requested(view, cluster, primary, request),
             None => wait(Reason::Leading { term }),

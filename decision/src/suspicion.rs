@@ -9,8 +9,10 @@ use crate::view::{Cluster, Hearing, Sound, View};
 
 /// Whether both witnesses testify that the leader is gone.
 pub(crate) fn is_gone(hearing: &Hearing, timing: &Timing) -> bool {
-    // Postgres is asked only from the first missed beat on, so its silence has had less time to grow.
-    testifies(hearing.agent, timing.suspect_after) && testifies(hearing.postgres, timing.suspect_after / 2)
+    // Postgres is asked only from the first late beat on, so its silence has had less time to grow. But where the agent alone is
+    // known to be gone, an agent's restart on a busy host is the likelier story, and Postgres gets its full time.
+    let silence_enough = if hearing.agent == Sound::Gone { timing.suspect_after } else { timing.suspect_after / 2 };
+    testifies(hearing.agent, timing.suspect_after) && testifies(hearing.postgres, silence_enough)
 }
 
 fn testifies(sound: Sound, silence_enough: Duration) -> bool {
@@ -63,6 +65,8 @@ mod tests {
         assert!(is_gone(&Hearing { agent: Sound::Gone, postgres: Sound::Gone }, &timing));
         assert!(is_gone(&Hearing { agent: silent(500), postgres: silent(250) }, &timing));
         assert!(!is_gone(&Hearing { agent: silent(499), postgres: Sound::Gone }, &timing));
-        assert!(!is_gone(&Hearing { agent: Sound::Gone, postgres: silent(249) }, &timing));
+        assert!(!is_gone(&Hearing { agent: silent(500), postgres: silent(249) }, &timing));
+        assert!(!is_gone(&Hearing { agent: Sound::Gone, postgres: silent(499) }, &timing));
+        assert!(is_gone(&Hearing { agent: Sound::Gone, postgres: silent(500) }, &timing));
     }
 }

@@ -213,7 +213,14 @@ pub fn conclude(asked: &Asked, followed: &Followed, wait: Duration, output: Outp
         Output::Table => answer(&sentence),
         Output::Json => {
             tell(&sentence);
-            let unrecorded = Transition { id: asked.id(), to: Some(asked.to.to_string()), ..Transition::default() };
+            let unrecorded = Transition {
+                id: asked.id(),
+                kind: "switchover".to_owned(),
+                from: asked.from.as_ref().map(ToString::to_string),
+                to: Some(asked.to.to_string()),
+                term_before: asked.term_before.0,
+                ..Transition::default()
+            };
             let body: Value = with_exit(followed.record.as_ref().unwrap_or(&unrecorded), exit);
             answer(&body.to_string())
         }
@@ -245,7 +252,7 @@ fn conclusion(asked: &Asked, followed: &Followed, wait: Duration) -> (Exit, Stri
                 Exit::StillRunning,
                 format!(
                     "still running after {}: see `pgvigil transitions {id}` and `pgvigil why`",
-                    words::length(wait)
+                    humantime::format_duration(wait)
                 ),
             ),
         },

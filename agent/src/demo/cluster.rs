@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use super::account::Account;
 use super::etcd::{self, EtcdPorts};
-use super::lookout::{Lookout, Sight};
+use super::lookout::{self, Lookout, Sight};
 use super::node::Node;
 use super::ports::Ports;
 use super::processes;
@@ -238,8 +238,7 @@ impl LocalCluster {
             }
             self.nodes.iter().try_for_each(|node| node.agent.must_run())?;
             if begin.elapsed() > within {
-                let told = |sight: &Sight| format!("\n  {}: {} {}; {}", sight.name, sight.role, sight.state, sight.why);
-                bail!("{complaint} after {within:?}{}", sights.iter().map(told).collect::<String>());
+                bail!("{complaint} after {within:?}{}", lookout::told(&sights));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

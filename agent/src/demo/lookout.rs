@@ -59,6 +59,12 @@ impl Sight {
     }
 }
 
+/// What each agent says, a line each, to follow a complaint.
+pub fn told(sights: &[Sight]) -> String {
+    let line = |sight: &Sight| format!("\n  {}: {} {}; {}", sight.name, sight.role, sight.state, sight.why);
+    sights.iter().map(line).collect()
+}
+
 /// Asks the agents. Cheap to clone.
 #[derive(Clone)]
 pub struct Lookout {

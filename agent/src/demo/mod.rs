@@ -20,6 +20,8 @@ mod settings;
 mod workdir;
 pub mod writer;
 
+use std::io::Write;
+
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -75,7 +77,7 @@ async fn perform(arguments: &DemoArgs) -> Result<Exit> {
         Ok(card) => card,
         Err(error) => {
             cluster.keep_directory();
-            return Err(error.context(logs()));
+            bail!("{error:#}\n{}", logs());
         }
     };
     card.lines().iter().for_each(|line| screen.print(line));
@@ -87,7 +89,8 @@ async fn perform(arguments: &DemoArgs) -> Result<Exit> {
         screen.print(&logs());
     }
     if arguments.json {
-        println!("{}", card.json());
+        // A reader that has gone is an error, and no panic.
+        writeln!(std::io::stdout(), "{}", card.json())?;
     }
     if lost > 0 {
         bail!("{lost} acknowledged rows are missing");

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::audit::audit;
 use super::card::Card;
 use super::cluster::LocalCluster;
+use super::lookout::{self, Sight};
 use super::screen::Screen;
 use super::session::Session;
 use super::workdir;
@@ -49,7 +50,7 @@ pub async fn form(cluster: &LocalCluster, screen: &Screen) -> Result<()> {
     let _following = screen.follow(cluster.lookout().clone(), || 0);
     cluster.wait_settled(FORMED_WITHIN).await?;
     if cluster.nodes().len() > 2 {
-        let voters = |sights: &[super::lookout::Sight]| sights.iter().filter(|sight| sight.votes).count();
+        let voters = |sights: &[Sight]| sights.iter().filter(|sight| sight.votes).count();
         let all = cluster.nodes().len() - 1;
         cluster.wait_for("the standbys do not vote", FORMED_WITHIN, |sights| voters(sights) == all).await?;
     }
@@ -80,10 +81,9 @@ pub async fn play(cluster: &LocalCluster, fault: Fault, screen: &Screen) -> Resu
     let before = Before::look(cluster, &old_leader).await?;
     let struck = Instant::now();
     strike(cluster, fault, &old_leader, screen).await?;
-    let gone = "no write was acknowledged any more";
-    let mended = wait_until(gone, BACK_WITHIN, || writer.read(|logbook| logbook.is_back(struck))).await;
-    if mended.is_err() {
-        cluster.wait_for(gone, Duration::ZERO, |_| false).await?;
+    let back = wait_until("no write is acknowledged", BACK_WITHIN, || writer.read(|logbook| logbook.is_back(struck)));
+    if let Err(error) = back.await {
+        bail!("{error}{}", lookout::told(&cluster.lookout().survey().await));
     }
     let back = Instant::now();
     let outage = writer.read(|logbook| logbook.outage(struck, back)).unwrap_or_default();
@@ -197,6 +197,10 @@ async fn strike(cluster: &LocalCluster, fault: Fault, leader: &str, screen: &Scr
         Fault::Node => {
             node.kill_everything()?;
             screen.say(&format!("{leader} is killed: agent and Postgres, SIGKILL"));
+            if cluster.nodes().len() == 1 {
+                // Nobody else could take over: the host comes back.
+                node.agent().start()?;
+            }
         }
         Fault::Postgres => {
             node.kill_postgres()?;

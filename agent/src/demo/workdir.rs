@@ -35,7 +35,7 @@ impl Workdir {
         let above = above.canonicalize().with_context(cannot)?;
         let space =
             statvfs(&above).with_context(|| format!("cannot see how much space is left in {}", above.display()))?;
-        let free = u64::from(space.blocks_available()) * u64::from(space.fragment_size());
+        let free = space.blocks_available() * space.fragment_size();
         if free < NEEDED_BYTES {
             bail!(
                 "only {} MB are free in {}, and a cluster needs {} MB: make room, or set TMPDIR to a larger disk",

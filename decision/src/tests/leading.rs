@@ -20,6 +20,11 @@ fn a_leader_without_its_marker_proves_that_writes_work() {
 }
 
 #[test]
+fn a_leader_has_everything_and_clears_its_own_floor() {
+    check(&view("pg1").within(cluster().floor("pg1", 900)), "clear_floor: regained");
+}
+
+#[test]
 fn a_lease_without_time_left_leads_nothing() {
     let over = Lock::Held { term: TERM, left: secs(0) };
     check(&view("pg1").lock(over), "kill: lock_lost");

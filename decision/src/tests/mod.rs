@@ -3,6 +3,7 @@
 
 mod builders;
 mod candidacy;
+mod deposing;
 mod durability;
 mod following;
 mod handover;

@@ -50,7 +50,8 @@ fn clusters() -> Vec<Cluster> {
         cluster().vacant(),
         cluster().led_before_by("pg2"),
         cluster().without("pg3"),
-        ballots,
+        ballots.clone(),
+        Cluster { leader: Some(name("pg2")), ..ballots }.record(|sync| sync.leader = name("pg2")),
         released,
         lost,
         Cluster::default(),
@@ -85,8 +86,9 @@ fn circumstances(view: View) -> Vec<View> {
     let postgres = Seen::Before { value: view.postgres.last().expect("seen").clone(), age: secs(3) };
     let unseen = View { postgres, ..view.clone() };
     let paused = view.clone().set(|settings| settings.paused = true);
+    let deaf = View { hearing: Hearing { agent: Sound::Gone, postgres: Sound::Gone }, ..view.clone() };
     let (marking, killing) = (busy("mark"), busy("kill"));
-    vec![view, long_ago, failed, marking, killing, silent, unseen, paused]
+    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, deaf]
 }
 
 fn every_view(mut rule: impl FnMut(&View, &Decision)) {
@@ -107,67 +109,91 @@ fn every_view(mut rule: impl FnMut(&View, &Decision)) {
     }
 }
 
-/// The rules, each with its name; `None` where it holds.
+/// What is so in a view, as far as the rules ask.
+struct Facts<'a> {
+    view: &'a View,
+    action: &'a Action,
+    postgres: &'a Postgres,
+    cluster: Option<&'a Cluster>,
+    leads: bool,
+    another_leads: bool,
+    foreign: bool,
+    alive: bool,
+}
+
+impl<'a> Facts<'a> {
+    fn of(view: &'a View, action: &'a Action) -> Self {
+        let postgres = view.postgres.last().expect("seen");
+        let cluster = view.cluster.now();
+        let leader = cluster.and_then(|it| it.leader.as_ref());
+        let initialized = cluster.is_some_and(|it| matches!(it.initialize, Initialize::Done(_)));
+        let of_another_system = matches!(&postgres.data, Data::Present(disk) if disk.system_id != SYSTEM);
+        Facts {
+            view,
+            action,
+            postgres,
+            cluster,
+            leads: leader == Some(&view.me) && cluster.is_some_and(|it| view.lock.leads(it.term)),
+            another_leads: leader.is_some_and(|leader| *leader != view.me),
+            foreign: of_another_system && initialized,
+            alive: !matches!(postgres.server, Server::Stopped),
+        }
+    }
+
+    fn needs_the_lock(&self) -> bool {
+        matches!(
+            self.action,
+            Action::Promote { .. }
+                | Action::Start(StartAs::Primary { .. })
+                | Action::Mark { .. }
+                | Action::HandOver { .. }
+                | Action::Release
+                | Action::RecordSync { .. }
+                | Action::ApplySync(_)
+                | Action::ProveSync { .. }
+        )
+    }
+
+    fn may_claim(&self, claim: &crate::action::Claim) -> bool {
+        let leader = self.cluster.map(|it| &it.leader);
+        leader.is_some_and(|leader| claim.depose == *leader) && !matches!(self.postgres.server, Server::Hung { .. })
+    }
+
+    fn must_stop(&self) -> bool {
+        let primary = matches!(self.postgres.server, Server::Primary(_));
+        primary && self.another_leads && !self.foreign && !self.view.settings.paused && self.view.job.is_none()
+    }
+}
+
+/// The first rule that this decision breaks.
 fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
-    let postgres = view.postgres.last().expect("seen");
-    let fresh = view.cluster.now();
-    let leads = fresh.is_some_and(|it| it.leader.as_ref() == Some(&view.me) && view.lock.leads(it.term));
     let action = &decision.action;
-    let needs_lock = matches!(
-        action,
-        Action::Promote { .. }
-            | Action::Start(StartAs::Primary { .. })
-            | Action::Mark { .. }
-            | Action::HandOver { .. }
-            | Action::Release
-            | Action::RecordSync { .. }
-            | Action::ApplySync(_)
-            | Action::ProveSync { .. }
-    );
+    let facts = Facts::of(view, action);
     let idle = matches!(action, Action::Wait);
+    let gentle = idle || matches!(action, Action::Cancel);
     let stops = matches!(action, Action::Stop(_));
     let starts = matches!(action, Action::Start(_));
-    let primary = matches!(postgres.server, Server::Primary(_));
-    let alive = !matches!(postgres.server, Server::Stopped);
-    let another_leads = fresh.is_some_and(|it| it.leader.as_ref().is_some_and(|leader| *leader != view.me));
-    let is_foreign = matches!(&postgres.data, Data::Present(disk) if disk.system_id != SYSTEM)
-        && fresh.is_some_and(|it| matches!(it.initialize, Initialize::Done(_)));
-    let half_made = matches!(postgres.data, Data::HalfMade { .. } | Data::Unreadable { .. });
+    let copies = matches!(action, Action::Clone { .. } | Action::Rewind { .. });
+    let bootstraps = *action == Action::Bootstrap;
+    let releases = *action == Action::Release;
+    let half_made = matches!(facts.postgres.data, Data::HalfMade { .. } | Data::Unreadable { .. });
+    let has_data = matches!(facts.postgres.data, Data::Present(_) | Data::Unreadable { .. });
+    let in_recovery = matches!(facts.postgres.server, Server::Standby(_));
+    let bad_claim = matches!(action, Action::Acquire(claim) if !facts.may_claim(claim));
     let rules = [
-        ("leading needs the lock of the present term, with time left", needs_lock && !leads),
-        (
-            "a primary beside another leader is stopped",
-            primary && another_leads && !is_foreign && !view.settings.paused && view.job.is_none() && !stops,
-        ),
+        ("leading needs the lock of the present term, with time left", facts.needs_the_lock() && !facts.leads),
+        ("a primary beside another leader is stopped", facts.must_stop() && !stops),
         ("what is half made is never started", half_made && starts),
-        ("a foreign system is never touched", is_foreign && !idle),
-        (
-            "nobody takes a lock that is held",
-            matches!(action, Action::Acquire(_)) && fresh.is_none_or(|it| it.leader.is_some()),
-        ),
+        ("a foreign system is never touched", facts.foreign && !idle),
+        ("nobody takes a lock that is held, but from whom it deposes", bad_claim),
         ("paused means no action", view.settings.paused && !idle),
         ("every decision has a sentence", decision.reason.to_string().is_empty()),
-        (
-            "the lock is let go only when no write can follow",
-            *action == Action::Release && alive && !matches!(postgres.server, Server::Standby(_)),
-        ),
-        (
-            "without etcd a server is stopped or left",
-            fresh.is_none() && !idle && !stops && !matches!(action, Action::Cancel),
-        ),
-        (
-            "what runs is not copied over or started again",
-            alive && (starts || matches!(action, Action::Clone { .. } | Action::Rewind { .. } | Action::Bootstrap)),
-        ),
-        ("one job at a time", view.job.is_some() && !idle && !matches!(action, Action::Cancel)),
-        (
-            "data is never replaced in the cluster's own absence",
-            matches!(action, Action::Clone { .. } | Action::Rewind { .. }) && !another_leads,
-        ),
-        (
-            "a database is never created over another",
-            *action == Action::Bootstrap && matches!(postgres.data, Data::Present(_) | Data::Unreadable { .. }),
-        ),
+        ("the lock is let go only when no write can follow", releases && facts.alive && !in_recovery),
+        ("without etcd a server is stopped or left", facts.cluster.is_none() && !gentle && !stops),
+        ("what runs is not copied over or started again", facts.alive && (starts || copies || bootstraps)),
+        ("one job at a time", view.job.is_some() && !gentle),
+        ("data is replaced from a leader only", copies && !facts.another_leads),
+        ("a database is never created over another", bootstraps && has_data),
     ];
     rules.into_iter().find(|(_, broken)| *broken).map(|(rule, _)| rule)
 }

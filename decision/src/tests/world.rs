@@ -65,6 +65,8 @@ pub(super) struct Node {
     pub(super) waits_for: (Quorum, Term),
     pub(super) lock: Option<Term>,
     pub(super) stands_ready: bool,
+    /// Ticks until the lease of the lock ends; the holder's agent may be dead meanwhile.
+    pub(super) lease_left: u32,
     pub(super) reign: u32,
     pub(super) failed: Option<u32>,
     pub(super) missing: BTreeMap<MemberName, u32>,
@@ -80,7 +82,6 @@ pub(super) struct World {
     pub(super) etcd: Cluster,
     pub(super) settings: Settings,
     pub(super) clients_write: bool,
-    pub(super) lease_left: u32,
     pub(super) vacancy: u32,
     pub(super) asked: u32,
     pub(super) next_id: u32,
@@ -141,7 +142,8 @@ impl World {
         let mut settings = Settings::default();
         settings.durability.mode = mode;
         let quorum = if mode == Mode::Async { Quorum::none() } else { any(1, &["pg2", "pg3"]) };
-        let etcd = cluster().policies(&[quorum.clone()]).mode(mode).leader_on(1).record(|sync| sync.term = TERM);
+        let etcd =
+            cluster().policies(std::slice::from_ref(&quorum)).mode(mode).leader_on(1).record(|sync| sync.term = TERM);
         let etcd = Cluster { history: Vec::new(), leader_lsn: None, ..etcd };
         let node = |who: &str| Node {
             name: name(who),
@@ -158,6 +160,7 @@ impl World {
             waits_for: (quorum.clone(), TERM),
             lock: (who == "pg1").then_some(TERM),
             stands_ready: false,
+            lease_left: if who == "pg1" { TTL } else { 0 },
             reign: 0,
             failed: None,
             missing: BTreeMap::new(),
@@ -166,10 +169,10 @@ impl World {
             knows: etcd.clone(),
         };
         let nodes = ["pg1", "pg2", "pg3"].map(node).to_vec();
-        let (lease_left, clients_write) = (TTL, true);
+        let clients_write = true;
         let (vacancy, asked, next_id) = (0, 0, 1);
         let (acknowledged, log) = (BTreeSet::new(), Vec::new());
-        World { nodes, etcd, settings, clients_write, lease_left, vacancy, asked, next_id, acknowledged, log }
+        World { nodes, etcd, settings, clients_write, vacancy, asked, next_id, acknowledged, log }
     }
 
     pub(super) fn strike(&mut self, at: usize, fault: Fault) {
@@ -198,7 +201,7 @@ impl World {
     pub(super) fn heal(&mut self, at: usize) {
         self.log.push(format!("{} is back", self.nodes[at].name));
         let node = &mut self.nodes[at];
-        let adopts = self.etcd.leader.as_ref() == Some(&node.name) && self.lease_left > 1 && node.lock.is_some();
+        let adopts = self.etcd.leader.as_ref() == Some(&node.name) && node.lease_left > 1 && node.lock.is_some();
         (node.agent_up, node.cut_off, node.dies_half_way) = (true, false, false);
         node.lock = adopts.then_some(self.etcd.term);
     }
@@ -282,7 +285,7 @@ impl World {
             true => Seen::Before { value: node.knows.clone(), age: TICK },
         };
         // The safety margin is one tick.
-        let left = age(self.lease_left.saturating_sub(1));
+        let left = age(node.lease_left.saturating_sub(1));
         View {
             me: node.name.clone(),
             cluster,
@@ -290,8 +293,19 @@ impl World {
             lock: node.lock.map_or(Lock::NotHeld, |term| Lock::Held { term, left }),
             job: None,
             ages,
-            hearing: crate::view::Hearing::default(),
+            hearing: self.hearing(node),
             settings: self.settings.clone(),
+        }
+    }
+
+    fn hearing(&self, node: &Node) -> Hearing {
+        let silent = Sound::Silent { since: TICK };
+        let leader = self.nodes.iter().find(|other| self.etcd.leader.as_ref() == Some(&other.name));
+        let heard = |is_up| if is_up { Sound::Fine } else { Sound::Gone };
+        match leader {
+            None => Hearing::default(),
+            Some(leader) if leader.cut_off || node.cut_off => Hearing { agent: silent, postgres: silent },
+            Some(leader) => Hearing { agent: heard(leader.agent_up), postgres: heard(leader.runs != Runs::Stopped) },
         }
     }
 

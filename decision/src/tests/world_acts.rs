@@ -118,7 +118,7 @@ impl World {
         let counted = |(who, revision): &(MemberName, i64)| {
             self.etcd.ballots.get(who).is_some_and(|ballot| ballot.revision == *revision)
         };
-        if self.etcd.leader.is_some() || self.etcd.term != claim.after || !claim.ballots.iter().all(counted) {
+        if self.etcd.leader != claim.depose || self.etcd.term != claim.after || !claim.ballots.iter().all(counted) {
             return;
         }
         let me = self.nodes[at].name.clone();
@@ -139,8 +139,8 @@ impl World {
 
     fn crown(&mut self, at: usize, term: Term) {
         let node = &mut self.nodes[at];
-        (self.etcd.leader, self.etcd.term, self.lease_left) = (Some(node.name.clone()), term, TTL);
-        (node.lock, node.reign, node.stands_ready) = (Some(term), 0, false);
+        (self.etcd.leader, self.etcd.term) = (Some(node.name.clone()), term);
+        (node.lock, node.lease_left, node.reign, node.stands_ready) = (Some(term), TTL, 0, false);
     }
 
     fn promote(&mut self, at: usize, term: Term, timeline: Timeline, quorum: Quorum) {
@@ -151,7 +151,7 @@ impl World {
         (node.runs, node.signal) = (Runs::Primary, false);
         if self.dies_half_way(at) {
             // The signal file is gone already; the new timeline may have begun, and nobody knows of it.
-            let begun = self.next_id % 2 == 0;
+            let begun = self.next_id.is_multiple_of(2);
             self.next_id += 1;
             let record = Record { timeline, id: self.next_id, marker: None };
             return self.nodes[at].wal.extend(begun.then_some(record));
@@ -242,18 +242,19 @@ impl World {
     }
 
     pub(super) fn pass_time(&mut self) {
-        let holder = self.nodes.iter().position(|node| node.lock == Some(self.etcd.term));
-        let renewed = holder.is_some_and(|at| self.nodes[at].agent_up && !self.nodes[at].cut_off);
-        self.lease_left = if renewed { TTL } else { self.lease_left.saturating_sub(1) };
-        if let Some(at) = holder.filter(|_| self.lease_left <= 1) {
+        let (leader, term) = (self.etcd.leader.clone(), self.etcd.term);
+        for node in &mut self.nodes {
+            let holds = leader.as_ref() == Some(&node.name) && node.lock == Some(term);
+            let renewed = holds && node.agent_up && !node.cut_off;
+            node.lease_left = if renewed { TTL } else { node.lease_left.saturating_sub(1) };
             // The fence strikes one tick before the lease ends.
-            if self.nodes[at].runs == Runs::Primary {
-                self.nodes[at].die();
+            if node.lease_left <= 1 && node.runs == Runs::Primary {
+                node.die();
             }
-        }
-        if self.lease_left == 0 {
-            self.etcd.leader = None;
-            self.nodes.iter_mut().for_each(|node| node.lock = None);
+            if node.lease_left == 0 {
+                node.lock = None;
+                self.etcd.leader = self.etcd.leader.take().filter(|leader| *leader != node.name);
+            }
         }
         self.vacancy = if self.etcd.leader.is_none() { self.vacancy + 1 } else { 0 };
         self.asked += 1;
