@@ -62,7 +62,8 @@ fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<String
             }
             Some(Ok(says)) => format!("{leader} holds the leader lock and works on it: {}", says.sentence()),
             Some(Err(_)) | None => format!(
-                "{leader} still holds the leader lock and does not answer; if it is dead, the lock ends by itself within its time to live: ask again then, if nobody has taken over"
+                "{leader} still holds the leader lock and does not answer; if it is dead, the lock ends by itself within its \
+                 time to live: ask again then, if nobody has taken over"
             ),
         });
     }

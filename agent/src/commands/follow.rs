@@ -171,9 +171,8 @@ async fn complete(reach: &Reach, asked: &Asked, followed: &mut Followed, told: &
     while !is_complete(asked, followed.record.as_ref()) && began.elapsed() < RECORD_WITHIN {
         tokio::time::sleep(LOOK_EVERY).await;
         let Ok((records, _)) = reach.store.transitions().await else { continue };
-        let mine = |record: &&Transition| {
-            record.id == asked.id() || asked.kind == Kind::Failover && record.term_after > asked.term_before.0
-        };
+        // Where the old leader died on the way, it is the record of the failover that tells the truth.
+        let mine = |record: &&Transition| record.outcome == "done" && record.term_after > asked.term_before.0;
         followed.record = records.iter().rev().find(mine).cloned().or(followed.record.take());
         if let Some(record) = &followed.record {
             tell_phases(record, told);
@@ -186,8 +185,8 @@ fn is_complete(asked: &Asked, record: Option<&Transition>) -> bool {
     let measured =
         |name: &MemberName, record: &Transition| record.phases.iter().any(|phase| phase.measured_on == name.as_str());
     record.is_some_and(|record| {
-        record.outcome == "done"
-            && asked.from.iter().filter(|_| asked.kind == Kind::Switchover).all(|from| measured(from, record))
+        let handed_over = record.kind == "switchover";
+        record.outcome == "done" && asked.from.iter().filter(|_| handed_over).all(|from| measured(from, record))
     })
 }
 

@@ -58,8 +58,9 @@ impl Card {
     /// The lines of the card.
     pub fn lines(&self) -> Vec<String> {
         let nodes: Vec<&str> = self.audit.missing.keys().map(String::as_str).collect();
-        let redundancy =
-            self.redundancy_restored_ms.map_or("not seen".to_owned(), |took| format!("{} after the fault", time(took)));
+        let redundancy = self
+            .redundancy_restored_ms
+            .map_or("none: this is a single node".to_owned(), |took| format!("{} after the fault", time(took)));
         let led = if self.old_leader == self.new_leader {
             format!("{} leads on", self.old_leader)
         } else {

@@ -2,7 +2,7 @@
 //! tests of whole agents use too; `play` is the piece. Whatever happens, nothing of it stays behind unless asked for.
 
 mod account;
-mod audit;
+pub mod audit;
 mod card;
 pub mod cluster;
 mod etcd;

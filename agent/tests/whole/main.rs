@@ -1,0 +1,10 @@
+//! Whole agents on loopback: real clusters, broken in every way that one machine allows, under a client that knows every acknowledged
+//! row. They assert order and safety, never tight timings: a slow machine may take longer, and nothing may get lost on it either.
+
+mod bootstrap;
+mod direct;
+mod failover;
+mod http;
+mod restarts;
+mod stage;
+mod switchover;

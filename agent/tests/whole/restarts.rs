@@ -1,0 +1,81 @@
+//! Restarts of each part while the others run: an agent, killed or told to end, leaves Postgres alone and finds it again; etcd members
+//! come and go; a standby's Postgres is brought back. Nobody else comes to lead, and nobody but HAProxy's clients blink.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::stage::{Stage, on_stage, options};
+
+/// HAProxy cuts clients off when an agent does not answer, and the agent needs a moment to come back, on a busy machine too.
+const BLINK: Duration = Duration::from_secs(5);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_part_can_be_restarted_without_a_change_of_leader() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let standby = stage.standby().await?;
+        let term = term(stage, &leader).await?;
+        for name in [&leader, &standby] {
+            agent_restarts(stage, name, Ending::Told).await?;
+            agent_restarts(stage, name, Ending::Killed).await?;
+        }
+        members_of_etcd_restart(stage).await?;
+        postgres_of_a_standby_dies(stage, &standby).await?;
+        let (after, now) = (self::term(stage, &leader).await?, stage.leader().await?);
+        ensure!((after, &now) == (term, &leader), "{leader} led term {term}, now {now} leads term {after}");
+        Ok(())
+    })
+    .await;
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Told,
+    Killed,
+}
+
+async fn agent_restarts(stage: &Stage, name: &str, ending: Ending) -> Result<()> {
+    let began = Instant::now();
+    let postmaster = stage.node(name)?.postmaster_pid();
+    match ending {
+        Ending::Told => stage.stop(name).await?,
+        Ending::Killed => stage.node(name)?.agent().kill(),
+    }
+    stage.start(name)?;
+    stage.whole().await?;
+    stage.writes_go_on().await?;
+    let silence = stage.silence_since(began)?;
+    stage.say(&format!("the agent of {name} was restarted ({ending:?}): {} ms without writes", silence.as_millis()));
+    ensure!(silence < BLINK, "no write for {silence:?} while the agent of {name} was restarted ({ending:?})");
+    let now = stage.node(name)?.postmaster_pid();
+    ensure!(postmaster.is_some() && now == postmaster, "the postmaster was {postmaster:?} and is {now:?}");
+    Ok(())
+}
+
+async fn members_of_etcd_restart(stage: &Stage) -> Result<()> {
+    let began = Instant::now();
+    for member in stage.cluster.etcd() {
+        member.stop(Duration::from_secs(30)).await?;
+        stage.writes_go_on().await?;
+        member.start()?;
+        stage.eventually("etcd does not answer", async || Ok(stage.etcd_is_healthy().await)).await?;
+        stage.writes_go_on().await?;
+        stage.say(&format!("{} was restarted", member.name()));
+    }
+    let silence = stage.silence_since(began)?;
+    ensure!(silence < BLINK, "no write for {silence:?} while etcd was restarted");
+    Ok(())
+}
+
+async fn postgres_of_a_standby_dies(stage: &Stage, name: &str) -> Result<()> {
+    let before = stage.node(name)?.postmaster_pid().context("the standby runs")?;
+    stage.node(name)?.kill_postgres()?;
+    let again = async || Ok(stage.node(name)?.postmaster_pid().is_some_and(|now| now != before));
+    stage.eventually("Postgres of the standby is not started again", again).await?;
+    stage.whole().await
+}
+
+async fn term(stage: &Stage, leader: &str) -> Result<u64> {
+    stage.ask(leader, "/beat").await?["term"].as_u64().context("the leader tells its term")
+}

@@ -1,0 +1,257 @@
+//! The stage: one cluster with its writer, whatever happens on it, and the same three questions at the end of every play. Is every
+//! acknowledged row on every node, do all nodes stream, and does exactly one of them take writes?
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use agent::demo::audit::audit;
+use agent::demo::cluster::{ClusterOptions, LocalCluster};
+use agent::demo::lookout::{Sight, told};
+use agent::demo::node::Node;
+use agent::demo::writer::{Acknowledged, Logbook, TABLE, Writer};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use crate::http;
+
+/// As many clusters as a machine of two cores carries.
+static STAGES: Semaphore = Semaphore::const_new(2);
+/// Nothing here may take longer, on however busy a machine.
+pub const SOON: Duration = Duration::from_secs(60);
+/// An agent ends at once when it is asked to.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// So many further rows make it certain that writes work.
+const SOME_ROWS: usize = 10;
+const POLL: Duration = Duration::from_millis(20);
+
+/// A cluster as these tests want it.
+pub fn options() -> ClusterOptions {
+    ClusterOptions::new(env!("CARGO_BIN_EXE_pgvigil"))
+}
+
+/// A cluster on which something is played.
+pub struct Stage {
+    /// The cluster.
+    pub cluster: LocalCluster,
+    writer: Option<Writer>,
+    further: Vec<Acknowledged>,
+    began: Instant,
+}
+
+/// Plays on a cluster of which nothing runs yet. When the play goes wrong the logs stay, and the test fails with what every agent says.
+pub async fn on_empty_stage(options: &ClusterOptions, play: impl AsyncFnOnce(&mut Stage) -> Result<()>) {
+    let _turn = STAGES.acquire().await.expect("the semaphore is never closed");
+    let cluster = LocalCluster::prepare(options).expect("this machine has all that a cluster needs");
+    let mut stage = Stage { cluster, writer: None, further: Vec::new(), began: Instant::now() };
+    if let Err(error) = play(&mut stage).await {
+        let says = told(&stage.survey().await);
+        panic!("after {:.1} s: {error:#}{says}", stage.began.elapsed().as_secs_f64());
+    }
+    stage.say("the end");
+}
+
+/// Plays on a cluster that has formed and is written to, and asks the questions at the end.
+pub async fn on_stage(options: &ClusterOptions, play: impl AsyncFnOnce(&mut Stage) -> Result<()>) {
+    let whole_play = async |stage: &mut Stage| {
+        stage.form().await.context("the cluster does not form")?;
+        play(stage).await?;
+        stage.ends_well().await
+    };
+    on_empty_stage(options, whole_play).await;
+}
+
+impl Stage {
+    /// Tells what happens, and when, to whoever reads the output of a test that failed.
+    pub fn say(&self, what: &str) {
+        eprintln!("{:6.1} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// Starts everything, waits until all stream and vote, and begins to write.
+    pub async fn form(&mut self) -> Result<()> {
+        self.cluster.start_etcd().await?;
+        self.cluster.start_nodes()?;
+        self.cluster.start_proxy()?;
+        self.begins_to_write().await?;
+        self.say("formed");
+        Ok(())
+    }
+
+    /// Waits until the cluster is whole, and begins to write through HAProxy.
+    pub async fn begins_to_write(&mut self) -> Result<()> {
+        self.whole().await?;
+        self.cluster.create_client().await?;
+        self.session_of_leader().await?.batch_execute(TABLE).await.context("creating the table")?;
+        self.writer = Some(Writer::start(self.cluster.proxy_ports().read_write));
+        self.writes_go_on().await
+    }
+
+    async fn session_of_leader(&self) -> Result<agent::demo::session::Session> {
+        self.cluster.connect(&self.leader().await?).await
+    }
+
+    fn writer(&self) -> Result<&Writer> {
+        self.writer.as_ref().context("nobody writes yet")
+    }
+
+    /// How many rows are acknowledged.
+    pub fn rows(&self) -> Result<usize> {
+        Ok(self.writer()?.count())
+    }
+
+    /// Rows that somebody else than the writer got acknowledged: they must be there at the end too.
+    pub fn must_also_be_there(&mut self, rows: Vec<Acknowledged>) {
+        self.further.extend(rows);
+    }
+
+    /// Waits until some more rows are acknowledged.
+    pub async fn writes_go_on(&self) -> Result<()> {
+        let before = self.rows()?;
+        self.eventually("no write is acknowledged", async || Ok(self.rows()? >= before + SOME_ROWS)).await
+    }
+
+    /// The longest time without an acknowledgement that has ended since `begin`.
+    pub fn silence_since(&self, begin: Instant) -> Result<Duration> {
+        Ok(self.writer()?.read(|logbook| logbook.silence(|_, next| next > begin)).unwrap_or_default())
+    }
+
+    /// Waits until something is so.
+    pub async fn eventually<F>(&self, complaint: &str, so: impl Fn() -> F) -> Result<()>
+    where
+        F: Future<Output = Result<bool>>,
+    {
+        let begin = Instant::now();
+        while !so().await? {
+            ensure!(begin.elapsed() < SOON, "{complaint} within {SOON:?}");
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// What the agents say.
+    pub async fn survey(&self) -> Vec<Sight> {
+        self.cluster.lookout().survey().await
+    }
+
+    /// A node.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        self.cluster.node(name)
+    }
+
+    /// Who accepts writes; waits for somebody.
+    pub async fn leader(&self) -> Result<String> {
+        self.leader_that(|_| true).await
+    }
+
+    /// Waits until somebody other than `old` accepts writes.
+    pub async fn leader_other_than(&self, old: &str) -> Result<String> {
+        self.leader_that(|name| name != old).await
+    }
+
+    async fn leader_that(&self, fits: impl Fn(&str) -> bool) -> Result<String> {
+        let writable = |sight: &&Sight| sight.writable && fits(&sight.name);
+        let there = |sights: &[Sight]| sights.iter().any(|sight| writable(&sight));
+        let sights = self.cluster.wait_for("nobody new accepts writes", SOON, there).await?;
+        let leader = sights.iter().find(writable).context("somebody accepted writes just now")?;
+        Ok(leader.name.clone())
+    }
+
+    /// Some standby that streams, the first by name.
+    pub async fn standby(&self) -> Result<String> {
+        let streams = |sights: &[Sight]| sights.iter().any(Sight::streams);
+        let sights = self.cluster.wait_for("no standby streams", SOON, streams).await?;
+        Ok(sights.iter().find(|sight| sight.streams()).context("one streamed just now")?.name.clone())
+    }
+
+    /// Waits until every node streams from one leader that accepts writes; with two standbys or more, until they vote.
+    pub async fn whole(&self) -> Result<()> {
+        self.cluster.wait_settled(SOON * 2).await?;
+        let asynchronous = |sights: &[Sight]| sights.len() < 3;
+        let all_vote = |sights: &[Sight]| sights.iter().all(|sight| sight.writable || sight.votes);
+        let whole = |sights: &[Sight]| self.votes_nowhere() || asynchronous(sights) || all_vote(sights);
+        self.cluster.wait_for("the standbys do not vote", SOON, whole).await.map(|_| ())
+    }
+
+    /// In `async` mode no standby ever votes.
+    fn votes_nowhere(&self) -> bool {
+        let file = self.cluster.nodes().first().map(|node| std::fs::read_to_string(node.config()));
+        file.is_some_and(|file| file.is_ok_and(|text| text.contains("\"async\"")))
+    }
+
+    /// Starts the agent of a node.
+    pub fn start(&self, name: &str) -> Result<()> {
+        self.node(name)?.agent().start()
+    }
+
+    /// Ends the agent of a node as an operator does; its Postgres runs on.
+    pub async fn stop(&self, name: &str) -> Result<()> {
+        let status = self.node(name)?.agent().stop(STOPS_WITHIN).await?;
+        ensure!(status.success(), "the agent of {name} ended with {status}");
+        Ok(())
+    }
+
+    /// Whether every member of etcd answers and is part of a whole.
+    pub async fn etcd_is_healthy(&self) -> bool {
+        let endpoints = self.cluster.etcd_urls().join(",");
+        let mut command = tokio::process::Command::new("etcdctl");
+        command.args(["--endpoints", &endpoints, "endpoint", "health"]).env("ETCDCTL_API", "3");
+        command.output().await.is_ok_and(|output| output.status.success())
+    }
+
+    /// The body of a path of one agent.
+    pub async fn ask(&self, name: &str, path: &str) -> Result<Value> {
+        let answer = http::ask(self.node(name)?, "GET", path).await?;
+        serde_json::from_str(&answer.body).with_context(|| format!("{path} of {name} is no JSON: {}", answer.body))
+    }
+
+    /// The transition records as a node tells them, oldest first.
+    pub async fn transitions(&self, name: &str) -> Result<Vec<Value>> {
+        Ok(self.ask(name, "/transitions").await?["transitions"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Runs `pgvigil` on a node; what it said goes into the error unless it exits with 0.
+    pub async fn pgvigil(&self, name: &str, arguments: &[&str]) -> Result<String> {
+        let output = self.cluster.pgvigil(name, arguments).await?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if !output.status.success() {
+            bail!("{arguments:?} on {name}: {}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
+        }
+        Ok(text(&output.stdout))
+    }
+
+    /// Everything streams, exactly one node is primary, and every acknowledged row is on every node.
+    pub async fn ends_well(&mut self) -> Result<()> {
+        self.whole().await?;
+        self.writes_go_on().await?;
+        let mut logbook = self.writer.take().context("nobody has written")?.stop();
+        logbook.acknowledged.append(&mut self.further);
+        self.say(&format!("{} rows are acknowledged, {} unknown", logbook.acknowledged.len(), logbook.unknown));
+        self.nothing_is_missing(&logbook).await?;
+        self.one_primary().await
+    }
+
+    async fn nothing_is_missing(&self, logbook: &Logbook) -> Result<()> {
+        ensure!(!logbook.acknowledged.is_empty(), "no row was acknowledged at all");
+        let begin = Instant::now();
+        loop {
+            let found = audit(&self.cluster, logbook).await?;
+            ensure!(found.lost_rows == 0, "acknowledged rows are missing: {:?}", found.missing);
+            if found.missing.len() == self.cluster.nodes().len() {
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < SOON, "only {:?} could be looked at", found.missing.keys());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn one_primary(&self) -> Result<()> {
+        let mut primaries = Vec::new();
+        for node in self.cluster.nodes() {
+            if http::ask(node, "GET", "/primary").await?.status == 200 {
+                primaries.push(node.name());
+            }
+        }
+        ensure!(primaries.len() == 1, "200 on /primary: {primaries:?}");
+        Ok(())
+    }
+}
