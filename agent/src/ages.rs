@@ -14,7 +14,7 @@ pub struct AgeKeeper {
     voters_missing: BTreeMap<MemberName, Instant>,
     request: Option<(i64, Instant)>,
     not_streaming: Option<Instant>,
-    last_failure: Option<Instant>,
+    last_failure: Option<(&'static str, Instant)>,
 }
 
 /// `since` while the condition holds, restarted when it begins anew.
@@ -32,8 +32,8 @@ fn hold_for<T: PartialEq + Copy>(since: &mut Option<(T, Instant)>, of: Option<T>
 
 impl AgeKeeper {
     /// A long action has failed just now.
-    pub fn failed(&mut self) {
-        self.last_failure = Some(Instant::now());
+    pub fn failed(&mut self, action: &'static str) {
+        self.last_failure = Some((action, Instant::now()));
     }
 
     /// A long action has succeeded.
@@ -81,13 +81,15 @@ impl AgeKeeper {
             voters_missing: self.voters_missing.iter().map(|(voter, since)| (voter.clone(), since.elapsed())).collect(),
             not_streaming: age(&self.not_streaming),
             request: self.request.map(|(_, since)| since.elapsed()),
-            last_failure: age(&self.last_failure),
+            last_failure: self.last_failure.map(|(_, since)| since.elapsed()),
+            failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
         }
     }
 
     /// The shortest time until one of the ages may make a difference: the loop looks again then.
     pub fn soonest(&self, limits: &[Duration]) -> Option<Duration> {
-        let running = [self.vacancy, self.not_streaming, self.last_failure].into_iter().flatten();
+        let failure = self.last_failure.map(|(_, since)| since);
+        let running = [self.vacancy, self.not_streaming, failure].into_iter().flatten();
         let voters = self.voters_missing.values().copied();
         running
             .chain(voters)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use consensus::records::MemberRecord;
 use consensus::{BootInstant, ClusterWatch, Snapshot};
+use decision::action::Action;
 use decision::reason::Reason;
 use decision::view::{Lock, Server, View};
 use decision::{Decision, decide};
@@ -102,8 +103,8 @@ impl Body {
                 && self.tasks.collect(result)
             {
                 self.ages.succeeded();
-            } else if self.tasks.has_just_failed() {
-                self.ages.failed();
+            } else if let Some(action) = self.tasks.just_failed() {
+                self.ages.failed(action);
             }
         }
     }
@@ -199,7 +200,9 @@ impl Body {
         if changed {
             self.reason_since = BootInstant::now();
             self.hands.metrics.decided(decision.action.code(), code);
-            self.hands.recorder.because(&decision.reason);
+            if decision.action != Action::Wait {
+                self.hands.recorder.because(&decision.reason);
+            }
             if code == "busy" {
                 tracing::debug!(action = decision.action.code(), reason = code, "{}", decision.reason);
             } else {
@@ -264,6 +267,7 @@ fn picture(
     let epoch = jiff::Timestamp::now().as_second() - i64::try_from(age.as_secs()).unwrap_or(0);
     Picture {
         cluster_name: hands.config.cluster.clone(),
+        proof_pending: hands.recorder.awaits_proof(),
         lock_until: now.snapshot.as_ref().and_then(|snapshot| hands.lock_until(snapshot)),
         view,
         decision,

@@ -9,7 +9,7 @@ use consensus::records::Transition;
 use consensus::{Bootstrap, Outcome, Snapshot};
 use decision::action::{Action, Claim, StartAs, StopMode};
 use decision::durability::{Policies, Quorum};
-use decision::names::{Lsn, Term, Timeline};
+use decision::names::{Lsn, SystemId, Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{Ballot, SyncRecord, Upstream};
 use tokio_util::sync::CancellationToken;
@@ -73,7 +73,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
             Ok(Effect::LOCAL)
         }
         Action::Acquire(claim) => acquire(&hands, &claim, &seen).await,
-        Action::Promote { term, timeline, quorum } => promote(&hands, term, timeline, &quorum).await,
+        Action::Promote { term, timeline, quorum } => promote(&hands, &seen, term, timeline, &quorum).await,
         Action::Mark { term } => mark(&hands, &seen, term).await,
         Action::RecordSync { mode, policies } => record_sync(&hands, &seen, mode, policies).await,
         Action::ApplySync(quorum) => apply_sync(&hands, &seen, &quorum).await,
@@ -90,18 +90,28 @@ async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &CancellationToken) -
         return Ok(Effect::LOCAL);
     }
     tracing::info!("creating the cluster: initdb");
-    let made = make_cluster(hands, seen, member_lease, cancel).await;
-    if made.is_err() {
-        // What is half made is marked so on disk, and another node may try.
-        hands.instance.kill_all().await?;
-        let _ = hands.store.abandon_bootstrap(member_lease).await;
+    let made = match make_database(hands, cancel).await {
+        Ok(system_id) => publish_cluster(hands, seen, member_lease, system_id).await,
+        Err(error) => Err(error),
+    };
+    let Err(error) = &made else { return made };
+    hands.instance.kill_all().await?;
+    if matches!(error.downcast_ref(), Some(consensus::Error::Unknown(_))) {
+        // The cluster may have been created with this very database: the next look at etcd tells.
+        return made;
     }
+    // A database that no cluster knows of would stand in the way of the next attempt.
+    hands.instance.condemn("bootstrap")?;
+    let _ = hands.store.abandon_bootstrap(member_lease).await;
     made
 }
 
-async fn make_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, cancel: &CancellationToken) -> Result<Effect> {
+async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<SystemId> {
     hands.create_secrets().await?;
-    let system_id = hands.instance.bootstrap(cancel).await?;
+    Ok(hands.instance.bootstrap(cancel).await?)
+}
+
+async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, system_id: SystemId) -> Result<Effect> {
     let lock_lease = hands.leases.ensure_lock_lease().await?;
     hands.fence.arm();
     let me = hands.me().clone();
@@ -119,7 +129,8 @@ async fn make_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, cancel:
         reclaimed: false,
         handover_lsn: None,
     };
-    let (term, config) = (sync.term, Some(serde_json::json!({})));
+    let term = sync.term;
+    let config = (seen.config_revision == 0).then(|| serde_json::json!({}));
     let done = Bootstrap { me, member_lease, lock_lease, system_id, after, term, sync, config };
     let outcome = hands.store.finish_bootstrap(&done).await?;
     if !outcome.applied() {
@@ -214,6 +225,10 @@ async fn pledge(hands: &Hands, revoked: Term) -> Result<Effect> {
     };
     let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
     let standby = standby?;
+    if !standby.replay_done {
+        // Until replay rests, a server that was restarted does not know how much WAL it has: its ballot would tell too little.
+        bail!("no ballot yet: replay has come to {} and has not ended", standby.replayed);
+    }
     let ballot = Ballot {
         revoked,
         wal_term: standby.wal_term,
@@ -258,15 +273,26 @@ async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect
     Ok(Effect::of(outcome))
 }
 
-async fn promote(hands: &Hands, term: Term, timeline: Timeline, quorum: &Quorum) -> Result<Effect> {
+async fn promote(hands: &Hands, seen: &Snapshot, term: Term, timeline: Timeline, quorum: &Quorum) -> Result<Effect> {
     hands.fence.arm();
     hands.spare_lease.store(0, Ordering::SeqCst);
     if let Some(standby) = hands.instance.observe().await?.postgres.server.as_standby() {
+        let newest = hands.instance.newest_timeline(standby.timeline)?;
+        if newest >= timeline {
+            // A promotion that was cut off has used the number up. It must not serve twice, so the record takes the next one first.
+            return renumber(hands, seen, Timeline(newest.0 + 1)).await;
+        }
         hands.instance.reserve_timeline(standby.timeline, timeline)?;
     }
     hands.instance.promote(quorum, term, PROMOTE_WITHIN).await?;
     hands.recorder.lap("promote");
     Ok(Effect::LOCAL)
+}
+
+async fn renumber(hands: &Hands, seen: &Snapshot, timeline: Timeline) -> Result<Effect> {
+    let sync = SyncRecord { timeline, ..my_sync(hands, seen)? };
+    tracing::info!(%timeline, "the new timeline takes another number");
+    Ok(Effect::of(hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?))
 }
 
 async fn mark(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect> {

@@ -1,6 +1,7 @@
 //! What an action works with: etcd, the leases, Postgres, the fence, and the measuring of transitions. Shared by the loop and by the one
 //! job that it may have under way.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -64,17 +65,20 @@ impl Hands {
             return Ok(());
         }
         let postgres = &self.config.postgres;
-        let secrets = match (&postgres.replication_password_file, &postgres.rewind_password_file) {
-            (Some(replication), Some(rewind)) => Secrets {
-                replication_password: Secret::read(replication)?.expose().to_owned(),
-                rewind_password: Secret::read(rewind)?.expose().to_owned(),
-            },
-            _ => {
-                let stored = self.store.secrets().await.context("reading the replication password from etcd")?;
-                let stored =
-                    stored.context("etcd holds no replication password and no password files are configured")?;
-                Secrets { replication_password: stored.replication_password, rewind_password: stored.rewind_password }
-            }
+        let given = [&postgres.replication_password_file, &postgres.rewind_password_file];
+        let stored = if given.iter().any(|file| file.is_none()) {
+            let stored = self.store.secrets().await.context("reading the passwords between members from etcd")?;
+            Some(stored.context("etcd holds no passwords between members, and not all password files are configured")?)
+        } else {
+            None
+        };
+        let choose = |file: &Option<PathBuf>, stored: Option<&str>| match file {
+            Some(file) => Ok(Secret::read(file)?.expose().to_owned()),
+            None => stored.map(str::to_owned).context("a password between members is missing"),
+        };
+        let secrets = Secrets {
+            replication_password: choose(given[0], stored.as_ref().map(|stored| stored.replication_password.as_str()))?,
+            rewind_password: choose(given[1], stored.as_ref().map(|stored| stored.rewind_password.as_str()))?,
         };
         self.instance.set_secrets(secrets)?;
         self.secrets_known.store(true, Ordering::SeqCst);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use consensus::records::{MemberRecord, TagsRecord};
-use consensus::{BootInstant, ClusterView, Snapshot};
+use consensus::{BootInstant, ClusterView, Lease, Snapshot};
 use decision::settings::Settings;
 use decision::view::{Hearing, Job, Lock, Postgres, Seen, Server, Sound, View};
 use pg_control::Extras;
@@ -144,7 +144,13 @@ pub fn view(
         Some(until) => Lock::Held { term: snapshot.cluster.term, left: until.remaining() },
         None => Lock::NotHeld,
     };
-    let seen = cluster.seen(BootInstant::now(), fresh_for(&settings));
+    let asking = matches!(*hands.leases.lock().borrow(), Lease::Asking);
+    let seen = if asking && since_start.elapsed() < settings.timing.request_timeout * 3 {
+        // Whether the lease of an earlier life still lives is not known yet, and everything depends on it.
+        Seen::Never { tried_for: Duration::ZERO }
+    } else {
+        cluster.seen(BootInstant::now(), fresh_for(&settings))
+    };
     let ages = ages.look(seen.now(), look.server(), lock);
     let was_heard = heard.agent.heard.is_some();
     // WAL that has come in just now is as good a sign of life as an answer; a closed door says that it was the last.

@@ -29,6 +29,8 @@ pub struct Picture {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Facts about Postgres that no decision needs.
     pub extras: Option<Extras>,
+    /// A restarted primary has yet to prove that writes work.
+    pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
     pub lock_until: Option<BootInstant>,
     /// When the picture was made.
@@ -85,7 +87,8 @@ impl Picture {
 
     /// Writes work here: I lead, Postgres is primary, and the marker of this term has been acknowledged.
     pub fn writable(&self) -> bool {
-        self.leads().is_some_and(|term| self.primary().is_some_and(|primary| primary.marked_term == term))
+        let marked = |term| self.primary().is_some_and(|primary| primary.marked_term == term);
+        self.leads().is_some_and(marked) && !self.proof_pending
     }
 
     /// The loop still makes pictures.

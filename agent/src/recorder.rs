@@ -34,6 +34,8 @@ struct Measuring {
     record: Option<Transition>,
     /// Written, and waiting for redundancy: its id, and since when writes work.
     awaiting_redundancy: Option<(String, Instant)>,
+    /// Why the last action was begun.
+    reason: String,
     /// How many restarts this agent has recorded.
     restarts: u64,
 }
@@ -124,7 +126,9 @@ impl Recorder {
         let mut now = self.now();
         let watch = now.watch.get_or_insert_with(|| Stopwatch::start(&self.me));
         watch.lap("elect");
+        let cause_text = now.reason.clone();
         now.record = Some(Transition {
+            cause_text,
             id: format!("t-{after}"),
             kind: kind.into(),
             cause: cause.into(),
@@ -149,7 +153,9 @@ impl Recorder {
         began.lap("detect");
         let id = format!("r-{}-{}", jiff::Timestamp::now().as_second(), now.restarts);
         let me = Some(self.me.to_string());
+        let cause_text = now.reason.clone();
         now.record = Some(Transition {
+            cause_text,
             id,
             kind: "restart".into(),
             cause: "primary_died".into(),
@@ -162,22 +168,23 @@ impl Recorder {
         });
     }
 
-    /// The reason that led to the transition, in its own words.
+    /// The reason of the action that is about to begin, in its own words: the cause of the transition, if it makes one.
     pub fn because(&self, reason: &Reason) {
-        if let Some(record) = &mut self.now().record
-            && record.cause_text.is_empty()
-        {
-            record.cause_text = reason.to_string();
-        }
+        self.now().reason = reason.to_string();
     }
 
-    /// A restarted primary takes connections again.
+    /// A restarted primary takes connections again. What it shows may not be acknowledged yet: see [`Recorder::awaits_proof`].
     pub fn restarted(&self) {
         let mut now = self.now();
         let restarting = now.record.as_ref().is_some_and(|record| record.kind == "restart");
-        if restarting && let Some(watch) = &mut now.watch {
+        if let Some(watch) = now.watch.as_mut().filter(|watch| restarting && !watch.has("restart")) {
             watch.lap("restart");
         }
+    }
+
+    /// Whether a restarted primary has yet to prove, by one commit that its voters acknowledge, that writes work.
+    pub fn awaits_proof(&self) -> bool {
+        self.now().record.as_ref().is_some_and(|record| record.kind == "restart")
     }
 
     /// Writes are proven to work: the outage is over.

@@ -32,7 +32,7 @@ pub struct Tasks {
     hands: Arc<Hands>,
     running: Option<Running>,
     failed: Option<(Action, Instant)>,
-    just_failed: bool,
+    just_failed: Option<&'static str>,
     own_revision: i64,
     own_write_at: Instant,
 }
@@ -40,7 +40,7 @@ pub struct Tasks {
 impl Tasks {
     /// Nothing is under way.
     pub fn new(hands: Arc<Hands>) -> Self {
-        Self { hands, running: None, failed: None, just_failed: false, own_revision: 0, own_write_at: Instant::now() }
+        Self { hands, running: None, failed: None, just_failed: None, own_revision: 0, own_write_at: Instant::now() }
     }
 
     /// Whether something is under way.
@@ -77,9 +77,14 @@ impl Tasks {
         let cancel = CancellationToken::new();
         let (send, result) = oneshot::channel();
         let work = act(Arc::clone(&self.hands), action.clone(), seen, cancel.clone());
+        let (break_off, tidies_up) = (cancel.clone(), tidies_up(action));
         tokio::spawn(async move {
+            let ended = tokio::select! {
+                ended = work => ended,
+                () = break_off.cancelled(), if !tidies_up => Err(anyhow::anyhow!("broken off")),
+            };
             // Nobody listens any more when the agent ends; the work is done all the same.
-            let _ = send.send(work.await);
+            let _ = send.send(ended);
         });
         self.running = Some(Running { action: action.clone(), began: Instant::now(), cancel, result });
     }
@@ -112,13 +117,13 @@ impl Tasks {
         self.hands.metrics.acted(code, "failed");
         tracing::warn!(action = code, ?took, error = failure, "action failed");
         self.failed = Some((action, Instant::now()));
-        self.just_failed = true;
+        self.just_failed = Some(code);
         false
     }
 
-    /// Whether an action has failed since this was last asked.
-    pub fn has_just_failed(&mut self) -> bool {
-        std::mem::take(&mut self.just_failed)
+    /// The action that has failed since this was last asked, by its stable word.
+    pub fn just_failed(&mut self) -> Option<&'static str> {
+        self.just_failed.take()
     }
 
     /// Whether a view at this etcd revision shows what this agent has written itself; after a while it counts as shown, for the next
@@ -126,6 +131,12 @@ impl Tasks {
     pub fn caught_up(&self, revision: i64) -> bool {
         revision >= self.own_revision || self.own_write_at.elapsed() > self.hands.config.timing.request_timeout
     }
+}
+
+/// Actions with child processes take the cancellation themselves, and end their children. Any other may stop between any two steps,
+/// for it must survive the death of the agent there as well.
+fn tidies_up(action: &Action) -> bool {
+    matches!(action, Action::Bootstrap | Action::Clone { .. } | Action::Rewind { .. } | Action::FindEndOfWal)
 }
 
 /// In debug builds a test may name an action, before or after which the agent dies as by SIGKILL: `PGVIGIL_CRASH_AT=acquire:after`.

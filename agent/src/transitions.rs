@@ -51,22 +51,36 @@ impl Stopwatch {
         let now = Instant::now();
         let took = now.duration_since(self.last);
         self.last = now;
-        self.note(name, took);
+        match self.phases.last_mut().filter(|phase| phase.name == name) {
+            // A step that had to be repeated is still one phase.
+            Some(phase) => phase.duration_ms += milliseconds(took),
+            None => self.note(name, took),
+        }
     }
 
     /// A phase whose length is known from elsewhere.
     pub fn note(&mut self, name: &str, took: Duration) {
         self.phases.push(Phase {
             name: name.to_owned(),
-            duration_ms: (took.as_secs_f64() * 100_000.0).round() / 100.0,
+            duration_ms: milliseconds(took),
             measured_on: self.measured_on.to_string(),
         });
+    }
+
+    /// Whether the phase `name` has ended.
+    pub fn has(&self, name: &str) -> bool {
+        self.phases.iter().any(|phase| phase.name == name)
     }
 
     /// The phases so far.
     pub fn phases(&self) -> &[Phase] {
         &self.phases
     }
+}
+
+/// To the hundredth.
+fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
 /// Phases in which no write is acknowledged, so that their sum is the write outage. `prepare`, `redundancy` and `rejoin` are not.

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use consensus::records::HistoryRow;
+use consensus::records::{HistoryRow, Transition};
 use decision::names::{Lsn, Term, Timeline};
 use decision::settings::Mode;
-use decision::view::{Cluster, Lock, Primary, Server, View};
+use decision::view::{Cluster, Initialize, Lock, Primary, Server, View};
 
 use crate::hands::Hands;
 use crate::recorder::reload;
@@ -18,6 +18,8 @@ use crate::recorder::reload;
 /// In `async` mode a failover judges lag by the published position, so it is fresh; elsewhere it is only shown.
 const POSITION_EVERY_ASYNC: Duration = Duration::from_secs(1);
 const POSITION_EVERY: Duration = Duration::from_secs(10);
+/// How long the first commit after a restart may wait for its voters before it is tried again.
+const PROOF_WITHIN: Duration = Duration::from_secs(2);
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
 /// A chore that failed waits this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -25,13 +27,15 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The chores of one agent.
 pub struct Upkeep {
     hands: Arc<Hands>,
+    proof: Chore,
+    unfinished: Chore,
     checkpoint: Chore,
     position: Chore,
     history: Chore,
     copies: Chore,
     records: Chore,
     published: Lsn,
-    recorded_term: Option<Term>,
+    recorded_at: i64,
     copies_removed: bool,
 }
 
@@ -70,13 +74,15 @@ impl Upkeep {
     pub fn new(hands: Arc<Hands>) -> Self {
         Self {
             hands,
+            proof: Chore::new("proof after a restart"),
+            unfinished: Chore::new("unfinished bootstrap"),
             checkpoint: Chore::new("checkpoint"),
             position: Chore::new("position"),
             history: Chore::new("history"),
             copies: Chore::new("old copies"),
             records: Chore::new("transition records"),
             published: Lsn(0),
-            recorded_term: None,
+            recorded_at: 0,
             copies_removed: false,
         }
     }
@@ -84,11 +90,16 @@ impl Upkeep {
     /// Looks whether there is something to do.
     pub fn see(&mut self, view: &View) {
         let Some(cluster) = view.cluster.now() else { return };
-        if self.recorded_term != Some(cluster.term) {
+        // Anything that changes raises the revision, so a quiet cluster is read once.
+        if self.recorded_at != cluster.revision {
             let hands = Arc::clone(&self.hands);
-            if self.records.begin(AGAIN_AFTER, async move { Ok(reload(&hands.store, &hands.ledger).await?) }) {
-                self.recorded_term = Some(cluster.term);
+            let mine = matches!(view.lock, Lock::Held { .. }).then_some(cluster.term);
+            if self.records.begin(AGAIN_AFTER, async move { tend_records(&hands, mine).await }) {
+                self.recorded_at = cluster.revision;
             }
+        }
+        if cluster.initialize == Initialize::InProgress && view.job.is_none() {
+            self.give_up_unfinished_bootstrap();
         }
         let Some(postgres) = view.postgres.now() else { return };
         match (&postgres.server, view.lock) {
@@ -106,7 +117,28 @@ impl Upkeep {
         }
     }
 
+    /// An earlier life of this agent was creating the cluster when it died, and this one has taken its lease over: nobody else could
+    /// begin before it lets go. Guarded by that lease, so it touches no other node's attempt.
+    fn give_up_unfinished_bootstrap(&mut self) {
+        let hands = Arc::clone(&self.hands);
+        self.unfinished.begin(AGAIN_AFTER, async move {
+            let lease = hands.leases.member().borrow().id();
+            if let Some(lease) = lease {
+                hands.store.abandon_bootstrap(lease).await?;
+            }
+            Ok(())
+        });
+    }
+
     fn leader(&mut self, view: &View, cluster: &Cluster, primary: &Primary, term: Term) {
+        if self.hands.recorder.awaits_proof() {
+            let hands = Arc::clone(&self.hands);
+            self.proof.begin(Duration::ZERO, async move {
+                hands.instance.prove(term, PROOF_WITHIN).await?;
+                hands.recorder.writable();
+                Ok(())
+            });
+        }
         if primary.control_timeline < primary.timeline {
             let hands = Arc::clone(&self.hands);
             self.checkpoint.begin(AGAIN_AFTER, async move { Ok(hands.instance.checkpoint(CHECKPOINT_WITHIN).await?) });
@@ -127,6 +159,21 @@ impl Upkeep {
             self.history.begin(AGAIN_AFTER, async move { publish_history(&hands, timeline, term).await });
         }
     }
+}
+
+/// Reads the records, and as the leader of term `mine` closes those whose own leader never came to do it.
+async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
+    reload(&hands.store, &hands.ledger).await?;
+    let Some(term) = mine else { return Ok(()) };
+    let abandoned = |record: &Transition| record.outcome == "in_progress" && record.term_after < term.0;
+    for record in hands.ledger.all().into_iter().filter(abandoned) {
+        let close = |record: &mut Transition| {
+            record.outcome = "failed".into();
+            record.notes.push(format!("cut off: the next reign is term {term}"));
+        };
+        hands.store.amend_transition(&record.id, close).await?;
+    }
+    Ok(())
 }
 
 /// Publishes where the timeline before this leader's ended: every returning node needs it to know whether it has diverged.

@@ -23,7 +23,7 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: 
     };
     match &postgres.server {
         Server::Primary(primary) => primary_leads(view, cluster, sync, primary, term),
-        Server::Standby(standby) => standby_leads(view, sync, standby, term),
+        Server::Standby(standby) => standby_leads(view, cluster, sync, standby, term),
         Server::Stopped => stopped_leads(view, cluster, sync, &postgres.data, term),
         Server::Stopping => wait(Reason::Stopping {}),
         Server::Starting { since } => {
@@ -60,8 +60,9 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
     if failed_in_this_reign(view) && !ready.is_empty() && (sync.mode != Mode::Async || crashed(disk)) {
         return (Action::Release, Reason::CannotStart { why: "the last attempt failed".to_owned() });
     }
-    // Never started as primary on the timeline before its promotion: that one may have gone on elsewhere.
-    if disk.standby_signal || disk.timeline < sync.timeline {
+    // Never started as primary on the timeline before its promotion: that one may have gone on elsewhere. A promotion that was cut off
+    // may have left files of its new timeline, but the control file says that recovery had not ended.
+    if disk.standby_signal || disk.timeline < sync.timeline || still_in_recovery(disk) {
         return match view.retry_in() {
             Some(after) => wait(Reason::Retrying { after }),
             None => (Action::Start(StartAs::Standby(None)), Reason::Promote { term }),
@@ -83,7 +84,13 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
 /// A failure of an earlier reign is no reason to let go: in this one nothing has been tried yet.
 fn failed_in_this_reign(view: &View) -> bool {
     let reign = view.ages.reign.unwrap_or_default();
-    view.ages.last_failure.is_some_and(|age| age <= reign)
+    // A hand-over that failed says nothing against this node.
+    let own_fault = view.ages.failed_action.as_deref() != Some("hand_over");
+    own_fault && view.ages.last_failure.is_some_and(|age| age <= reign)
+}
+
+fn still_in_recovery(disk: &OnDisk) -> bool {
+    matches!(disk.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery)
 }
 
 fn crashed(disk: &OnDisk) -> bool {
@@ -97,7 +104,11 @@ fn crashed(disk: &OnDisk) -> bool {
     }
 }
 
-fn standby_leads(view: &View, sync: &SyncRecord, standby: &Standby, term: Term) -> Choice {
+fn standby_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, standby: &Standby, term: Term) -> Choice {
+    let long_enough = view.ages.reign.unwrap_or_default() > view.settings.timing.ttl * 2;
+    if long_enough && failed_in_this_reign(view) && !others_ready(view, cluster, sync).is_empty() {
+        return (Action::Release, Reason::CannotStart { why: "it cannot be promoted".to_owned() });
+    }
     if let Some(needed) = sync.handover_lsn.filter(|needed| standby.replayed < *needed) {
         if view.ages.reign.unwrap_or_default() > view.settings.timing.ttl {
             return (Action::Release, Reason::AwaitingHandover { replayed: standby.replayed, needed });

@@ -12,7 +12,7 @@ use crate::names::{MemberName, Term, Timeline};
 use crate::reason::Reason;
 use crate::takeover::{Count, count};
 use crate::view::{
-    Cluster, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound, Standby, SyncRecord,
+    Cluster, ControlState, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound, Standby, SyncRecord,
     View,
 };
 
@@ -103,7 +103,9 @@ fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
 /// The last leader has everything, but for one: a lock that was handed over may have reached a standby that still lacked the last
 /// WAL. Until its promotion is there for all to see, it ballots like the others.
 fn has_everything(sync: &SyncRecord, disk: &OnDisk) -> bool {
-    let promoted = !disk.standby_signal && disk.timeline >= sync.timeline;
+    let recovered =
+        !matches!(disk.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery);
+    let promoted = !disk.standby_signal && recovered && disk.timeline >= sync.timeline;
     sync.handover_lsn.is_none() || promoted
 }
 

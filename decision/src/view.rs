@@ -98,6 +98,9 @@ pub struct Ages {
     pub request: Option<Duration>,
     /// Since the last long action failed; the next attempt waits a little.
     pub last_failure: Option<Duration>,
+    /// The stable word of the action that failed then.
+    #[serde(default)]
+    pub failed_action: Option<String>,
 }
 
 /// What this node hears of the leader: two witnesses, for either may die alone.

@@ -14,18 +14,27 @@ use crate::instance::Instance;
 const RESERVED: &[u8] = b"# reserved by pgvigil: no timeline has this number\n";
 
 impl Instance {
-    /// Lets the next promotion here take the number `next`, by reserving the numbers between the newest one known here and it.
+    /// The newest timeline number that is taken here: the present one, or that of a promotion that was cut off or happened elsewhere.
     ///
     /// # Errors
-    /// `WrongState` when a number as high as that is known here already, `Io` when a file cannot be written.
-    pub fn reserve_timeline(&self, present: Timeline, next: Timeline) -> Result<()> {
+    /// `Io` when the WAL directory cannot be listed.
+    pub fn newest_timeline(&self, present: Timeline) -> Result<Timeline> {
         let wal_dir = self.data_dir().join("pg_wal");
         let listed = fs::read_dir(&wal_dir).map_err(|error| Error::io("list", &wal_dir, error))?;
         let known = listed.filter_map(|entry| {
             let name = entry.ok()?.file_name().into_string().ok()?;
             u32::from_str_radix(name.strip_suffix(".history")?, 16).ok()
         });
-        let newest = known.max().unwrap_or(0).max(present.0);
+        Ok(Timeline(known.max().unwrap_or(0)).max(present))
+    }
+
+    /// Lets the next promotion here take the number `next`, by reserving the numbers between the newest one known here and it.
+    ///
+    /// # Errors
+    /// `WrongState` when a number as high as that is known here already, `Io` when a file cannot be written.
+    pub fn reserve_timeline(&self, present: Timeline, next: Timeline) -> Result<()> {
+        let wal_dir = self.data_dir().join("pg_wal");
+        let newest = self.newest_timeline(present)?.0;
         if newest >= next.0 {
             return Err(Error::WrongState(format!(
                 "timeline {newest} is known here already, so a promotion would not take {next}"

@@ -85,10 +85,9 @@ async fn only_postgres_is_superuser(stage: &Stage) -> Result<()> {
     let superusers = "SELECT string_agg(rolname, ',') FROM pg_roles WHERE rolsuper";
     let superusers = stage.cluster.psql(&leader, superusers).await?;
     ensure!(superusers == "postgres", "superusers: {superusers}");
-    let others = "SELECT count(*) FROM pg_roles WHERE rolreplication AND NOT rolsuper AND rolname NOT LIKE 'pg_%'";
-    let replicating = stage.cluster.psql(&leader, "SELECT usename FROM pg_stat_replication LIMIT 1").await?;
-    let others = stage.cluster.psql(&leader, others).await?;
-    ensure!(replicating != "postgres" && others != "0", "{replicating} replicates");
+    let replicating = "SELECT DISTINCT usename FROM pg_stat_replication";
+    let replicating = stage.cluster.psql(&leader, replicating).await?;
+    ensure!(replicating == "pgvigil_replication", "these replicate: {replicating}");
     Ok(())
 }
 

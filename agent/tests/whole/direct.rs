@@ -48,8 +48,9 @@ async fn write(port: u16, acknowledged: Arc<Mutex<Vec<Acknowledged>>>) {
         let Ok(session) = Session::open(port, CONNECT_WITHIN).await else { continue };
         loop {
             id += 1;
-            let insert = session.execute("INSERT INTO rows (id) VALUES ($1)", &[&id]);
-            let Ok(Ok(_)) = tokio::time::timeout(ANSWER_WITHIN, insert).await else { break };
+            let statement = format!("INSERT INTO rows (id) VALUES ({id})");
+            let insert = session.batch_execute(&statement);
+            let Ok(Ok(())) = tokio::time::timeout(ANSWER_WITHIN, insert).await else { break };
             let row = Acknowledged { id, at: Instant::now() };
             acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(row);
             tokio::time::sleep(PACE).await;

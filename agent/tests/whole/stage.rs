@@ -86,6 +86,7 @@ impl Stage {
         self.writes_go_on().await
     }
 
+    /// The client of the leader's Postgres; only there once the cluster has been written to.
     async fn session_of_leader(&self) -> Result<agent::demo::session::Session> {
         self.cluster.connect(&self.leader().await?).await
     }
@@ -163,13 +164,26 @@ impl Stage {
         Ok(sights.iter().find(|sight| sight.streams()).context("one streamed just now")?.name.clone())
     }
 
-    /// Waits until every node streams from one leader that accepts writes; with two standbys or more, until they vote.
+    /// Waits until every node streams from one leader that accepts writes; with two standbys or more, until they vote; and until the
+    /// leader knows all that.
     pub async fn whole(&self) -> Result<()> {
         self.cluster.wait_settled(SOON * 2).await?;
-        let asynchronous = |sights: &[Sight]| sights.len() < 3;
         let all_vote = |sights: &[Sight]| sights.iter().all(|sight| sight.writable || sight.votes);
-        let whole = |sights: &[Sight]| self.votes_nowhere() || asynchronous(sights) || all_vote(sights);
-        self.cluster.wait_for("the standbys do not vote", SOON, whole).await.map(|_| ())
+        let whole = |sights: &[Sight]| self.votes_nowhere() || sights.len() < 3 || all_vote(sights);
+        self.cluster.wait_for("the standbys do not vote", SOON, whole).await?;
+        let known = async || {
+            let leader = self.leader().await?;
+            let caught_up = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
+            let caught_up: i64 = self.session_of_leader().await?.query_one(caught_up, &[]).await?.get(0);
+            let why = self.ask(&leader, "/why").await?;
+            let standings = why["standings"].as_array().cloned().unwrap_or_default();
+            let bars = standings.iter().filter_map(|standing| standing["bars"].as_array()).flatten();
+            let away = ["agent_down", "not_running", "not_streaming"];
+            let nobody_away = !bars.into_iter().any(|bar| away.iter().any(|code| bar["code"] == *code));
+            let nodes = self.cluster.nodes().len();
+            Ok(nobody_away && standings.len() == nodes && usize::try_from(caught_up) == Ok(nodes - 1))
+        };
+        self.eventually("the leader does not know that all stream", known).await
     }
 
     /// In `async` mode no standby ever votes.

@@ -276,9 +276,9 @@ impl World {
             vacancy: vacant.then(|| age(self.vacancy)),
             reign: node.lock.map(|_| age(node.reign)),
             voters_missing: node.missing.iter().map(|(who, ticks)| (who.clone(), age(*ticks))).collect(),
-            not_streaming: None,
             request: self.etcd.request.as_ref().map(|_| age(self.asked)),
             last_failure: node.failed.map(age),
+            ..Ages::default()
         };
         let cluster = match node.cut_off {
             false => Seen::Now(self.etcd.clone()),
