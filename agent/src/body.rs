@@ -128,8 +128,7 @@ impl Body {
         self.lock_seen = self.hands.leases.lock().borrow().id();
         let term = cluster.snapshot.as_ref().map_or(0, |snapshot| snapshot.cluster.term.0);
         let heard = self.beats.heard_of(term);
-        let seen =
-            view(&self.hands, &cluster, &self.look, &mut self.ages, heard, self.tasks.job(), self.started);
+        let seen = view(&self.hands, &cluster, &self.look, &mut self.ages, heard, self.tasks.job(), self.started);
         self.follow_events(&seen, cluster.snapshot.as_deref());
         seen
     }

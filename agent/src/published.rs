@@ -88,7 +88,20 @@ impl Picture {
     /// Writes work here: I lead, Postgres is primary, and the marker of this term has been acknowledged.
     pub fn writable(&self) -> bool {
         let marked = |term| self.primary().is_some_and(|primary| primary.marked_term == term);
-        self.leads().is_some_and(marked) && !self.proof_pending
+        self.leads().is_some_and(marked) && !self.proof_pending && (self.sees_etcd() || self.has_its_quorum())
+    }
+
+    /// etcd has confirmed the cluster lately.
+    fn sees_etcd(&self) -> bool {
+        self.etcd_seen_at.is_some_and(|seen| seen.elapsed() <= crate::look::fresh_for(&self.view.settings))
+    }
+
+    /// Enough voters stream that commits can be acknowledged. An isolated primary that has lost these and etcd is no place for clients,
+    /// although its lease has not ended yet.
+    fn has_its_quorum(&self) -> bool {
+        let needed = self.cluster().and_then(|cluster| cluster.sync.as_ref()).and_then(|sync| sync.policies.last());
+        let streaming = |primary: &Primary| primary.standbys.iter().filter(|standby| standby.caught_up).count();
+        needed.is_none_or(|quorum| self.primary().is_some_and(|primary| streaming(primary) >= quorum.k as usize))
     }
 
     /// The loop still makes pictures.

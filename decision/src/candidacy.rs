@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::names::{Lsn, MemberName, Timeline};
 use crate::reason::{Bar, Standing};
-use crate::settings::Settings;
+use crate::settings::{Mode, Settings};
 use crate::view::{Ballot, Cluster, MemberRole, Server, View};
 
 /// Every known member and what bars it: live ones, and voters whose agents are gone.
@@ -48,7 +48,10 @@ fn bars_under_a_leader(view: &View, name: &MemberName, role: MemberRole) -> Vec<
     let Some(Server::Primary(primary)) = view.postgres.last().map(|postgres| &postgres.server) else {
         return bars;
     };
-    let limit_bytes = view.settings.max_lag_on_failover_bytes;
+    // Where a quorum proves what was acknowledged, being behind costs time and loses nothing.
+    let proof =
+        view.cluster.last().and_then(|cluster| cluster.sync.as_ref()).is_some_and(|sync| sync.mode != Mode::Async);
+    let limit_bytes = if proof { u64::MAX } else { view.settings.max_lag_on_failover_bytes };
     match primary.standbys.iter().find(|standby| standby.member == *name) {
         None => bars.push(Bar::NotStreaming {}),
         Some(standby) => {
@@ -77,7 +80,8 @@ fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) 
             bars.push(Bar::Behind { member: best.clone(), bytes_behind });
         }
     }
-    if let Some(leader_lsn) = cluster.leader_lsn {
+    let proof = cluster.sync.as_ref().is_some_and(|sync| sync.mode != Mode::Async);
+    if let Some(leader_lsn) = cluster.leader_lsn.filter(|_| !proof) {
         let behind_bytes = ballot.received.bytes_behind(leader_lsn);
         if behind_bytes > settings.max_lag_on_failover_bytes {
             bars.push(Bar::TooFarBehind { behind_bytes, limit_bytes: settings.max_lag_on_failover_bytes });

@@ -12,8 +12,8 @@ use crate::names::{MemberName, Term, Timeline};
 use crate::reason::Reason;
 use crate::takeover::{Count, count};
 use crate::view::{
-    Cluster, ControlState, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound, Standby, SyncRecord,
-    View,
+    Cluster, ControlState, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound,
+    Standby, SyncRecord, View,
 };
 
 /// The `leader` key names me, but under a lease that I do not hold: it is of an earlier life of mine and will expire.
@@ -103,8 +103,7 @@ fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
 /// The last leader has everything, but for one: a lock that was handed over may have reached a standby that still lacked the last
 /// WAL. Until its promotion is there for all to see, it ballots like the others.
 fn has_everything(sync: &SyncRecord, disk: &OnDisk) -> bool {
-    let recovered =
-        !matches!(disk.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery);
+    let recovered = !matches!(disk.state, ControlState::InArchiveRecovery | ControlState::ShutDownInRecovery);
     let promoted = !disk.standby_signal && recovered && disk.timeline >= sync.timeline;
     sync.handover_lsn.is_none() || promoted
 }

@@ -2,9 +2,11 @@
 //! row. They assert order and safety, never tight timings: a slow machine may take longer, and nothing may get lost on it either.
 
 mod bootstrap;
+mod dice;
 mod direct;
 mod failover;
 mod http;
+mod outages;
 mod restarts;
 mod stage;
 mod switchover;

@@ -81,14 +81,9 @@ impl Stage {
     pub async fn begins_to_write(&mut self) -> Result<()> {
         self.whole().await?;
         self.cluster.create_client().await?;
-        self.session_of_leader().await?.batch_execute(TABLE).await.context("creating the table")?;
+        self.cluster.connect(&self.leader().await?).await?.batch_execute(TABLE).await.context("creating the table")?;
         self.writer = Some(Writer::start(self.cluster.proxy_ports().read_write));
         self.writes_go_on().await
-    }
-
-    /// The client of the leader's Postgres; only there once the cluster has been written to.
-    async fn session_of_leader(&self) -> Result<agent::demo::session::Session> {
-        self.cluster.connect(&self.leader().await?).await
     }
 
     fn writer(&self) -> Result<&Writer> {
@@ -116,17 +111,23 @@ impl Stage {
         Ok(self.writer()?.read(|logbook| logbook.silence(|_, next| next > begin)).unwrap_or_default())
     }
 
-    /// Waits until something is so.
+    /// Waits until something is so. What cannot be found out is not so yet.
     pub async fn eventually<F>(&self, complaint: &str, so: impl Fn() -> F) -> Result<()>
     where
         F: Future<Output = Result<bool>>,
     {
         let begin = Instant::now();
-        while !so().await? {
-            ensure!(begin.elapsed() < SOON, "{complaint} within {SOON:?}");
+        loop {
+            let answer = so().await;
+            if matches!(answer, Ok(true)) {
+                return Ok(());
+            }
+            if begin.elapsed() > SOON {
+                let why = answer.err().map(|error| format!(": {error:#}")).unwrap_or_default();
+                bail!("{complaint} within {SOON:?}{why}");
+            }
             tokio::time::sleep(POLL).await;
         }
-        Ok(())
     }
 
     /// What the agents say.
@@ -174,14 +175,14 @@ impl Stage {
         let known = async || {
             let leader = self.leader().await?;
             let caught_up = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
-            let caught_up: i64 = self.session_of_leader().await?.query_one(caught_up, &[]).await?.get(0);
+            let caught_up: usize = self.cluster.psql(&leader, caught_up).await?.parse()?;
             let why = self.ask(&leader, "/why").await?;
             let standings = why["standings"].as_array().cloned().unwrap_or_default();
             let bars = standings.iter().filter_map(|standing| standing["bars"].as_array()).flatten();
             let away = ["agent_down", "not_running", "not_streaming"];
             let nobody_away = !bars.into_iter().any(|bar| away.iter().any(|code| bar["code"] == *code));
             let nodes = self.cluster.nodes().len();
-            Ok(nobody_away && standings.len() == nodes && usize::try_from(caught_up) == Ok(nodes - 1))
+            Ok(nobody_away && standings.len() == nodes && caught_up + 1 == nodes)
         };
         self.eventually("the leader does not know that all stream", known).await
     }

@@ -41,6 +41,10 @@ async fn a_switchover_that_cannot_be_had_is_refused_and_changes_nothing() {
 }
 
 async fn switch_over(stage: &Stage, from: &str, to: &str) -> Result<()> {
+    // A standby that has just come back goes from one timeline to the next, and is not there for an instant.
+    let ready =
+        async || Ok(stage.cluster.pgvigil(to, &["switchover", "--to", to, "--dry-run"]).await?.status.success());
+    stage.eventually(&format!("{to} does not get ready"), ready).await?;
     let began = Instant::now();
     stage.pgvigil(to, &["switchover", "--to", to, "--expect-leader", from, "--reason", "test", "-y"]).await?;
     ensure!(stage.leader().await? == to, "{to} does not lead");
