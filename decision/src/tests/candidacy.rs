@@ -22,7 +22,7 @@ fn in_a_healthy_cluster_every_standby_could_lead() {
 #[test]
 fn the_leader_sees_who_lags_and_who_does_not_stream() {
     let far = Primary { flushed: crate::names::Lsn(48 << 20), standbys: vec![streaming("pg2", 0)], ..primary() };
-    let down = cluster().member("pg3", |member| {
+    let down = cluster().mode(crate::settings::Mode::Async).member("pg3", |member| {
         (member.role, member.tags.nofailover) = (MemberRole::Down, true);
     });
     assert_eq!(

@@ -11,6 +11,7 @@ mod isolation;
 mod leading;
 mod quorum_worlds;
 mod rejoin;
+mod suspect;
 mod takeover;
 mod takeover_worlds;
 mod vacancy;
