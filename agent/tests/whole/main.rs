@@ -4,8 +4,11 @@
 mod bootstrap;
 mod dice;
 mod direct;
+mod divergence;
+mod etcdctl;
 mod failover;
 mod http;
+mod lagging;
 mod outages;
 mod restarts;
 mod stage;

@@ -36,6 +36,7 @@ pub struct Stage {
     pub cluster: LocalCluster,
     writer: Option<Writer>,
     further: Vec<Acknowledged>,
+    lossy: Vec<(Instant, Instant)>,
     began: Instant,
 }
 
@@ -43,7 +44,7 @@ pub struct Stage {
 pub async fn on_empty_stage(options: &ClusterOptions, play: impl AsyncFnOnce(&mut Stage) -> Result<()>) {
     let _turn = STAGES.acquire().await.expect("the semaphore is never closed");
     let cluster = LocalCluster::prepare(options).expect("this machine has all that a cluster needs");
-    let mut stage = Stage { cluster, writer: None, further: Vec::new(), began: Instant::now() };
+    let mut stage = Stage { cluster, writer: None, further: Vec::new(), lossy: Vec::new(), began: Instant::now() };
     if let Err(error) = play(&mut stage).await {
         let says = told(&stage.survey().await);
         panic!("after {:.1} s: {error:#}{says}", stage.began.elapsed().as_secs_f64());
@@ -98,6 +99,34 @@ impl Stage {
     /// Rows that somebody else than the writer got acknowledged: they must be there at the end too.
     pub fn must_also_be_there(&mut self, rows: Vec<Acknowledged>) {
         self.further.extend(rows);
+    }
+
+    /// The first and the last row that were acknowledged between two instants.
+    pub fn rows_between(&self, begin: Instant, end: Instant) -> Result<(i64, i64)> {
+        let within = |row: &&Acknowledged| row.at > begin && row.at < end;
+        let found = self.writer()?.read(|logbook| {
+            let mut rows = logbook.acknowledged.iter().filter(within).map(|row| row.id);
+            rows.next().map(|first| (first, rows.last().unwrap_or(first)))
+        });
+        found.context("no row was acknowledged then")
+    }
+
+    /// In `async` mode the standbys may miss what is acknowledged from this instant on, and nothing that was acknowledged before it.
+    pub async fn may_be_lost_from_here(&self, leader: &str) -> Result<Instant> {
+        let begin = Instant::now();
+        let end = self.cluster.psql(leader, "SELECT pg_current_wal_insert_lsn()").await?;
+        let there = format!(
+            "SELECT count(*) = {} FROM pg_stat_replication WHERE replay_lsn >= '{end}'",
+            self.cluster.nodes().len() - 1
+        );
+        let caught_up = async || Ok(self.cluster.psql(leader, &there).await? == "t");
+        self.eventually("the standbys do not catch up", caught_up).await?;
+        Ok(begin)
+    }
+
+    /// What was acknowledged from `begin` until now need not be there at the end.
+    pub fn may_be_lost(&mut self, begin: Instant) {
+        self.lossy.push((begin, Instant::now()));
     }
 
     /// Waits until some more rows are acknowledged.
@@ -205,12 +234,9 @@ impl Stage {
         Ok(())
     }
 
-    /// Whether every member of etcd answers and is part of a whole.
-    pub async fn etcd_is_healthy(&self) -> bool {
-        let endpoints = self.cluster.etcd_urls().join(",");
-        let mut command = tokio::process::Command::new("etcdctl");
-        command.args(["--endpoints", &endpoints, "endpoint", "health"]).env("ETCDCTL_API", "3");
-        command.output().await.is_ok_and(|output| output.status.success())
+    /// The other nodes.
+    pub fn others(&self, name: &str) -> Vec<String> {
+        self.cluster.nodes().iter().map(|node| node.name().to_owned()).filter(|other| other != name).collect()
     }
 
     /// The body of a path of one agent.
@@ -240,6 +266,8 @@ impl Stage {
         self.writes_go_on().await?;
         let mut logbook = self.writer.take().context("nobody has written")?.stop();
         logbook.acknowledged.append(&mut self.further);
+        let must_be_there = |row: &Acknowledged| !self.lossy.iter().any(|(from, to)| (*from..=*to).contains(&row.at));
+        logbook.acknowledged.retain(must_be_there);
         self.say(&format!("{} rows are acknowledged, {} unknown", logbook.acknowledged.len(), logbook.unknown));
         self.nothing_is_missing(&logbook).await?;
         self.one_primary().await

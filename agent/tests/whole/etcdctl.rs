@@ -1,0 +1,29 @@
+//! etcd as an operator reaches it: `etcdctl`, with the keys that people know from Patroni.
+
+use agent::demo::cluster::LocalCluster;
+use anyhow::{Context, Result, ensure};
+use tokio::process::Command;
+
+/// Where everything of the demo's cluster is.
+const BASE: &str = "/service/demo/";
+
+/// Runs `etcdctl` against all members, and returns what it prints.
+pub async fn etcdctl(cluster: &LocalCluster, arguments: &[&str]) -> Result<String> {
+    let endpoints = cluster.etcd_urls().join(",");
+    let mut command = Command::new("etcdctl");
+    command.args(["--endpoints", &endpoints]).args(arguments).env("ETCDCTL_API", "3").kill_on_drop(true);
+    let output = command.output().await.context("running etcdctl")?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "etcdctl {arguments:?}: {}, {said}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+}
+
+/// What is under a key of the cluster; empty where there is none.
+pub async fn get(cluster: &LocalCluster, key: &str) -> Result<String> {
+    etcdctl(cluster, &["get", "--print-value-only", &format!("{BASE}{key}")]).await
+}
+
+/// Writes a key of the cluster.
+pub async fn put(cluster: &LocalCluster, key: &str, value: &str) -> Result<()> {
+    etcdctl(cluster, &["put", &format!("{BASE}{key}"), value]).await.map(|_| ())
+}
