@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use consensus::records::Transition;
 use consensus::{HandOver, Snapshot};
-use decision::durability::{ending_with, quorum_for_new_leader};
+use decision::durability::{ending_with, inherited, quorum_for_new_leader};
 use decision::names::{Lsn, MemberName, Timeline};
 use decision::view::SyncRecord;
 
@@ -122,7 +122,7 @@ fn next_record(hands: &Hands, seen: &Snapshot, to: &MemberName, last: Lsn) -> Re
         leader: to.clone(),
         term: seen.cluster.term.next(),
         mode: before.mode,
-        policies: ending_with(&before.policies, &quorum),
+        policies: ending_with(&inherited(before), &quorum),
         timeline: Timeline(before.timeline.0 + 1),
         released: false,
         reclaimed: false,

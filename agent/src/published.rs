@@ -160,7 +160,8 @@ impl Picture {
                 (Server::Starting { .. }, _) => "starting",
                 (Server::Stopping, _) => "stopping",
                 (Server::Hung { .. }, _) => "unknown",
-                (Server::Stopped, Data::Present(disk)) if was_running(disk.state) => "crashed",
+                // A fresh copy looks like a crashed primary but for the signal file.
+                (Server::Stopped, Data::Present(disk)) if was_running(disk.state) && !disk.standby_signal => "crashed",
                 (Server::Stopped, _) => "stopped",
             },
         }

@@ -132,6 +132,10 @@ listen primary
     # No `observe layer4 ... on-error mark-down`: it finds nothing sooner, as a refused client is sent on anyway, and one
     # lost connection packet would cut off every session of a healthy primary.
     # Cost with three nodes: 25 checks a second here and 8 below, about 11 for each agent, answered from memory.
+    # timeout connect, retries: a client that comes in the middle of a failover waits here and tries again every 150 ms (HAProxy waits
+    # that long between two tries on the same server), so that for 1.5 s it sees a pause and no error.
+    timeout connect 150ms
+    retries 10
     timeout check 400ms
     default-server inter 200ms fastinter 50ms downinter 100ms fall 2 rise 1 on-marked-down shutdown-sessions
 ";

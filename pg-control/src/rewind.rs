@@ -46,7 +46,8 @@ impl Instance {
                 _ => Error::NeedsClone(format!("pg_rewind: {words}")),
             });
         }
-        tracing::info!(result = %tool::last_words(&said.err), "rewound");
+        tracing::info!(from = %from.member, "rewound");
+        tracing::debug!(said = %tool::last_words(&said.err), "pg_rewind");
         // The source's configuration came along, ours included: this member must never start with it.
         let conf = Conf { recovery: Recovery::Following(from.clone()), ..Conf::default() };
         conf::write_into(self.data_dir(), self.config(), &self.passfile(), &conf)?;

@@ -51,8 +51,7 @@ async fn an_old_leader_with_rows_of_its_own_is_rewound_and_the_loss_is_on_record
 }
 
 async fn the_loss_is_on_record(stage: &Stage, leader: &str) -> Result<()> {
-    let recorded =
-        async || Ok(stage.transitions(leader).await?.iter().any(|record| record["kind"] == "failover"));
+    let recorded = async || Ok(stage.transitions(leader).await?.iter().any(|record| record["kind"] == "failover"));
     stage.eventually("the failover is not on record", recorded).await?;
     let records = stage.transitions(leader).await?;
     let record = records.iter().rev().find(|record| record["kind"] == "failover").context("it was there")?;

@@ -11,8 +11,8 @@ use crate::etcdctl;
 use crate::stage::{Stage, on_stage, options};
 
 const LIMIT_BYTES: u64 = 256 << 10;
-/// More than any buffer between two nodes holds.
-const BULK: &str = "CREATE TABLE bulk AS SELECT repeat(md5(n::text), 64) AS text FROM generate_series(1, 40000) AS n";
+/// 64 MB of WAL: more than the buffers between two nodes hold.
+const BULK: &str = "SELECT count(pg_logical_emit_message(false, 'bulk', repeat('x', 1 << 20))) FROM generate_series(1, 64)";
 /// Nobody is promoted for as long: the lease has ended, ballots are in, and then some.
 const WATCHED_FOR: Duration = Duration::from_secs(4);
 
@@ -39,7 +39,7 @@ async fn one_falls_behind_and_the_others_die(stage: &mut Stage, leader: &str, be
     let slow = stage.node(behind)?;
     slow.agent().freeze()?;
     slow.freeze_postgres();
-    stage.cluster.connect(leader).await?.batch_execute(BULK).await.context("writing much")?;
+    stage.cluster.psql(leader, BULK).await.context("writing much")?;
     let end = stage.cluster.psql(leader, "SELECT pg_current_wal_lsn() - '0/0'").await?;
     let end: u64 = end.parse().context("the end of WAL")?;
     let published = async || Ok(etcdctl::get(&stage.cluster, "status").await?.published() >= Some(end));

@@ -2,13 +2,17 @@
 //! row. They assert order and safety, never tight timings: a slow machine may take longer, and nothing may get lost on it either.
 
 mod bootstrap;
+mod crashes;
 mod dice;
 mod direct;
 mod divergence;
+mod doomed;
 mod etcdctl;
 mod failover;
 mod http;
 mod lagging;
+mod meeting_place;
+mod operators;
 mod outages;
 mod restarts;
 mod stage;

@@ -60,10 +60,11 @@ async fn members_of_etcd_restart(stage: &Stage) -> Result<()> {
         member.stop(Duration::from_secs(30)).await?;
         stage.writes_go_on().await?;
         member.start()?;
-        stage.eventually("etcd does not answer", async || {
-            etcdctl(&stage.cluster, &["endpoint", "health"]).await.map(|_| true)
-        })
-        .await?;
+        stage
+            .eventually("etcd does not answer", async || {
+                etcdctl(&stage.cluster, &["endpoint", "health"]).await.map(|_| true)
+            })
+            .await?;
         stage.writes_go_on().await?;
         stage.say(&format!("{} was restarted", member.name()));
     }

@@ -1,0 +1,175 @@
+//! kill -9 of the agent before and after every action. Wherever it dies, the next agent, or another node's, finds what it left and goes
+//! on from there; no acknowledged row is missing at the end.
+
+use anyhow::{Context, Result};
+
+use crate::doomed::die_at_each;
+use crate::etcdctl;
+use crate::stage::{Stage, on_empty_stage, on_stage, options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_die_at_each_step_of_the_first_start_form_a_cluster_all_the_same() {
+    on_empty_stage(&options(), async |stage| {
+        stage.cluster.start_etcd().await?;
+        stage.cluster.start_proxy()?;
+        let names: Vec<String> = stage.cluster.nodes().iter().map(|node| node.name().to_owned()).collect();
+        let nothing = async || Ok(());
+        die_at_each(stage, &names[..1], &["bootstrap:before", "bootstrap:after"], nothing).await?;
+        let steps = [
+            "clone:before",
+            "clone:after",
+            "start_standby:before",
+            "start_standby:after",
+            "clear_floor:before",
+            "clear_floor:after",
+        ];
+        die_at_each(stage, &names[1..], &steps, nothing).await?;
+        stage.begins_to_write().await?;
+        stage.ends_well().await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_die_at_each_step_of_a_failover_lose_nothing() {
+    on_stage(&options(), async |stage| {
+        standbys_die_taking_over(stage).await.context("taking over")?;
+        leader_dies_letting_go(stage, "release:before").await?;
+        leader_dies_letting_go(stage, "release:after").await?;
+        old_leader_dies_returning(stage).await.context("returning")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_die_at_each_step_under_a_leader_lose_nothing() {
+    on_stage(&options(), async |stage| {
+        leader_dies_changing_durability(stage).await.context("changing durability")?;
+        candidate_dies_getting_ready(stage).await.context("getting ready")?;
+        leader_dies_handing_over(stage).await.context("handing over")?;
+        bystander_dies_repointing(stage).await.context("repointing")
+    })
+    .await;
+}
+
+async fn standbys_die_taking_over(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let steps = [
+        "pledge:before",
+        "pledge:after",
+        "acquire:before",
+        "acquire:after",
+        "promote:before",
+        "promote:after",
+        "mark:before",
+        "mark:after",
+    ];
+    let leader_dies = async || {
+        stage.whole().await?;
+        stage.node(&leader)?.kill_everything()
+    };
+    die_at_each(stage, &stage.others(&leader), &steps, leader_dies).await?;
+    stage.writes_go_on().await?;
+    stage.start(&leader)?;
+    stage.whole().await
+}
+
+async fn leader_dies_letting_go(stage: &Stage, at: &str) -> Result<()> {
+    let leader = stage.leader().await?;
+    let postgres_dies = async || {
+        stage.whole().await?;
+        stage.node(&leader)?.kill_postgres()
+    };
+    die_at_each(stage, std::slice::from_ref(&leader), &[at], postgres_dies).await?;
+    stage.writes_go_on().await?;
+    stage.whole().await
+}
+
+/// WAL that only the old leader has, so that it must be rewound.
+const UNACKNOWLEDGED: &str = "SELECT pg_logical_emit_message(false, 'nobody has seen this', repeat('x', 1 << 20))";
+
+async fn old_leader_dies_returning(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let node = stage.node(&leader)?;
+    // Frozen, the agent cannot let commits go on without standbys, which would make this leader the only one that has them.
+    node.agent().freeze()?;
+    for name in stage.others(&leader) {
+        stage.node(&name)?.kill_everything()?;
+    }
+    stage.cluster.psql(&leader, UNACKNOWLEDGED).await?;
+    node.kill_everything()?;
+    for name in stage.others(&leader) {
+        stage.start(&name)?;
+    }
+    stage.leader_other_than(&leader).await?;
+    stage.writes_go_on().await?;
+    let steps = ["find_end_of_wal:before", "find_end_of_wal:after", "rewind:before", "rewind:after"];
+    die_at_each(stage, std::slice::from_ref(&leader), &steps, async || Ok(())).await?;
+    stage.whole().await
+}
+
+async fn leader_dies_changing_durability(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let away = stage.standby().await?;
+    let steps = [
+        "record_sync:before",
+        "record_sync:after",
+        "apply_sync:before",
+        "apply_sync:after",
+        "prove_sync:before",
+        "prove_sync:after",
+    ];
+    let standby_dies = async || {
+        stage.whole().await?;
+        stage.node(&away)?.kill_everything()
+    };
+    die_at_each(stage, std::slice::from_ref(&leader), &steps, standby_dies).await?;
+    stage.writes_go_on().await?;
+    let standby_returns = async || {
+        stage.writes_go_on().await?;
+        stage.start(&away)
+    };
+    die_at_each(stage, std::slice::from_ref(&leader), &steps, standby_returns).await?;
+    stage.whole().await
+}
+
+async fn candidate_dies_getting_ready(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let candidate = stage.standby().await?;
+    let asked = async || asked_to_lead(stage, &leader, &candidate).await;
+    let steps = ["stand_ready:before", "stand_ready:after"];
+    die_at_each(stage, std::slice::from_ref(&candidate), &steps, asked).await?;
+    request_is_settled(stage).await
+}
+
+async fn leader_dies_handing_over(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let candidate = stage.standby().await?;
+    let asked = async || asked_to_lead(stage, &leader, &candidate).await;
+    let steps = ["hand_over:before", "hand_over:after"];
+    die_at_each(stage, std::slice::from_ref(&leader), &steps, asked).await?;
+    request_is_settled(stage).await
+}
+
+async fn bystander_dies_repointing(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let [candidate, bystander] = <[String; 2]>::try_from(stage.others(&leader)).ok().context("there are two standbys")?;
+    let asked = async || asked_to_lead(stage, &leader, &candidate).await;
+    die_at_each(stage, &[bystander], &["follow:before", "follow:after"], asked).await?;
+    request_is_settled(stage).await
+}
+
+/// Asks for a switchover and does not wait for its end; what becomes of it is not for whoever asks here.
+async fn asked_to_lead(stage: &Stage, leader: &str, candidate: &str) -> Result<()> {
+    stage.whole().await?;
+    let arguments = ["switchover", "--to", candidate, "--expect-leader", leader, "-y", "--wait", "100ms"];
+    stage.cluster.pgvigil(candidate, &arguments).await.map(|_| ())
+}
+
+/// A request that nobody has answered yet would be carried out later, in the middle of something else.
+async fn request_is_settled(stage: &Stage) -> Result<()> {
+    let settled = async || Ok(etcdctl::get(&stage.cluster, "failover").await?.is_empty());
+    stage.eventually("the request is never answered", settled).await?;
+    stage.writes_go_on().await?;
+    stage.whole().await
+}
