@@ -153,7 +153,8 @@ async fn leader_dies_handing_over(stage: &Stage) -> Result<()> {
 
 async fn bystander_dies_repointing(stage: &Stage) -> Result<()> {
     let leader = stage.leader().await?;
-    let [candidate, bystander] = <[String; 2]>::try_from(stage.others(&leader)).ok().context("there are two standbys")?;
+    let [candidate, bystander] =
+        <[String; 2]>::try_from(stage.others(&leader)).ok().context("there are two standbys")?;
     let asked = async || asked_to_lead(stage, &leader, &candidate).await;
     die_at_each(stage, &[bystander], &["follow:before", "follow:after"], asked).await?;
     request_is_settled(stage).await

@@ -12,7 +12,8 @@ use crate::stage::{Stage, on_stage, options};
 
 const LIMIT_BYTES: u64 = 256 << 10;
 /// 64 MB of WAL: more than the buffers between two nodes hold.
-const BULK: &str = "SELECT count(pg_logical_emit_message(false, 'bulk', repeat('x', 1 << 20))) FROM generate_series(1, 64)";
+const BULK: &str =
+    "SELECT count(pg_logical_emit_message(false, 'bulk', repeat('x', 1 << 20))) FROM generate_series(1, 64)";
 /// Nobody is promoted for as long: the lease has ended, ballots are in, and then some.
 const WATCHED_FOR: Duration = Duration::from_secs(4);
 

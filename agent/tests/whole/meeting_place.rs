@@ -83,7 +83,8 @@ async fn nonsense_in_etcd_is_told_and_brings_nobody_down() {
     const NONSENSE: [&str; 5] = ["", "nonsense", "[]", "{\"leader\": 5, \"ttl\": \"x\"}", "\u{1F418}"];
     on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
-        let keys = ["sync", "members/x", "failover", "config", "history", "status", "transitions/x", "ballots/x", "floors/n1"];
+        let keys =
+            ["sync", "members/x", "failover", "config", "history", "status", "transitions/x", "ballots/x", "floors/n1"];
         for key in keys {
             let before = etcdctl::get(&stage.cluster, key).await?;
             for nonsense in NONSENSE {

@@ -58,3 +58,16 @@ fn a_leader_that_is_heard_again_is_followed_again() {
 fn a_takeover_without_a_ballot_of_its_own_does_not_exist() {
     check(&deaf(cluster().ballot("pg3", 4, 990), follows()), "pledge: suspect");
 }
+
+#[test]
+fn a_dead_agent_over_a_living_postgres_is_no_reason() {
+    let hears = |agent, postgres| View { hearing: Hearing { agent, postgres }, ..view("pg2") };
+    check(&hears(Sound::Gone, Sound::Fine), "wait: following");
+    check(&hears(Sound::Fine, Sound::Gone), "wait: following");
+}
+
+#[test]
+fn a_pledge_under_way_is_not_broken_off_while_the_leader_is_silent() {
+    check(&deaf(cluster(), follows()).job("pledge", None, secs(1)), "wait: busy");
+    check(&view("pg2").job("pledge", None, secs(1)), "cancel: busy");
+}

@@ -11,7 +11,6 @@ mod isolation;
 mod leading;
 mod quorum_worlds;
 mod rejoin;
-mod suspect;
 mod takeover;
 mod takeover_worlds;
 mod vacancy;
