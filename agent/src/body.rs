@@ -2,6 +2,7 @@
 //! nothing depends on having seen an event, and it begins one action at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -50,6 +51,8 @@ pub struct Body {
     upkeep: Upkeep,
     started: Instant,
     had_leader: bool,
+    term: u64,
+    term_since: Instant,
 }
 
 impl Body {
@@ -80,6 +83,8 @@ impl Body {
             reason_since: BootInstant::now(),
             started,
             had_leader: false,
+            term: 0,
+            term_since: started,
         }
     }
 
@@ -111,7 +116,7 @@ impl Body {
 
     /// Decides, says what has changed, and begins the action; returns how long to wait when nothing happens.
     fn take_a_step(&mut self, seen: View) -> Duration {
-        let decision = decide(&seen);
+        let decision = self.under_my_name(decide(&seen));
         if matches!(decision.reason, Reason::Suspect { .. }) {
             self.something_is_wrong();
         }
@@ -122,11 +127,24 @@ impl Body {
         pause
     }
 
+    /// Before the name is mine somebody else may live under it, and what I did would count as theirs: a copy made and streaming under
+    /// its name would acknowledge commits that it does not have. Only a stop is always allowed.
+    fn under_my_name(&self, decision: Decision) -> Decision {
+        let harmless = matches!(decision.action, Action::Wait | Action::Cancel | Action::Stop(_));
+        if harmless || self.hands.name_is_mine.load(Ordering::SeqCst) {
+            return decision;
+        }
+        Decision { action: Action::Wait, reason: Reason::NameNotMine {}, ..decision }
+    }
+
     fn view(&mut self) -> View {
         let cluster = self.cluster.views().borrow().clone();
         self.seen.clone_from(&cluster.snapshot);
         self.lock_seen = self.hands.leases.lock().borrow().id();
         let term = cluster.snapshot.as_ref().map_or(0, |snapshot| snapshot.cluster.term.0);
+        if self.term != term {
+            (self.term, self.term_since) = (term, Instant::now());
+        }
         let heard = self.beats.heard_of(term);
         let seen = view(&self.hands, &cluster, &self.look, &mut self.ages, heard, self.tasks.job(), self.started);
         self.follow_events(&seen, cluster.snapshot.as_deref());
@@ -171,7 +189,9 @@ impl Body {
     /// The outage is measured from the last word of the old leader: its last beat with working writes, or its last WAL message.
     fn something_is_wrong(&self) {
         let last_word = self.beats.heard().writable.max(self.look.last_word);
-        self.hands.recorder.vacancy(last_word.map(|word| word.elapsed()));
+        // A word from before this reign, when this node itself led or followed another, says nothing about it.
+        let of_this_reign = last_word.filter(|word| *word >= self.term_since);
+        self.hands.recorder.vacancy(of_this_reign.map(|word| word.elapsed()));
     }
 
     /// Notices the death of the postmaster at once, not at the next heartbeat.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use consensus::records::Transition;
@@ -12,6 +12,7 @@ use decision::durability::{Policies, Quorum};
 use decision::names::{Lsn, SystemId, Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{Ballot, SyncRecord, Upstream};
+use pg_control::pidfile::Status;
 use tokio_util::sync::CancellationToken;
 
 use crate::handover;
@@ -19,6 +20,8 @@ use crate::hands::Hands;
 
 /// How long a clean shutdown may take before it is cut short.
 const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
+/// A start that has lasted this long has not failed.
+const SURVIVES_AFTER: Duration = Duration::from_millis(1500);
 /// How long a repointing may take.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(5);
 /// How long replay may take to come to its end; a pledge without that is given all the same, with what has been received.
@@ -185,7 +188,24 @@ async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
             if upstream.is_some() {
                 hands.ensure_secrets().await?;
             }
+            hands.recorder.abandon();
             hands.instance.start_as_standby(upstream.as_ref()).await?;
+        }
+    }
+    survives_its_start(hands).await
+}
+
+/// A server that dies while it starts (a taken port, a library that is not there) has failed, and is not started over and over. One that
+/// takes longer than this to start is recovering, and is only watched.
+async fn survives_its_start(hands: &Hands) -> Result<Effect> {
+    let begin = Instant::now();
+    while begin.elapsed() < SURVIVES_AFTER {
+        match hands.instance.postmaster().map(|postmaster| postmaster.status) {
+            None => {
+                bail!("Postgres ended while it started: see {}", hands.config.state_dir.join("postgres.log").display())
+            }
+            Some(Status::Ready | Status::StandbyWithoutConnections) => break,
+            Some(Status::Starting | Status::Stopping) => tokio::time::sleep(Duration::from_millis(3)).await,
         }
     }
     Ok(Effect::LOCAL)

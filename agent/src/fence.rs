@@ -11,7 +11,6 @@ use pg_control::Instance;
 use pg_control::process::kill_all;
 use tokio::sync::watch;
 
-
 /// The fence of this agent.
 pub struct Fence {
     shared: Arc<Shared>,

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use anyhow::{Context, Result};
 use consensus::records::Secrets as StoredSecrets;
@@ -36,10 +36,12 @@ pub struct Hands {
     pub metrics: Arc<Metrics>,
     /// Records.
     pub ledger: Arc<Ledger>,
+    /// Whether the member record of my name has been mine in this life; before that, the name may be somebody else's.
+    pub name_is_mine: AtomicBool,
     /// The lock lease that this node publishes while it stands ready for a switchover; 0: it does not.
     pub spare_lease: AtomicI64,
     /// Whether the passwords between members have been handed to Postgres' side.
-    pub secrets_known: std::sync::atomic::AtomicBool,
+    pub secrets_known: AtomicBool,
 }
 
 impl Hands {

@@ -2,33 +2,35 @@
 //! cluster writes nothing. A name that another living agent holds is an operator's mistake and ends this agent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use consensus::Outcome;
 use consensus::records::MemberRecord;
-use consensus::{Lease, Outcome, Store};
-use decision::names::MemberName;
 use tokio::sync::{Notify, watch};
+
+use crate::hands::Hands;
 
 const RETRY_AFTER: Duration = Duration::from_millis(300);
 
 /// The task; ends when the sender of the record is dropped. `taken` is notified when the name has been somebody else's for so long
 /// (`patience`) that it cannot be an earlier life of this agent.
 pub async fn keep_registered(
-    store: Store,
-    me: MemberName,
+    hands: Arc<Hands>,
     mut record: watch::Receiver<MemberRecord>,
-    mut lease: watch::Receiver<Lease>,
     patience: Duration,
     taken: Arc<Notify>,
 ) {
+    let mut lease = hands.leases.member();
     let mut written: Option<(i64, MemberRecord)> = None;
     let mut refused_since: Option<Instant> = None;
     loop {
         let wanted = lease.borrow_and_update().id().map(|id| (id, record.borrow_and_update().clone()));
         let mut settled = true;
         if let Some((id, wanted)) = wanted.filter(|wanted| written.as_ref() != Some(wanted)) {
-            match store.register_member(&me, &wanted, id).await {
+            match hands.store.register_member(hands.me(), &wanted, id).await {
                 Ok(Outcome::Applied { .. }) => {
+                    hands.name_is_mine.store(true, Ordering::SeqCst);
                     written = Some((id, wanted));
                     refused_since = None;
                 }

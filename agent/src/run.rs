@@ -121,8 +121,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();
-    let (store, me, member) = (hands.store.clone(), hands.me().clone(), hands.leases.member());
-    tokio::spawn(keep_registered(store, me, record, member, patience, taken));
+    tokio::spawn(keep_registered(hands, record, patience, taken));
     Ok(body)
 }
 
@@ -143,6 +142,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         fence,
         metrics,
         ledger,
+        name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
         secrets_known: AtomicBool::new(false),
         config,

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use consensus::Write;
 use consensus::records::{HistoryRow, Transition};
 use decision::names::{Lsn, Term, Timeline};
 use decision::settings::Mode;
-use decision::view::{Cluster, Initialize, Lock, Primary, Server, View};
+use decision::view::{Cluster, Data, Initialize, Lock, Postgres, Primary, Server, View};
 
 use crate::hands::Hands;
 use crate::recorder::reload;
@@ -117,6 +118,22 @@ impl Upkeep {
         }
     }
 
+    /// Without its identity in etcd a cluster could not elect anybody. Whoever leads it knows it, and puts it back.
+    fn restore_identity(&mut self, view: &View, cluster: &Cluster, term: Term) {
+        let (Initialize::Absent | Initialize::InProgress, Some(Postgres { data: Data::Present(disk), .. })) =
+            (cluster.initialize, view.postgres.now())
+        else {
+            return;
+        };
+        let (hands, system_id) = (Arc::clone(&self.hands), disk.system_id);
+        self.unfinished.begin(AGAIN_AFTER, async move {
+            tracing::warn!(%system_id, "the identity of the cluster was missing in etcd: putting it back");
+            let identity = Write::put(hands.store.keys().initialize(), system_id.to_string());
+            hands.store.write_as_leader(hands.me(), term, &[identity]).await?;
+            Ok(())
+        });
+    }
+
     /// An earlier life of this agent was creating the cluster when it died, and this one has taken its lease over: nobody else could
     /// begin before it lets go. Guarded by that lease, so it touches no other node's attempt.
     fn give_up_unfinished_bootstrap(&mut self) {
@@ -143,6 +160,7 @@ impl Upkeep {
             let hands = Arc::clone(&self.hands);
             self.checkpoint.begin(AGAIN_AFTER, async move { Ok(hands.instance.checkpoint(CHECKPOINT_WITHIN).await?) });
         }
+        self.restore_identity(view, cluster, term);
         let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
         let every = if mode == Mode::Async { POSITION_EVERY_ASYNC } else { POSITION_EVERY };
         if primary.flushed != self.published {

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::pidfile;
 use crate::status::{Sender, Status};
+use crate::timeline::newest_with_wal;
 
 /// What was seen.
 #[derive(Clone, Debug)]
@@ -127,7 +128,7 @@ impl Instance {
             Some(Recovery::Nobody) | None => None,
         };
         Standby {
-            timeline: standby_timeline(status),
+            timeline: self.standby_timeline(status),
             received: status.received.unwrap_or_default().max(replayed),
             replayed,
             replay_done: status.replay_done(),
@@ -137,17 +138,20 @@ impl Instance {
             streaming: status.streaming,
         }
     }
-}
 
-/// The control file of a standby lags behind (it moves with restart points only). The walreceiver knows its timeline while it is
-/// connected, and the replaying process shows the WAL file that it reads in its title.
-fn standby_timeline(status: &Status) -> Timeline {
-    let replaying = status.startup.and_then(title).and_then(|title| {
-        let file = title.split_whitespace().last()?.to_owned();
-        crate::timeline::segment(&file).map(|(timeline, _)| timeline)
-    });
-    let known = [status.received_timeline, replaying, Some(status.recovery_timeline), Some(status.control_timeline)];
-    known.into_iter().flatten().max().unwrap_or_default()
+    /// The timeline of the last WAL received. The control file of a standby lags behind (it moves with restart points only). The
+    /// walreceiver knows its timeline while it is connected, the replaying process shows the WAL file that it reads in its title, and
+    /// where replay is held up while nobody is connected, the received files themselves tell.
+    fn standby_timeline(&self, status: &Status) -> Timeline {
+        let replaying = status.startup.and_then(title).and_then(|title| {
+            // While replay waits for a reader, the word "waiting" stands behind the name of the file.
+            title.split_whitespace().find_map(|word| crate::timeline::segment(word).map(|(timeline, _)| timeline))
+        });
+        let in_files = || newest_with_wal(&self.data_dir().join("pg_wal"), status.control_timeline).ok();
+        let received = status.received_timeline.or_else(|| in_files().map(|(timeline, _)| timeline));
+        let known = [received, replaying, Some(status.recovery_timeline), Some(status.control_timeline)];
+        known.into_iter().flatten().max().unwrap_or_default()
+    }
 }
 
 fn title(pid: i32) -> Option<String> {

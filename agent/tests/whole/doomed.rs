@@ -1,51 +1,57 @@
-//! An agent that dies by SIGKILL right before or after an action of its choice, as debug builds can be told to: the power cut at the
-//! worst possible moment. Its Postgres lives on, as it would.
+//! Agents outside the usual order: one with a configuration of its own, and one that dies by SIGKILL right before or after an action,
+//! as debug builds can be told to: the crash at the worst possible moment. Its Postgres lives on, as it would.
 
 use std::fs::OpenOptions;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
-use agent::demo::node::Node;
+use agent::demo::cluster::LocalCluster;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User};
 
-use crate::stage::Stage;
+use crate::stage::{SOON, Stage};
 
-/// The agent of a node in place of its own.
-pub struct Doomed {
+/// An agent with a configuration or a fate of its own.
+pub struct LooseAgent {
     name: String,
-    at: String,
     child: Child,
 }
 
-impl Doomed {
-    /// Starts it; the node's own agent is killed first, if it runs.
-    pub fn start(stage: &Stage, node: &Node, at: &str) -> Result<Self> {
-        node.agent().kill();
-        let log = OpenOptions::new().create(true).append(true).open(node.agent().log())?;
-        let mut command = Command::new(stage.cluster.directory().join("pgvigil"));
-        command.arg("agent").arg("--config").arg(node.config()).current_dir("/").process_group(0);
-        command.env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8").env("PGVIGIL_CRASH_AT", at);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+impl LooseAgent {
+    /// Starts it with a configuration file; `crash_at` names the action at which it dies.
+    pub fn start(cluster: &LocalCluster, config: &Path, log: &Path, crash_at: Option<&str>) -> Result<Self> {
+        let output = OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(cluster.directory().join("pgvigil"));
+        command.arg("agent").arg("--config").arg(config).current_dir("/").process_group(0);
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("LANG", "C.UTF-8");
+        command.envs(crash_at.map(|at| ("PGVIGIL_CRASH_AT", at)));
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         if Uid::effective().is_root() {
             let postgres = User::from_name("postgres")?.context("there is a user postgres")?;
             command.uid(postgres.uid.as_raw()).gid(postgres.gid.as_raw());
         }
         let child = command.spawn().context("starting an agent")?;
-        Ok(Self { name: node.name().to_owned(), at: at.to_owned(), child })
+        Ok(Self { name: format!("the agent with {} {}", config.display(), crash_at.unwrap_or_default()), child })
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Whether it has died as it should.
-    pub fn has_died(&mut self) -> Result<bool> {
-        let Some(status) = self.child.try_wait()? else { return Ok(false) };
+    fn has_died(&mut self) -> Result<bool> {
+        let Some(status) = self.ended()? else { return Ok(false) };
         let killed = status.signal() == Some(Signal::SIGKILL as i32);
-        ensure!(killed, "the agent of {} was to die at {} and ended with {status}", self.name, self.at);
+        ensure!(killed, "{} was to die and ended with {status}", self.name);
         Ok(true)
     }
 }
 
-impl Drop for Doomed {
+impl Drop for LooseAgent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -61,24 +67,28 @@ pub async fn die_at_each(
     trigger: impl AsyncFn() -> Result<()>,
 ) -> Result<()> {
     for (round, at) in points.iter().enumerate() {
-        let start = |name: &String| Doomed::start(stage, stage.node(name)?, at);
-        let mut doomed = names.iter().map(start).collect::<Result<Vec<_>>>()?;
+        let doom = |name: &String| {
+            let node = stage.node(name)?;
+            node.agent().kill();
+            LooseAgent::start(&stage.cluster, node.config(), node.agent().log(), Some(at))
+        };
+        let mut doomed = names.iter().map(doom).collect::<Result<Vec<_>>>()?;
         if round == 0 {
             trigger().await.with_context(|| format!("bringing {at} about"))?;
         }
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         while !any_has_died(&mut doomed)? {
-            if begin.elapsed() > crate::stage::SOON {
+            if begin.elapsed() > SOON {
                 bail!("none of {names:?} has come to {at}");
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         stage.say(&format!("died at {at}"));
     }
     names.iter().try_for_each(|name| stage.start(name))
 }
 
-fn any_has_died(doomed: &mut [Doomed]) -> Result<bool> {
+fn any_has_died(doomed: &mut [LooseAgent]) -> Result<bool> {
     for agent in doomed {
         if agent.has_died()? {
             return Ok(true);

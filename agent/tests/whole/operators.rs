@@ -1,12 +1,19 @@
 //! What an operator says or gets wrong: a pause, a node of another cluster, a name given twice. A pause is kept, and a mistake is told
 //! and harms nobody.
 
-use std::time::Duration;
+use std::net::TcpListener;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use agent::demo::cluster::{ClusterOptions, LocalCluster};
+use agent::demo::node::Node;
+use agent::demo::processes;
+use anyhow::{Context, Result, ensure};
 
+use crate::doomed::LooseAgent;
 use crate::etcdctl;
-use crate::stage::{on_stage, options};
+use crate::stage::{SOON, Stage, on_stage, options};
 
 /// A failover would be over long before.
 const WATCHED_FOR: Duration = Duration::from_secs(9);
@@ -27,4 +34,98 @@ async fn a_pause_is_kept_and_its_end_mends_everything() {
         stage.writes_go_on().await
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_another_cluster_stays_out_and_keeps_its_postgres() {
+    on_stage(&options(), async |stage| {
+        let one = ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
+        let other = LocalCluster::start(&one).await.context("the other cluster")?;
+        let node = other.node("n1")?;
+        node.agent().stop(Duration::from_secs(10)).await?;
+        let postmaster = node.postmaster_pid();
+        let etcd = stage.cluster.etcd_urls().iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");
+        let changes = [("name", "\"n9\"".to_owned()), ("etcd.endpoints", format!("[{etcd}]"))];
+        let stray = stray(other.directory(), node, &changes)?;
+        let _agent = LooseAgent::start(&other, &stray, node.agent().log(), None)?;
+        let refused = async || Ok(other.lookout().ask("n1", "/why").await?["reason"]["code"] == "foreign_system");
+        stage.eventually("the node does not say that it is of another cluster", refused).await?;
+        let why = other.lookout().ask("n1", "/why").await?;
+        ensure!(why["sentence"].as_str().is_some_and(|told| told.contains("stays out")), "{why}");
+
+        the_leader_can_still_be_replaced(stage).await?;
+        ensure!(node.postmaster_pid() == postmaster && postmaster.is_some(), "its Postgres was touched");
+        other.psql("n1", "CREATE TABLE still_mine ()").await?;
+        let foreign = "SELECT count(*) FROM pg_stat_replication WHERE application_name LIKE 'n9%'";
+        let foreign = stage.cluster.psql(&stage.leader().await?, foreign).await?;
+        ensure!(foreign == "0", "the node of another cluster streams");
+        Ok(())
+    })
+    .await;
+}
+
+async fn the_leader_can_still_be_replaced(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    stage.node(&leader)?.kill_everything()?;
+    stage.leader_other_than(&leader).await?;
+    stage.writes_go_on().await?;
+    stage.start(&leader)?;
+    stage.whole().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_agent_of_a_name_ends_with_a_message_and_has_done_nothing() {
+    on_stage(&options(), async |stage| {
+        let standby = stage.standby().await?;
+        let node = stage.node(&standby)?;
+        let home = stage.cluster.directory().join("double");
+        std::fs::create_dir(&home)?;
+        given_to_owner_of(node, &home)?;
+        let data = home.join("data");
+        let changes = [
+            ("postgres.data_dir", format!("{data:?}")),
+            ("postgres.advertise", free_address()?),
+            ("api.listen", free_address()?),
+        ];
+        let config = stray(&home, node, &changes)?;
+        let log = home.join("log");
+        let mut double = LooseAgent::start(&stage.cluster, &config, &log, None)?;
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = double.ended()? {
+                break status;
+            }
+            ensure!(begin.elapsed() < SOON, "two agents of one name live side by side");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let told = std::fs::read_to_string(&log)?;
+        ensure!(!status.success() && told.contains(&format!("registered as \"{standby}\"")), "{status}: {told}");
+        ensure!(!data.exists(), "the double has made itself a Postgres under the name of another: {told}");
+        ensure!(processes::of_server(&data).is_empty(), "the double runs a Postgres");
+        Ok(())
+    })
+    .await;
+}
+
+fn given_to_owner_of(node: &Node, path: &Path) -> Result<()> {
+    let owner = std::fs::metadata(node.home())?;
+    Ok(chown(path, Some(owner.uid()), Some(owner.gid()))?)
+}
+
+fn free_address() -> Result<String> {
+    Ok(format!("\"{}\"", TcpListener::bind("127.0.0.1:0")?.local_addr()?))
+}
+
+/// A copy of a node's configuration, in another directory and with other values, as TOML writes them.
+fn stray(directory: &Path, node: &Node, changes: &[(&str, String)]) -> Result<PathBuf> {
+    let text = std::fs::read_to_string(node.config())?;
+    let changed = |line: &str| {
+        let key = line.split(" = ").next().unwrap_or_default();
+        let change = changes.iter().find(|(changed, _)| *changed == key);
+        change.map_or_else(|| format!("{line}\n"), |(key, value)| format!("{key} = {value}\n"))
+    };
+    let path = directory.join("stray.toml");
+    std::fs::write(&path, text.lines().map(changed).collect::<String>())?;
+    given_to_owner_of(node, &path)?;
+    Ok(path)
 }

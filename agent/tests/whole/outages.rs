@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use agent::demo::cluster::ClusterOptions;
 use agent::demo::processes;
 use anyhow::{Context, Result};
 
@@ -37,6 +38,26 @@ async fn everything_stopped_in_any_order_comes_up_in_any_order() {
         Ok(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clusters_of_two_and_of_one_form_and_survive_a_power_cut() {
+    let mut dice = Dice::thrown();
+    for nodes in [2, 1] {
+        on_stage(&ClusterOptions { nodes, etcd_members: 1, ..options() }, async |stage| {
+            // Two nodes are asynchronous: whoever comes up first may miss what the other had just acknowledged.
+            let from = stage.may_be_lost_from_here(&stage.leader().await?).await?;
+            power_cut(stage)?;
+            stage.may_be_lost(from);
+            up_in_any_order(stage, &mut dice).await?;
+            for node in stage.cluster.nodes() {
+                stage.stop(node.name()).await?;
+                stage.start(node.name())?;
+            }
+            stage.whole().await
+        })
+        .await;
+    }
 }
 
 /// A part of the cluster, by its number.

@@ -106,7 +106,7 @@ impl Stage {
         let within = |row: &&Acknowledged| row.at > begin && row.at < end;
         let found = self.writer()?.read(|logbook| {
             let mut rows = logbook.acknowledged.iter().filter(within).map(|row| row.id);
-            rows.next().map(|first| (first, rows.last().unwrap_or(first)))
+            rows.next().map(|first| (first, rows.next_back().unwrap_or(first)))
         });
         found.context("no row was acknowledged then")
     }
@@ -207,11 +207,14 @@ impl Stage {
             let caught_up: usize = self.cluster.psql(&leader, caught_up).await?.parse()?;
             let why = self.ask(&leader, "/why").await?;
             let standings = why["standings"].as_array().cloned().unwrap_or_default();
-            let bars = standings.iter().filter_map(|standing| standing["bars"].as_array()).flatten();
+            let bars = |node: &Node| {
+                let mine = standings.iter().find(|standing| standing["member"] == node.name());
+                mine.and_then(|standing| standing["bars"].as_array())
+            };
             let away = ["agent_down", "not_running", "not_streaming"];
-            let nobody_away = !bars.into_iter().any(|bar| away.iter().any(|code| bar["code"] == *code));
-            let nodes = self.cluster.nodes().len();
-            Ok(nobody_away && standings.len() == nodes && caught_up + 1 == nodes)
+            let here = |bars: &Vec<Value>| !bars.iter().any(|bar| away.iter().any(|code| bar["code"] == *code));
+            let nodes = self.cluster.nodes();
+            Ok(nodes.iter().all(|node| bars(node).is_some_and(here)) && caught_up + 1 == nodes.len())
         };
         self.eventually("the leader does not know that all stream", known).await
     }
