@@ -187,6 +187,8 @@ async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
         StartAs::Standby(upstream) => {
             if upstream.is_some() {
                 hands.ensure_secrets().await?;
+                // Whoever comes back under another leader has nothing to measure any more.
+                hands.recorder.abandon();
             }
             hands.recorder.abandon();
             hands.instance.start_as_standby(upstream.as_ref()).await?;
@@ -276,6 +278,8 @@ async fn clear_floor(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
 
 async fn stand_ready(hands: &Hands) -> Result<Effect> {
     let lease = hands.leases.ensure_lock_lease().await?;
+    // The old leader will wait until everything is replayed here, and writes wait with it.
+    hands.instance.clear_the_way_for_replay().await?;
     hands.spare_lease.store(lease, Ordering::SeqCst);
     Ok(Effect::LOCAL)
 }

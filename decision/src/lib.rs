@@ -9,6 +9,7 @@ mod following;
 mod isolation;
 mod leading;
 pub mod names;
+pub mod postgres;
 pub mod reason;
 mod rejoin;
 pub mod settings;

@@ -53,7 +53,7 @@ Reason:
     ForeignSystem { mine: SystemId, cluster: SystemId } "foreign_system"
         ("the data directory belongs to system {mine}, the cluster in etcd is system {cluster}: this node stays out; point it at its own cluster or an empty data directory");
     NameNotMine {} "name_not_mine"
-        ("the name of this node is not registered as its own: another living agent, or an earlier life, has it; nothing is done under it");
+        ("this node is not registered under its name yet; if that lasts, another living agent has the name: nothing is done under it");
     NotInitialized { in_progress: bool } "not_initialized"
         ("{}", if *in_progress { "another node is creating the cluster" } else { "there is a database here or on another member but no cluster in etcd: it is left alone; start with an empty data directory, or restore the etcd keys" });
     DataUnreadable { why: String } "data_unreadable" ("the data directory cannot be used: {why}");

@@ -74,6 +74,15 @@ impl Instance {
         Err(late())
     }
 
+    /// Ends readers that hold up replay here and now: a standby that is about to take over must reach the end of the WAL.
+    ///
+    /// # Errors
+    /// As a look at the server: `Down`, `Busy`, `Timeout`.
+    pub async fn clear_the_way_for_replay(&self) -> Result<()> {
+        let status = self.status().await?;
+        self.end_blocking_readers(&status).await
+    }
+
     /// Ends the sessions inside a transaction while replay is held up by one of them. Replay that does not end cannot be promoted.
     pub(crate) async fn end_blocking_readers(&self, status: &Status) -> Result<()> {
         if !status.replay_blocked() {

@@ -96,7 +96,11 @@ async fn old_leader_dies_returning(stage: &Stage) -> Result<()> {
     for name in stage.others(&leader) {
         stage.node(&name)?.kill_everything()?;
     }
+    let on_disk = stage.cluster.psql(&leader, "SELECT pg_current_wal_flush_lsn() + 500000").await?;
     stage.cluster.psql(&leader, UNACKNOWLEDGED).await?;
+    let flushed = format!("SELECT pg_current_wal_flush_lsn() > '{on_disk}'");
+    let flushed = async || Ok(stage.cluster.psql(&leader, &flushed).await? == "t");
+    stage.eventually("the lonely leader does not bring its WAL to disk", flushed).await?;
     node.kill_everything()?;
     for name in stage.others(&leader) {
         stage.start(&name)?;
