@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::direct::DirectWriter;
 use crate::etcdctl;
@@ -19,23 +19,29 @@ const TTL: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_frozen_member_of_etcd_changes_nothing() {
+async fn one_frozen_member_of_etcd_loses_nothing_and_a_follower_changes_nothing() {
     on_stage(&options(), async |stage| {
-        let (leader, before) = (stage.leader().await?, term(stage).await?);
-        for member in stage.cluster.etcd() {
+        for (member, url) in stage.cluster.etcd().iter().zip(stage.cluster.etcd_urls()) {
+            let follows = !leads_etcd(stage, url).await?;
+            let before = (stage.leader().await?, term(stage).await?);
             let began = Instant::now();
             member.freeze()?;
             tokio::time::sleep(MEMBER_FROZEN_FOR).await;
             stage.writes_go_on().await?;
+            let (now, silence) = ((stage.leader().await?, term(stage).await?), stage.silence_since(began)?);
+            let role = if follows { "a follower" } else { "the leader of etcd" };
+            stage.say(&format!("{}, {role}, is frozen: {} ms without writes", member.name(), silence.as_millis()));
+            // etcd elects another leader in two to four seconds on a busy machine, which a lease of five may not outlive.
+            ensure!(now == before || !follows, "leader and term were {before:?} and are {now:?}: {}", member.name());
+            ensure!(silence < NOTICED || !follows, "no write for {silence:?} while {} is frozen", member.name());
             member.thaw()?;
-            let silence = stage.silence_since(began)?;
-            stage.say(&format!("{} was frozen: {} ms without writes", member.name(), silence.as_millis()));
-            ensure!(silence < NOTICED, "no write for {silence:?} while {} was frozen", member.name());
             let healthy = async || etcdctl::etcdctl(&stage.cluster, &["endpoint", "health"]).await.map(|_| true);
             stage.eventually("etcd does not come back", healthy).await?;
+            // A member that led etcd and wakes up revokes every lease, in versions as old as Debian 12's (etcd-io/etcd issue 15247).
+            // That may cost the leadership, and no row.
+            stage.whole().await?;
+            stage.writes_go_on().await?;
         }
-        let now = (stage.leader().await?, term(stage).await?);
-        ensure!(now == (leader.clone(), before.clone()), "{leader} led term {before}, and now {now:?}");
         Ok(())
     })
     .await;
@@ -118,6 +124,14 @@ async fn put_back(stage: &Stage, key: &str, value: &str) -> Result<()> {
     } else {
         etcdctl::put(&stage.cluster, key, value).await
     }
+}
+
+async fn leads_etcd(stage: &Stage, url: &str) -> Result<bool> {
+    let status = etcdctl::etcdctl(&stage.cluster, &["endpoint", "status", "--write-out=json"]).await?;
+    let members: Vec<serde_json::Value> = serde_json::from_str(&status)?;
+    let status = members.iter().find(|member| member["Endpoint"] == url).map(|member| &member["Status"]);
+    let status = status.with_context(|| format!("{url} is not in {members:?}"))?;
+    Ok(status["leader"] == status["header"]["member_id"])
 }
 
 async fn term(stage: &Stage) -> Result<String> {
