@@ -190,7 +190,6 @@ async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
                 // Whoever comes back under another leader has nothing to measure any more.
                 hands.recorder.abandon();
             }
-            hands.recorder.abandon();
             hands.instance.start_as_standby(upstream.as_ref()).await?;
         }
     }

@@ -107,7 +107,6 @@ Reason:
         ("Postgres died; {} can take over faster than it restarts: let go of the lock", list(standbys_ready));
     RestartInPlace { because: String } "restart_in_place" ("Postgres is down: start it again here, for {because}");
     CannotStart { why: String } "cannot_start" ("this primary cannot be started ({why}): let another try");
-    AwaitingAcknowledgement { of: String } "awaiting_acknowledgement" ("commits wait for {of}");
     Switchover { to: MemberName } "switchover" ("an operator asked {to} to lead: hand over");
     AwaitingCandidate { to: MemberName } "awaiting_candidate" ("{to} is getting ready to hold the lock");
     RequestRefused { why: String } "request_refused" ("refused: {why}");
