@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use consensus::{BootInstant, Lease};
 use pg_control::Instance;
 use pg_control::process::kill_all;
-use tokio::sync::watch;
+
+use crate::authority::Authority;
 
 /// The fence of this agent.
 pub struct Fence {
@@ -26,12 +26,12 @@ impl Fence {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(instance: Instance, lock: watch::Receiver<Lease>, safety_margin: Duration) -> std::io::Result<Self> {
+    pub fn start(instance: Instance, authority: Authority, safety_margin: Duration) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let watched = Arc::clone(&shared);
         thread::Builder::new()
             .name("fence".into())
-            .spawn(move || stand_guard(&watched, &instance, &lock, safety_margin))?;
+            .spawn(move || stand_guard(&watched, &instance, &authority, safety_margin))?;
         Ok(Self { shared })
     }
 
@@ -46,10 +46,10 @@ impl Fence {
     }
 }
 
-fn stand_guard(shared: &Shared, instance: &Instance, lock: &watch::Receiver<Lease>, safety_margin: Duration) {
+fn stand_guard(shared: &Shared, instance: &Instance, authority: &Authority, safety_margin: Duration) {
     // Whoever starts the fence holds it for the life of the process; the thread ends with the process.
     loop {
-        let left = time_left(&lock.borrow(), safety_margin);
+        let left = authority.left();
         if left.is_zero() && shared.armed.load(Ordering::SeqCst) {
             // The error matters little here: the next round tries again until nothing is left.
             match kill_all(&instance.config().data_dir) {
@@ -69,15 +69,4 @@ fn stand_guard(shared: &Shared, instance: &Instance, lock: &watch::Receiver<Leas
 fn nap(left: Duration, armed: bool, safety_margin: Duration) -> Duration {
     let longest = safety_margin / 4;
     if armed { left.clamp(Duration::from_millis(5), longest) } else { longest }
-}
-
-/// Time until Postgres must be dead. No lease: none.
-pub fn time_left(lease: &Lease, safety_margin: Duration) -> Duration {
-    lease.alive().map_or(Duration::ZERO, |state| lock_until(state.expires_at, safety_margin).remaining())
-}
-
-/// The instant until which a lease that expires at `expires_at` may be relied upon.
-pub fn lock_until(expires_at: BootInstant, safety_margin: Duration) -> BootInstant {
-    let margin = u64::try_from(safety_margin.as_nanos()).unwrap_or(u64::MAX);
-    BootInstant(expires_at.0.saturating_sub(margin))
 }

@@ -11,6 +11,7 @@ use consensus::{LeaseKeeper, Outcome, Store};
 use decision::names::MemberName;
 use pg_control::{Instance, Secrets};
 
+use crate::authority::Authority;
 use crate::config::Config;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
@@ -26,6 +27,8 @@ pub struct Hands {
     pub store: Store,
     /// The leases.
     pub leases: LeaseKeeper,
+    /// Until when this node may rely on its leadership.
+    pub authority: Authority,
     /// Postgres.
     pub instance: Instance,
     /// The fence.

@@ -2,6 +2,7 @@
 //! command line that people and programs use. Read `run.rs` first: it is the loop.
 
 mod ages;
+mod authority;
 mod beats;
 mod body;
 pub mod cli;

@@ -12,7 +12,6 @@ use pg_control::Extras;
 
 use crate::ages::AgeKeeper;
 use crate::beats::{Ear, Heard};
-use crate::fence::lock_until;
 use crate::hands::Hands;
 use crate::http::health::replication_state;
 
@@ -82,9 +81,9 @@ impl Hands {
 
     /// Until when the leader lock is certainly mine: the key names me, under the lease that I keep alive.
     pub fn lock_until(&self, seen: &Snapshot) -> Option<BootInstant> {
-        let lease = self.leases.lock().borrow().alive()?;
-        let mine = seen.cluster.leader.as_ref() == Some(self.me()) && seen.leader_lease == lease.id;
-        mine.then(|| lock_until(lease.expires_at, self.config.timing.safety_margin))
+        let lease = self.authority.lease()?;
+        let mine = seen.cluster.leader.as_ref() == Some(self.me()) && seen.leader_lease == lease;
+        self.authority.until().filter(|_| mine)
     }
 
     /// What this node says about itself in etcd.

@@ -11,6 +11,7 @@ use pg_control::{Instance, InstanceConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::authority::Authority;
 use crate::body::Body;
 use crate::config::Config;
 use crate::fence::Fence;
@@ -130,7 +131,8 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
     let store = store(&config)?;
     let timing = config.timing;
     let leases = LeaseKeeper::start(etcd_options(&config)?, timing.ttl, timing.heartbeat, adopted)?;
-    let fence = Fence::start(instance.clone(), leases.lock(), timing.safety_margin)?;
+    let authority = Authority::new(leases.lock(), timing.safety_margin);
+    let fence = Fence::start(instance.clone(), authority.clone(), timing.safety_margin)?;
     let metrics = Arc::new(Metrics::new(&config.cluster, config.name.as_str()));
     let ledger = Arc::new(Ledger::default());
     let recorder = Recorder::new(config.name.clone(), store.clone(), Arc::clone(&metrics), Arc::clone(&ledger));
@@ -138,6 +140,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         recorder,
         store,
         leases,
+        authority,
         instance,
         fence,
         metrics,

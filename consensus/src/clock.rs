@@ -30,6 +30,11 @@ impl BootInstant {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The instant so much earlier; the boot itself where that would be before it.
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
 }
 
 impl Add<Duration> for BootInstant {
@@ -51,5 +56,7 @@ mod tests {
         assert_eq!(later.since(now), Duration::from_secs(5));
         assert!(later.remaining() > Duration::from_secs(4));
         assert_eq!(later.elapsed(), Duration::ZERO);
+        assert_eq!(later.minus(Duration::from_secs(5)), now);
+        assert_eq!(now.minus(Duration::MAX), BootInstant(0));
     }
 }
