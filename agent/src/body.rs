@@ -51,6 +51,7 @@ pub struct Body {
     upkeep: Upkeep,
     started: Instant,
     had_leader: bool,
+    registered: bool,
     term: u64,
     term_since: Instant,
 }
@@ -83,6 +84,7 @@ impl Body {
             reason_since: BootInstant::now(),
             started,
             had_leader: false,
+            registered: false,
             term: 0,
             term_since: started,
         }
@@ -167,6 +169,12 @@ impl Body {
         if cluster.leader.is_none() && self.had_leader {
             self.something_is_wrong();
         }
+        let registered = cluster.members.contains_key(&seen.me);
+        if (self.had_leader && self.led_before && cluster.leader.is_none()) || (self.registered && !registered) {
+            // What hung on a lease of mine has vanished before its time: etcd has revoked it, or it ran out unseen.
+            self.hands.leases.check();
+        }
+        self.registered = registered;
         self.had_leader = cluster.leader.is_some();
         let leader = cluster.leader.as_ref().filter(|leader| *leader != &seen.me);
         self.beats.listen_to(leader.and_then(|leader| cluster.members.get(leader)).map(|leader| Target {

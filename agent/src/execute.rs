@@ -285,7 +285,16 @@ async fn stand_ready(hands: &Hands) -> Result<Effect> {
 
 async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect> {
     let lease = hands.leases.ensure_lock_lease().await?;
-    let outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await?;
+    let outcome = match hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await {
+        Err(consensus::Error::LeaseGone(why)) => {
+            // etcd may revoke leases that nobody gave back (etcd-io/etcd issue 15247). Nothing was written: once more, under a new one.
+            tracing::warn!(lease, why, "the lease for the lock is gone: getting another");
+            hands.leases.lock_lease_is_gone(lease).await;
+            let lease = hands.leases.ensure_lock_lease().await?;
+            hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await?
+        }
+        outcome => outcome?,
+    };
     if outcome.applied() {
         hands.fence.arm();
         hands.recorder.acquired(claim, seen);

@@ -1,16 +1,20 @@
 //! Several etcd endpoints under our own rotation. The client library does not leave a dead or frozen member by itself, so there is one
-//! client an endpoint here, every call has a deadline of ours, and the first endpoint that answers is remembered.
+//! client an endpoint here, every call has a deadline of ours, and the endpoint that answered last is asked first. One that was silent is
+//! shunned for a while: asked only when the others do not answer either.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::Error;
 
@@ -19,6 +23,10 @@ const PING_INTERVAL: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// No call lasts longer than this many request timeouts, however many endpoints there are.
 const LONGEST_CALL: u32 = 3;
+/// How long a silent endpoint is asked only after the others.
+const SHUNNED_FOR: Duration = Duration::from_secs(5);
+/// A read that has gone unanswered for this long is sent to the next endpoint as well. A healthy etcd on a busy host takes up to 200 ms.
+const READ_HEDGE: Duration = Duration::from_millis(250);
 
 /// How to reach etcd.
 #[derive(Clone)]
@@ -68,6 +76,7 @@ struct Shared {
     options: EtcdOptions,
     clients: Vec<Mutex<Option<Client>>>,
     current: AtomicUsize,
+    shunned_until: StdMutex<Vec<Option<Instant>>>,
 }
 
 /// What a failed attempt means for the next step.
@@ -87,7 +96,8 @@ impl Endpoints {
             return Err(Error::Misconfigured("no etcd endpoint is given".to_owned()));
         }
         let clients = options.endpoints.iter().map(|_| Mutex::new(None)).collect();
-        Ok(Self { shared: Arc::new(Shared { options, clients, current: AtomicUsize::new(0) }) })
+        let shunned_until = StdMutex::new(vec![None; options.endpoints.len()]);
+        Ok(Self { shared: Arc::new(Shared { options, clients, current: AtomicUsize::new(0), shunned_until }) })
     }
 
     /// How many endpoints there are; at least one.
@@ -110,40 +120,97 @@ impl Endpoints {
         self.shared.options.request_timeout
     }
 
-    /// Leaves an endpoint that does not answer; nothing happens when another caller has left it already.
+    /// Leaves an endpoint that does not answer, and shuns it for a while.
     pub fn move_on(&self, from: usize) {
-        let next = (from + 1) % self.count();
+        if let Some(until) = self.shunned().get_mut(from) {
+            *until = Some(Instant::now() + SHUNNED_FOR);
+        }
+        let next = self.ranked().first().copied().unwrap_or(from);
         let moved = self.shared.current.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if moved && next != from {
             tracing::info!(from = self.url(from), to = self.url(next), "etcd endpoint changed");
         }
     }
 
-    /// Runs a request that is safe to repeat (a read, a write that changes nothing the second time) on the endpoint in use, and on
-    /// each of the others in turn while there is no answer. Ends within three request timeouts.
+    /// An endpoint that answers is the one in use from now on.
+    pub(crate) fn answered(&self, endpoint: usize) {
+        if let Some(until) = self.shunned().get_mut(endpoint) {
+            *until = None;
+        }
+        let before = self.shared.current.swap(endpoint, Ordering::Relaxed);
+        if before != endpoint {
+            tracing::info!(from = self.url(before), to = self.url(endpoint), "etcd endpoint changed");
+        }
+    }
+
+    /// All endpoints in the order in which to ask them: the one in use, the others in turn, and last those that were silent lately.
+    pub(crate) fn ranked(&self) -> Vec<usize> {
+        let (count, current, now) = (self.count(), self.current(), Instant::now());
+        let shunned = self.shunned();
+        let is_shunned =
+            |endpoint: &usize| shunned.get(*endpoint).is_some_and(|until| until.is_some_and(|at| at > now));
+        let in_turn = (0..count).map(|step| (current + step) % count);
+        let (last, mut first): (Vec<usize>, Vec<usize>) = in_turn.partition(is_shunned);
+        first.extend(last);
+        first
+    }
+
+    fn shunned(&self) -> std::sync::MutexGuard<'_, Vec<Option<Instant>>> {
+        self.shared.shunned_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a request that is safe to repeat (a read, a write that changes nothing the second time) on the endpoint in use; on the next
+    /// one as well when there is no answer for a while, or at once when it fails. The first answer counts. Ends within three request
+    /// timeouts.
     pub async fn call<T, F, Fut>(&self, request: F) -> Result<T, Error>
     where
         F: Fn(Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut failures = Vec::new();
-        let every_endpoint = async {
-            // One try more than there are endpoints: an outdated login is mended by asking the same endpoint again.
-            for _ in 0..=self.count() {
-                let endpoint = self.current();
-                match self.attempt(endpoint, &request).await {
-                    Ok(answer) => return Ok(answer),
+        match timeout(self.request_timeout() * LONGEST_CALL, self.race(&request, &mut failures)).await {
+            Ok(Err(Error::Unreachable(_))) | Err(_) => Err(Error::Unreachable(failures.join("; "))),
+            Ok(settled) => settled,
+        }
+    }
+
+    async fn race<T, F, Fut>(&self, request: &F, failures: &mut Vec<String>) -> Result<T, Error>
+    where
+        F: Fn(Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        // One try more than there are endpoints: an outdated login is mended by asking the same endpoint again.
+        let mut to_ask: VecDeque<usize> = self.ranked().into();
+        to_ask.extend(to_ask.front().copied());
+        let mut asked = Vec::new();
+        let mut under_way = FuturesUnordered::new();
+        let mut hedge_at = Instant::now();
+        let ask = |endpoint| async move { (endpoint, self.attempt(endpoint, request).await) };
+        loop {
+            tokio::select! {
+                biased;
+                Some((endpoint, answer)) = under_way.next() => match answer {
+                    Ok(answer) => {
+                        asked.into_iter().filter(|silent| *silent != endpoint).for_each(|silent| self.move_on(silent));
+                        self.answered(endpoint);
+                        return Ok(answer);
+                    }
                     Err(Failure::Final(error)) => return Err(error),
                     Err(Failure::NotSent(why) | Failure::Unclear(why)) => {
                         failures.push(format!("{}: {why}", self.url(endpoint)));
+                        hedge_at = Instant::now();
+                        if to_ask.is_empty() && under_way.is_empty() {
+                            return Err(Error::Unreachable(String::new()));
+                        }
                     }
+                },
+                () = sleep_until(hedge_at), if !to_ask.is_empty() => {
+                    let next = to_ask.pop_front();
+                    asked.extend(next);
+                    under_way.extend(next.map(ask));
+                    hedge_at = Instant::now() + READ_HEDGE;
                 }
             }
-            Err(Error::Unreachable(String::new()))
-        };
-        match timeout(self.request_timeout() * LONGEST_CALL, every_endpoint).await {
-            Ok(Err(Error::Unreachable(_))) | Err(_) => Err(Error::Unreachable(failures.join("; "))),
-            Ok(settled) => settled,
         }
     }
 

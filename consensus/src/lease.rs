@@ -110,6 +110,21 @@ impl LeaseKeeper {
         ask(&self.lock, Order::Ensure(reply), answer).await
     }
 
+    /// etcd has answered a write with [`Error::LeaseGone`]: the lock lease `id` counts for nothing from now on, whatever its renewals say.
+    pub async fn lock_lease_is_gone(&self, id: i64) {
+        let _ = self.lock.orders.send(Order::Gone(id)).await;
+        // The order has been carried out when the state says so; a keeper that has stopped says nothing any more.
+        let _ = self.lock.lease.clone().wait_for(|lease| lease.id() != Some(id)).await;
+    }
+
+    /// Asks etcd now whether the leases live, because what was bound to one has vanished. Never waits.
+    pub fn check(&self) {
+        for side in [&self.member, &self.lock] {
+            // A full inbox means that the keeper is being asked already.
+            let _ = side.orders.try_send(Order::Check);
+        }
+    }
+
     /// Revokes the lock lease, and with it deletes what is bound to it: only when no write of Postgres can follow. On an error renewals
     /// have stopped all the same, and the lease ends by itself.
     pub async fn drop_lock_lease(&self) -> Result<(), Error> {

@@ -1,19 +1,28 @@
-//! How one lease is kept alive: a renewal every heartbeat over etcd's own keep-alive stream, each with a deadline, and at the first
-//! silence a new stream to another endpoint. An answer that the lease is gone is final; silence never is.
+//! How one lease is kept alive: a renewal every heartbeat over etcd's own keep-alive stream. One that is not answered soon is sent through
+//! the next endpoint as well, and the first good answer counts, from before it was itself sent. An answer that the lease is gone is
+//! final; silence never is.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
 use std::time::Duration;
 
-use etcd_client::{LeaseKeepAliveStream, LeaseKeeper as LeaseSender};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
+use crate::attempt::{Answer, Landed, Stream, grant, renew};
 use crate::clock::BootInstant;
-use crate::endpoints::{Endpoints, Failure, classify};
+use crate::endpoints::{Endpoints, Failure};
 use crate::error::Error;
 use crate::lease::{Lease, LeaseState};
 
-/// How long to wait before asking a round of silent endpoints again.
+/// How long to wait before asking a round of endpoints again of which all have refused.
 const AFTER_A_SILENT_ROUND: Duration = Duration::from_millis(250);
+/// A renewal needs no disk: one that takes longer than this (or than three times the last one) goes through another endpoint as well.
+const RENEWAL_HEDGE: Duration = Duration::from_millis(100);
+/// A grant is a write, and one that is made twice leaves a lease behind that ends by itself.
+const GRANT_HEDGE: Duration = Duration::from_millis(250);
 
 /// What the keeper can be told.
 pub(crate) enum Order {
@@ -21,6 +30,10 @@ pub(crate) enum Order {
     Ensure(oneshot::Sender<Result<i64, Error>>),
     /// Have none.
     Drop(oneshot::Sender<Result<(), Error>>),
+    /// etcd has said elsewhere that this lease does not exist any more.
+    Gone(i64),
+    /// There is reason to doubt that the lease lives: ask now.
+    Check,
 }
 
 /// One lease and everything needed to keep it.
@@ -34,9 +47,17 @@ pub(crate) struct Tending {
     held: Option<Held>,
     /// A lease is wanted even when nobody asks.
     always: bool,
-    stream: Option<Stream>,
+    /// Who waits for a lease, and until when.
+    waiting: Vec<(oneshot::Sender<Result<i64, Error>>, Instant)>,
+    /// The stream of the last renewal, for the next one.
+    stream: Option<Box<Stream>>,
+    attempts: FuturesUnordered<Pin<Box<dyn Future<Output = Landed> + Send>>>,
+    /// The endpoints that have been asked since the last answer, and those whose turn comes in this round.
+    asked: Vec<usize>,
+    to_ask: VecDeque<usize>,
     next: Instant,
-    silent_in_a_row: usize,
+    latency: Duration,
+    last_error: Error,
     renewals: u64,
     failures: u64,
 }
@@ -44,13 +65,6 @@ pub(crate) struct Tending {
 struct Held {
     id: i64,
     adopted: bool,
-}
-
-/// A keep-alive stream, and the endpoint at its other end.
-struct Stream {
-    endpoint: usize,
-    sender: LeaseSender,
-    answers: LeaseKeepAliveStream,
 }
 
 impl Tending {
@@ -70,9 +84,14 @@ impl Tending {
             publish,
             held: adopt.filter(|id| *id != 0).map(|id| Held { id, adopted: true }),
             always: false,
+            waiting: Vec::new(),
             stream: None,
+            attempts: FuturesUnordered::new(),
+            asked: Vec::new(),
+            to_ask: VecDeque::new(),
             next: Instant::now(),
-            silent_in_a_row: 0,
+            latency: Duration::ZERO,
+            last_error: Error::Unreachable("no endpoint has answered in time".to_owned()),
             renewals: 0,
             failures: 0,
         }
@@ -94,69 +113,78 @@ impl Tending {
             self.publish.send_replace(Lease::Asking);
         }
         loop {
-            let something_to_do = self.held.is_some() || self.always;
+            let something_to_do = self.held.is_some() || self.always || !self.waiting.is_empty();
+            let patience = self.waiting.iter().map(|(_, until)| *until).min();
             tokio::select! {
                 order = self.orders.recv() => match order {
                     None => return,
-                    Some(Order::Ensure(reply)) => { let _ = reply.send(self.ensure().await); }
+                    Some(Order::Ensure(reply)) => self.ensure(reply),
                     Some(Order::Drop(reply)) => { let _ = reply.send(self.end().await); }
+                    Some(Order::Gone(id)) if self.held.as_ref().is_some_and(|held| held.id == id) => self.forget(id),
+                    Some(Order::Gone(_)) => {}
+                    Some(Order::Check) => self.hurry(),
                 },
-                () = sleep_until(self.next), if something_to_do => self.step().await,
+                Some(landed) = self.attempts.next() => self.landed(landed).await,
+                () = sleep_until(self.next), if something_to_do => self.begin(),
+                () = sleep_until(patience.unwrap_or(self.next)), if patience.is_some() => self.lose_patience(),
             }
         }
     }
 
-    /// Renews the lease that is held, or gets one.
-    async fn step(&mut self) {
-        match &self.held {
-            Some(Held { id, .. }) => {
-                let id = *id;
-                self.renew(id).await;
+    /// Asks the next endpoint: the first of a round after a heartbeat, each further one because the others have not answered yet.
+    fn begin(&mut self) {
+        if self.to_ask.is_empty() {
+            self.to_ask = self.endpoints.ranked().into();
+        }
+        let Some(endpoint) = self.to_ask.pop_front() else { return };
+        self.asked.push(endpoint);
+        self.next = Instant::now() + self.spacing();
+        let endpoints = self.endpoints.clone();
+        match self.held.as_ref().map(|held| held.id) {
+            Some(id) => {
+                let stream = self.stream.take().filter(|stream| stream.endpoint == endpoint && stream.lease == id);
+                self.attempts.push(Box::pin(renew(endpoints, endpoint, id, stream)));
             }
-            None => {
-                let _ = self.grant().await;
-            }
+            None => self.attempts.push(Box::pin(grant(endpoints, endpoint, self.ttl))),
         }
     }
 
-    async fn renew(&mut self, id: i64) {
-        let sent_at = BootInstant::now();
-        let endpoint = self.stream.as_ref().map_or_else(|| self.endpoints.current(), |stream| stream.endpoint);
-        let answer = match timeout(self.endpoints.request_timeout(), self.exchange(id, endpoint)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Failure::Unclear("no answer".to_owned())),
-        };
+    /// How long an endpoint is left alone with a request. Once all have been asked they are asked again at a slower pace, for a member
+    /// that hangs on a frozen leader answers only what it is asked after the next election.
+    fn spacing(&self) -> Duration {
+        let longest = self.endpoints.request_timeout() / 2;
+        if self.to_ask.is_empty() {
+            return longest;
+        }
+        let hedge = if self.held.is_some() { RENEWAL_HEDGE } else { GRANT_HEDGE };
+        hedge.max(self.latency * 3).min(longest)
+    }
+
+    fn hurry(&mut self) {
+        if self.attempts.is_empty() {
+            self.next = Instant::now();
+        }
+    }
+
+    async fn landed(&mut self, landed: Landed) {
+        let Landed { endpoint, sent_at, answer } = landed;
+        let held = self.held.as_ref().map_or(0, |held| held.id);
         match answer {
-            Ok(ttl) if self.is_too_short(ttl) => self.forget(id),
-            Ok(ttl) => self.confirmed(id, ttl, sent_at),
-            Err(Failure::Final(Error::LeaseGone(_))) => self.forget(id),
-            Err(Failure::NotSent(why) | Failure::Unclear(why)) => self.silence(endpoint, &why),
+            Ok(Answer::Renewed { ttl, .. }) if self.is_too_short(ttl) => self.forget(held),
+            Ok(Answer::Renewed { ttl, stream }) => {
+                self.stream = Some(stream);
+                self.confirmed(held, ttl, endpoint, sent_at);
+            }
+            Ok(Answer::Granted { id, ttl }) => {
+                (self.held, self.stream) = (Some(Held { id, adopted: false }), None);
+                self.confirmed(id, ttl, endpoint, sent_at);
+            }
+            Err(Failure::Final(Error::LeaseGone(_))) if held != 0 => self.forget(held),
+            Err(Failure::NotSent(why) | Failure::Unclear(why)) => self.silence(endpoint, Error::Unreachable(why)),
             Err(Failure::Final(error)) => {
                 self.endpoints.forget(endpoint).await;
-                self.silence(endpoint, &error.to_string());
+                self.silence(endpoint, error);
             }
-        }
-    }
-
-    /// Sends one renewal and waits for its answer: the time to live that it gave.
-    async fn exchange(&mut self, id: i64, endpoint: usize) -> Result<Duration, Failure> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            empty => {
-                let mut client = self.endpoints.client(endpoint).await.map_err(|error| match error {
-                    Error::Unreachable(why) => Failure::NotSent(why),
-                    other => Failure::Final(other),
-                })?;
-                let (sender, answers) = client.lease_keep_alive(id).await.map_err(classify)?;
-                empty.insert(Stream { endpoint, sender, answers })
-            }
-        };
-        stream.sender.keep_alive().await.map_err(classify)?;
-        let answer = stream.answers.message().await.map_err(classify)?;
-        let answer = answer.ok_or_else(|| Failure::Unclear("the stream ended".to_owned()))?;
-        match u64::try_from(answer.ttl()) {
-            Ok(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
-            _ => Err(Failure::Final(Error::LeaseGone(format!("lease {id} has no time left")))),
         }
     }
 
@@ -166,33 +194,49 @@ impl Tending {
         self.always && ttl < self.ttl && self.held.as_ref().is_some_and(|held| held.adopted)
     }
 
-    fn confirmed(&mut self, id: i64, ttl: Duration, sent_at: BootInstant) {
+    fn confirmed(&mut self, id: i64, ttl: Duration, endpoint: usize, sent_at: BootInstant) {
+        for silent in self.asked.drain(..).filter(|asked| *asked != endpoint) {
+            self.endpoints.move_on(silent);
+        }
+        self.endpoints.answered(endpoint);
+        self.settle();
         self.renewals += 1;
-        self.silent_in_a_row = 0;
-        let renewal_latency = sent_at.elapsed();
-        self.next = Instant::now() + self.heartbeat.saturating_sub(renewal_latency);
-        let (renewals, failures) = (self.renewals, self.failures);
+        self.latency = sent_at.elapsed();
+        self.next = Instant::now() + self.heartbeat.saturating_sub(self.latency);
+        let (renewal_latency, renewals, failures) = (self.latency, self.renewals, self.failures);
         let state = LeaseState { id, ttl, expires_at: sent_at + ttl, renewal_latency, renewals, failures };
         self.publish.send_replace(Lease::Alive(state));
+        for (reply, _) in self.waiting.drain(..) {
+            let _ = reply.send(Ok(id));
+        }
+    }
+
+    /// What is still under way does not matter any more; a later answer must never be taken for that to a later question.
+    fn settle(&mut self) {
+        self.attempts.clear();
+        self.asked.clear();
+        self.to_ask.clear();
     }
 
     /// The lease does not exist any more.
     fn forget(&mut self, id: i64) {
         tracing::warn!(lease = id, "lease lost");
+        self.settle();
         (self.held, self.stream) = (None, None);
         self.next = Instant::now();
         self.publish.send_replace(Lease::Lost(id));
     }
 
-    /// No answer: the next attempt goes elsewhere, at once unless every endpoint was silent.
-    fn silence(&mut self, endpoint: usize, why: &str) {
+    /// No answer: where nothing else is under way the next endpoint is asked at once, unless every one has been.
+    fn silence(&mut self, endpoint: usize, error: Error) {
         self.failures += 1;
-        self.silent_in_a_row += 1;
-        tracing::debug!(endpoint = self.endpoints.url(endpoint), why, "lease renewal failed");
-        self.stream = None;
+        tracing::debug!(endpoint = self.endpoints.url(endpoint), %error, "lease renewal failed");
+        self.last_error = error;
+        self.asked.retain(|asked| *asked != endpoint);
         self.endpoints.move_on(endpoint);
-        let all_were_silent = self.silent_in_a_row.is_multiple_of(self.endpoints.count());
-        self.next = Instant::now() + if all_were_silent { AFTER_A_SILENT_ROUND } else { Duration::ZERO };
+        if self.attempts.is_empty() {
+            self.next = Instant::now() + if self.to_ask.is_empty() { AFTER_A_SILENT_ROUND } else { Duration::ZERO };
+        }
         let (renewals, failures) = (self.renewals, self.failures);
         self.publish.send_if_modified(|lease| match lease {
             Lease::Alive(state) => {
@@ -203,59 +247,33 @@ impl Tending {
         });
     }
 
-    async fn grant(&mut self) -> Result<i64, Error> {
-        let seconds = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
-        // Granting twice does no harm: a lease that nobody renews ends by itself. But only the last attempt's time counts, and which
-        // attempt that was is known only from outside the rotation.
-        let endpoint = self.endpoints.current();
-        let sent_at = BootInstant::now();
-        let request = |mut client: etcd_client::Client| async move { client.lease_grant(seconds, None).await };
-        match self.endpoints.attempt(endpoint, &request).await {
-            Ok(granted) => {
-                let id = granted.id();
-                (self.held, self.stream) = (Some(Held { id, adopted: false }), None);
-                let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or_default());
-                self.confirmed(id, ttl, sent_at);
-                Ok(id)
-            }
-            Err(Failure::NotSent(why) | Failure::Unclear(why)) => {
-                self.silence(endpoint, &why);
-                Err(Error::Unreachable(why))
-            }
-            Err(Failure::Final(error)) => {
-                self.silence(endpoint, &error.to_string());
-                Err(error)
-            }
-        }
-    }
-
-    /// Has a lease that has not run out; tries each endpoint once.
-    async fn ensure(&mut self) -> Result<i64, Error> {
+    /// Has a lease that has not run out, within a few request timeouts.
+    fn ensure(&mut self, reply: oneshot::Sender<Result<i64, Error>>) {
         if let Some(state) = self.publish.borrow().alive()
             && !state.expires_at.remaining().is_zero()
         {
-            return Ok(state.id);
+            let _ = reply.send(Ok(state.id));
+            return;
         }
-        let mut last = Error::Unreachable("no endpoint was asked".to_owned());
-        for _ in 0..=self.endpoints.count() {
-            match self.held.as_ref().map(|held| held.id) {
-                Some(id) => self.renew(id).await,
-                None => match self.grant().await {
-                    Ok(_) => {}
-                    Err(error) => last = error,
-                },
-            }
-            if let Some(state) = self.publish.borrow().alive()
-                && !state.expires_at.remaining().is_zero()
-            {
-                return Ok(state.id);
-            }
+        self.waiting.push((reply, Instant::now() + self.endpoints.request_timeout() * 3));
+        self.hurry();
+    }
+
+    fn lose_patience(&mut self) {
+        let now = Instant::now();
+        let (late, still): (Vec<_>, Vec<_>) = self.waiting.drain(..).partition(|(_, until)| *until <= now);
+        self.waiting = still;
+        for (reply, _) in late {
+            let _ = reply.send(Err(self.last_error.clone()));
         }
-        Err(last)
+        if self.waiting.is_empty() && self.held.is_none() && !self.always {
+            self.settle();
+        }
     }
 
     /// Stops renewing, and revokes.
     async fn end(&mut self) -> Result<(), Error> {
+        self.settle();
         (self.always, self.stream) = (false, None);
         let held = self.held.take();
         self.publish.send_replace(Lease::Idle);

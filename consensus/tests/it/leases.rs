@@ -104,3 +104,34 @@ async fn without_etcd_the_time_runs_out_and_with_it_the_lease_comes_back() {
     assert!(back.alive().unwrap().failures > 0);
     println!("lease {first:?} before, {:?} after", back.id());
 }
+
+#[tokio::test]
+async fn a_lease_that_a_write_finds_gone_counts_for_nothing_at_once() {
+    let etcd = Etcd::start(1).await;
+    let long = Duration::from_secs(60);
+    let keeper = LeaseKeeper::start(etcd.options(), long, long, Adopted::default()).unwrap();
+    let store = etcd.store();
+    let lock = keeper.ensure_lock_lease().await.unwrap();
+    etcd.client().await.lease_revoke(lock).await.unwrap();
+    let written = store.commit(&[], &[Write::put_leased(store.keys().leader(), "pg1", lock)]).await;
+    assert!(matches!(written, Err(Error::LeaseGone(_))), "{written:?}");
+    assert_eq!(keeper.ensure_lock_lease().await, Ok(lock), "the next renewal is a minute away");
+    keeper.lock_lease_is_gone(lock).await;
+    assert_eq!(*keeper.lock().borrow(), Lease::Lost(lock));
+    let next = keeper.ensure_lock_lease().await.unwrap();
+    assert_ne!(next, lock);
+    keeper.lock_lease_is_gone(lock).await;
+    assert_eq!(keeper.lock().borrow().id(), Some(next), "what is said of another lease does not matter");
+}
+
+#[tokio::test]
+async fn a_doubt_is_cleared_up_without_waiting_for_the_heartbeat() {
+    let etcd = Etcd::start(1).await;
+    let long = Duration::from_secs(60);
+    let keeper = LeaseKeeper::start(etcd.options(), long, long, Adopted::default()).unwrap();
+    let mut member = keeper.member();
+    let first = until(&mut member, |lease| lease.alive().is_some()).await.id().unwrap();
+    etcd.client().await.lease_revoke(first).await.unwrap();
+    keeper.check();
+    until(&mut member, |lease| lease.id().is_some_and(|id| id != first)).await;
+}

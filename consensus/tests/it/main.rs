@@ -4,6 +4,7 @@
 mod access;
 mod etcd;
 mod faults;
+mod hedging;
 mod leadership;
 mod leases;
 mod proxy;
