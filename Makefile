@@ -29,8 +29,9 @@ check: ## Format, lints, documentation, fast tests: seconds, before each commit
 	cargo test -p decision
 	cargo test -p agent --lib --bins
 
-chaos: build ## The long run of real faults on real clusters
-	cargo test -p chaos -- --include-ignored --nocapture
+chaos: setup ## Real faults on real clusters, again and again (FAULT=..., REPEATS=5; docs/chaos.md has the rest)
+	cargo build --release -p chaos
+	target/release/chaos
 
 bench: build ## The demo several times with each fault, and the medians (RUNS=5)
 	@scripts/bench.sh $(PGVIGIL)

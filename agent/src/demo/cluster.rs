@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::account::Account;
-use super::etcd::{self, EtcdPorts};
+use super::etcd::{self, EtcdPlace};
 use super::lookout::{self, Lookout, Sight};
 use super::node::Node;
 use super::ports::Ports;
@@ -19,6 +19,8 @@ use super::session::{DATABASE, Session, USER};
 use super::settings::{self, NodeFacts};
 use super::workdir::Workdir;
 use crate::show::{HaproxyOptions, ShowMember, haproxy};
+
+const LOOPBACK: &str = "127.0.0.1";
 
 /// What a cluster is to look like.
 #[derive(Clone, Debug)]
@@ -116,14 +118,14 @@ impl LocalCluster {
         let account = Account::find()?;
         let (nodes, members) = (u16::from(options.nodes), u16::from(options.etcd_members));
         let ports = Ports::choose(options.base_port, 3 + 2 * nodes + 2 * members)?;
-        let workdir = Workdir::create(account)?;
+        let workdir = Workdir::create(account, "pgvigil-demo-")?;
 
-        let etcd_ports: Vec<EtcdPorts> = (0..members)
+        let etcd_places: Vec<EtcdPlace> = (0..members)
             .map(|index| 3 + 2 * nodes + 2 * index)
-            .map(|at| EtcdPorts { client: ports.at(at), peer: ports.at(at + 1) })
+            .map(|at| EtcdPlace { address: LOOPBACK.to_owned(), client: ports.at(at), peer: ports.at(at + 1) })
             .collect();
-        let etcd_urls: Vec<String> = etcd_ports.iter().map(|ports| etcd::url(*ports)).collect();
-        let etcd = etcd::members(&etcd_program, &etcd_ports, &workdir, account)?;
+        let etcd_urls: Vec<String> = etcd_places.iter().map(EtcdPlace::url).collect();
+        let etcd = etcd::members(&etcd_program, &etcd_places, &workdir, account)?;
 
         let pgvigil = workdir.copy(&options.pgvigil, "pgvigil")?;
         let mut prepared = Vec::new();
@@ -135,6 +137,8 @@ impl LocalCluster {
             let facts = NodeFacts {
                 name: &name,
                 home: &home,
+                address: LOOPBACK,
+                clients: "127.0.0.1/32",
                 postgres_port,
                 api_port,
                 etcd: &etcd_urls,
@@ -361,7 +365,7 @@ impl LocalCluster {
 }
 
 fn proxy(program: &Path, ports: ProxyPorts, nodes: &[Node], workdir: &Workdir, account: Account) -> Result<Service> {
-    let host = || "127.0.0.1".to_owned();
+    let host = || LOOPBACK.to_owned();
     let member = |node: &Node| ShowMember {
         name: node.name.clone(),
         host: host(),

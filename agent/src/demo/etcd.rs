@@ -9,37 +9,44 @@ use super::account::Account;
 use super::service::Service;
 use super::workdir::Workdir;
 
-/// The ports of one member.
-#[derive(Clone, Copy, Debug)]
-pub struct EtcdPorts {
+/// Where one member listens.
+#[derive(Clone, Debug)]
+pub struct EtcdPlace {
+    /// On this address.
+    pub address: String,
     /// For clients.
     pub client: u16,
     /// For the other members.
     pub peer: u16,
 }
 
-/// The URL for clients.
-pub fn url(ports: EtcdPorts) -> String {
-    format!("http://127.0.0.1:{}", ports.client)
+impl EtcdPlace {
+    /// The URL for clients.
+    pub fn url(&self) -> String {
+        format!("http://{}:{}", self.address, self.client)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://{}:{}", self.address, self.peer)
+    }
 }
 
 /// One service a member; nothing is started yet.
 ///
 /// # Errors
 /// The directories cannot be made.
-pub fn members(program: &Path, ports: &[EtcdPorts], workdir: &Workdir, account: Account) -> Result<Vec<Service>> {
-    let peer = |ports: &EtcdPorts| format!("http://127.0.0.1:{}", ports.peer);
-    let named = |(index, ports)| format!("e{}={}", index + 1, peer(ports));
-    let all: Vec<String> = ports.iter().enumerate().map(named).collect();
-    let member = |(index, ports): (usize, &EtcdPorts)| {
+pub fn members(program: &Path, places: &[EtcdPlace], workdir: &Workdir, account: Account) -> Result<Vec<Service>> {
+    let named = |(index, place): (usize, &EtcdPlace)| format!("e{}={}", index + 1, place.peer_url());
+    let all: Vec<String> = places.iter().enumerate().map(named).collect();
+    let member = |(index, place): (usize, &EtcdPlace)| {
         let name = format!("e{}", index + 1);
         let data_dir = workdir.directory(&name)?;
         let flags: [(&str, &str); 9] = [
             ("--name", &name),
-            ("--listen-client-urls", &url(*ports)),
-            ("--advertise-client-urls", &url(*ports)),
-            ("--listen-peer-urls", &peer(ports)),
-            ("--initial-advertise-peer-urls", &peer(ports)),
+            ("--listen-client-urls", &place.url()),
+            ("--advertise-client-urls", &place.url()),
+            ("--listen-peer-urls", &place.peer_url()),
+            ("--initial-advertise-peer-urls", &place.peer_url()),
             ("--initial-cluster", &all.join(",")),
             ("--initial-cluster-token", &workdir.path().to_string_lossy()),
             ("--logger", "zap"),
@@ -50,5 +57,5 @@ pub fn members(program: &Path, ports: &[EtcdPorts], workdir: &Workdir, account: 
         let log = workdir.path().join(format!("{name}.log"));
         Ok(Service::new(account, &format!("etcd member {name}"), program, arguments, log))
     };
-    ports.iter().enumerate().map(member).collect()
+    places.iter().enumerate().map(member).collect()
 }

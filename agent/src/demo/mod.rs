@@ -1,23 +1,23 @@
 //! `pgvigil demo`: a real cluster on this machine, broken under load, and what came of it. [`cluster::LocalCluster`] is the stage, which the
 //! tests of whole agents use too; `play` is the piece. Whatever happens, nothing of it stays behind unless asked for.
 
-mod account;
+pub mod account;
 pub mod audit;
 mod card;
 pub mod cluster;
-mod etcd;
+pub mod etcd;
 mod keep;
 pub mod lookout;
 pub mod node;
 mod play;
 mod ports;
 pub mod processes;
-mod programs;
+pub mod programs;
 mod screen;
 pub mod service;
 pub mod session;
-mod settings;
-mod workdir;
+pub mod settings;
+pub mod workdir;
 pub mod writer;
 
 use std::io::Write;

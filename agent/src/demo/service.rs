@@ -2,11 +2,13 @@
 //! process, so its process id can never be somebody else's.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +20,15 @@ use super::processes::signal;
 /// How much of a log goes into an error.
 const LAST_LINES: usize = 8;
 
+/// Where programs run, if not on this machine as it is: a host of a network of its own.
+pub trait Ground: fmt::Debug + Send + Sync {
+    /// Runs the command there.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    fn spawn(&self, command: Command) -> io::Result<Child>;
+}
+
 /// A program, and the process that runs it.
 #[derive(Debug)]
 pub struct Service {
@@ -26,13 +37,21 @@ pub struct Service {
     arguments: Vec<OsString>,
     log: PathBuf,
     account: Account,
+    ground: Option<Arc<dyn Ground>>,
     child: Mutex<Option<Child>>,
 }
 
 impl Service {
     /// Describes it; nothing is started yet.
     pub fn new(account: Account, name: &str, program: &Path, arguments: Vec<OsString>, log: PathBuf) -> Self {
-        Self { name: name.to_owned(), program: program.to_owned(), arguments, log, account, child: Mutex::new(None) }
+        let (name, program) = (name.to_owned(), program.to_owned());
+        Self { name, program, arguments, log, account, ground: None, child: Mutex::new(None) }
+    }
+
+    /// It is to run there.
+    pub fn on(mut self, ground: Arc<dyn Ground>) -> Self {
+        self.ground = Some(ground);
+        self
     }
 
     /// What it is called.
@@ -65,7 +84,11 @@ impl Service {
         let mut command = self.account.command(&self.program);
         command.args(&self.arguments).process_group(0).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().with_context(|| format!("cannot run {}", self.program.display()))?;
+        let child = match &self.ground {
+            Some(ground) => ground.spawn(command),
+            None => command.spawn(),
+        };
+        let child = child.with_context(|| format!("cannot run {}", self.program.display()))?;
         *self.child() = Some(child);
         Ok(())
     }

@@ -24,13 +24,21 @@ impl Session {
     /// # Errors
     /// Nobody there lets us in within the given time.
     pub async fn open(port: u16, within: Duration) -> Result<Self> {
+        Self::to("127.0.0.1", port, within).await
+    }
+
+    /// Connects to a port of some host.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn to(host: &str, port: u16, within: Duration) -> Result<Self> {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(port).user(USER).dbname(DATABASE).application_name("pgvigil demo");
+        config.host(host).port(port).user(USER).dbname(DATABASE).application_name("pgvigil demo");
         let connecting = tokio::time::timeout(within, config.connect(NoTls)).await;
         let (client, connection) = connecting
             .map_err(|_| anyhow!("no answer within {within:?}"))
             .and_then(|connected| connected.map_err(Into::into))
-            .with_context(|| format!("connecting to 127.0.0.1:{port}"))?;
+            .with_context(|| format!("connecting to {host}:{port}"))?;
         let io = tokio::spawn(async move {
             // What ends the connection is seen by whoever uses it.
             let _ = connection.await;

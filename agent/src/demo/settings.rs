@@ -13,6 +13,10 @@ pub struct NodeFacts<'a> {
     pub name: &'a str,
     /// Its directory.
     pub home: &'a Path,
+    /// Where Postgres and the health API listen.
+    pub address: &'a str,
+    /// Where clients come from: an address with its mask, as `pg_hba.conf` writes it.
+    pub clients: &'a str,
     /// The port of Postgres.
     pub postgres_port: u16,
     /// The port of the health API.
@@ -30,8 +34,8 @@ pub fn toml(facts: &NodeFacts<'_>, more: &[(String, String)]) -> String {
     let quoted = |text: &str| format!("{text:?}");
     let path = |path: &Path| quoted(&path.to_string_lossy());
     let home = facts.home;
-    // The writer is an ordinary user of a database of its own; whoever is on this host may be it while the cluster lives.
-    let way_in = format!("host {DATABASE} {USER} 127.0.0.1/32 trust");
+    // The writer is an ordinary user of a database of its own; whoever is where clients come from may be it while the cluster lives.
+    let way_in = format!("host {DATABASE} {USER} {} trust", facts.clients);
     let endpoints: Vec<String> = facts.etcd.iter().map(|url| quoted(url)).collect();
     let mut lines: BTreeMap<&str, String> = BTreeMap::from([
         ("cluster", quoted("demo")),
@@ -42,11 +46,11 @@ pub fn toml(facts: &NodeFacts<'_>, more: &[(String, String)]) -> String {
         ("postgres.bin_dir", path(&facts.programs.bin_dir)),
         ("postgres.data_dir", path(&home.join("data"))),
         ("postgres.socket_dir", path(&home.join("s"))),
-        ("postgres.advertise", quoted(&format!("127.0.0.1:{}", facts.postgres_port))),
-        ("postgres.listen", quoted("127.0.0.1")),
+        ("postgres.advertise", quoted(&format!("{}:{}", facts.address, facts.postgres_port))),
+        ("postgres.listen", quoted(facts.address)),
         ("postgres.hba", format!("[{}]", quoted(&way_in))),
         ("postgres.parameters.shared_buffers", quoted("32MB")),
-        ("api.listen", quoted(&format!("127.0.0.1:{}", facts.api_port))),
+        ("api.listen", quoted(&format!("{}:{}", facts.address, facts.api_port))),
         ("log.format", quoted("human")),
     ]);
     lines.extend(more.iter().map(|(key, value)| (key.as_str(), value.clone())));
@@ -65,6 +69,8 @@ mod tests {
         let facts = NodeFacts {
             name: "n1",
             home: home.path(),
+            address: "127.0.0.1",
+            clients: "127.0.0.1/32",
             postgres_port: 10_001,
             api_port: 10_002,
             etcd: &["http://127.0.0.1:10003".to_owned()],

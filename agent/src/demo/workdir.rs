@@ -27,7 +27,7 @@ impl Workdir {
     ///
     /// # Errors
     /// No permission, or too little space.
-    pub fn create(account: Account) -> Result<Self> {
+    pub fn create(account: Account, prefix: &str) -> Result<Self> {
         let usual = std::env::temp_dir();
         let above = if usual.as_os_str().len() > LONGEST_ABOVE { PathBuf::from("/tmp") } else { usual };
         let cannot =
@@ -44,7 +44,7 @@ impl Workdir {
                 NEEDED_BYTES >> 20
             );
         }
-        let path = tempfile::Builder::new().prefix("pgvigil-demo-").tempdir_in(&above).with_context(cannot)?.keep();
+        let path = tempfile::Builder::new().prefix(prefix).tempdir_in(&above).with_context(cannot)?.keep();
         let workdir = Self { path, account, keep: AtomicBool::new(false) };
         std::fs::set_permissions(&workdir.path, PermissionsExt::from_mode(0o700))?;
         account.own(&workdir.path)?;

@@ -1,81 +1,37 @@
-//! The course of a storm: which fault comes next, from a seed. The clock has no part in it, so a course can be read and repeated.
+//! The course of a storm: which faults come one after another, from a seed. The clock has no part in it, so a course can be read and
+//! repeated.
 
-use std::fmt;
-use std::time::Duration;
+use crate::blow::ms;
+use crate::dice::Dice;
+use crate::fault::{Back, Fault, Step, Target, all};
 
-/// One fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The leader's agent and Postgres, SIGKILL; started again later.
-    KillLeaderNode,
-    /// The leader's postmaster alone, SIGKILL.
-    KillLeaderPostgres,
-    /// The leader's agent alone, SIGKILL; started again at once.
-    KillLeaderAgent,
-    /// The leader's agent and Postgres are frozen for a while, then go on as if nothing had happened.
-    FreezeLeaderNode,
-    /// A standby's postmaster, SIGKILL.
-    KillStandbyPostgres,
-    /// A standby's agent and Postgres, SIGKILL; started again later.
-    KillStandbyNode,
-    /// One etcd member is frozen for a while.
-    FreezeEtcdMember,
-    /// One etcd member, SIGKILL; started again later.
-    KillEtcdMember,
-    /// An operator's switchover.
-    Switchover,
-}
-
-const ALL: [Fault; 9] = [
-    Fault::KillLeaderNode,
-    Fault::KillLeaderPostgres,
-    Fault::KillLeaderAgent,
-    Fault::FreezeLeaderNode,
-    Fault::KillStandbyPostgres,
-    Fault::KillStandbyNode,
-    Fault::FreezeEtcdMember,
-    Fault::KillEtcdMember,
-    Fault::Switchover,
-];
-
-/// A fault, which of several victims it hits, and how long it lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Blow {
-    /// What.
-    pub fault: Fault,
-    /// Which of the possible victims, counted modulo their number.
-    pub victim: usize,
-    /// How long a frozen or killed process stays so.
-    pub lasting: Duration,
-}
-
-impl fmt::Display for Blow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} (victim {}, {} ms)", self.fault, self.victim, self.lasting.as_millis())
-    }
-}
-
-/// The blows of the storm `seed`, without end.
-pub fn course(seed: u64) -> impl Iterator<Item = Blow> {
+/// The faults of the storm `seed`, without end: those that have names, and pairs of them that overlap.
+pub fn course(seed: u64, volumes: bool) -> impl Iterator<Item = Fault> {
     let mut dice = Dice(seed);
-    std::iter::repeat_with(move || Blow {
-        fault: ALL[dice.below(ALL.len())],
-        victim: dice.below(6),
-        lasting: Duration::from_millis(200 + dice.below(80) as u64 * 100),
+    let known: Vec<Fault> = all().into_iter().filter(|fault| volumes || !fault.needs_volumes()).collect();
+    std::iter::repeat_with(move || {
+        let mut one = || known[dice.below(known.len())].clone();
+        let (first, second) = (one(), one());
+        if dice.below(3) == 0 { pair(first, &second, &mut dice) } else { first }
     })
 }
 
-/// SplitMix64: small, and the same on every machine for ever.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) % limit as u64) as usize
+/// The second begins while the first lasts; and as nobody may be left to take over, writes need not be back before all is made good.
+fn pair(first: Fault, second: &Fault, dice: &mut Dice) -> Fault {
+    let delay = ms(dice.below(2000) as u64);
+    let mut steps = first.steps;
+    let other = |target| if target == Target::Primary { Target::Replica } else { Target::Primary };
+    let elsewhere = dice.below(2) == 0;
+    for (number, step) in second.steps.iter().enumerate() {
+        let after = if number == 0 { (delay, delay) } else { step.after };
+        let target = if elsewhere { other(step.target) } else { step.target };
+        // The same thing twice in the same place is one thing.
+        if !steps.iter().any(|earlier| (earlier.blow, earlier.target) == (step.blow, target)) {
+            steps.push(Step { after, target, ..*step });
+        }
     }
+    let name = format!("{} + {}{}", first.name, second.name, if elsewhere { " elsewhere" } else { "" });
+    Fault { name, steps, lasts: first.lasts.max(second.lasts), back: Back::Mended }
 }
 
 #[cfg(test)]
@@ -84,16 +40,17 @@ mod tests {
 
     #[test]
     fn a_seed_always_brings_the_same_storm() {
-        let first: Vec<Blow> = course(7).take(50).collect();
-        assert!(first.iter().copied().eq(course(7).take(50)));
-        assert!(!first.iter().copied().eq(course(8).take(50)));
+        let first: Vec<Fault> = course(7, true).take(50).collect();
+        assert!(course(7, true).take(50).eq(first.iter().cloned()));
+        assert!(!course(8, true).take(50).eq(first));
     }
 
     #[test]
-    fn every_fault_comes_up() {
-        let storm: Vec<Blow> = course(1).take(200).collect();
-        for fault in ALL {
-            assert!(storm.iter().any(|blow| blow.fault == fault), "{fault:?}");
+    fn every_fault_comes_up_and_disks_only_where_there_are_some() {
+        let storm: Vec<Fault> = course(1, true).take(600).collect();
+        for fault in all() {
+            assert!(storm.iter().any(|met| met.name == fault.name), "{}", fault.name);
         }
+        assert!(course(1, false).take(600).all(|fault| !fault.needs_volumes()));
     }
 }
