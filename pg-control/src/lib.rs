@@ -21,6 +21,7 @@ pub mod process;
 mod promote;
 mod reserve;
 mod rewind;
+mod seam;
 mod source;
 mod sql;
 mod standby;

@@ -45,6 +45,9 @@ impl Instance {
             return Ok(Promoted { prepared: begin.elapsed(), promoted: Duration::ZERO });
         }
         self.end_blocking_readers(&status).await?;
+        if status.receiver.is_none() {
+            self.close_seam()?;
+        }
         let file = self.data_dir().join("promote");
         std::fs::write(&file, b"").map_err(|error| Error::io("create", &file, error))?;
         let postmaster = self.postmaster().ok_or_else(|| Error::Down("nothing to promote".to_owned()))?;

@@ -31,6 +31,7 @@ impl Instance {
             return Ok(running);
         }
         self.settle().await?;
+        self.close_seam()?;
         self.prepare_log()?;
         self.forget_sessions().await;
         let pg_ctl = self.program("pg_ctl");

@@ -35,6 +35,7 @@ impl Instance {
             return Err(Error::WrongState("the server runs; the end of its WAL moves".to_owned()));
         }
         let full = self.full_control().await?;
+        self.close_seam()?;
         let wal_dir = self.data_dir().join("pg_wal");
         let (timeline, began_at) = newest_with_wal(&wal_dir, full.control.timeline)?;
         // The segment in which a timeline begins is a copy of its parent's; earlier ones exist on the parent only.

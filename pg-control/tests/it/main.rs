@@ -42,7 +42,8 @@ fn main() -> ExitCode {
         replication: a_clone_follows_and_is_promoted, a_standby_is_repointed_by_reload,
             a_pledge_ends_the_walreceiver_although_a_reader_blocks_replay, a_blocked_candidate_is_promoted_quickly,
             a_cancelled_clone_leaves_nothing_running, observing_is_cheap,
-            a_standby_that_is_refused_its_wal_never_claims_to_stream;
+            a_standby_that_is_refused_its_wal_never_claims_to_stream,
+            a_standby_that_was_torn_off_while_it_changed_timelines_is_promoted;
         rejoin: a_cleanly_stopped_primary_rejoins_without_a_rewind, a_diverged_primary_is_found_and_rewound,
             the_end_of_wal_is_found_at_the_end_of_a_file, the_end_of_wal_follows_a_promotion,
             a_half_made_directory_is_never_started, overrides_are_struck_out,

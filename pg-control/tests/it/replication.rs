@@ -202,3 +202,36 @@ pub async fn a_standby_that_is_refused_its_wal_never_claims_to_stream() -> Outco
     assert!(dialled, "it did try");
     Ok(())
 }
+
+/// What is in `pg_wal` when the new primary dies right after a standby has begun to follow it: the history file, and the first page of the
+/// segment that is sent once more.
+pub async fn a_standby_that_was_torn_off_while_it_changed_timelines_is_promoted() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    let left = standby_of(&old, "pg3", 1).await?;
+    old.run("CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await?;
+    let end = old.as_primary().await?.flushed;
+    for standby in [&new, &left] {
+        standby.has_replayed(end).await?;
+    }
+    left.instance.stop_fast(PATIENCE).await?;
+    old.instance.kill_all().await?;
+    new.instance.pledge(PATIENCE).await?;
+    new.instance.promote(&Quorum::none(), Term(2), PATIENCE).await?;
+    let fork = new.instance.local_history(Timeline(2))?.last().ok_or("no fork")?.ended_at;
+    let bytes: u64 = new.ask("SELECT setting FROM pg_settings WHERE name = 'wal_segment_size'").await?.parse()?;
+    let (from, to) = (new.instance.config().data_dir.join("pg_wal"), left.instance.config().data_dir.join("pg_wal"));
+    std::fs::copy(from.join("00000002.history"), to.join("00000002.history"))?;
+    let name = format!("00000002{:08X}{:08X}", 0, fork.0 / bytes);
+    let mut torn = std::fs::read(from.join(&name))?;
+    torn[8192..].fill(0);
+    std::fs::write(to.join(&name), torn)?;
+    new.instance.kill_all().await?;
+
+    left.instance.start_as_standby(None).await?;
+    left.instance.wait_ready(PATIENCE).await?;
+    left.instance.pledge(PATIENCE).await?;
+    left.instance.promote(&Quorum::none(), Term(3), PATIENCE).await?;
+    assert_eq!(left.ask("SELECT count(*) FROM t").await?, "1000");
+    Ok(())
+}
