@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::ages::AgeKeeper;
 use crate::beats::{Beats, Heard, Target};
+use crate::exposure::Exposure;
 use crate::hands::Hands;
 use crate::look::{LastLook, view};
 use crate::notes::{Notebook, Notes};
@@ -49,6 +50,7 @@ pub struct Body {
     last: Option<Decision>,
     reason_since: BootInstant,
     upkeep: Upkeep,
+    exposure: Exposure,
     started: Instant,
     had_leader: bool,
     registered: bool,
@@ -68,6 +70,7 @@ impl Body {
             board: Arc::new(ArcSwap::from_pointee(picture)),
             tasks: Tasks::new(Arc::clone(&hands)),
             upkeep: Upkeep::new(Arc::clone(&hands)),
+            exposure: Exposure::new(Arc::clone(&hands)),
             record: watch::channel(hands.member_record(&look, false, false)).0,
             hands,
             cluster,
@@ -103,6 +106,7 @@ impl Body {
             let seen = self.view();
             self.remember();
             self.upkeep.see(&seen);
+            self.exposure.see(&seen);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
             let pause = if self.tasks.caught_up(revision) { self.take_a_step(seen) } else { OWN_WRITE_WATCH };
@@ -238,7 +242,7 @@ impl Body {
         }
         let picture =
             picture(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
-        self.board.store(Arc::new(picture));
+        self.board.store(Arc::new(Picture { exposed: self.exposure.now(), ..picture }));
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
         self.publish(seen.settings.paused, positions);
     }
@@ -295,6 +299,7 @@ fn picture(
     Picture {
         cluster_name: hands.config.cluster.clone(),
         proof_pending: hands.recorder.awaits_proof(),
+        exposed: None,
         lock_until: now.snapshot.as_ref().and_then(|snapshot| hands.lock_until(snapshot)),
         view,
         decision,

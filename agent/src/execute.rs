@@ -15,6 +15,7 @@ use decision::view::{Ballot, SyncRecord, Upstream};
 use pg_control::pidfile::Status;
 use tokio_util::sync::CancellationToken;
 
+use crate::discard;
 use crate::handover;
 use crate::hands::Hands;
 
@@ -62,7 +63,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Wait | Action::Cancel => Ok(Effect::LOCAL),
         Action::Bootstrap => bootstrap(&hands, &seen, &cancel).await,
         Action::Clone { from, floor } => clone(&hands, &from, floor, &cancel).await,
-        Action::Rewind { from, floor } => rewind(&hands, &from, floor, &cancel).await,
+        Action::Rewind { from, floor } => rewind(&hands, &seen, &from, floor, &cancel).await,
         Action::FindEndOfWal => find_end_of_wal(&hands, &cancel).await,
         Action::Start(how) => start(&hands, how).await,
         Action::Stop(mode) => stop(&hands, mode).await,
@@ -157,10 +158,26 @@ async fn clone(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &Cancellation
     Ok(Effect::LOCAL)
 }
 
-async fn rewind(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &CancellationToken) -> Result<Effect> {
+async fn rewind(
+    hands: &Hands,
+    seen: &Snapshot,
+    from: &Upstream,
+    floor: Lsn,
+    cancel: &CancellationToken,
+) -> Result<Effect> {
     hands.ensure_secrets().await?;
     set_floor(hands, from, floor).await?;
+    let counted = discard::count(hands, seen, cancel).await;
     hands.instance.rewind(from, None, cancel).await?;
+    let noted = async {
+        let Some((timeline, discarded)) = counted? else { return anyhow::Ok(()) };
+        tracing::info!(%timeline, bytes = discarded.bytes, transactions = discarded.transactions, "rewound; this is what was here alone");
+        discard::record(hands, timeline, discarded).await
+    };
+    // Counting is for people: a rewind that worked has worked.
+    if let Err(error) = noted.await {
+        tracing::warn!(error = format!("{error:#}"), "what the rewind threw away is not on record");
+    }
     Ok(Effect::LOCAL)
 }
 

@@ -176,6 +176,12 @@ const OURS: &[Row] = &[
     ("pgvigil_failover_candidates", "Members that nothing bars from leading", |p| {
         p.decision.standings.iter().filter(|standing| standing.bars.is_empty()).count() as f64
     }),
+    ("pgvigil_exposure_seconds", "Since when acknowledged commits are on this leader alone, against its mode", |p| {
+        p.exposed.map_or(0.0, |exposed| exposed.since.elapsed().as_secs_f64())
+    }),
+    ("pgvigil_exposure_bytes", "WAL that is on this leader alone while its mode promises a second copy", |p| {
+        p.exposed.map_or(0.0, |exposed| exposed.bytes as f64)
+    }),
     ("pgvigil_sync_required", "Standbys that must acknowledge a commit", |p| {
         p.cluster().and_then(|c| c.sync.as_ref()).and_then(|s| s.policies.last()).map_or(0.0, |q| f64::from(q.k))
     }),

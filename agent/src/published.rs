@@ -11,6 +11,8 @@ use decision::names::{Lsn, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
 use pg_control::Extras;
 
+use crate::exposure::Exposed;
+
 /// The shared, always current picture.
 pub type Board = Arc<ArcSwap<Picture>>;
 
@@ -29,6 +31,8 @@ pub struct Picture {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Facts about Postgres that no decision needs.
     pub extras: Option<Extras>,
+    /// What only this leader has, while it leads without a voter in a mode that promises one.
+    pub exposed: Option<Exposed>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.

@@ -19,6 +19,11 @@ impl Ledger {
         self.records.read().map(|records| records.clone()).unwrap_or_default()
     }
 
+    /// Whether one of them is so.
+    pub fn any(&self, so: impl Fn(&Transition) -> bool) -> bool {
+        self.records.read().is_ok_and(|records| records.iter().any(so))
+    }
+
     /// Replaces them by what etcd has.
     pub fn replace(&self, records: Vec<Transition>) {
         if let Ok(mut kept) = self.records.write() {

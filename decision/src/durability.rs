@@ -259,6 +259,13 @@ fn strict_quorum(k: u32, streaming: BTreeSet<MemberName>, before: BTreeSet<Membe
     Quorum::of(k, voters)
 }
 
+/// Whether the leader of `term` acknowledges commits that nobody else need have, although its mode promises that somebody does.
+/// `async` mode promises nothing, and `strict` mode waits.
+pub fn stands_alone(sync: &SyncRecord, term: Term, primary: &Primary) -> bool {
+    let waits_for_nobody = primary.waits_for.as_ref().is_some_and(|(quorum, _)| quorum.k == 0);
+    sync.mode == Mode::Quorum && sync.term == term && waits_for_nobody
+}
+
 /// A standby becomes a voter only once it streams under this term's name and has passed its floor.
 fn fit(standby: &Streaming, term: Term, cluster: &Cluster) -> bool {
     let above_floor = cluster.floors.get(&standby.member).is_none_or(|floor| standby.flushed >= *floor);

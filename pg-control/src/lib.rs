@@ -41,4 +41,4 @@ pub use observe::{Extras, Observation};
 pub use process::Postmaster;
 pub use promote::Promoted;
 pub use timeline::Fork;
-pub use walend::EndOfWal;
+pub use walend::{Beyond, EndOfWal};

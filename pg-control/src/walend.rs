@@ -51,6 +51,30 @@ impl Instance {
     }
 }
 
+/// WAL that lies beyond the point where the leader's history left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    /// How much.
+    pub bytes: u64,
+    /// How many transactions it commits, acknowledged or not.
+    pub transactions: u64,
+}
+
+impl Instance {
+    /// What the stopped server has on its own timeline from `fork` on: what a rewind to that point throws away.
+    ///
+    /// # Errors
+    /// As [`Instance::find_end_of_wal`].
+    pub async fn beyond(&self, fork: Lsn, cancel: &CancellationToken) -> Result<Beyond> {
+        let end = self.find_end_of_wal(cancel).await?;
+        let segment_bytes = self.full_control().await?.wal_segment_bytes;
+        let wal_dir = self.data_dir().join("pg_wal");
+        let reader = Reader { instance: self, wal_dir, timeline: end.timeline, segment_bytes, cancel };
+        let transactions = if end.lsn > fork { reader.commits_between(fork, end.lsn).await? } else { 0 };
+        Ok(Beyond { bytes: fork.bytes_behind(end.lsn), transactions })
+    }
+}
+
 struct Reader<'a> {
     instance: &'a Instance,
     wal_dir: PathBuf,
@@ -91,6 +115,13 @@ impl Reader<'_> {
             }
         }
         Err(Error::NeedsClone(format!("no WAL record before {bound}")))
+    }
+
+    /// The transactions whose commit records begin between two positions.
+    async fn commits_between(&self, from: Lsn, to: Lsn) -> Result<u64> {
+        let end = to.to_string();
+        let said = self.dump(from, &["-r", "Transaction", "-e", &end]).await?;
+        Ok(said.out.lines().filter(|line| line.contains("desc: COMMIT")).count() as u64)
     }
 
     fn segment_numbers(&self) -> Vec<u64> {

@@ -37,6 +37,7 @@ async fn an_old_leader_with_rows_of_its_own_is_rewound_and_the_loss_is_on_record
 
         stage.start(&old)?;
         stage.whole().await?;
+        what_was_lost_is_counted(stage, &new, &old).await?;
         let log = std::fs::read_to_string(stage.node(&old)?.agent().log())?;
         ensure!(log.contains("action=\"rewind\" reason=\"diverged\""), "{old} was not rewound");
         ensure!(!log.contains("action=\"clone\" reason=\"diverged\""), "{old} was copied anew");
@@ -48,6 +49,19 @@ async fn an_old_leader_with_rows_of_its_own_is_rewound_and_the_loss_is_on_record
         Ok(())
     })
     .await;
+}
+
+/// The rows were each a transaction of their own.
+async fn what_was_lost_is_counted(stage: &Stage, leader: &str, old: &str) -> Result<()> {
+    let counted = async || {
+        let records = stage.transitions(leader).await?;
+        let record = records.iter().rev().find(|record| record["kind"] == "failover").context("it was there")?;
+        let mine = |entry: &&serde_json::Value| entry["member"] == old;
+        let discarded = record["discarded"].as_array().and_then(|all| all.iter().find(mine).cloned());
+        let discarded = discarded.context("nothing is counted")?;
+        Ok(discarded["transactions"].as_u64() >= Some(DOOMED_ROWS as u64) && discarded["bytes"].as_u64() > Some(0))
+    };
+    stage.eventually("what the rewind threw away is not on record", counted).await
 }
 
 async fn the_loss_is_on_record(stage: &Stage, leader: &str) -> Result<()> {

@@ -20,7 +20,7 @@ pub use member::{COMPAT_VERSION, MemberRecord, TagsRecord};
 pub use progress::HistoryRow;
 pub use request::FailoverRecord;
 pub use secrets::Secrets;
-pub use transition::{Phase, Transition};
+pub use transition::{Discarded, Phase, Transition};
 
 /// A stored value that could not be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub struct Transition {
     pub id: String,
     /// [`SCHEMA`].
     pub schema: String,
-    /// `failover`, `switchover`, `restart`, `bootstrap` or `reclaim`.
+    /// `failover`, `switchover`, `restart`, `bootstrap`, `reclaim` or `degrade`.
     pub kind: String,
     /// The stable code of the cause.
     pub cause: String,
@@ -48,6 +48,8 @@ pub struct Transition {
     pub lost_bytes_bound: Option<u64>,
     /// `none`, `bounded` or `unknown`.
     pub lost: String,
+    /// What members that came back had beyond the end of the old timeline and threw away, as each counted it.
+    pub discarded: Vec<Discarded>,
     /// What took how long.
     pub phases: Vec<Phase>,
     /// How long no write could be acknowledged, in milliseconds.
@@ -77,6 +79,7 @@ impl Default for Transition {
             outcome: "in_progress".to_owned(),
             lost_bytes_bound: None,
             lost: "unknown".to_owned(),
+            discarded: Vec::new(),
             phases: Vec::new(),
             write_outage_ms: None,
             notes: Vec::new(),
@@ -84,11 +87,23 @@ impl Default for Transition {
     }
 }
 
+/// WAL that a returning member had for itself. In `quorum` and `strict` mode nobody had been told that it was committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Discarded {
+    /// Who threw it away.
+    pub member: String,
+    /// How much WAL.
+    pub bytes: u64,
+    /// How many transactions it committed.
+    pub transactions: u64,
+}
+
 /// One phase of a transition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Phase {
-    /// `detect`, `pledge`, `elect`, `promote`, `writable`, `route`, `redundancy` or `rejoin`.
+    /// `detect`, `pledge`, `elect`, `promote`, `writable`, `route`, `redundancy`, `rejoin` or `exposed`.
     pub name: String,
     /// How long it took, in milliseconds.
     pub duration_ms: f64,

@@ -1,10 +1,10 @@
 //! Whom a new leader waits for, in each mode.
 
 use super::builders::*;
-use crate::durability::{Quorum, inherited, mode_in_force, quorum_for_new_leader};
+use crate::durability::{Quorum, inherited, mode_in_force, quorum_for_new_leader, stands_alone};
 use crate::names::Term;
 use crate::settings::{Mode, Settings};
-use crate::view::Cluster;
+use crate::view::{Cluster, Primary};
 
 fn new_leader_waits_for(cluster: &Cluster, mode: Mode, k: u32) -> Quorum {
     let mut settings = Settings::default();
@@ -68,4 +68,18 @@ fn a_new_leader_inherits_promises_that_the_old_leader_can_help_to_prove() {
     assert_eq!(inherits(&[any(0, &[])]), [any(1, &["pg1"])]);
     let inherited_before = any(2, &["pg1", "pg2", "pg3"]);
     assert_eq!(inherits(std::slice::from_ref(&inherited_before)), [inherited_before]);
+}
+
+#[test]
+fn only_quorum_mode_without_a_voter_leaves_a_leader_alone() {
+    let alone = |mode, k, of_term| {
+        let cluster = cluster().mode(mode);
+        let waits_for = Some((any(k, if k == 0 { &[] } else { &["pg2", "pg3"] }), TERM));
+        stands_alone(cluster.sync.as_ref().expect("recorded"), of_term, &Primary { waits_for, ..primary() })
+    };
+    assert!(alone(Mode::Quorum, 0, TERM));
+    assert!(!alone(Mode::Quorum, 1, TERM), "a voter has it");
+    assert!(!alone(Mode::Async, 0, TERM), "nothing was promised");
+    assert!(!alone(Mode::Strict, 0, TERM), "commits wait");
+    assert!(!alone(Mode::Quorum, 0, TERM.next()), "the record speaks of another reign");
 }

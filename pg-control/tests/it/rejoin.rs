@@ -60,7 +60,11 @@ pub async fn a_diverged_primary_is_found_and_rewound() -> Outcome {
     assert!(end.lsn.0 - flushed.0 < 8192, "{end:?} {flushed}");
     let Data::Present(disk) = old.instance.observe().await?.postgres.data else { return Err("no data".into()) };
     assert_eq!((disk.end_of_wal, disk.state), (Some(end.lsn), ControlState::InProduction));
-    assert!(end.lsn > new.instance.local_history(Timeline(2))?[0].ended_at);
+    let fork = new.instance.local_history(Timeline(2))?[0].ended_at;
+    let beyond = old.instance.beyond(fork, &CancellationToken::new()).await?;
+    assert_eq!(beyond.bytes, fork.bytes_behind(end.lsn));
+    // The one INSERT, and nothing of what the new leader has as well.
+    assert_eq!(beyond.transactions, 1, "{beyond:?}");
 
     new.instance.checkpoint(PATIENCE).await?;
     let begin = Instant::now();
