@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use consensus::records::MemberRecord;
 use consensus::{BootInstant, ClusterWatch, Snapshot};
 use decision::action::Action;
@@ -33,7 +32,7 @@ const POSITIONS_EVERY: Duration = Duration::from_secs(10);
 /// One agent, alive.
 pub struct Body {
     pub(crate) hands: Arc<Hands>,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     pub(crate) cluster: ClusterWatch,
     pub(crate) tasks: Tasks,
     pub(crate) ages: AgeKeeper,
@@ -67,7 +66,7 @@ impl Body {
         let decision = decide(&first);
         let picture = picture(&hands, &cluster, &look, first, decision, BootInstant::now());
         Self {
-            board: Arc::new(ArcSwap::from_pointee(picture)),
+            board: Arc::new(Board::new(picture)),
             tasks: Tasks::new(Arc::clone(&hands)),
             upkeep: Upkeep::new(Arc::clone(&hands)),
             exposure: Exposure::new(Arc::clone(&hands)),
@@ -242,7 +241,7 @@ impl Body {
         }
         let picture =
             picture(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
-        self.board.store(Arc::new(Picture { exposed: self.exposure.now(), ..picture }));
+        self.board.store(Picture { exposed: self.exposure.now(), ..picture });
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
         self.publish(seen.settings.paused, positions);
     }

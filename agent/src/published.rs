@@ -2,19 +2,65 @@
 //! memory while Postgres, etcd or the loop itself hangs. Every answer expires: with the lease, or with the picture's age.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use consensus::{BootInstant, Snapshot};
 use decision::Decision;
 use decision::names::{Lsn, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
 use pg_control::Extras;
+use tokio::sync::Notify;
 
 use crate::exposure::Exposed;
 
-/// The shared, always current picture.
-pub type Board = Arc<ArcSwap<Picture>>;
+/// The shared, always current picture, and a bell that rings when it is replaced.
+pub struct Board {
+    picture: ArcSwap<Picture>,
+    replaced: Notify,
+}
+
+impl Board {
+    /// A board with a first picture.
+    pub fn new(picture: Picture) -> Self {
+        Self { picture: ArcSwap::from_pointee(picture), replaced: Notify::new() }
+    }
+
+    /// The picture.
+    pub fn load(&self) -> Guard<Arc<Picture>> {
+        self.picture.load()
+    }
+
+    /// Replaces the picture, and wakes whoever waits for another answer.
+    pub fn store(&self, picture: Picture) {
+        self.picture.store(Arc::new(picture));
+        self.replaced.notify_waiters();
+    }
+
+    /// The answer to `question`, as soon as it is another than `known`; when that does not happen within `within`, the answer then.
+    /// A lease that ends changes answers without a new picture.
+    pub async fn another_answer(&self, known: bool, within: Duration, question: impl Fn(&Picture) -> bool) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            let replaced = self.replaced.notified();
+            tokio::pin!(replaced);
+            replaced.as_mut().enable();
+            let (answer, lease_left) = {
+                let picture = self.load();
+                (question(&picture), picture.lock_until.map(BootInstant::remaining))
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if answer != known || left.is_zero() {
+                return answer;
+            }
+            let nap = lease_left.filter(|left| !left.is_zero()).map_or(left, |lease| left.min(lease));
+            tokio::select! {
+                () = replaced => {}
+                () = tokio::time::sleep(nap) => {}
+            }
+        }
+    }
+}
 
 /// One picture.
 #[derive(Clone, Debug)]

@@ -123,21 +123,25 @@ const READ_WRITE: &str = "
 # Writes: the one node whose agent says that it is the writable leader.
 listen primary
     bind BIND_RW
-    option httpchk OPTIONS /primary
+    option httpchk
+    # The agent holds its answer back for up to 250 ms while it is what HAProxy believes already (send-state tells it), and gives it the
+    # moment it changes: a new primary is found within some 20 ms, with fewer checks than any polling that is half as fast.
+    http-check send-state
+    http-check send meth OPTIONS uri /primary?wait=250ms
     http-check expect status 200
-    # downinter: a new primary is found within 100 ms, and one good answer is enough, for only the leader gives it.
-    # inter, fastinter, fall: an old primary that says no is left within 250 ms; one lost answer alone ends no session.
-    # timeout check: a frozen host, which accepts and never answers, is left within 2 x 400 ms + 250 ms.
+    # rise: one good answer is enough, for only the leader gives it. fall, fastinter: an old primary that says no twice is left 20 ms
+    # later; one lost answer alone ends no session. inter is also how long a check may take to connect.
+    # timeout check: a frozen host, which accepts and never answers, is left within 2 x 400 ms + 0.4 s.
     # shutdown-sessions: whoever still talks to the old primary is cut off there, and comes back to the new one.
     # No `observe layer4 ... on-error mark-down`: it finds nothing sooner, as a refused client is sent on anyway, and one
     # lost connection packet would cut off every session of a healthy primary.
-    # Cost with three nodes: 25 checks a second here and 8 below, about 11 for each agent, answered from memory.
-    # timeout connect, retries: a client that comes in the middle of a failover waits here and tries again every 150 ms (HAProxy waits
-    # that long between two tries on the same server), so that for 1.5 s it sees a pause and no error.
+    # Cost with three nodes: 10 checks a second here and 4 below, 5 for each agent, answered from memory.
+    # timeout connect, retries: a client whose server refuses is sent to it again every 150 ms (HAProxy waits that long between two tries
+    # on the same server) until the server is left; from then on it is refused at once until there is a new primary.
     timeout connect 150ms
     retries 10
     timeout check 400ms
-    default-server inter 200ms fastinter 50ms downinter 100ms fall 2 rise 1 on-marked-down shutdown-sessions
+    default-server inter 100ms fastinter 20ms downinter 20ms fall 2 rise 1 on-marked-down shutdown-sessions
 ";
 
 const READ_ONLY: &str = "
@@ -145,10 +149,12 @@ const READ_ONLY: &str = "
 listen standbys
     bind BIND_RO
     balance leastconn
-    option httpchk OPTIONS /replica
+    option httpchk
+    http-check send-state
+    http-check send meth OPTIONS uri /replica?wait=400ms
     http-check expect status 200
     # Nobody's report is cut off because its standby lagged for a moment: new sessions go elsewhere, old ones stay.
-    timeout check 400ms
+    timeout check 600ms
     default-server inter 500ms fastinter 200ms downinter 250ms fall 2 rise 2
 ";
 

@@ -224,6 +224,8 @@ pub fn beat(picture: &Picture) -> Value {
         "timeline": picture.timeline(),
         "received": received,
         "replayed": replayed,
+        "streams_from": picture.standby().filter(|standby| standby.streaming).and_then(|standby| standby.follows.as_ref())
+            .map(|upstream| &upstream.member),
         "lease_left_ms": picture.lock_until.map(|until| u64::try_from(until.remaining().as_millis()).unwrap_or(u64::MAX)),
         "age_ms": u64::try_from(picture.made_at.elapsed().as_millis()).unwrap_or(u64::MAX),
     })

@@ -1,6 +1,9 @@
 //! Which path is healthy when. Patroni's paths and query parameters; where we differ we are stricter: `/primary` is 200 only when
 //! writes are proven to work, not from the moment the lock is taken.
 
+use std::time::Duration;
+
+use axum::http::HeaderMap;
 use decision::view::Server;
 
 use crate::published::{Picture, SyncKind};
@@ -32,6 +35,9 @@ pub const PATHS: &[&str] = &[
 /// Paths that answer with a status only, also to GET.
 pub const STATUS_ONLY: &[&str] = &["/liveness", "/readiness"];
 
+/// No answer is held back longer than this.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// The query parameters of the health paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Query {
@@ -41,6 +47,9 @@ pub struct Query {
     pub replication_state: Option<String>,
     /// `mode=write`: count what was received, not what was replayed.
     pub count_received: bool,
+    /// `wait=`: how long the answer may be held back while it is no news, for instance `250ms`. Ours, not Patroni's: a load balancer
+    /// then hears of a change at once, and asks less often.
+    pub wait: Option<Duration>,
     /// `tag_<name>=<value>`.
     pub tags: Vec<(String, String)>,
 }
@@ -54,6 +63,7 @@ impl Query {
             match key {
                 "lag" => query.lag_bytes = parse_bytes(value),
                 "replication_state" => query.replication_state = Some(value.replace(['+'], " ").replace("%20", " ")),
+                "wait" => query.wait = humantime::parse_duration(value).ok().map(|wait| wait.min(WAIT_MAX)),
                 "mode" => query.count_received = value == "write",
                 _ => {
                     if let Some(tag) = key.strip_prefix("tag_") {
@@ -63,6 +73,19 @@ impl Query {
             }
         }
         query
+    }
+}
+
+/// What the asker believes to be the answer. HAProxy says it in a header (`http-check send-state`): `UP; ...` and `DOWN; ...` are
+/// settled beliefs, `UP 1/2; ...` is a doubt that must not wait, so there is none. Whoever says nothing knows the answer of this moment.
+pub fn believed(headers: &HeaderMap, now: bool) -> Option<bool> {
+    let Some(said) = headers.get("x-haproxy-server-state").and_then(|value| value.to_str().ok()) else {
+        return Some(now);
+    };
+    match said.split(';').next().map(str::trim) {
+        Some("UP") => Some(true),
+        Some("DOWN") => Some(false),
+        _ => None,
     }
 }
 
@@ -166,5 +189,22 @@ mod tests {
         assert_eq!(query.tags, [("nosync".to_owned(), "true".to_owned())]);
         assert_eq!(query.replication_state.as_deref(), Some("in archive recovery"));
         assert!(query.count_received);
+    }
+
+    #[test]
+    fn an_answer_is_held_back_only_for_whoever_is_sure_of_it() {
+        assert_eq!(Query::parse("wait=250ms").wait, Some(Duration::from_millis(250)));
+        assert_eq!(Query::parse("wait=1h").wait, Some(WAIT_MAX));
+        assert_eq!(Query::parse("wait=soon").wait, None);
+        let says = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-haproxy-server-state", text.parse().expect("a header"));
+            headers
+        };
+        let rest = "name=primary/n1; node=lb; weight=1/1; scur=0/0; qcur=0";
+        assert_eq!(believed(&says(&format!("UP; {rest}")), false), Some(true));
+        assert_eq!(believed(&says(&format!("DOWN; {rest}")), true), Some(false));
+        assert_eq!(believed(&says(&format!("UP 1/2; {rest}")), true), None);
+        assert_eq!(believed(&HeaderMap::new(), true), Some(true));
     }
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::Router;
 use axum::extract::{OriginalUri, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde_json::json;
 
 use crate::metrics::Metrics;
-use crate::published::Board;
+use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
 
 pub use server::listen;
@@ -25,7 +25,7 @@ pub use server::listen;
 #[derive(Clone)]
 pub struct Api {
     /// The picture.
-    pub board: Board,
+    pub board: Arc<Board>,
     /// The transition records this agent has seen.
     pub ledger: Arc<Ledger>,
     /// The metrics.
@@ -61,14 +61,24 @@ fn health_routes() -> MethodRouter<Api> {
     get(answer_health).options(answer_health)
 }
 
-/// Health: the status says it all; GET adds the picture for people.
-async fn answer_health(State(api): State<Api>, method: Method, OriginalUri(uri): OriginalUri) -> Response {
-    let picture = api.board.load();
+/// Health: the status says it all; GET adds the picture for people. With `wait=` the answer comes when it is news.
+async fn answer_health(
+    State(api): State<Api>,
+    method: Method,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+) -> Response {
     let query = health::Query::parse(uri.query().unwrap_or_default());
-    let status =
-        if health::healthy(&picture, uri.path(), &query) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let question = |picture: &Picture| health::healthy(picture, uri.path(), &query);
+    let mut healthy = question(&api.board.load());
+    if let Some(within) = query.wait
+        && let Some(known) = health::believed(&headers, healthy)
+    {
+        healthy = api.board.another_answer(known, within, question).await;
+    }
+    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if method == Method::GET && !health::STATUS_ONLY.contains(&uri.path()) {
-        (status, Json(bodies::patroni(&picture))).into_response()
+        (status, Json(bodies::patroni(&api.board.load()))).into_response()
     } else {
         status.into_response()
     }
