@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use crate::peers::Peers;
+use crate::peers::{Line, is_refusal};
 
 /// How often the leader is asked.
 pub const EVERY: Duration = Duration::from_millis(100);
@@ -117,7 +117,7 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 }
 
 async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<Heard>>, news: Arc<Notify>) {
-    let peers = Peers::default();
+    let mut line = Line::default();
     loop {
         let target = targets.borrow_and_update().clone();
         let Some(target) = target else {
@@ -128,7 +128,7 @@ async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<H
         };
         let next = Instant::now() + EVERY;
         let missing = tokio::select! {
-            missing = ask(&peers, &target, &heard) => missing,
+            missing = ask(&mut line, &target, &heard) => missing,
             changed = targets.changed() => if changed.is_err() { return } else { continue },
         };
         // While something is missing every answer is news: the loop decides on the age of the silence.
@@ -140,10 +140,10 @@ async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<H
 }
 
 /// One round. Says whether anything was, or had been, missing.
-async fn ask(peers: &Peers, target: &Target, heard: &Mutex<Heard>) -> bool {
+async fn ask(line: &mut Line, target: &Target, heard: &Mutex<Heard>) -> bool {
     let sent = Instant::now();
     let doubt = lock(heard).agent.unanswered_since.is_some();
-    let beat = peers.get(&target.api_url, "/beat", BEAT_WITHIN);
+    let beat = line.get(&target.api_url, "/beat", BEAT_WITHIN);
     tokio::pin!(beat);
     let early = if doubt { None } else { tokio::time::timeout(LATE, &mut beat).await.ok() };
     let beat = match early {
@@ -194,12 +194,6 @@ async fn ask_port(address: &str) -> std::io::Result<()> {
     tokio::time::timeout(PORT_WITHIN, ask).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }
 
-fn is_refusal(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,12 +209,12 @@ mod tests {
         let (listener, target) = target().await;
         let heard = Mutex::new(Heard::default());
         // The kernel accepts, nobody answers: silence.
-        assert!(ask(&Peers::default(), &target, &heard).await);
+        assert!(ask(&mut Line::default(), &target, &heard).await);
         let silent = *lock(&heard);
         assert!(silent.agent.unanswered_since.is_some() && !silent.agent.refused);
         assert!(ask_port(&target.postgres).await.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut));
         drop(listener);
-        assert!(ask(&Peers::default(), &target, &heard).await);
+        assert!(ask(&mut Line::default(), &target, &heard).await);
         let refused = *lock(&heard);
         assert!(refused.agent.refused && refused.postgres.refused, "{refused:?}");
         assert_eq!(refused.agent.unanswered_since, silent.agent.unanswered_since, "the silence began before");

@@ -1,15 +1,20 @@
 //! Asking other agents over their health API: one small HTTP client, every question under a deadline, connections kept.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::header::HOST;
+use hyper::http::uri::{Authority, PathAndQuery};
 use hyper::{Request, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use tokio::net::TcpStream;
 
 /// No honest answer is longer.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -48,5 +53,134 @@ impl Peers {
             Ok(answer) => answer.with_context(|| format!("asking {uri}")),
             Err(_) => bail!("no answer from {uri} within {within:?}"),
         }
+    }
+}
+
+/// One kept connection to one agent, for a question that is asked often. It is driven by whoever asks, so that an answer wakes that task
+/// and no other.
+#[derive(Default)]
+pub struct Line {
+    open: Option<Open>,
+}
+
+type Wire = Connection<TokioIo<TcpStream>, Empty<Bytes>>;
+
+struct Open {
+    authority: Authority,
+    sender: SendRequest<Empty<Bytes>>,
+    /// `None`: it has ended.
+    connection: Option<Pin<Box<Wire>>>,
+}
+
+impl Line {
+    /// The JSON at `<base><path>`, whatever the status. A connection that did not answer in time is not used again.
+    ///
+    /// # Errors
+    /// As [`Peers::get`].
+    pub async fn get(&mut self, base: &str, path: &str, within: Duration) -> Result<Value> {
+        let uri: Uri =
+            format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
+        let kept = self.open.take();
+        match tokio::time::timeout(within, ask(kept, &uri)).await {
+            Ok(Ok((open, answer))) => {
+                self.open = Some(open);
+                serde_json::from_slice(&answer).context("the answer is no JSON")
+            }
+            Ok(Err(error)) => Err(error.context(format!("asking {uri}"))),
+            Err(_) => bail!("no answer from {uri} within {within:?}"),
+        }
+    }
+}
+
+/// Asks on a kept connection, or else, or where that has ended meanwhile, on a new one.
+async fn ask(kept: Option<Open>, uri: &Uri) -> Result<(Open, Bytes)> {
+    let authority = uri.authority().context("the URL names no host")?;
+    if let Some(mut open) = kept.filter(|open| open.authority == *authority && !open.sender.is_closed())
+        && let Ok(answer) = open.ask(uri).await
+    {
+        return Ok((open, answer));
+    }
+    let mut open = Open::dial(authority).await?;
+    let answer = open.ask(uri).await?;
+    Ok((open, answer))
+}
+
+impl Open {
+    async fn dial(authority: &Authority) -> Result<Self> {
+        let stream =
+            TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80)));
+        let stream = stream.await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Self { authority: authority.clone(), sender, connection: Some(Box::pin(connection)) })
+    }
+
+    async fn ask(&mut self, uri: &Uri) -> Result<Bytes> {
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let request = Request::get(path).header(HOST, self.authority.as_str()).body(Empty::new())?;
+        let (sender, connection) = (&mut self.sender, &mut self.connection);
+        let answer = async {
+            sender.ready().await?;
+            let answer = sender.send_request(request).await?;
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            Ok(body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes())
+        };
+        tokio::pin!(answer);
+        if let Some(running) = connection.as_mut() {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer,
+                _ = running => {}
+            }
+        }
+        // It has ended, perhaps with the answer. Dropped, it lets whoever waits for another know that there will be none.
+        *connection = None;
+        answer.await
+    }
+}
+
+/// Whether nobody is there: the connection was refused.
+pub(crate) fn is_refusal(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(5);
+
+    /// Answers so many requests on each connection, with the number of the connection.
+    async fn serve(listener: tokio::net::TcpListener, requests: usize) {
+        for number in 1.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            for _ in 0..requests {
+                let mut request = [0; 1024];
+                if stream.read(&mut request).await.unwrap_or_default() == 0 {
+                    break;
+                }
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{number}");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_is_kept_and_dialled_anew_when_it_has_ended() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        let server = tokio::spawn(serve(listener, 2));
+        let mut line = Line::default();
+        for connection in [1, 1, 2, 2] {
+            assert_eq!(line.get(&base, "/beat", WITHIN).await.expect("an answer"), connection);
+        }
+        server.abort();
+        let _ = server.await;
+        let refused = line.get(&base, "/beat", WITHIN).await.expect_err("nobody is there");
+        assert!(is_refusal(&refused), "{refused:#}");
     }
 }
