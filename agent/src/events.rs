@@ -19,6 +19,8 @@ use crate::task::{BREATHER, Ended};
 const CLOSE_WATCH: Duration = Duration::from_millis(2);
 /// How often a server that is on its way somewhere, or a leader that has fallen silent, is looked at.
 const TRANSIENT_WATCH: Duration = Duration::from_millis(10);
+/// How long a standby that does not stream yet is looked at that often.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(1);
 /// How often a long action that changes what is seen (start, clone) is looked at.
 const JOB_WATCH: Duration = Duration::from_millis(250);
 
@@ -28,6 +30,9 @@ impl Body {
         let timing = &seen.settings.timing;
         let stands_ready = self.hands.spare_lease.load(Ordering::SeqCst) != 0;
         let asked = seen.cluster.now().is_some_and(|cluster| cluster.request.is_some());
+        if matches!(decision.reason, Reason::AwaitingCandidate { .. }) {
+            return TRANSIENT_WATCH;
+        }
         if stands_ready && asked || matches!(decision.reason, Reason::AwaitingHandover { .. }) {
             return CLOSE_WATCH;
         }
@@ -36,7 +41,9 @@ impl Body {
             Some(Server::Starting { .. } | Server::Stopping | Server::Hung { .. })
         );
         let silent = matches!(seen.hearing.agent, Sound::Silent { .. } | Sound::Gone);
-        let mut pause = if transient || silent { TRANSIENT_WATCH } else { timing.heartbeat };
+        // A standby that has just gone over streams within milliseconds, and others may be waiting for that.
+        let arriving = seen.ages.not_streaming.is_some_and(|age| age < ARRIVES_WITHIN);
+        let mut pause = if transient || silent || arriving { TRANSIENT_WATCH } else { timing.heartbeat };
         if self.tasks.is_busy() {
             pause = pause.min(JOB_WATCH);
         } else if decision.action != Action::Wait {
@@ -68,6 +75,7 @@ impl Body {
             () = news => {}
             () = lease => {}
             () = self.beats.news() => {}
+            () = self.hands.look_now.notified() => {}
             () = died => {
                 self.death = None;
                 if self.led_before {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use consensus::records::Transition;
 use consensus::{Bootstrap, Outcome, Snapshot};
 use decision::action::{Action, Claim, StartAs, StopMode};
-use decision::durability::{Policies, Quorum};
+use decision::durability::{Policies, Quorum, quorum_for_new_leader};
 use decision::names::{Lsn, SystemId, Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{Ballot, SyncRecord, Upstream};
@@ -71,7 +71,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Pledge { revoked } => pledge(&hands, revoked).await,
         Action::Withdraw { revoked } => withdraw(&hands, &seen, revoked).await,
         Action::ClearFloor => clear_floor(&hands, &seen).await,
-        Action::StandReady => stand_ready(&hands).await,
+        Action::StandReady => stand_ready(&hands, &seen).await,
         Action::StandDown => {
             hands.drop_spare_lease().await;
             Ok(Effect::LOCAL)
@@ -132,6 +132,7 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, syst
         released: false,
         reclaimed: false,
         handover_lsn: None,
+        heir: None,
     };
     let term = sync.term;
     let config = (seen.config_revision == 0).then(|| serde_json::json!({}));
@@ -292,10 +293,12 @@ async fn clear_floor(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     Ok(Effect::of(hands.store.clear_floor(hands.me(), *floor).await?))
 }
 
-async fn stand_ready(hands: &Hands) -> Result<Effect> {
+async fn stand_ready(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     let lease = hands.leases.ensure_lock_lease().await?;
     // The old leader will wait until everything is replayed here, and writes wait with it.
     hands.instance.clear_the_way_for_replay().await?;
+    let quorum = quorum_for_new_leader(hands.me(), &seen.cluster, &hands.settings(seen));
+    hands.instance.expect_promotion(&quorum, seen.cluster.term.next(), APPLY_WITHIN).await?;
     hands.spare_lease.store(lease, Ordering::SeqCst);
     Ok(Effect::LOCAL)
 }
@@ -364,7 +367,8 @@ fn my_sync(hands: &Hands, seen: &Snapshot) -> Result<SyncRecord> {
 
 async fn record_sync(hands: &Hands, seen: &Snapshot, mode: Mode, policies: Policies) -> Result<Effect> {
     let before = my_sync(hands, seen)?;
-    let sync = SyncRecord { mode, policies, ..before };
+    // No hand-over is under way while this is done.
+    let sync = SyncRecord { mode, policies, heir: None, ..before };
     Ok(Effect::of(hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?))
 }
 
@@ -417,6 +421,15 @@ async fn refuse(hands: &Hands, seen: &Snapshot, request: i64, why: String) -> Re
         lost_bytes_bound: Some(0),
         ..Transition::default()
     };
-    hands.store.create_transition(&refused).await?;
+    if !hands.store.create_transition(&refused).await?.applied() {
+        // It had been begun, perhaps by an earlier life of this agent.
+        let close = |record: &mut Transition| {
+            if record.outcome == "in_progress" {
+                record.outcome = "failed".into();
+                record.notes.push(refused.cause_text.clone());
+            }
+        };
+        hands.store.amend_transition(&refused.id, close).await?;
+    }
     Ok(Effect::of(hands.store.remove_request(request).await?))
 }

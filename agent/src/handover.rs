@@ -1,28 +1,40 @@
-//! A switchover, as the old leader carries it out: checkpoints while clients still write, a fast shutdown, proof that the candidate has
-//! the last byte, and then the lock moves in one transaction. If anything fails before that, Postgres starts again here.
+//! A switchover, as the old leader carries it out: checkpoints while clients still write, the other standbys go over to the candidate, a
+//! fast shutdown, proof that the candidate has the last byte, and then the lock moves in one transaction. If anything fails before that,
+//! the request and the heir are taken back, and Postgres starts again here.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use consensus::records::Transition;
-use consensus::{HandOver, Snapshot};
-use decision::durability::{ending_with, inherited, quorum_for_new_leader};
+use consensus::{HandOver, Outcome, Snapshot};
+use decision::durability::{ending_with, inherited, may_go_over_ahead, quorum_for_new_leader};
 use decision::names::{Lsn, MemberName, Timeline};
-use decision::view::SyncRecord;
+use decision::view::{Member, MemberRole, SyncRecord};
+use pg_control::pidfile::Status;
+use serde_json::Value;
 
 use crate::execute::Effect;
 use crate::hands::Hands;
-use crate::peers::Peers;
+use crate::peers::{Line, Peers, is_refusal};
+use crate::task::crash_point;
 use crate::transitions::Stopwatch;
 
 /// How long one of the checkpoints beforehand may take; clients write meanwhile.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(120);
+/// How long the other standbys may take to go over to the candidate; clients write meanwhile, and whoever is late goes over later.
+const GO_OVER_WITHIN: Duration = Duration::from_millis(400);
 /// How long the shutdown checkpoint may take; after the two checkpoints before it, it is short.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(10);
 /// How long the candidate may take to replay the last WAL.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+/// How long it may say nothing, or come no further, meanwhile.
+const SILENT_WITHIN: Duration = Duration::from_secs(1);
+/// How long the postmaster may take to write down that it stops.
+const NOTICED_WITHIN: Duration = Duration::from_millis(20);
+/// How long a server that has written its last checkpoint may take to end, when the hand-over is broken off.
+const ENDS_BY_ITSELF: Duration = Duration::from_millis(300);
 /// How often the candidate is asked.
-const ASK_EVERY: Duration = Duration::from_millis(2);
+const ASK_EVERY: Duration = Duration::from_millis(1);
 
 /// Hands the lock to `to`, as the request of revision `request` asks.
 ///
@@ -31,14 +43,13 @@ const ASK_EVERY: Duration = Duration::from_millis(2);
 pub async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Result<Effect> {
     let record = begun(hands, seen, to, request);
     hands.store.create_transition(&record).await?;
-    let mut watch = Stopwatch::start(hands.me());
-    let ended = steps(hands, seen, to, request, &mut watch).await;
+    let mut plan = Plan::new(hands, seen, to, request)?;
+    let ended = plan.carry_out().await;
     let failure = ended.as_ref().err().map(|error| format!("{error:#}"));
     if failure.is_some() {
-        // An operator asks again; a request that failed once is not tried again behind their back.
-        let _ = hands.store.remove_request(request).await;
+        plan.go_back().await;
     }
-    let phases = watch.phases().to_vec();
+    let phases = plan.watch.phases().to_vec();
     let amended = hands.store.amend_transition(&record.id, |record| {
         let later = std::mem::take(&mut record.phases);
         record.phases = phases.iter().cloned().chain(later).collect();
@@ -76,77 +87,181 @@ fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Trans
     }
 }
 
-async fn steps(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64, watch: &mut Stopwatch) -> Result<Effect> {
-    let candidate = seen.cluster.members.get(to).context("the candidate is not registered any more")?;
-    let peers = Peers::default();
-    // Opens the connection that is asked on later, while clients still write.
-    position(&peers, &candidate.api_url).await.with_context(|| format!("{to} must be reachable to take over"))?;
-    // The second checkpoint has only what was written during the first, so the one of the shutdown has next to nothing.
-    hands.instance.checkpoint(CHECKPOINT_WITHIN).await?;
-    hands.instance.checkpoint(CHECKPOINT_WITHIN).await?;
-    watch.lap("prepare");
-    if !hands.instance.begin_stop() {
-        bail!("Postgres is not running any more");
+/// One hand-over, and how far it has come.
+struct Plan<'a> {
+    hands: &'a Hands,
+    seen: &'a Snapshot,
+    to: &'a MemberName,
+    candidate: &'a Member,
+    request: i64,
+    peers: Peers,
+    /// To the candidate.
+    line: Line,
+    /// The durability record as it stands in etcd, and its revision.
+    sync: SyncRecord,
+    sync_revision: i64,
+    watch: Stopwatch,
+}
+
+impl<'a> Plan<'a> {
+    fn new(hands: &'a Hands, seen: &'a Snapshot, to: &'a MemberName, request: i64) -> Result<Self> {
+        let sync = seen.cluster.sync.clone().context("there is no durability record")?;
+        let candidate = seen.cluster.members.get(to).context("the candidate is not registered any more")?;
+        let (sync_revision, watch) = (seen.sync_revision, Stopwatch::start(hands.me()));
+        let (peers, line) = (Peers::default(), Line::default());
+        Ok(Self { hands, seen, to, candidate, request, peers, line, sync, sync_revision, watch })
     }
-    let last = hands.instance.shutdown_checkpoint(SHUTDOWN_WITHIN).await?;
-    watch.lap("shutdown");
-    confirm(&peers, &candidate.api_url, to, last).await?;
-    watch.lap("confirm");
-    let sync = next_record(hands, seen, to, last)?;
-    let term = sync.term;
-    let order = HandOver {
-        me: hands.me().clone(),
-        term: seen.cluster.term,
-        to: to.clone(),
-        to_lease: candidate.lock_lease,
-        new_term: term,
-        sync,
-        request_revision: Some(request),
-    };
-    let outcome = hands.store.hand_over(&order).await?;
-    watch.lap("hand_over");
-    let consensus::Outcome::Applied { revision } = outcome else {
-        bail!("the lock could not be handed over: the cluster changed meanwhile");
-    };
-    hands.fence.disarm();
-    tracing::info!(%to, %term, %last, "handed the leader lock over");
-    Ok(Effect { revision })
-}
 
-/// The durability record of the new leader: what was promised before, what it promises, and the position it must have replayed.
-fn next_record(hands: &Hands, seen: &Snapshot, to: &MemberName, last: Lsn) -> Result<SyncRecord> {
-    let before = seen.cluster.sync.as_ref().context("there is no durability record")?;
-    let settings = hands.settings(seen);
-    let quorum = quorum_for_new_leader(to, &seen.cluster, &settings);
-    Ok(SyncRecord {
-        leader: to.clone(),
-        term: seen.cluster.term.next(),
-        mode: before.mode,
-        policies: ending_with(&inherited(before), &quorum),
-        timeline: Timeline(before.timeline.0 + 1),
-        released: false,
-        reclaimed: false,
-        // Behind the start of the last record, that is: the record itself.
-        handover_lsn: Some(Lsn(last.0 + 1)),
-    })
-}
+    async fn carry_out(&mut self) -> Result<Effect> {
+        let instance = &self.hands.instance;
+        // Opens the connection that is asked on later, while clients still write.
+        self.position().await.with_context(|| format!("{} must be reachable to take over", self.to))?;
+        // The second checkpoint has only what was written during the first, so the one of the shutdown has next to nothing.
+        instance.checkpoint(CHECKPOINT_WITHIN).await?;
+        instance.checkpoint(CHECKPOINT_WITHIN).await?;
+        self.name_heir().await?;
+        crash_point("hand_over", "prepared");
+        self.watch.lap("prepare");
+        if !instance.begin_stop() {
+            bail!("Postgres is not running any more");
+        }
+        crash_point("hand_over", "stopping");
+        self.turn_clients_away().await;
+        let last = instance.shutdown_checkpoint(SHUTDOWN_WITHIN).await?;
+        crash_point("hand_over", "stopped");
+        self.watch.lap("shutdown");
+        self.confirm(last).await?;
+        crash_point("hand_over", "confirmed");
+        self.watch.lap("confirm");
+        let order = self.order(last);
+        let outcome = self.hands.store.hand_over(&order).await?;
+        crash_point("hand_over", "handed");
+        self.watch.lap("hand_over");
+        let Outcome::Applied { revision } = outcome else {
+            bail!("the lock could not be handed over: the cluster changed meanwhile");
+        };
+        self.hands.fence.disarm();
+        tracing::info!(to = %self.to, term = %order.new_term, %last, "handed the leader lock over");
+        Ok(Effect { revision })
+    }
 
-/// Waits until the candidate has replayed the shutdown checkpoint, the last thing this leader has written.
-async fn confirm(peers: &Peers, api_url: &str, to: &MemberName, last: Lsn) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let replayed = position(peers, api_url).await.unwrap_or_default();
-        if replayed > last {
+    /// Lets the other standbys stream from the candidate before clients have to wait for it. Not more than a kindness: whoever does not go
+    /// over now, goes over when the lock has moved.
+    async fn name_heir(&mut self) -> Result<()> {
+        let mine = |name: &MemberName| name == self.hands.me() || name == self.to;
+        let members = self.seen.cluster.members.iter();
+        let others: Vec<&Member> = members
+            .filter(|(name, member)| !mine(name) && member.role == MemberRole::Standby)
+            .map(|(_, member)| member)
+            .collect();
+        if others.is_empty() || !may_go_over_ahead(&self.sync.policies, self.to) {
             return Ok(());
         }
-        if began.elapsed() > CONFIRM_WITHIN {
-            bail!("{to} has replayed {replayed}, not yet the end of this leader's WAL behind {last}: going back");
+        let named = SyncRecord { heir: Some(self.to.clone()), ..self.sync.clone() };
+        let written = self.hands.store.record_sync(self.hands.me(), named.term, &named, self.sync_revision).await?;
+        let Outcome::Applied { revision } = written else {
+            bail!("the candidate could not be made known: the cluster changed meanwhile");
+        };
+        (self.sync, self.sync_revision) = (named, revision);
+        crash_point("hand_over", "heir");
+        let deadline = Instant::now() + GO_OVER_WITHIN;
+        for other in others {
+            while !self.has_gone_over(other).await && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
-        tokio::time::sleep(ASK_EVERY).await;
+        Ok(())
     }
-}
 
-async fn position(peers: &Peers, api_url: &str) -> Result<Lsn> {
-    let beat = peers.get(api_url, "/beat", Duration::from_millis(300)).await?;
-    beat.get("replayed").and_then(serde_json::Value::as_u64).map(Lsn).context("it does not say how far it has replayed")
+    /// From here on no load balancer should lead anybody here: the loop looks, sees a server that stops, and the health answers change.
+    async fn turn_clients_away(&self) {
+        let began = Instant::now();
+        let runs = || self.hands.instance.postmaster().is_some_and(|postmaster| postmaster.status == Status::Ready);
+        while runs() && began.elapsed() < NOTICED_WITHIN {
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+        self.hands.look_now.notify_one();
+    }
+
+    async fn has_gone_over(&self, other: &Member) -> bool {
+        let beat = self.peers.get(&other.api_url, "/beat", Duration::from_millis(100)).await;
+        beat.is_ok_and(|beat| beat["streams_from"] == self.to.as_str())
+    }
+
+    fn order(&self, last: Lsn) -> HandOver {
+        let sync = self.next_record(last);
+        HandOver {
+            me: self.hands.me().clone(),
+            term: self.seen.cluster.term,
+            to: self.to.clone(),
+            to_lease: self.candidate.lock_lease,
+            new_term: sync.term,
+            sync,
+            request_revision: Some(self.request),
+        }
+    }
+
+    /// The durability record of the new leader: what was promised before, what it promises, and the position it must have replayed.
+    fn next_record(&self, last: Lsn) -> SyncRecord {
+        let settings = self.hands.settings(self.seen);
+        let quorum = quorum_for_new_leader(self.to, &self.seen.cluster, &settings);
+        SyncRecord {
+            leader: self.to.clone(),
+            term: self.seen.cluster.term.next(),
+            mode: self.sync.mode,
+            policies: ending_with(&inherited(&self.sync), &quorum),
+            timeline: Timeline(self.sync.timeline.0 + 1),
+            released: false,
+            reclaimed: false,
+            // Behind the start of the last record, that is: the record itself.
+            handover_lsn: Some(Lsn(last.0 + 1)),
+            heir: None,
+        }
+    }
+
+    /// Waits until the candidate has replayed the shutdown checkpoint, the last thing this leader has written. A candidate that is gone, or
+    /// silent, or comes no further, is not waited for: clients are better off with a restart here.
+    async fn confirm(&mut self, last: Lsn) -> Result<()> {
+        let (began, mut moved, mut replayed) = (Instant::now(), Instant::now(), Lsn(0));
+        loop {
+            match self.position().await {
+                Ok(now) if now > last => return Ok(()),
+                Ok(now) if now > replayed => (replayed, moved) = (now, Instant::now()),
+                Ok(_) => {}
+                Err(error) if is_refusal(&error) => {
+                    return Err(error.context(format!("{} is gone: going back", self.to)));
+                }
+                Err(error) => tracing::debug!(%error, "the candidate does not say how far it has come"),
+            }
+            if began.elapsed() > CONFIRM_WITHIN || moved.elapsed() > SILENT_WITHIN {
+                let to = self.to;
+                bail!("{to} has replayed {replayed}, not yet the end of this leader's WAL behind {last}: going back");
+            }
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+
+    async fn position(&mut self) -> Result<Lsn> {
+        let beat = self.line.get(&self.candidate.api_url, "/beat", Duration::from_millis(300)).await?;
+        beat.get("replayed").and_then(Value::as_u64).map(Lsn).context("it does not say how far it has replayed")
+    }
+
+    /// Takes back what was said in etcd, so that it cannot come true any more and the others follow this leader again, and gets a server out
+    /// of the way that has written its last checkpoint and only waits for its standbys. Whatever of this fails is done by the next
+    /// decisions: an operator asks again, a request that failed once is not tried again behind their back.
+    async fn go_back(&self) {
+        let sync = SyncRecord { heir: None, ..self.sync.clone() };
+        let taken_back =
+            self.hands.store.break_off_hand_over(self.hands.me(), &sync, self.sync_revision, self.request).await;
+        match taken_back {
+            Ok(Outcome::Applied { .. }) => {}
+            Ok(Outcome::Refused) => {
+                tracing::warn!("the hand-over could not be taken back: the cluster changed meanwhile")
+            }
+            Err(error) => tracing::warn!(%error, "the hand-over could not be taken back yet"),
+        }
+        if let Err(error) = self.hands.instance.clear_away_shut_down(ENDS_BY_ITSELF).await {
+            tracing::warn!(%error, "the stopped Postgres could not be cleared away");
+        }
+    }
 }

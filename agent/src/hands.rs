@@ -10,6 +10,7 @@ use consensus::records::Secrets as StoredSecrets;
 use consensus::{LeaseKeeper, Outcome, Store};
 use decision::names::MemberName;
 use pg_control::{Instance, Secrets};
+use tokio::sync::Notify;
 
 use crate::authority::Authority;
 use crate::config::Config;
@@ -43,6 +44,8 @@ pub struct Hands {
     pub name_is_mine: AtomicBool,
     /// The lock lease that this node publishes while it stands ready for a switchover; 0: it does not.
     pub spare_lease: AtomicI64,
+    /// Rung by an action that has changed what is seen, long before it ends: the loop looks at once.
+    pub look_now: Notify,
     /// Whether the passwords between members have been handed to Postgres' side.
     pub secrets_known: AtomicBool,
 }

@@ -153,7 +153,12 @@ pub fn view(
     let ages = ages.look(seen.now(), look.server(), lock);
     let was_heard = heard.agent.heard.is_some();
     // WAL that has come in just now is as good a sign of life as an answer; a closed door says that it was the last.
-    let streams = look.last_word.is_some_and(|word| word.elapsed() < settings.timing.suspect_after / 2);
+    // It says nothing of the leader where it comes from somebody else: from an heir, ahead of a hand-over.
+    let leader = snapshot.cluster.leader.as_ref();
+    let of_the_leader = matches!(look.server(), Some(Server::Standby(standby))
+        if standby.follows.as_ref().is_some_and(|upstream| Some(&upstream.member) == leader));
+    let streams =
+        of_the_leader && look.last_word.is_some_and(|word| word.elapsed() < settings.timing.suspect_after / 2);
     let postgres = match sound(heard.postgres, was_heard) {
         Sound::Silent { .. } | Sound::Unknown if streams => Sound::Fine,
         sound => sound,

@@ -147,6 +147,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         ledger,
         name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
+        look_now: Notify::new(),
         secrets_known: AtomicBool::new(false),
         config,
     })

@@ -140,7 +140,7 @@ fn tidies_up(action: &Action) -> bool {
 }
 
 /// In debug builds a test may name an action, before or after which the agent dies as by SIGKILL: `PGVIGIL_CRASH_AT=acquire:after`.
-fn crash_point(action: &str, moment: &str) {
+pub(crate) fn crash_point(action: &str, moment: &str) {
     if cfg!(debug_assertions)
         && std::env::var("PGVIGIL_CRASH_AT").is_ok_and(|wanted| wanted == format!("{action}:{moment}"))
     {

@@ -132,6 +132,7 @@ impl Store {
             released: false,
             reclaimed: claim.kind == ClaimKind::Reclaim,
             handover_lsn: None,
+            heir: None,
         };
         let mut writes = vec![
             Write::put_leased(keys.leader(), me.as_str(), lock_lease),
@@ -155,6 +156,23 @@ impl Store {
             Write::put(keys.sync(), sync::to_stored(&hand_over.sync)),
         ];
         writes.extend(hand_over.request_revision.map(|_| Write::delete(keys.failover())));
+        self.commit(&guards, &writes).await
+    }
+
+    /// Takes a hand-over back before its transaction: `sync` is the record without an heir, and the request goes with it. Once this is
+    /// applied, that transaction can never be.
+    pub async fn break_off_hand_over(
+        &self,
+        me: &MemberName,
+        sync: &SyncRecord,
+        sync_revision: i64,
+        request_revision: i64,
+    ) -> Result<Outcome, Error> {
+        let keys = self.keys();
+        let mut guards = self.leadership_guard(sync.term, me).to_vec();
+        guards.push(Guard::unchanged(keys.sync(), sync_revision));
+        guards.push(Guard::unchanged(keys.failover(), request_revision));
+        let writes = [Write::put(keys.sync(), sync::to_stored(sync)), Write::delete(keys.failover())];
         self.commit(&guards, &writes).await
     }
 

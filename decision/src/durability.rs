@@ -199,6 +199,15 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
     Quorum::of(settings.durability.acknowledgers, voters)
 }
 
+/// Whether the other standbys may go over to `heir` before it is handed the lock.
+///
+/// **Invariant: going over takes acknowledgers away and adds none.** They leave the leader's names (they stream under the next term's, from
+/// another server), so what the record says of who may hold the only copies stays true as it is. But commits must go on: the heir, which
+/// stays, must be able to acknowledge them alone.
+pub fn may_go_over_ahead(policies: &Policies, heir: &MemberName) -> bool {
+    policies.iter().all(|quorum| quorum.k == 0 || (quorum.k == 1 && quorum.voters.contains(heir)))
+}
+
 /// Alive, may lead (only nodes that may lead are voters), and not excused by a tag.
 fn may_vote(cluster: &Cluster) -> BTreeSet<MemberName> {
     let votes = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.tags.nosync);

@@ -8,7 +8,7 @@ use crate::reason::Reason;
 use crate::rejoin;
 use crate::suspicion;
 use crate::vacancy;
-use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, View};
+use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, Upstream, View};
 
 /// What to do while `leader` leads.
 pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader: &MemberName) -> Choice {
@@ -30,7 +30,7 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader
 
 fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby: &Standby) -> Choice {
     let term = cluster.term;
-    let Some(upstream) = cluster.upstream(leader, term) else {
+    let Some(upstream) = whom_to_follow(view, cluster, leader) else {
         return wait(Reason::LeaderUnreachable { leader: leader.clone() });
     };
     let revoked = cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term);
@@ -47,7 +47,8 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
         return (Action::Stop(StopMode::Fast), reason);
     }
     if standby.follows.as_ref() != Some(&upstream) {
-        return (Action::Follow(upstream), Reason::Repoint { leader: leader.clone(), term });
+        let (leader, term) = (upstream.member.clone(), upstream.term);
+        return (Action::Follow(upstream), Reason::Repoint { leader, term });
     }
     if let Some(floor) = cluster.floors.get(&view.me).filter(|floor| standby.streaming && standby.received >= **floor) {
         return (Action::ClearFloor, Reason::Regained { floor: *floor });
@@ -56,6 +57,13 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
         return choice;
     }
     wait(Reason::Following { leader: leader.clone(), term })
+}
+
+/// The leader; or, while it prepares to hand over, its heir, already under the name of the next term.
+fn whom_to_follow(view: &View, cluster: &Cluster, leader: &MemberName) -> Option<Upstream> {
+    let heir = cluster.heir().filter(|heir| **heir != view.me);
+    let ahead = heir.and_then(|heir| cluster.upstream(heir, cluster.term.next()));
+    ahead.or_else(|| cluster.upstream(leader, cluster.term))
 }
 
 /// A switchover that may need this node finds it with a lease in its hand, so that the lock changes hands without a gap.

@@ -2,6 +2,7 @@
 //! Postgres cannot be primary, choose between starting it again and letting a standby take over.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::action::{Action, StartAs, StopMode};
 use crate::candidacy::best_standby;
@@ -15,12 +16,20 @@ use crate::view::{
     SyncRecord, View,
 };
 
+/// How long a switchover waits for a candidate that is not level yet, before it is refused.
+const CANDIDATE_MAY_COME: Duration = Duration::from_secs(2);
+
 /// What to do while the lock is mine.
 pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: Term) -> Choice {
     let Some(sync) = cluster.sync.as_ref().filter(|sync| sync.leader == view.me && sync.term == term) else {
         // The record is written in the very transaction that gives the lock, so somebody has tampered with it.
         return wait(Reason::RecordMissing { term });
     };
+    if let Some(heir) = &sync.heir {
+        // No hand-over is under way, or this would not be asked: it was broken off, here or in an earlier life.
+        let reason = changing(format!("{heir} was not handed the lock, so the others are to follow me again"));
+        return (Action::RecordSync { mode: sync.mode, policies: sync.policies.clone() }, reason);
+    }
     match &postgres.server {
         Server::Primary(primary) => primary_leads(view, cluster, sync, primary, term),
         Server::Standby(standby) => standby_leads(view, cluster, sync, standby, term),
@@ -75,18 +84,29 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
     if let Some(after) = view.retry_in() {
         return wait(Reason::Retrying { after });
     }
+    if let Some(choice) = settle_request(cluster) {
+        return choice;
+    }
     let quorum = recorded_quorum(sync);
     let because =
         if ready.is_empty() { "no standby can prove that it has everything" } else { "its data is here and intact" };
     (Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because: because.to_owned() })
 }
 
+/// **Invariant: a hand-over whose outcome is unknown cannot come true once Postgres starts as primary again.** It is one transaction,
+/// guarded by the request and removing it. So the request goes first, by a guarded write of its own: afterwards the hand-over is void, or
+/// else it came first, and the very picture in which the request is gone shows the new leader.
+fn settle_request(cluster: &Cluster) -> Option<Choice> {
+    let request = cluster.request.as_ref().filter(|request| request.kind == RequestKind::Switchover)?;
+    let why = "Postgres was stopped before the lock was handed over, and starts here again".to_owned();
+    Some((Action::RefuseRequest { request: request.revision, why: why.clone() }, Reason::RequestRefused { why }))
+}
+
 /// A failure of an earlier reign is no reason to let go: in this one nothing has been tried yet.
 fn failed_in_this_reign(view: &View) -> bool {
     let reign = view.ages.reign.unwrap_or_default();
     // A hand-over that failed says nothing against this node.
-    let own_fault = view.ages.failed_action.as_deref() != Some("hand_over");
-    own_fault && view.ages.last_failure.is_some_and(|age| age <= reign)
+    !view.hand_over_failed() && view.ages.last_failure.is_some_and(|age| age <= reign)
 }
 
 fn still_in_recovery(disk: &OnDisk) -> bool {
@@ -183,11 +203,18 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
     if view.ages.last_failure.is_some_and(|age| age < asked) {
         return refuse("the hand-over failed; see the log, and ask again".to_owned());
     }
-    let Some(to) = request.to.clone().or_else(|| best_standby(cluster, &primary.standbys)) else {
+    // A standby that has just come back goes from one timeline to the next, and is not there for an instant.
+    let may_pass = asked < CANDIDATE_MAY_COME;
+    let any = || cluster.eligible().into_iter().find(|name| may_pass && *name != view.me);
+    let best = || best_standby(cluster, &primary.standbys).or_else(any);
+    let Some(to) = request.to.clone().or_else(best) else {
         return refuse("no standby streams and may lead".to_owned());
     };
-    if let Some(why) = unfit(view, cluster, primary, &to) {
+    if let Some(why) = never_fit(view, cluster, &to) {
         return refuse(why);
+    }
+    if let Some(why) = not_fit_yet(view, cluster, primary, &to) {
+        return if may_pass { wait(Reason::AwaitingCandidate { to }) } else { refuse(why) };
     }
     if cluster.members.get(&to).is_some_and(|member| member.lock_lease != 0) {
         return (Action::HandOver { to: to.clone(), request: request.revision }, Reason::Switchover { to });
@@ -198,20 +225,25 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
     wait(Reason::AwaitingCandidate { to })
 }
 
-/// Why a member cannot take a switchover now.
-fn unfit(view: &View, cluster: &Cluster, primary: &Primary, to: &MemberName) -> Option<String> {
+/// Why a member cannot take a switchover, now or in a moment.
+fn never_fit(view: &View, cluster: &Cluster, to: &MemberName) -> Option<String> {
     if *to == view.me {
         return Some(format!("{to} leads already"));
     }
     let Some(member) = cluster.members.get(to) else {
         return Some(format!("{to} is not registered: is its agent running?"));
     };
-    if member.tags.never_leads() {
-        return Some(format!("the tags of {to} bar it from leading"));
-    }
+    member.tags.never_leads().then(|| format!("the tags of {to} bar it from leading"))
+}
+
+/// Why a member cannot take a switchover at this moment.
+fn not_fit_yet(view: &View, cluster: &Cluster, primary: &Primary, to: &MemberName) -> Option<String> {
     let Some(standby) = primary.standbys.iter().find(|standby| standby.member == *to) else {
         return Some(format!("{to} does not stream from {}", view.me));
     };
+    if standby.term != cluster.term {
+        return Some(format!("{to} streams under the name of an earlier term"));
+    }
     if !standby.caught_up {
         return Some(format!("{to} is still catching up"));
     }

@@ -233,6 +233,10 @@ pub struct SyncRecord {
     pub reclaimed: bool,
     /// For a hand-over: the position that the new leader must have replayed before it promotes.
     pub handover_lsn: Option<Lsn>,
+    /// Who is about to be handed the lock: the others stream from it already, under the name of the next term, so that nobody has to go
+    /// over while clients wait. It has led nothing yet, and what its standbys acknowledge releases nothing at the leader.
+    #[serde(default)]
+    pub heir: Option<MemberName>,
 }
 
 /// One member's pledge not to follow a term, and what it has.
@@ -306,6 +310,12 @@ impl Cluster {
         Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term })
     }
 
+    /// Who is about to be handed the lock by the present leader.
+    pub fn heir(&self) -> Option<&MemberName> {
+        let of_the_leader = |sync: &&SyncRecord| self.leader.as_ref() == Some(&sync.leader) && sync.term == self.term;
+        self.sync.as_ref().filter(of_the_leader)?.heir.as_ref()
+    }
+
     /// The ballots that revoke the present term.
     pub fn current_ballots(&self) -> BTreeMap<&MemberName, &Ballot> {
         self.ballots.iter().filter(|(_, ballot)| ballot.revoked == self.term).collect()
@@ -324,10 +334,17 @@ impl Cluster {
 
 impl View {
     /// How long to wait before a failed long action is tried again; `None`: now.
+    ///
+    /// A hand-over that failed is none of them: nothing here is broken, and clients wait.
     pub(crate) fn retry_in(&self) -> Option<Duration> {
-        let age = self.ages.last_failure?;
+        let age = self.ages.last_failure.filter(|_| !self.hand_over_failed())?;
         let after = self.settings.timing.retry_after;
         (age < after).then(|| after - age)
+    }
+
+    /// Whether the last thing that failed here was a hand-over.
+    pub(crate) fn hand_over_failed(&self) -> bool {
+        self.ages.failed_action.as_deref() == Some("hand_over")
     }
 
     /// Whether this node's own tags bar it from leading.

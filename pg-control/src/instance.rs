@@ -14,6 +14,7 @@ use crate::conf;
 use crate::controldata::Control;
 use crate::durable;
 use crate::error::{Error, Result};
+use crate::promote::Expected;
 use crate::sql::Session;
 use crate::walend::EndOfWal;
 
@@ -127,6 +128,8 @@ pub(crate) struct Memory {
     pub(crate) starting_since: Option<Instant>,
     /// The highest term whose marker commit this agent has seen acknowledged.
     pub(crate) acknowledged: Term,
+    /// The names of a promotion that is likely to come.
+    pub(crate) expected: Option<Expected>,
     /// The end of the WAL, as long as `pg_control` is as it was when it was looked for.
     pub(crate) end_of_wal: Option<(Control, EndOfWal)>,
     /// How long the server log was when Postgres was last started.

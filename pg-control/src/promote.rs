@@ -9,7 +9,7 @@ use decision::names::Term;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::conf::Recovery;
+use crate::conf::{Conf, Recovery};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::process;
@@ -24,7 +24,50 @@ pub struct Promoted {
     pub promoted: Duration,
 }
 
+/// The names of a reign to come, taken by this server's checkpointer while it is still a standby, where they mean nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expected {
+    names: String,
+    postmaster: i32,
+    checkpointer: i32,
+}
+
 impl Instance {
+    /// Makes ready for a promotion that is likely to come: the names that `quorum` will have under `term` are configured and taken, so that
+    /// [`Instance::promote`] need not wait for that. On a standby they have no effect, and whoever is promoted otherwise sets its own.
+    /// Nothing is prepared where Postgres would ask a `restore_command` during the promotion: that setting goes in the same step.
+    ///
+    /// # Errors
+    /// `WrongState` on a primary, `Timeout` when the names are not taken in time.
+    pub async fn expect_promotion(&self, quorum: &Quorum, term: Term, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        let restores = self.ask("SELECT current_setting('restore_command') <> ''", &[]).await?;
+        if restores.first().is_none_or(|row| row.get(0)) {
+            return Ok(());
+        }
+        let names = quorum.standby_names(term);
+        let wanted = names.clone();
+        self.update_conf(move |conf| (conf.sync, conf.term) = (wanted, term)).await?;
+        let status = self.reload_commits(deadline).await?;
+        if !status.standby {
+            return Err(Error::WrongState("the server is a primary".to_owned()));
+        }
+        let (Some(postmaster), Some(checkpointer)) = (self.postmaster(), status.checkpointer) else { return Ok(()) };
+        self.memory().expected = Some(Expected { names, postmaster: postmaster.pid, checkpointer });
+        Ok(())
+    }
+
+    /// Whether exactly these names were taken by the very processes that run now, and are still what is configured.
+    fn expects(&self, names: &str, term: Term, status: &Status) -> bool {
+        let now = self.postmaster().zip(status.checkpointer).map(|(postmaster, checkpointer)| Expected {
+            names: names.to_owned(),
+            postmaster: postmaster.pid,
+            checkpointer,
+        });
+        let configured = self.read_conf().is_some_and(|conf| conf.sync == names && conf.term == term);
+        now.is_some() && self.memory().expected == now && configured
+    }
+
     /// Lets the running standby become primary under `term`, waiting for `quorum` from its first commit on. Safe to repeat. Readers that
     /// hold up replay are ended. Returns once the server has left recovery; durable writes are proven by [`Instance::mark`] after that.
     ///
@@ -34,13 +77,12 @@ impl Instance {
         let begin = Instant::now();
         let deadline = begin + within;
         let names = quorum.standby_names(term);
-        self.update_conf(move |conf| {
-            conf.recovery = Recovery::Nobody;
-            conf.sync = names;
-            conf.term = term;
-        })
-        .await?;
-        let status = self.reload_commits(deadline).await?;
+        let mut status = self.status().await?;
+        let expected = status.standby && self.expects(&names, term, &status);
+        if !expected {
+            self.take_names(names.clone(), term).await?;
+            status = self.reload_commits(deadline).await?;
+        }
         if !status.standby {
             return Ok(Promoted { prepared: begin.elapsed(), promoted: Duration::ZERO });
         }
@@ -53,9 +95,19 @@ impl Instance {
         let postmaster = self.postmaster().ok_or_else(|| Error::Down("nothing to promote".to_owned()))?;
         process::send(postmaster.pid, Signal::SIGUSR1);
         let signalled = Instant::now();
-        let (left_recovery, ()) = tokio::join!(self.wait_for_primary(deadline, within), self.warm_writer());
+        // The file says that it follows nobody any more before the first commit of the reign; as things were expected, only now.
+        let told = self.take_names(names, term);
+        let (left_recovery, told, ()) = tokio::join!(self.wait_for_primary(deadline, within), told, self.warm_writer());
+        told?;
         left_recovery?;
+        tracing::debug!(expected, prepared = ?(signalled - begin), promoted = ?signalled.elapsed(), "promoted");
         Ok(Promoted { prepared: signalled - begin, promoted: signalled.elapsed() })
+    }
+
+    /// Configures the names of a reign, and that nobody is followed in it.
+    async fn take_names(&self, names: String, term: Term) -> Result<bool> {
+        let reign = move |conf: &mut Conf| (conf.recovery, conf.sync, conf.term) = (Recovery::Nobody, names, term);
+        self.update_conf(reign).await
     }
 
     async fn wait_for_primary(&self, deadline: Instant, within: Duration) -> Result<()> {

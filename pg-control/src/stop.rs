@@ -63,6 +63,20 @@ impl Instance {
         }
     }
 
+    /// Gets a server out of the way that is ending and has written its shutdown checkpoint: it may only be waiting for a standby that does
+    /// not answer, and needs no recovery when it is killed. One that has not written it is left alone. Says whether it is gone.
+    ///
+    /// # Errors
+    /// As [`Instance::kill_all`].
+    pub async fn clear_away_shut_down(&self, by_itself_within: Duration) -> Result<bool> {
+        let shut_down =
+            controldata::read_direct(self.data_dir())?.is_some_and(|control| control.state == ControlState::ShutDown);
+        if shut_down && self.stop_fast(by_itself_within).await.is_err() {
+            self.kill_all().await?;
+        }
+        Ok(shut_down)
+    }
+
     /// Kills every process of the server at once, orphans included, and waits until all are gone; returns how long that took.
     /// See [`process::kill_all`], which a fencer calls directly.
     pub async fn kill_all(&self) -> Result<Duration> {

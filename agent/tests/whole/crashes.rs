@@ -46,10 +46,24 @@ async fn agents_that_die_at_each_step_under_a_leader_lose_nothing() {
     on_stage(&options(), async |stage| {
         leader_dies_changing_durability(stage).await.context("changing durability")?;
         candidate_dies_getting_ready(stage).await.context("getting ready")?;
-        leader_dies_handing_over(stage).await.context("handing over")?;
         bystander_dies_repointing(stage).await.context("repointing")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_die_between_any_two_steps_of_a_switchover_lose_nothing() {
+    on_stage(&options(), async |stage| {
+        leader_dies_handing_over(stage).await.context("handing over")?;
+        candidate_dies_taking_over(stage).await.context("taking over")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_that_die_between_any_two_steps_of_a_switchover_lose_nothing_in_async_mode_either() {
+    let options = options().with("durability.mode", "\"async\"");
+    on_stage(&options, async |stage| leader_dies_handing_over(stage).await.context("handing over")).await;
 }
 
 async fn standbys_die_taking_over(stage: &Stage) -> Result<()> {
@@ -146,13 +160,29 @@ async fn candidate_dies_getting_ready(stage: &Stage) -> Result<()> {
     request_is_settled(stage).await
 }
 
+/// Between any two of its steps, to and fro.
 async fn leader_dies_handing_over(stage: &Stage) -> Result<()> {
-    let leader = stage.leader().await?;
-    let candidate = stage.standby().await?;
-    let asked = async || asked_to_lead(stage, &leader, &candidate).await;
-    let steps = ["hand_over:before", "hand_over:after"];
-    die_at_each(stage, std::slice::from_ref(&leader), &steps, asked).await?;
-    request_is_settled(stage).await
+    let steps = ["before", "heir", "prepared", "stopping", "stopped", "confirmed", "handed", "after"];
+    for step in steps {
+        let leader = stage.leader().await?;
+        let candidate = stage.standby().await?;
+        let asked = async || asked_to_lead(stage, &leader, &candidate).await;
+        die_at_each(stage, std::slice::from_ref(&leader), &[&format!("hand_over:{step}")], asked).await?;
+        request_is_settled(stage).await.with_context(|| format!("the leader died at {step}"))?;
+    }
+    Ok(())
+}
+
+/// The lock is its own by then, and nobody else can promote in its place.
+async fn candidate_dies_taking_over(stage: &Stage) -> Result<()> {
+    for step in ["promote:before", "promote:after", "mark:before"] {
+        let leader = stage.leader().await?;
+        let candidate = stage.standby().await?;
+        let asked = async || asked_to_lead(stage, &leader, &candidate).await;
+        die_at_each(stage, std::slice::from_ref(&candidate), &[step], asked).await?;
+        request_is_settled(stage).await.with_context(|| format!("the candidate died at {step}"))?;
+    }
+    Ok(())
 }
 
 async fn bystander_dies_repointing(stage: &Stage) -> Result<()> {

@@ -15,6 +15,7 @@ mod lagging;
 mod meeting_place;
 mod operators;
 mod outages;
+mod rest;
 mod restarts;
 mod stage;
 mod switchover;

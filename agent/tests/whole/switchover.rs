@@ -40,11 +40,41 @@ async fn a_switchover_that_cannot_be_had_is_refused_and_changes_nothing() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_does_not_confirm_is_not_waited_for() {
+    on_stage(&options(), goes_back_where_the_candidate_does_not_confirm).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_does_not_confirm_is_not_waited_for_in_async_mode_either() {
+    let options = options().with("durability.mode", "\"async\"");
+    on_stage(&options, goes_back_where_the_candidate_does_not_confirm).await;
+}
+
+/// The candidate receives everything and replays nothing, so the last word of the old leader is never replayed: the lock must not move,
+/// and the old leader takes writes again, with every standby behind it.
+async fn goes_back_where_the_candidate_does_not_confirm(stage: &mut Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let candidate = stage.standby().await?;
+    stage.cluster.psql(&candidate, "SELECT pg_wal_replay_pause()").await?;
+    let began = Instant::now();
+    let asked = ["switchover", "--to", &candidate, "--expect-leader", &leader, "-y", "-o", "json"];
+    let output = stage.cluster.pgvigil(&candidate, &asked).await?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.code() == Some(1) && said.contains("going back"), "{}: {said}", output.status);
+    ensure!(stage.leader().await? == leader, "somebody else leads");
+    stage.writes_go_on().await?;
+    let silence = stage.silence_since(began)?;
+    stage.say(&format!("went back: {} ms without writes", silence.as_millis()));
+    stage.cluster.psql(&candidate, "SELECT pg_wal_replay_resume()").await?;
+    stage.whole().await?;
+    let records = stage.transitions(&leader).await?;
+    let failed = records.iter().rev().find(|record| record["kind"] == "switchover");
+    ensure!(failed.is_some_and(|record| record["outcome"] == "failed"), "{failed:?}");
+    switch_over(stage, &leader, &candidate).await
+}
+
 async fn switch_over(stage: &Stage, from: &str, to: &str) -> Result<()> {
-    // A standby that has just come back goes from one timeline to the next, and is not there for an instant.
-    let ready =
-        async || Ok(stage.cluster.pgvigil(to, &["switchover", "--to", to, "--dry-run"]).await?.status.success());
-    stage.eventually(&format!("{to} does not get ready"), ready).await?;
     let began = Instant::now();
     stage.pgvigil(to, &["switchover", "--to", to, "--expect-leader", from, "--reason", "test", "-y"]).await?;
     ensure!(stage.leader().await? == to, "{to} does not lead");

@@ -28,6 +28,8 @@ struct Stored {
     reclaimed: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     handover_lsn: Option<LsnText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    heir: Option<MemberName>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +57,7 @@ pub fn to_stored(record: &SyncRecord) -> String {
         released: record.released,
         reclaimed: record.reclaimed,
         handover_lsn: record.handover_lsn.map(LsnText),
+        heir: record.heir.clone(),
     })
 }
 
@@ -80,6 +83,7 @@ pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
         released: stored.released,
         reclaimed: stored.reclaimed,
         handover_lsn: stored.handover_lsn.map(|lsn| lsn.0),
+        heir: stored.heir,
     })
 }
 
@@ -96,6 +100,7 @@ pub fn unreadable(term: Term) -> SyncRecord {
         released: false,
         reclaimed: false,
         handover_lsn: None,
+        heir: None,
     }
 }
 
@@ -120,8 +125,9 @@ mod tests {
             released: false,
             reclaimed: false,
             handover_lsn: Some(Lsn(0x300_0148)),
+            heir: Some(name("pg2")),
         };
-        let text = r#"{"leader":"pg1","quorum":1,"sync_standby":"pg2,pg3","term":7,"mode":"quorum","policies":[{"k":1,"voters":["pg2","pg3"]}],"timeline":4,"released":false,"reclaimed":false,"handover_lsn":"0/3000148"}"#;
+        let text = r#"{"leader":"pg1","quorum":1,"sync_standby":"pg2,pg3","term":7,"mode":"quorum","policies":[{"k":1,"voters":["pg2","pg3"]}],"timeline":4,"released":false,"reclaimed":false,"handover_lsn":"0/3000148","heir":"pg2"}"#;
         assert_eq!(to_stored(&record), text);
         assert_eq!(from_stored(text), Ok(record));
     }
@@ -137,6 +143,7 @@ mod tests {
             released: true,
             reclaimed: true,
             handover_lsn: None,
+            heir: None,
         };
         let text = r#"{"leader":"pg1","quorum":0,"sync_standby":null,"term":1,"mode":"async","policies":[{"k":0,"voters":[]}],"timeline":1,"released":true,"reclaimed":true}"#;
         assert_eq!(to_stored(&record), text);

@@ -20,6 +20,7 @@ fn sync_of(leader: &str, term: u64) -> SyncRecord {
         released: false,
         reclaimed: false,
         handover_lsn: None,
+        heir: None,
     }
 }
 

@@ -3,7 +3,8 @@
 use super::builders::*;
 use crate::action::Action;
 use crate::decide;
-use crate::names::{Lsn, Timeline};
+use crate::durability::{Quorum, may_go_over_ahead};
+use crate::names::{Lsn, Term, Timeline};
 use crate::view::*;
 
 fn asked_for(to: Option<&str>) -> View {
@@ -60,15 +61,76 @@ fn impossible_requests_are_refused_with_their_reason() {
 
 #[test]
 fn a_standby_that_is_not_level_is_refused_with_its_lag() {
-    let with = |standbys| asked_for(Some("pg3")).runs(Server::Primary(Primary { standbys, ..primary() }));
+    let late = |view: View| view.aged(|ages| ages.request = Some(secs(3)));
+    let with = |standbys| late(asked_for(Some("pg3")).runs(Server::Primary(Primary { standbys, ..primary() })));
     let pg2 = || streaming("pg2", 1000);
     refused(&with(vec![pg2()]), "pg3 does not stream from pg1");
     let catching_up = Streaming { caught_up: false, ..streaming("pg3", 1000) };
     refused(&with(vec![pg2(), catching_up]), "pg3 is still catching up");
     let slow = Streaming { replayed: Lsn(0), ..streaming("pg3", 48 << 20) };
     let far = Primary { flushed: Lsn(48 << 20), standbys: vec![pg2(), slow], ..primary() };
-    let far = asked_for(Some("pg3")).runs(Server::Primary(far));
+    let far = late(asked_for(Some("pg3")).runs(Server::Primary(far)));
     refused(&far, "pg3 has 48.0 MB left to replay, the limit is 16.0 MB");
+}
+
+#[test]
+fn a_standby_that_has_just_come_back_is_waited_for_a_moment() {
+    let with = |standbys| asked_for(Some("pg3")).runs(Server::Primary(Primary { standbys, ..primary() }));
+    says(&with(vec![streaming("pg2", 1000)]), "pg3 is getting ready to hold the lock");
+    let of_the_last_term = Streaming { term: Term(TERM.0 - 1), ..streaming("pg3", 1000) };
+    check(&with(vec![streaming("pg2", 1000), of_the_last_term]), "wait: awaiting_candidate");
+    check(&asked_for(Some("pg9")), "refuse_request: request_refused");
+}
+
+/// `pg1` leads and is about to hand over to `pg2`.
+fn with_heir() -> Cluster {
+    cluster().record(|sync| sync.heir = Some(name("pg2")))
+}
+
+#[test]
+fn the_others_go_over_to_the_heir_ahead_under_the_name_of_the_next_term() {
+    let upstream =
+        Upstream { member: name("pg2"), term: TERM.next(), ..cluster().upstream(&name("pg2"), TERM).expect("there") };
+    let bystander = view("pg3").within(with_heir());
+    assert_eq!(decide(&bystander).action, Action::Follow(upstream.clone()));
+    let gone_over = Server::Standby(Standby { follows: Some(upstream), ..standby() });
+    check(&bystander.clone().runs(gone_over.clone()), "wait: following");
+    check(&view("pg2").within(with_heir()), "wait: following");
+    // The heir leads now; nobody has to move.
+    let handed = cluster().led_by("pg2").record(|sync| sync.term = TERM.next());
+    let handed = Cluster { term: TERM.next(), ..handed };
+    check(&view("pg3").within(handed).runs(gone_over.clone()), "wait: following");
+    // It was broken off, or the heir's agent is gone: back to the leader.
+    check(&view("pg3").within(cluster()).runs(gone_over.clone()), "follow: repoint");
+    check(&view("pg3").within(with_heir().without("pg2")).runs(gone_over), "follow: repoint");
+}
+
+#[test]
+fn an_heir_of_an_earlier_life_is_forgotten_before_anything_else() {
+    check(&view("pg1").within(with_heir()), "record_sync: change_durability");
+    check(&view("pg1").within(with_heir()).stopped(clean_primary()), "record_sync: change_durability");
+}
+
+#[test]
+fn nobody_goes_over_ahead_where_commits_could_not_go_on() {
+    let pg2 = name("pg2");
+    assert!(may_go_over_ahead(&vec![any(1, &["pg2", "pg3"])], &pg2));
+    assert!(may_go_over_ahead(&vec![Quorum::none()], &pg2));
+    assert!(!may_go_over_ahead(&vec![any(2, &["pg2", "pg3"])], &pg2));
+    assert!(!may_go_over_ahead(&vec![any(1, &["pg3"])], &pg2));
+    assert!(!may_go_over_ahead(&vec![any(1, &["pg2", "pg3"]), any(2, &["pg2", "pg3"])], &pg2));
+}
+
+#[test]
+fn before_postgres_starts_again_the_hand_over_is_made_impossible() {
+    let stopped = asked_for(Some("pg2")).stopped(clean_primary());
+    check(&stopped, "refuse_request: request_refused");
+    let settled = view("pg1").within(cluster()).stopped(clean_primary());
+    check(&settled, "start_primary: restart_in_place");
+    // And it is not waited for: nothing is broken here.
+    let failed =
+        settled.aged(|ages| (ages.last_failure, ages.failed_action) = (Some(secs(0)), Some("hand_over".to_owned())));
+    check(&failed, "start_primary: restart_in_place");
 }
 
 #[test]

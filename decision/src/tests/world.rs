@@ -31,6 +31,8 @@ pub(super) enum Fault {
     Isolated,
     /// Its disk is replaced by an empty one.
     DiskLost,
+    /// The transaction of its next hand-over arrives late, and it never hears of it.
+    HandsOverLate,
 }
 
 /// One WAL record.
@@ -54,6 +56,10 @@ pub(super) struct Node {
     pub(super) agent_up: bool,
     pub(super) cut_off: bool,
     pub(super) dies_half_way: bool,
+    pub(super) hands_over_late: bool,
+    /// A hand-over is under way to this member.
+    pub(super) handing_over: Option<MemberName>,
+    pub(super) hand_over_failed: bool,
     pub(super) runs: Runs,
     /// `None`: empty; `Some(Some(work))`: half made.
     pub(super) data: Option<Option<String>>,
@@ -76,8 +82,20 @@ pub(super) struct Node {
     pub(super) knows: Cluster,
 }
 
+/// A hand-over whose transaction etcd has not carried out yet.
+#[derive(Clone, Debug)]
+pub(super) struct InFlight {
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) term: Term,
+    pub(super) request: i64,
+    pub(super) end: Lsn,
+    pub(super) ticks: u32,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct World {
+    pub(super) in_flight: Option<InFlight>,
     pub(super) nodes: Vec<Node>,
     pub(super) etcd: Cluster,
     pub(super) settings: Settings,
@@ -106,6 +124,13 @@ impl Node {
         let linked =
             self.follows.as_ref().is_some_and(|(who, _)| *who == leader.name) && !self.cut_off && !leader.cut_off;
         self.runs == Runs::Standby && leader.runs == Runs::Primary && linked && leader.wal.starts_with(&self.wal)
+    }
+
+    /// Receives WAL from a standby, which itself receives it elsewhere. What it acknowledges there counts for nobody.
+    pub(super) fn streams_behind(&self, standby: &Node) -> bool {
+        let linked =
+            self.follows.as_ref().is_some_and(|(who, _)| *who == standby.name) && !self.cut_off && !standby.cut_off;
+        self.runs == Runs::Standby && standby.runs == Runs::Standby && linked && standby.wal.starts_with(&self.wal)
     }
 
     pub(super) fn die(&mut self) {
@@ -150,6 +175,9 @@ impl World {
             agent_up: true,
             cut_off: false,
             dies_half_way: false,
+            hands_over_late: false,
+            handing_over: None,
+            hand_over_failed: false,
             runs: if who == "pg1" { Runs::Primary } else { Runs::Standby },
             data: Some(None),
             clean: false,
@@ -172,7 +200,8 @@ impl World {
         let clients_write = true;
         let (vacancy, asked, next_id) = (0, 0, 1);
         let (acknowledged, log) = (BTreeSet::new(), Vec::new());
-        World { nodes, etcd, settings, clients_write, vacancy, asked, next_id, acknowledged, log }
+        let in_flight = None;
+        World { in_flight, nodes, etcd, settings, clients_write, vacancy, asked, next_id, acknowledged, log }
     }
 
     pub(super) fn strike(&mut self, at: usize, fault: Fault) {
@@ -180,9 +209,10 @@ impl World {
         let node = &mut self.nodes[at];
         match fault {
             Fault::PostgresDies => node.die(),
-            Fault::AgentDies => node.agent_up = false,
+            Fault::AgentDies => (node.agent_up, node.handing_over) = (false, None),
             Fault::HostDies => self.host_dies(at),
             Fault::HostDiesHalfWay => node.dies_half_way = true,
+            Fault::HandsOverLate => node.hands_over_late = true,
             Fault::Isolated => node.cut_off = true,
             Fault::DiskLost => {
                 self.host_dies(at);
@@ -195,6 +225,7 @@ impl World {
         let node = &mut self.nodes[at];
         node.die();
         (node.agent_up, node.dies_half_way, node.lock, node.stands_ready) = (false, false, None, false);
+        node.handing_over = None;
     }
 
     /// Everything that was down or cut off is back. An agent whose Postgres and lease live on takes over both.
@@ -203,6 +234,7 @@ impl World {
         let node = &mut self.nodes[at];
         let adopts = self.etcd.leader.as_ref() == Some(&node.name) && node.lease_left > 1 && node.lock.is_some();
         (node.agent_up, node.cut_off, node.dies_half_way) = (true, false, false);
+        node.hands_over_late = false;
         node.lock = adopts.then_some(self.etcd.term);
     }
 
@@ -219,6 +251,7 @@ impl World {
     /// One node looks, decides and acts; then WAL flows, clients write, half a second passes.
     pub(super) fn tick(&mut self, order: [usize; 3]) {
         for at in order {
+            self.arrive();
             self.publish();
             if self.nodes[at].agent_up {
                 let view = self.view(at);
@@ -226,7 +259,10 @@ impl World {
                 if decision.action != Action::Wait {
                     self.log.push(format!("{}: {} ({})", view.me, decision.action.code(), decision.reason));
                 }
-                self.act(at, decision.action);
+                match self.nodes[at].handing_over.clone() {
+                    Some(to) if decision.action == Action::Wait => self.hand_over_goes_on(at, &to),
+                    _ => self.act(at, decision.action),
+                }
             }
         }
         self.replicate();
@@ -278,6 +314,7 @@ impl World {
             voters_missing: node.missing.iter().map(|(who, ticks)| (who.clone(), age(*ticks))).collect(),
             request: self.etcd.request.as_ref().map(|_| age(self.asked)),
             last_failure: node.failed.map(age),
+            failed_action: node.hand_over_failed.then(|| "hand_over".to_owned()),
             ..Ages::default()
         };
         let cluster = match node.cut_off {
@@ -291,7 +328,7 @@ impl World {
             cluster,
             postgres: Seen::Now(Postgres { data: node.on_disk(), server: self.server(at) }),
             lock: node.lock.map_or(Lock::NotHeld, |term| Lock::Held { term, left }),
-            job: None,
+            job: node.handing_over.as_ref().map(|_| Job { action: "hand_over".to_owned(), age: TICK, from: None }),
             ages,
             hearing: self.hearing(node),
             settings: self.settings.clone(),
@@ -327,7 +364,7 @@ impl World {
                     wal_term: node.newest_marker(node.wal.len()),
                     receiver_running: follows.is_some(),
                     follows,
-                    streaming: self.nodes.iter().any(|leader| node.streams_from(leader)),
+                    streaming: self.nodes.iter().any(|other| node.streams_from(other) || node.streams_behind(other)),
                 })
             }
             Runs::Primary => {

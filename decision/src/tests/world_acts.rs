@@ -3,7 +3,7 @@
 
 use super::world::*;
 use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
-use crate::durability::{Quorum, ending_with, inherited, quorum_for_new_leader};
+use crate::durability::{Quorum, ending_with, inherited, may_go_over_ahead, quorum_for_new_leader};
 use crate::names::{Lsn, MemberName, Term, Timeline};
 use crate::settings::Mode;
 use crate::view::*;
@@ -42,7 +42,9 @@ impl World {
             }
             Action::RecordSync { .. } | Action::HandOver { .. } | Action::Release | Action::RefuseRequest { .. }
                 if !leads => {}
-            Action::RecordSync { mode, policies } => self.amend(|sync| (sync.mode, sync.policies) = (mode, policies)),
+            Action::RecordSync { mode, policies } => {
+                self.amend(|sync| (sync.mode, sync.policies, sync.heir) = (mode, policies, None));
+            }
             Action::HandOver { to, .. } => self.hand_over(at, &to),
             Action::RefuseRequest { .. } => self.etcd.request = None,
             Action::Release => {
@@ -132,6 +134,7 @@ impl World {
             released: false,
             reclaimed: claim.kind == ClaimKind::Reclaim,
             handover_lsn: None,
+            heir: None,
         });
         self.etcd.request = self.etcd.request.take().filter(|_| claim.request.is_none());
         self.crown(at, claim.term);
@@ -160,27 +163,81 @@ impl World {
         self.next_id += 1;
     }
 
+    /// The others are told of the heir first, where commits can go on without them; then a tick passes.
     fn hand_over(&mut self, at: usize, to: &MemberName) {
+        let policies = self.etcd.sync.as_ref().map(|sync| sync.policies.clone()).unwrap_or_default();
+        if may_go_over_ahead(&policies, to) {
+            self.amend(|sync| sync.heir = Some(to.clone()));
+        }
+        if !self.dies_half_way(at) {
+            self.nodes[at].handing_over = Some(to.clone());
+        }
+    }
+
+    /// Postgres stops, the candidate confirms, the lock moves; or all of it goes back.
+    pub(super) fn hand_over_goes_on(&mut self, at: usize, to: &MemberName) {
+        self.nodes[at].handing_over = None;
+        if self.nodes[at].runs != Runs::Primary {
+            return self.hand_over_fails(at);
+        }
         self.stop(at, StopMode::Fast);
         let Some(candidate) = self.nodes.iter().position(|node| node.name == *to) else { return };
         let (behind, wal) = (&self.nodes[candidate], &self.nodes[at].wal);
-        let reaches = behind.runs == Runs::Standby && !behind.cut_off && wal.starts_with(&behind.wal);
-        if self.dies_half_way(at) || !reaches || !self.nodes[candidate].stands_ready {
-            (self.nodes[at].failed, self.etcd.request) = (Some(0), None);
+        let follows = behind.follows.as_ref().is_some_and(|(who, _)| *who == self.nodes[at].name);
+        let reaches = behind.runs == Runs::Standby && follows && !behind.cut_off && wal.starts_with(&behind.wal);
+        if self.dies_half_way(at) {
             return;
+        }
+        let etcd_answers = !self.nodes[at].cut_off && self.etcd.members.contains_key(to);
+        if !reaches || !self.nodes[candidate].stands_ready || !etcd_answers {
+            return self.hand_over_fails(at);
         }
         // The candidate confirms what it has streamed; a crash of it may still come before it is primary.
         self.nodes[candidate].wal = self.nodes[at].wal.clone();
-        let (end, term) = (lsn(self.nodes[at].wal.len()), self.etcd.term.next());
-        let quorum = quorum_for_new_leader(to, &self.etcd, &self.settings);
+        let (end, request) =
+            (lsn(self.nodes[at].wal.len()), self.etcd.request.as_ref().map(|request| request.revision));
+        let ticks = if self.nodes[at].hands_over_late { 3 } else { 0 };
+        let (term, request) = (self.etcd.term, request.unwrap_or_default());
+        self.in_flight = Some(InFlight { from: at, to: candidate, term, request, end, ticks });
+        if ticks > 0 {
+            // No answer came, and neither did one to the question what became of it.
+            let node = &mut self.nodes[at];
+            (node.failed, node.hand_over_failed, node.hands_over_late) = (Some(0), true, false);
+        }
+        self.arrive();
+    }
+
+    fn hand_over_fails(&mut self, at: usize) {
+        (self.nodes[at].failed, self.nodes[at].hand_over_failed) = (Some(0), true);
+        let leads = self.etcd.leader.as_ref() == Some(&self.nodes[at].name) && !self.nodes[at].cut_off;
+        if leads && self.nodes[at].lock == Some(self.etcd.term) {
+            self.etcd.request = None;
+            self.amend(|sync| sync.heir = None);
+        }
+    }
+
+    /// etcd carries out the transaction of a hand-over, if its guards still hold.
+    pub(super) fn arrive(&mut self) {
+        let Some(flight) = self.in_flight.take_if(|flight| flight.ticks == 0) else { return };
+        let from = &self.nodes[flight.from];
+        let leads = self.etcd.leader.as_ref() == Some(&from.name) && self.etcd.term == flight.term;
+        let asked = self.etcd.request.as_ref().is_some_and(|request| request.revision == flight.request);
+        let to = self.nodes[flight.to].name.clone();
+        if !leads || !asked || !self.etcd.members.contains_key(&to) || !self.nodes[flight.to].stands_ready {
+            return;
+        }
+        assert!(from.runs != Runs::Primary, "the lock left {} while it was primary", from.name);
+        let quorum = quorum_for_new_leader(&to, &self.etcd, &self.settings);
         let inherited = self.etcd.sync.as_ref().map(inherited).unwrap_or_default();
+        let term = self.etcd.term.next();
         self.amend(|sync| {
-            (sync.leader, sync.term, sync.handover_lsn) = (to.clone(), term, Some(end));
+            (sync.leader, sync.term, sync.handover_lsn) = (to.clone(), term, Some(flight.end));
             sync.policies = ending_with(&inherited, &quorum);
             (sync.timeline, sync.released, sync.reclaimed) = (Timeline(sync.timeline.0 + 1), false, false);
+            sync.heir = None;
         });
-        (self.etcd.request, self.nodes[at].lock) = (None, None);
-        self.crown(candidate, term);
+        (self.etcd.request, self.nodes[flight.from].lock) = (None, None);
+        self.crown(flight.to, term);
     }
 
     fn dies_half_way(&mut self, at: usize) -> bool {
@@ -209,6 +266,12 @@ impl World {
             self.nodes[leader].visible = self.nodes[leader].visible.max(acknowledged);
             self.acknowledged.extend(self.nodes[leader].wal[..acknowledged].iter().map(|record| record.id));
             self.end_proof(leader, acknowledged);
+        }
+        for at in 0..3 {
+            let upstream = (0..3).find(|other| self.nodes[at].streams_behind(&self.nodes[*other]));
+            if let Some(upstream) = upstream {
+                self.nodes[at].wal = self.nodes[upstream].wal.clone();
+            }
         }
         let leader = primaries.into_iter().find(|at| self.nodes[*at].lock == Some(self.etcd.term));
         if let Some(leader) = leader.filter(|_| self.settings.durability.mode != Mode::Async) {
@@ -258,6 +321,9 @@ impl World {
         }
         self.vacancy = if self.etcd.leader.is_none() { self.vacancy + 1 } else { 0 };
         self.asked += 1;
+        if let Some(flight) = &mut self.in_flight {
+            flight.ticks = flight.ticks.saturating_sub(1);
+        }
         let voters: Vec<MemberName> =
             self.etcd.sync.iter().flat_map(|sync| &sync.policies).flat_map(|quorum| quorum.voters.clone()).collect();
         for at in 0..3 {

@@ -221,6 +221,7 @@ mod tests {
             released: false,
             reclaimed: false,
             handover_lsn: None,
+            heir: None,
         });
         assert_eq!(expected(&snapshot, now), BTreeSet::from([name("pg1"), name("pg2"), name("pg4")]));
     }

@@ -3,6 +3,8 @@
 
 mod preflight;
 
+use std::time::{Duration, Instant};
+
 use consensus::records::{FailoverRecord, Transition};
 use consensus::{Error, Outcome, Snapshot};
 use decision::names::MemberName;
@@ -14,9 +16,12 @@ use super::operator::{agrees, must_be_able_to_ask, who};
 use super::screen::{answer, tell};
 use super::transitions::exit_word;
 use super::words;
-use super::world::Reach;
+use super::world::{Reach, World};
 use crate::cli::{Exit, Output, SwitchoverArgs};
 
+/// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
+const PASSES_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many earlier switchovers the expectation is made of.
 const JUDGED_BY: usize = 5;
 
@@ -33,7 +38,7 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
     }
     let wish = wish(arguments)?;
     let reach = Reach::new(&arguments.config)?;
-    let world = reach.look().await;
+    let world = look(&reach, &wish).await;
     let snapshot = world.etcd.as_ref().map_err(|why| {
         tell(&format!("error: a switchover is asked for in etcd, and it does not answer: {why}"));
         Exit::Unreachable
@@ -55,6 +60,22 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
     let asked = request(&reach, snapshot, from, to, arguments).await?;
     let followed = follow(&reach, &asked, arguments.wait).await;
     Ok(conclude(&asked, &followed, arguments.wait, arguments.output))
+}
+
+/// Looks at everything; again for a moment, while only such things are in the way as pass by themselves.
+async fn look(reach: &Reach, wish: &Wish) -> World {
+    let began = Instant::now();
+    loop {
+        let world = reach.look().await;
+        let passes = |snapshot| {
+            let preflight = Preflight::of(&world, snapshot, wish, Timestamp::now());
+            preflight.may_pass() && !preflight.passed()
+        };
+        if began.elapsed() > PASSES_WITHIN || !world.etcd.as_ref().is_ok_and(passes) {
+            return world;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 fn wish(arguments: &SwitchoverArgs) -> Result<Wish, Exit> {

@@ -37,17 +37,23 @@ pub struct Check {
     pub grade: Grade,
     /// What was found.
     pub text: String,
+    /// It may be otherwise in a moment, by itself.
+    #[serde(skip)]
+    pub fleeting: bool,
 }
 
 impl Check {
     fn ok(text: impl Into<String>) -> Self {
-        Self { grade: Grade::Ok, text: text.into() }
+        Self { grade: Grade::Ok, text: text.into(), fleeting: false }
     }
     fn warn(text: impl Into<String>) -> Self {
-        Self { grade: Grade::Warn, text: text.into() }
+        Self { grade: Grade::Warn, text: text.into(), fleeting: false }
     }
     fn fail(text: impl Into<String>) -> Self {
-        Self { grade: Grade::Fail, text: text.into() }
+        Self { grade: Grade::Fail, text: text.into(), fleeting: false }
+    }
+    fn fail_for_now(text: impl Into<String>) -> Self {
+        Self { fleeting: true, ..Self::fail(text) }
     }
 
     /// `[ok]   ...`
@@ -108,6 +114,12 @@ impl Preflight {
     /// Whether nothing forbids it.
     pub fn passed(&self) -> bool {
         !self.checks.iter().any(is_fail)
+    }
+
+    /// Whether nothing forbids it but what may pass by itself: a standby that has just come back goes from one timeline to the next, and is
+    /// not there for an instant.
+    pub fn may_pass(&self) -> bool {
+        self.checks.iter().all(|check| !is_fail(check) || check.fleeting)
     }
 
     /// `Refused: 1 failed check. Try --to pg2 (all checks pass).`
@@ -196,10 +208,10 @@ fn of_standby(world: &World, leader: &MemberName, name: &MemberName, says: &Answ
     let in_the_way =
         bars.into_iter().find(|(code, _)| ["not_streaming", "not_running", "agent_down"].contains(&code.as_str()));
     if let Some((_, sentence)) = in_the_way {
-        return vec![Check::fail(format!("{name} cannot take over: {sentence}"))];
+        return vec![Check::fail_for_now(format!("{name} cannot take over: {sentence}"))];
     }
     if says.patroni["replication_state"] != "streaming" {
-        return vec![Check::fail(format!("{name} does not stream: {}", says.sentence()))];
+        return vec![Check::fail_for_now(format!("{name} does not stream: {}", says.sentence()))];
     }
     vec![Check::ok(format!("{name} streams from {leader}")), lag(leader_says, name)]
 }
@@ -211,7 +223,7 @@ fn lag(leader_says: Option<&Answer>, name: &MemberName) -> Check {
     let text = format!("{name} has {} left to receive, {} to replay", bytes(receive), bytes(replay));
     match receive.max(replay) {
         LAG_LIMIT_BYTES.. if receive.max(replay) > LAG_LIMIT_BYTES => {
-            Check::fail(format!("{text}; the limit is {}", bytes(LAG_LIMIT_BYTES)))
+            Check::fail_for_now(format!("{text}; the limit is {}", bytes(LAG_LIMIT_BYTES)))
         }
         LAG_FELT_BYTES.. => Check::warn(format!("{text}: writes pause for that long")),
         _ => Check::ok(text),
