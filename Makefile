@@ -13,7 +13,7 @@ help: ## What can be made
 setup: ## Installs what is missing of PostgreSQL, etcd, HAProxy and build tools; instant when all is there
 	@scripts/setup.sh
 
-build: setup ## The release binary
+build: setup ## The release binaries: pgvigil, and pgvigil-fencer beside it
 	cargo build --release -p agent
 
 demo: build ## Three nodes on this machine; the primary dies under load (ARGS="--fault node|postgres|hang|switchover")

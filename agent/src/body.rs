@@ -55,6 +55,8 @@ pub struct Body {
     registered: bool,
     term: u64,
     term_since: Instant,
+    /// For how many looks in a row nothing of this node could have become primary.
+    harmless: u8,
 }
 
 impl Body {
@@ -89,6 +91,7 @@ impl Body {
             registered: false,
             term: 0,
             term_since: started,
+            harmless: 0,
         }
     }
 
@@ -165,7 +168,7 @@ impl Body {
             && matches!(server, Some(Server::Primary(_) | Server::Starting { .. } | Server::Hung { .. }))
         {
             self.hands.fence.arm();
-        } else if seen.settings.paused {
+        } else if seen.settings.paused || self.is_harmless(seen, leads) {
             self.hands.fence.disarm();
         }
         let Some(cluster) = seen.cluster.now() else { return };
@@ -195,6 +198,16 @@ impl Body {
         if leads && matches!(server, Some(Server::Primary(_))) {
             self.hands.recorder.restarted();
         }
+    }
+
+    /// Whether there is nothing to fence: this node does not lead, does nothing, and its Postgres is down or a standby. Seen twice, for
+    /// the first look may be from before the end of the last action.
+    fn is_harmless(&mut self, seen: &View, leads: bool) -> bool {
+        let server = seen.postgres.now().map(|postgres| &postgres.server);
+        let resting = matches!(server, Some(Server::Stopped | Server::Standby(_)));
+        let harmless = !leads && resting && seen.job.is_none();
+        self.harmless = if harmless { self.harmless.saturating_add(1) } else { 0 };
+        self.harmless >= 2
     }
 
     /// The outage is measured from the last word of the old leader: its last beat with working writes, or its last WAL message.

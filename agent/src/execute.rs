@@ -117,7 +117,7 @@ async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<Syst
 
 async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, system_id: SystemId) -> Result<Effect> {
     let lock_lease = hands.leases.ensure_lock_lease().await?;
-    hands.fence.arm();
+    hands.fence.arm_confirmed().await?;
     let me = hands.me().clone();
     let after = seen.cluster.term;
     let sync = SyncRecord {
@@ -153,6 +153,7 @@ async fn set_floor(hands: &Hands, from: &Upstream, floor: Lsn) -> Result<()> {
 }
 
 async fn clone(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &CancellationToken) -> Result<Effect> {
+    end_what_was_fenced(hands).await?;
     hands.ensure_secrets().await?;
     set_floor(hands, from, floor).await?;
     hands.instance.clone_from(from, cancel).await?;
@@ -166,6 +167,7 @@ async fn rewind(
     floor: Lsn,
     cancel: &CancellationToken,
 ) -> Result<Effect> {
+    end_what_was_fenced(hands).await?;
     hands.ensure_secrets().await?;
     set_floor(hands, from, floor).await?;
     let counted = discard::count(hands, seen, cancel).await;
@@ -184,6 +186,7 @@ async fn rewind(
 
 /// WAL that cannot even be read cannot be rewound or replayed: only a copy helps, and the old directory is moved aside for it.
 async fn find_end_of_wal(hands: &Hands, cancel: &CancellationToken) -> Result<Effect> {
+    end_what_was_fenced(hands).await?;
     match hands.instance.find_end_of_wal(cancel).await {
         Ok(_) => {}
         Err(error @ pg_control::Error::NeedsClone(_)) => {
@@ -195,14 +198,25 @@ async fn find_end_of_wal(hands: &Hands, cancel: &CancellationToken) -> Result<Ef
     Ok(Effect::LOCAL)
 }
 
+/// Before Postgres is anything but a primary here: what is left of the last one ends, and there is nothing to fence until the next
+/// arming. A fence that went on would kill the standby with the old lease.
+async fn end_what_was_fenced(hands: &Hands) -> Result<()> {
+    if hands.fence.is_armed() && hands.instance.postmaster().is_none() {
+        hands.instance.kill_all().await?;
+        hands.fence.disarm();
+    }
+    Ok(())
+}
+
 async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
     match how {
         StartAs::Primary { term, quorum } => {
-            hands.fence.arm();
+            hands.fence.arm_confirmed().await?;
             hands.recorder.restarting();
             hands.instance.start_as_primary(&quorum, term).await?;
         }
         StartAs::Standby(upstream) => {
+            end_what_was_fenced(hands).await?;
             if upstream.is_some() {
                 hands.ensure_secrets().await?;
                 // Whoever comes back under another leader has nothing to measure any more.
@@ -247,6 +261,8 @@ async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
 async fn follow(hands: &Hands, upstream: &Upstream) -> Result<Effect> {
     hands.ensure_secrets().await?;
     hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
+    // Only a standby follows, and the lease that it might have led with is given back below.
+    hands.fence.disarm();
     hands.recorder.abandon();
     if hands.spare_lease.load(Ordering::SeqCst) == 0 {
         hands.drop_spare_lease().await;
@@ -305,18 +321,22 @@ async fn stand_ready(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
 
 async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect> {
     let lease = hands.leases.ensure_lock_lease().await?;
+    // Before the lock is taken: a node whose fence cannot be armed leaves it to others.
+    hands.fence.arm_confirmed().await?;
     let outcome = match hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await {
         Err(consensus::Error::LeaseGone(why)) => {
             // etcd may revoke leases that nobody gave back (etcd-io/etcd issue 15247). Nothing was written: once more, under a new one.
             tracing::warn!(lease, why, "the lease for the lock is gone: getting another");
+            // A fence that is armed would strike with the lease.
+            hands.fence.disarm();
             hands.leases.lock_lease_is_gone(lease).await;
             let lease = hands.leases.ensure_lock_lease().await?;
+            hands.fence.arm_confirmed().await?;
             hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await?
         }
         outcome => outcome?,
     };
     if outcome.applied() {
-        hands.fence.arm();
         hands.recorder.acquired(claim, seen);
         tracing::info!(term = %claim.term, kind = ?claim.kind, "took the leader lock");
     } else {
@@ -326,7 +346,7 @@ async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect
 }
 
 async fn promote(hands: &Hands, seen: &Snapshot, term: Term, timeline: Timeline, quorum: &Quorum) -> Result<Effect> {
-    hands.fence.arm();
+    hands.fence.arm_confirmed().await?;
     hands.spare_lease.store(0, Ordering::SeqCst);
     if let Some(standby) = hands.instance.observe().await?.postgres.server.as_standby() {
         let newest = hands.instance.newest_timeline(standby.timeline)?;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
 use decision::settings::Settings;
-use decision::view::{Hearing, Job, Lock, Postgres, Seen, Server, Sound, View};
+use decision::view::{Fence, Hearing, Job, Lock, Postgres, Seen, Server, Sound, View};
 use pg_control::Extras;
 
 use crate::ages::AgeKeeper;
@@ -106,6 +106,7 @@ impl Hands {
             replication_state: look.server().and_then(replication_state).map(Into::into),
             tags: TagsRecord::of(&self.config.tags),
             lock_lease: self.spare_lease.load(Ordering::SeqCst),
+            no_fence: self.fence.standing().trouble,
             pause: paused.then_some(true),
             ..MemberRecord::default()
         };
@@ -165,7 +166,9 @@ pub fn view(
     };
     let hearing = Hearing { agent: sound(heard.agent, was_heard), postgres };
     let postgres = look.postgres(since_start);
-    View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, settings }
+    let standing = hands.fence.standing();
+    let fence = Fence { trouble: standing.trouble, covers: standing.armed_until.map(BootInstant::remaining) };
+    View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, fence, settings }
 }
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;

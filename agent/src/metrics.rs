@@ -160,6 +160,12 @@ const OURS: &[Row] = &[
     ("pgvigil_leader", "1 while this member holds the leader lock", |p| yes(p.leads().is_some())),
     ("pgvigil_writable", "1 while writes are proven to work here", |p| yes(p.writable())),
     ("pgvigil_leader_term", "The highest term this agent has seen", |p| p.cluster().map_or(0.0, |c| c.term.0 as f64)),
+    ("pgvigil_fence_armed", "1 while a fencer has confirmed that it kills Postgres at the deadline", |p| {
+        yes(p.view.fence.covers.is_some())
+    }),
+    ("pgvigil_fence_usable", "0 while this member must not become primary for want of a fence", |p| {
+        yes(p.view.fence.trouble.is_none())
+    }),
     ("pgvigil_lease_remaining_seconds", "Time until Postgres must be dead unless the lease is renewed", |p| {
         p.lock_until.map_or(0.0, |until| until.remaining().as_secs_f64())
     }),

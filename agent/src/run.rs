@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::authority::Authority;
 use crate::body::Body;
 use crate::config::Config;
-use crate::fence::Fence;
+use crate::fence::{Fence, FenceOptions};
 use crate::hands::Hands;
 use crate::http;
 use crate::metrics::Metrics;
@@ -91,12 +91,17 @@ pub async fn run(config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let taken = Arc::new(Notify::new());
     let mut body = set_up(config, Arc::clone(&taken))?;
+    let superseded = Arc::clone(&body.hands);
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
         () = body.live() => {}
         () = taken.notified() => bail!(
             "another living agent is registered as \"{}\" in cluster \"{}\": give one of them another `name`",
             body.hands.me(), body.hands.config.cluster
+        ),
+        () = superseded.fence.superseded() => bail!(
+            "another agent of node \"{}\" was started after this one and leads its Postgres: this one ends",
+            superseded.me()
         ),
         _ = terminate.recv() => body.say_goodbye("SIGTERM"),
         _ = interrupt.recv() => body.say_goodbye("SIGINT"),
@@ -132,7 +137,8 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
     let timing = config.timing;
     let leases = LeaseKeeper::start(etcd_options(&config)?, timing.ttl, timing.heartbeat, adopted)?;
     let authority = Authority::new(leases.lock(), timing.safety_margin);
-    let fence = Fence::start(instance.clone(), authority.clone(), timing.safety_margin)?;
+    let fence = Fence::start(FenceOptions::new(&config)?, authority.clone())?;
+    let authority = authority.fenced_by(fence.bound());
     let metrics = Arc::new(Metrics::new(&config.cluster, config.name.as_str()));
     let ledger = Arc::new(Ledger::default());
     let recorder = Recorder::new(config.name.clone(), store.clone(), Arc::clone(&metrics), Arc::clone(&ledger));

@@ -31,6 +31,10 @@ fn bars(view: &View, cluster: &Cluster, name: &MemberName) -> Vec<Bar> {
     if member.tags.never_leads() {
         bars.push(Bar::NoFailover {});
     }
+    let own_trouble = view.fence.trouble.as_ref().filter(|_| *name == view.me);
+    if let Some(why) = own_trouble.or(member.no_fence.as_ref()) {
+        bars.push(Bar::NoFence { why: why.clone() });
+    }
     match &cluster.leader {
         Some(leader) if leader == name => bars.push(Bar::IsLeader {}),
         Some(_) => bars.extend(bars_under_a_leader(view, name, member.role)),
@@ -95,7 +99,7 @@ pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
     let counts = |name: &MemberName, ballot: &Ballot| {
         let member = cluster.members.get(name)?;
         let above_floor = cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor);
-        (above_floor && !member.tags.never_leads()).then_some(member.tags.failover_priority)
+        (above_floor && !member.never_leads()).then_some(member.tags.failover_priority)
     };
     cluster
         .current_ballots()

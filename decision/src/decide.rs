@@ -3,11 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::action::Action;
+use crate::action::{Action, StartAs};
 use crate::candidacy;
 use crate::isolation::accepts_writes;
+use crate::names::Term;
 use crate::reason::{Reason, Standing};
-use crate::view::{Cluster, Data, Initialize, Lock, Postgres, View};
+use crate::view::{Cluster, Data, Initialize, Lock, Postgres, Server, View};
 use crate::{following, isolation, leading, suspicion, vacancy};
 
 /// One action, the reason for it, and what bars each member from leading.
@@ -40,12 +41,32 @@ fn choose(view: &View) -> Choice {
     let Some(postgres) = view.postgres.last() else {
         return wait(Reason::PostgresUnseen {});
     };
-    let choice = situation(view, postgres);
+    let choice = fenced(view, situation(view, postgres));
     match choice.0 {
         Action::Wait | Action::Cancel | Action::Stop(_) => choice,
         _ if view.postgres.now().is_some() => choice,
         _ => wait(Reason::PostgresUnseen {}),
     }
+}
+
+/// Nothing that makes a primary happens without a fence.
+fn fenced(view: &View, choice: Choice) -> Choice {
+    let makes_a_primary = matches!(
+        choice.0,
+        Action::Bootstrap | Action::Acquire(_) | Action::Promote { .. } | Action::Start(StartAs::Primary { .. })
+    );
+    match &view.fence.trouble {
+        Some(why) if makes_a_primary => wait(Reason::Unfenced { why: why.clone() }),
+        _ => choice,
+    }
+}
+
+/// A leader without a fence that is not primary, or not any more, lets somebody lead who has one.
+fn lets_go_for_want_of_a_fence(view: &View, postgres: &Postgres, term: Term) -> Option<Choice> {
+    let why = view.fence.trouble.clone()?;
+    let holds = matches!(view.lock, Lock::Held { term: mine, .. } if mine == term);
+    let cannot_write = matches!(postgres.server, Server::Stopped | Server::Standby(_));
+    (holds && cannot_write).then_some((Action::Release, Reason::Unfenced { why }))
 }
 
 fn situation(view: &View, postgres: &Postgres) -> Choice {
@@ -57,6 +78,11 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
     }
     if view.settings.paused {
         return wait(Reason::Paused {});
+    }
+    if cluster.leader.as_ref() == Some(&view.me)
+        && let Some(choice) = lets_go_for_want_of_a_fence(view, postgres, cluster.term)
+    {
+        return choice;
     }
     match (&cluster.leader, view.lock) {
         (Some(leader), Lock::Held { term, .. }) if *leader == view.me && view.lock.leads(cluster.term) => {

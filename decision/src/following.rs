@@ -72,7 +72,7 @@ fn stand_ready(view: &View, cluster: &Cluster) -> Option<Choice> {
     let asked = cluster.request.as_ref().is_some_and(|request| {
         request.kind == RequestKind::Switchover && request.to.as_ref().is_none_or(|to| *to == view.me)
     });
-    match (asked && !member.tags.never_leads(), member.lock_lease != 0) {
+    match (asked && !member.never_leads(), member.lock_lease != 0) {
         (true, false) => Some((Action::StandReady, Reason::Candidate {})),
         (false, true) => Some((Action::StandDown, Reason::NotCandidate {})),
         (true, true) | (false, false) => None,

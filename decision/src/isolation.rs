@@ -19,7 +19,7 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
     match (view.lock, accepts_writes(&postgres.server)) {
         (Lock::Held { left, .. }, _) if !left.is_zero() => wait(silent(Some(left))),
         (_, false) => wait(silent(None)),
-        (Lock::NotHeld, true) if just_started(view) => wait(silent(None)),
+        (Lock::NotHeld, true) if just_started(view) => wait(silent(view.fence.covers)),
         (Lock::NotHeld | Lock::Held { .. }, true) => match &view.job {
             Some(job) if job.is_a_stop() => wait(silent(None)),
             Some(_) => (Action::Cancel, Reason::LockLost {}),
@@ -28,9 +28,12 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
     }
 }
 
-/// An agent that has only just started asks etcd first: the Postgres that it found may be covered by a lease that it will adopt.
+/// An agent that has only just started asks etcd first: the Postgres that it found may be covered by a lease that it will adopt. An armed
+/// fence tells how long that may take, and kills when it is over; without one the agent's earlier life is over for nobody knows how long.
 fn just_started(view: &View) -> bool {
-    matches!(view.cluster, Seen::Never { tried_for } if tried_for < view.settings.timing.request_timeout * 2)
+    let Seen::Never { tried_for } = view.cluster else { return false };
+    let soon = tried_for < view.settings.timing.request_timeout * 2;
+    view.fence.covers.map_or(soon, |left| !left.is_zero())
 }
 
 /// A server that is not known to be in recovery may accept writes.

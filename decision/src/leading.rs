@@ -233,7 +233,10 @@ fn never_fit(view: &View, cluster: &Cluster, to: &MemberName) -> Option<String> 
     let Some(member) = cluster.members.get(to) else {
         return Some(format!("{to} is not registered: is its agent running?"));
     };
-    member.tags.never_leads().then(|| format!("the tags of {to} bar it from leading"))
+    if member.tags.never_leads() {
+        return Some(format!("the tags of {to} bar it from leading"));
+    }
+    member.no_fence.as_ref().map(|why| format!("the fence of {to} cannot be armed: {why}"))
 }
 
 /// Why a member cannot take a switchover at this moment.

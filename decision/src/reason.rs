@@ -59,6 +59,7 @@ Reason:
     DataUnreadable { why: String } "data_unreadable" ("the data directory cannot be used: {why}");
     HalfMade { by: String } "half_made" ("an earlier {by} was cut off; the directory is replaced, never started");
     CreateCluster {} "create_cluster" ("no cluster in etcd and no data here: create it");
+    Unfenced { why: String } "unfenced" ("this node must not become primary, for its fence cannot be armed: {why}");
     NeverLeads {} "never_leads" ("the tags of this node bar it from leading");
     DeposedPrimary { leader: MemberName, term: Term } "deposed_primary" ("{leader} leads term {term}, and Postgres here still accepts writes: stop it");
     LeaderUnreachable { leader: MemberName } "leader_unreachable" ("{leader} holds the lock but its member record is gone (its agent is down): keep what is");
@@ -117,6 +118,7 @@ reasons! {
 Bar:
     AgentDown {} "agent_down" ("its agent is not registered in etcd");
     NoFailover {} "nofailover" ("its tags bar it from leading");
+    NoFence { why: String } "no_fence" ("its fence cannot be armed: {why}");
     NotRunning {} "not_running" ("its Postgres is not a running standby");
     NoBallot {} "no_ballot" ("it has not pledged and reported what it has");
     BelowFloor { floor: Lsn, has: Lsn } "below_floor" ("it was rewound or copied and must first regain {floor}, it has {has}");

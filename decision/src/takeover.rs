@@ -100,7 +100,7 @@ fn not_proven(cluster: &Cluster, sync: &SyncRecord, have: BTreeSet<MemberName>) 
 }
 
 fn may_lead(cluster: &Cluster, name: &MemberName) -> bool {
-    cluster.members.get(name).is_some_and(|member| !member.tags.never_leads())
+    cluster.members.get(name).is_some_and(|member| !member.never_leads())
 }
 
 fn needed(sync: &SyncRecord) -> String {

@@ -68,7 +68,12 @@ fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice 
         _ if in_progress || runs || others_have_a_database(view, cluster) => {
             wait(Reason::NotInitialized { in_progress })
         }
-        Data::Empty | Data::HalfMade { .. } if view.settings_bar_leading(cluster) => wait(Reason::NeverLeads {}),
+        Data::Empty | Data::HalfMade { .. } if view.is_barred_from_leading(cluster) => {
+            wait(match &view.fence.trouble {
+                Some(why) => Reason::Unfenced { why: why.clone() },
+                None => Reason::NeverLeads {},
+            })
+        }
         Data::Empty | Data::HalfMade { .. } => match view.retry_in() {
             Some(after) => wait(Reason::Retrying { after }),
             None => (Action::Bootstrap, Reason::CreateCluster {}),
@@ -85,7 +90,7 @@ fn others_have_a_database(view: &View, cluster: &Cluster) -> bool {
 
 fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
     let led = cluster.sync.as_ref().filter(|sync| cluster.last_led_by(&view.me) && has_everything(sync, disk));
-    if let Some(sync) = led.filter(|_| !view.settings_bar_leading(cluster)) {
+    if let Some(sync) = led.filter(|_| !view.is_barred_from_leading(cluster)) {
         let released = sync.released;
         let waited = view.ages.vacancy.unwrap_or_default();
         let patience = view.settings.timing.reclaim_after;

@@ -29,6 +29,9 @@ pub struct View {
     /// What this node hears of the leader, where another leads.
     #[serde(default)]
     pub hearing: Hearing,
+    /// How the fence of this node stands.
+    #[serde(default)]
+    pub fence: Fence,
     /// Rules of the house: timings, limits, durability, tags of this node.
     pub settings: Settings,
 }
@@ -102,6 +105,15 @@ pub struct Ages {
     /// The stable word of the action that failed then.
     #[serde(default)]
     pub failed_action: Option<String>,
+}
+
+/// What stops this node's Postgres when its agent cannot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    /// Why it cannot be armed; then this node must not become primary.
+    pub trouble: Option<String>,
+    /// It is armed, and kills Postgres after so long unless its deadline is moved.
+    pub covers: Option<Duration>,
 }
 
 /// What this node hears of the leader: two witnesses, for either may die alone.
@@ -199,6 +211,9 @@ pub struct Member {
     pub lock_lease: i64,
     /// False while its control file still shows the timeline before its promotion: a rewind from it would see nothing to do.
     pub rewind_source_ready: bool,
+    /// Why its fence cannot be armed; then it must not become primary.
+    #[serde(default)]
+    pub no_fence: Option<String>,
 }
 
 /// The Postgres role that a member publishes.
@@ -303,6 +318,13 @@ impl Job {
     }
 }
 
+impl Member {
+    /// Whether it is barred from leading: by its tags, or for want of a fence.
+    pub fn never_leads(&self) -> bool {
+        self.tags.never_leads() || self.no_fence.is_some()
+    }
+}
+
 impl Cluster {
     /// How to reach a member's Postgres under a term's name.
     pub fn upstream(&self, member: &MemberName, term: Term) -> Option<Upstream> {
@@ -323,7 +345,7 @@ impl Cluster {
 
     /// The members that are alive and may lead.
     pub fn eligible(&self) -> BTreeSet<MemberName> {
-        self.members.iter().filter(|(_, member)| !member.tags.never_leads()).map(|(name, _)| name.clone()).collect()
+        self.members.iter().filter(|(_, member)| !member.never_leads()).map(|(name, _)| name.clone()).collect()
     }
 
     /// Whether `member` is the last leader, and nobody has led since.
@@ -347,8 +369,8 @@ impl View {
         self.ages.failed_action.as_deref() == Some("hand_over")
     }
 
-    /// Whether this node's own tags bar it from leading.
-    pub(crate) fn settings_bar_leading(&self, cluster: &Cluster) -> bool {
-        cluster.members.get(&self.me).is_some_and(|member| member.tags.never_leads())
+    /// Whether this node is barred from leading, by its own tags or for want of a fence.
+    pub(crate) fn is_barred_from_leading(&self, cluster: &Cluster) -> bool {
+        self.fence.trouble.is_some() || cluster.members.get(&self.me).is_some_and(Member::never_leads)
     }
 }

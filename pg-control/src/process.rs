@@ -78,6 +78,17 @@ pub(crate) fn reap(pid: i32) {
     let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
 }
 
+/// Takes note of every dead server process that has become a child of this one. Only those are meant that led or followed in a session
+/// of their own: what this process runs itself, it waits for itself.
+pub fn reap_orphans() {
+    let Some(me) = Process::myself().ok().and_then(|process| process.stat().ok()) else { return };
+    let Ok(all) = procfs::process::all_processes() else { return };
+    let dead = all.filter_map(|process| process.ok()?.stat().ok()).filter(|stat| {
+        stat.state == 'Z' && stat.ppid == me.pid && stat.comm == "postgres" && stat.session != me.session
+    });
+    dead.for_each(|stat| reap(stat.pid));
+}
+
 /// Whether the id in `postmaster.pid` is still taken by a dead process. Postgres refuses to start as long as it is.
 pub(crate) fn unreaped(data_dir: &Path) -> bool {
     let text = fs::read_to_string(data_dir.join("postmaster.pid")).unwrap_or_default();

@@ -33,6 +33,7 @@ fn vacant() -> Snapshot {
         tags: Tags::default(),
         lock_lease: 0,
         rewind_source_ready: true,
+        no_fence: None,
     };
     snapshot.cluster.members.insert(name("pg2"), member);
     snapshot

@@ -59,6 +59,12 @@ pub const KEYS: &[Key] = &[
     key("durability.acknowledgers", "1", "how many voters must have a commit before it is acknowledged"),
     key("durability.max_lag_on_failover", "\"1MB\"", "how far behind a candidate may be in async mode"),
     key("failover.wait_for_lease", "false", "never take over before the leader's lease has ended"),
+    key(
+        "watchdog.mode",
+        "\"off\"",
+        "whether the kernel's watchdog stands behind the fencer: off, automatic or required",
+    ),
+    key("watchdog.device", "/dev/watchdog", "the watchdog device"),
     key("postgres.version", REQUIRED, "the major version"),
     key("postgres.bin_dir", "/usr/lib/postgresql/<version>/bin", "where the programs of Postgres are"),
     key("postgres.data_dir", "/var/lib/postgresql/<version>/main", "the data directory"),

@@ -21,7 +21,7 @@ use decision::names::MemberName;
 use decision::settings::{Durability, Settings, Tags, Timing};
 
 pub use problem::{ConfigErrors, Problem};
-pub use raw::LogFormat;
+pub use raw::{LogFormat, WatchdogMode};
 pub use value::HostPort;
 pub use world::{Line, Report, Verdict, validate};
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub max_lag_on_failover_bytes: u64,
     /// Never take over before the leader's lease has ended.
     pub wait_for_lease: bool,
+    /// The kernel's watchdog behind the fencer.
+    pub watchdog: Watchdog,
     /// The local Postgres.
     pub postgres: Postgres,
     /// The health API.
@@ -54,6 +56,15 @@ pub struct Config {
     pub tags: Tags,
     /// How the agent logs.
     pub log: Log,
+}
+
+/// The kernel's watchdog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watchdog {
+    /// Whether it is used.
+    pub mode: WatchdogMode,
+    /// The device.
+    pub device: PathBuf,
 }
 
 /// How to reach etcd.

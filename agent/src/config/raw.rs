@@ -19,6 +19,7 @@ pub struct Raw {
     pub timing: RawTiming,
     pub durability: RawDurability,
     pub failover: RawFailover,
+    pub watchdog: RawWatchdog,
     pub postgres: RawPostgres,
     pub api: RawApi,
     pub tags: Tags,
@@ -77,6 +78,27 @@ pub struct RawDurability {
 #[serde(default, deny_unknown_fields)]
 pub struct RawFailover {
     pub wait_for_lease: Option<bool>,
+}
+
+/// `[watchdog]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWatchdog {
+    pub mode: Option<WatchdogMode>,
+    pub device: Option<PathBuf>,
+}
+
+/// Whether the kernel's watchdog stands behind the fencer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchdogMode {
+    /// No.
+    #[default]
+    Off,
+    /// Where it can be used; else a warning.
+    Automatic,
+    /// Yes, and a node where it cannot be used never leads.
+    Required,
 }
 
 /// `[postgres]`

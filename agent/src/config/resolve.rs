@@ -9,7 +9,7 @@ use decision::settings::{Durability, Timing};
 use super::problem::{Origins, Problem};
 use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
-use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, keys, rules};
+use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, keys, rules};
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
 const USUAL_ETCD_PORT: u16 = 2379;
@@ -38,6 +38,11 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let log = Log { format: raw.log.format.unwrap_or_default(), filter: raw.log.filter.unwrap_or("info".into()) };
     let max_lag_on_failover_bytes = raw.durability.max_lag_on_failover.map_or(1024 * 1024, |size| size.0);
     let (path, tags) = (path.to_owned(), raw.tags);
+    let watchdog = Watchdog {
+        mode: raw.watchdog.mode.unwrap_or_default(),
+        device: raw.watchdog.device.unwrap_or_else(|| "/dev/watchdog".into()),
+    };
+    rules::watchdog(&watchdog, found);
     let config = Config {
         path,
         cluster,
@@ -48,6 +53,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         durability,
         max_lag_on_failover_bytes,
         wait_for_lease: raw.failover.wait_for_lease.unwrap_or(false),
+        watchdog,
         postgres,
         api,
         tags,

@@ -8,7 +8,7 @@ use std::path::Path;
 use decision::settings::{Durability, Mode, Tags, Timing};
 
 use super::problem::{Origins, Problem};
-use super::{Initdb, Postgres};
+use super::{Initdb, Postgres, Watchdog};
 use crate::secret::Secret;
 
 /// The Postgres versions that the agent knows.
@@ -201,6 +201,14 @@ pub fn initdb(initdb: &Initdb, found: &mut Vec<Problem>) {
         let message = format!("`postgres.initdb.wal_segment_size_mb`: {size} is no WAL segment size");
         let problem = Problem::at("E14", "postgres.initdb.wal_segment_size_mb", message);
         found.push(problem.help("a power of two from 1 to 1024"));
+    }
+}
+
+/// A device that depends on where the agent is started.
+pub fn watchdog(watchdog: &Watchdog, found: &mut Vec<Problem>) {
+    if watchdog.device.is_relative() {
+        let message = format!("`watchdog.device`: \"{}\" is not a whole path", watchdog.device.display());
+        found.push(Problem::at("E15", "watchdog.device", message).help("such as \"/dev/watchdog\""));
     }
 }
 

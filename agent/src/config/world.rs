@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, Uid, User, access};
 
-use super::{Config, ConfigErrors, Etcd, HostPort, Postgres};
+use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode};
 
 /// How long an answer from the network may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -110,6 +110,7 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     }
     let owner = owner(report);
     programs(&config.postgres, report);
+    fence(config, report);
     data_directory(&config.postgres, owner, report);
     place_for("state directory", "E22", &config.state_dir, owner, report);
     socket_directory(&config.postgres, report);
@@ -177,6 +178,24 @@ fn programs(postgres: &Postgres, report: &mut Report) {
     } else {
         let text = format!("{directory} is postgres {version}, the file says {}", postgres.version);
         report.error("E20", text, package);
+    }
+}
+
+/// What stops Postgres when the agent cannot.
+fn fence(config: &Config, report: &mut Report) {
+    match crate::fence::find_program() {
+        Ok(program) => report.ok(format!("{} stands guard", program.display())),
+        Err(error) => report.error("E26", format!("{error}"), "the two programs are installed together"),
+    }
+    let (mode, device) = (config.watchdog.mode, config.watchdog.device.display());
+    if mode == WatchdogMode::Off || access(&config.watchdog.device, AccessFlags::W_OK).is_ok() {
+        return;
+    }
+    let text = format!("watchdog {device} is missing or cannot be written by this user");
+    let help = "modprobe softdog, and a udev rule: KERNEL==\"watchdog\", OWNER=\"postgres\"";
+    match mode {
+        WatchdogMode::Required => report.error("E26", text, help),
+        _ => report.warn("W06", text, help),
     }
 }
 

@@ -127,7 +127,7 @@ impl LocalCluster {
         let etcd_urls: Vec<String> = etcd_places.iter().map(EtcdPlace::url).collect();
         let etcd = etcd::members(&etcd_program, &etcd_places, &workdir, account)?;
 
-        let pgvigil = workdir.copy(&options.pgvigil, "pgvigil")?;
+        let pgvigil = workdir.copy_pgvigil(&options.pgvigil)?;
         let mut prepared = Vec::new();
         for index in 0..nodes {
             let (name, at) = (format!("n{}", index + 1), 3 + 2 * index);

@@ -99,6 +99,15 @@ impl Workdir {
         self.hand_over(path, 0o755)
     }
 
+    /// A copy of `pgvigil`, with the fencer that belongs beside it.
+    ///
+    /// # Errors
+    /// One of them cannot be read, or the disk is full.
+    pub fn copy_pgvigil(&self, program: &Path) -> Result<PathBuf> {
+        self.copy(&program.with_file_name(fencer::PROGRAM), fencer::PROGRAM)?;
+        self.copy(program, "pgvigil")
+    }
+
     fn hand_over(&self, path: PathBuf, mode: u32) -> Result<PathBuf> {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
         self.account.own(&path)?;

@@ -10,6 +10,7 @@ mod divergence;
 mod doomed;
 mod etcdctl;
 mod failover;
+mod fencing;
 mod http;
 mod lagging;
 mod meeting_place;

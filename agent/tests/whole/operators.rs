@@ -42,6 +42,8 @@ async fn a_node_of_another_cluster_stays_out_and_keeps_its_postgres() {
         let one = ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
         let other = LocalCluster::start(&one).await.context("the other cluster")?;
         let node = other.node("n1")?;
+        // Without an agent of its own its fencer would end it, unless it is paused.
+        other.pgvigil("n1", &["pause", "--for", "10m", "--reason", "test"]).await?;
         node.agent().stop(Duration::from_secs(10)).await?;
         let postmaster = node.postmaster_pid();
         let etcd = stage.cluster.etcd_urls().iter().map(|url| format!("{url:?}")).collect::<Vec<_>>().join(", ");

@@ -220,7 +220,7 @@ impl Stage {
     }
 
     /// In `async` mode no standby ever votes.
-    fn votes_nowhere(&self) -> bool {
+    pub fn votes_nowhere(&self) -> bool {
         let file = self.cluster.nodes().first().map(|node| std::fs::read_to_string(node.config()));
         file.is_some_and(|file| file.is_ok_and(|text| text.contains("\"async\"")))
     }

@@ -50,6 +50,9 @@ pub struct MemberRecord {
     /// `Some(false)` while the control file still shows the timeline before the promotion: do not rewind from it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_after_promote: Option<bool>,
+    /// Why its fence cannot be armed; such a node never leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_fence: Option<String>,
     /// `Some(true)`: the node has noticed that the cluster is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<bool>,
@@ -72,6 +75,7 @@ impl Default for MemberRecord {
             tags: TagsRecord::default(),
             lock_lease: 0,
             checkpoint_after_promote: None,
+            no_fence: None,
             pause: None,
         }
     }
@@ -116,6 +120,7 @@ impl MemberRecord {
             tags: self.tags.to_tags(),
             lock_lease: self.lock_lease,
             rewind_source_ready: self.checkpoint_after_promote != Some(false),
+            no_fence: self.no_fence.clone(),
         })
     }
 }

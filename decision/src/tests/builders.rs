@@ -40,6 +40,7 @@ pub(crate) fn member(role: MemberRole) -> Member {
         tags: Tags::default(),
         lock_lease: 0,
         rewind_source_ready: role == MemberRole::Primary,
+        no_fence: None,
     }
 }
 
@@ -167,6 +168,7 @@ pub(crate) fn view(me: &str) -> View {
         job: None,
         ages: Ages::default(),
         hearing: Hearing::default(),
+        fence: Fence::default(),
         settings,
     }
 }

@@ -41,6 +41,18 @@ fn an_agent_that_has_just_started_asks_etcd_before_it_kills_what_it_found() {
 }
 
 #[test]
+fn an_armed_fence_tells_how_long_etcd_may_be_asked_for() {
+    let covered = |tried_for, left| {
+        let fence = Fence { trouble: None, covers: Some(left) };
+        View { cluster: Seen::Never { tried_for }, fence, ..view("pg1").lock(Lock::NotHeld) }
+    };
+    check(&covered(secs(3), secs(1)), "wait: etcd_never_seen");
+    check(&covered(secs(1), secs(0)), "kill: lock_lost");
+    let lost = View { fence: Fence { trouble: None, covers: Some(secs(1)) }, ..silent("pg1").lock(Lock::NotHeld) };
+    check(&lost, "kill: lock_lost");
+}
+
+#[test]
 fn a_stopped_server_stays_stopped() {
     check(&silent("pg1").lock(Lock::NotHeld).stopped(crashed_primary()), "wait: etcd_silent");
 }

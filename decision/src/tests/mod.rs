@@ -5,6 +5,7 @@ mod builders;
 mod candidacy;
 mod deposing;
 mod durability;
+mod fencing;
 mod following;
 mod handover;
 mod isolation;

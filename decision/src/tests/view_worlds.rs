@@ -88,7 +88,8 @@ fn circumstances(view: View) -> Vec<View> {
     let paused = view.clone().set(|settings| settings.paused = true);
     let deaf = View { hearing: Hearing { agent: Sound::Gone, postgres: Sound::Gone }, ..view.clone() };
     let (marking, killing) = (busy("mark"), busy("kill"));
-    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, deaf]
+    let unfenced = View { fence: Fence { trouble: Some("no fencer".to_owned()), covers: None }, ..view.clone() };
+    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, deaf, unfenced]
 }
 
 fn every_view(mut rule: impl FnMut(&View, &Decision)) {
@@ -154,6 +155,18 @@ impl<'a> Facts<'a> {
         )
     }
 
+    /// Without a fence the lock is let go as long as it is mine, with time left or not: that transaction is guarded.
+    fn lets_go_unfenced(&self) -> bool {
+        let term = self.cluster.map(|it| it.term);
+        let mine = matches!(self.view.lock, Lock::Held { term: mine, .. } if Some(mine) == term);
+        *self.action == Action::Release && self.view.fence.trouble.is_some() && mine && !self.another_leads
+    }
+
+    fn makes_a_primary(&self) -> bool {
+        let start = matches!(self.action, Action::Start(StartAs::Primary { .. }));
+        start || matches!(self.action, Action::Bootstrap | Action::Acquire(_) | Action::Promote { .. })
+    }
+
     fn may_claim(&self, claim: &crate::action::Claim) -> bool {
         let leader = self.cluster.map(|it| &it.leader);
         leader.is_some_and(|leader| claim.depose == *leader) && !matches!(self.postgres.server, Server::Hung { .. })
@@ -181,7 +194,11 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
     let in_recovery = matches!(facts.postgres.server, Server::Standby(_));
     let bad_claim = matches!(action, Action::Acquire(claim) if !facts.may_claim(claim));
     let rules = [
-        ("leading needs the lock of the present term, with time left", facts.needs_the_lock() && !facts.leads),
+        (
+            "leading needs the lock of the present term, with time left",
+            facts.needs_the_lock() && !facts.leads && !facts.lets_go_unfenced(),
+        ),
+        ("nothing makes a primary without a fence", view.fence.trouble.is_some() && facts.makes_a_primary()),
         ("a primary beside another leader is stopped", facts.must_stop() && !stops),
         ("what is half made is never started", half_made && starts),
         ("a foreign system is never touched", facts.foreign && !idle),

@@ -331,6 +331,7 @@ impl World {
             job: node.handing_over.as_ref().map(|_| Job { action: "hand_over".to_owned(), age: TICK, from: None }),
             ages,
             hearing: self.hearing(node),
+            fence: Fence::default(),
             settings: self.settings.clone(),
         }
     }

@@ -61,7 +61,7 @@ impl Pgvigil {
     /// A program is missing.
     pub fn prepare(site: &mut Site, plan: &Plan) -> Result<Self> {
         let (account, postgres) = (site.account(), programs::postgres(None)?);
-        let program = site.workdir().copy(&plan.program, "pgvigil")?;
+        let program = site.workdir().copy_pgvigil(&plan.program)?;
         let hosts = site.hosts("n", plan.nodes)?;
         let meeting_place = match plan.layout {
             Layout::Apart => site.hosts("e", 3)?,

@@ -193,6 +193,9 @@ fn of_candidate(world: &World, snapshot: &Snapshot, leader: &MemberName, name: &
     if member.tags.never_leads() {
         checks.push(Check::fail(format!("the tags of {name} bar it from leading")));
     }
+    if let Some(why) = &member.no_fence {
+        checks.push(Check::fail(format!("the fence of {name} cannot be armed: {why}")));
+    }
     match world.agents.get(name).map(|agent| &agent.says) {
         Some(Ok(says)) => checks.extend(of_standby(world, leader, name, says)),
         Some(Err(why)) => checks.push(Check::fail(format!("the agent of {name} does not answer: {why}"))),

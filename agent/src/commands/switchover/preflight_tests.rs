@@ -29,6 +29,7 @@ fn snapshot() -> Snapshot {
             tags: Tags::default(),
             lock_lease: 0,
             rewind_source_ready: true,
+            no_fence: None,
         };
         snapshot.cluster.members.insert(name(member), member_of);
     }
