@@ -42,6 +42,7 @@ pub struct Body {
     /// The cluster and the lock lease that the last decision was made from: whatever differs from them is news.
     pub(crate) seen: Option<Arc<Snapshot>>,
     pub(crate) lock_seen: Option<i64>,
+    confirmed_at: BootInstant,
     notebook: Notebook,
     record: watch::Sender<MemberRecord>,
     positions_at: Instant,
@@ -81,6 +82,7 @@ impl Body {
             led_before: false,
             seen: None,
             lock_seen: None,
+            confirmed_at: BootInstant::now(),
             notebook,
             positions_at: started,
             look,
@@ -111,7 +113,11 @@ impl Body {
             self.exposure.see(&seen);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
-            let pause = if self.tasks.caught_up(revision) { self.take_a_step(seen) } else { OWN_WRITE_WATCH };
+            let pause = if self.tasks.caught_up(revision, self.confirmed_at) {
+                self.take_a_step(seen)
+            } else {
+                OWN_WRITE_WATCH
+            };
             if let Some(result) = self.wait(pause).await
                 && self.tasks.collect(result)
             {
@@ -148,6 +154,7 @@ impl Body {
     fn view(&mut self) -> View {
         let cluster = self.cluster.views().borrow().clone();
         self.seen.clone_from(&cluster.snapshot);
+        self.confirmed_at = cluster.confirmed_at;
         self.lock_seen = self.hands.leases.lock().borrow().id();
         let term = cluster.snapshot.as_ref().map_or(0, |snapshot| snapshot.cluster.term.0);
         if self.term != term {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use consensus::Snapshot;
+use consensus::{BootInstant, Snapshot};
 use decision::action::Action;
 use decision::view::Job;
 use tokio::sync::oneshot;
@@ -34,13 +34,20 @@ pub struct Tasks {
     failed: Option<(Action, Instant)>,
     just_failed: Option<&'static str>,
     own_revision: i64,
-    own_write_at: Instant,
+    own_write_at: BootInstant,
 }
 
 impl Tasks {
     /// Nothing is under way.
     pub fn new(hands: Arc<Hands>) -> Self {
-        Self { hands, running: None, failed: None, just_failed: None, own_revision: 0, own_write_at: Instant::now() }
+        Self {
+            hands,
+            running: None,
+            failed: None,
+            just_failed: None,
+            own_revision: 0,
+            own_write_at: BootInstant::now(),
+        }
     }
 
     /// Whether something is under way.
@@ -107,7 +114,7 @@ impl Tasks {
                 self.hands.metrics.acted(code, "done");
                 tracing::debug!(action = code, ?took, "action done");
                 self.own_revision = self.own_revision.max(effect.revision);
-                self.own_write_at = Instant::now();
+                self.own_write_at = BootInstant::now();
                 self.failed = None;
                 return true;
             }
@@ -126,10 +133,12 @@ impl Tasks {
         self.just_failed.take()
     }
 
-    /// Whether a view at this etcd revision shows what this agent has written itself; after a while it counts as shown, for the next
-    /// write is guarded anyway.
-    pub fn caught_up(&self, revision: i64) -> bool {
-        revision >= self.own_revision || self.own_write_at.elapsed() > self.hands.config.timing.request_timeout
+    /// Whether a picture of etcd at this revision, confirmed by a read that was sent at `confirmed_at`, shows what this agent has written
+    /// itself. Never by time alone: not every action is a guarded write, and a durability change that is decided from the record before
+    /// the last one lets Postgres wait for a quorum that etcd knows nothing of. (A restored etcd may have a lower revision for good; a
+    /// read that was sent after the write tells what is so all the same.)
+    pub fn caught_up(&self, revision: i64, confirmed_at: BootInstant) -> bool {
+        revision >= self.own_revision || confirmed_at > self.own_write_at
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -36,6 +36,8 @@ pub struct Upkeep {
     copies: Chore,
     records: Chore,
     published: Lsn,
+    /// The timeline whose origin this life has published.
+    history_of: Arc<AtomicU32>,
     recorded_at: i64,
     copies_removed: bool,
 }
@@ -83,6 +85,7 @@ impl Upkeep {
             copies: Chore::new("old copies"),
             records: Chore::new("transition records"),
             published: Lsn(0),
+            history_of: Arc::new(AtomicU32::new(0)),
             recorded_at: 0,
             copies_removed: false,
         }
@@ -104,8 +107,15 @@ impl Upkeep {
         }
         let Some(postgres) = view.postgres.now() else { return };
         match (&postgres.server, view.lock) {
-            (Server::Primary(primary), Lock::Held { term, .. }) if primary.marked_term == term => {
-                self.leader(view, cluster, primary, term);
+            (Server::Primary(primary), Lock::Held { term, .. }) => {
+                let marked = primary.marked_term == term;
+                // The marker is not made to wait behind these, but it does not hold them up either.
+                if marked || view.ages.reign.is_some_and(|reign| reign >= view.settings.timing.heartbeat) {
+                    self.way_back(cluster, primary, term);
+                }
+                if marked {
+                    self.leader(view, cluster, primary, term);
+                }
             }
             (Server::Standby(standby), _) if standby.streaming && !self.copies_removed => {
                 let hands = Arc::clone(&self.hands);
@@ -156,10 +166,6 @@ impl Upkeep {
                 Ok(())
             });
         }
-        if primary.control_timeline < primary.timeline {
-            let hands = Arc::clone(&self.hands);
-            self.checkpoint.begin(AGAIN_AFTER, async move { Ok(hands.instance.checkpoint(CHECKPOINT_WITHIN).await?) });
-        }
         self.restore_identity(view, cluster, term);
         let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
         let every = if mode == Mode::Async { POSITION_EVERY_ASYNC } else { POSITION_EVERY };
@@ -170,11 +176,24 @@ impl Upkeep {
                 self.published = lsn;
             }
         }
-        let known = primary.timeline == Timeline(1)
-            || cluster.history.iter().any(|entry| entry.timeline.0 + 1 >= primary.timeline.0);
-        if !known {
-            let (hands, timeline) = (Arc::clone(&self.hands), primary.timeline);
-            self.history.begin(AGAIN_AFTER, async move { publish_history(&hands, timeline, term).await });
+    }
+
+    /// What a returning node needs of a new leader: where the timeline before ended, and a control file that shows the new one. It does not
+    /// wait for the marker, for the marker may wait for that very node: with two nodes in `strict` mode there is no other voter.
+    fn way_back(&mut self, cluster: &Cluster, primary: &Primary, term: Term) {
+        if primary.control_timeline < primary.timeline {
+            let hands = Arc::clone(&self.hands);
+            self.checkpoint.begin(AGAIN_AFTER, async move { Ok(hands.instance.checkpoint(CHECKPOINT_WITHIN).await?) });
+        }
+        // The row names the timeline before, and numbers may have been skipped: it alone does not tell that it is mine.
+        let told = self.history_of.load(Ordering::SeqCst) == primary.timeline.0 && !cluster.history.is_empty();
+        if primary.timeline != Timeline(1) && !told {
+            let (hands, timeline, told) = (Arc::clone(&self.hands), primary.timeline, Arc::clone(&self.history_of));
+            self.history.begin(AGAIN_AFTER, async move {
+                publish_history(&hands, timeline, term).await?;
+                told.store(timeline.0, Ordering::SeqCst);
+                Ok(())
+            });
         }
     }
 }

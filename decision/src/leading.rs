@@ -102,11 +102,13 @@ fn settle_request(cluster: &Cluster) -> Option<Choice> {
     Some((Action::RefuseRequest { request: request.revision, why: why.clone() }, Reason::RequestRefused { why }))
 }
 
-/// A failure of an earlier reign is no reason to let go: in this one nothing has been tried yet.
+/// Whether Postgres could not be started or promoted in this reign. A failure of an earlier reign is no reason to let go: in this one
+/// nothing has been tried yet. Nor is the failure of anything else: a lost answer of etcd, or a hand-over that was broken off, says
+/// nothing against this node.
 fn failed_in_this_reign(view: &View) -> bool {
     let reign = view.ages.reign.unwrap_or_default();
-    // A hand-over that failed says nothing against this node.
-    !view.hand_over_failed() && view.ages.last_failure.is_some_and(|age| age <= reign)
+    let tried = |action: &str| action.starts_with("start_") || action == "promote";
+    view.ages.failed_action.as_deref().is_none_or(tried) && view.ages.last_failure.is_some_and(|age| age <= reign)
 }
 
 fn still_in_recovery(disk: &OnDisk) -> bool {

@@ -204,6 +204,10 @@ fn a_start_that_failed_in_this_reign_lets_others_try_and_one_of_an_earlier_reign
     check(&failed(2, 1), "wait: retrying");
     check(&failed(1, 5).within(cluster().without("pg3")), "wait: retrying");
     check(&failed(3, 5).within(cluster().without("pg3")), "start_primary: restart_in_place");
+    // The lock was taken and etcd's answer was lost: Postgres has not been tried yet.
+    let claimed = |failure| failed(failure, 5).aged(|ages| ages.failed_action = Some("acquire".to_owned()));
+    check(&claimed(1), "wait: retrying");
+    check(&claimed(3), "start_primary: restart_in_place");
     // A planned switchover that failed must not cost writes that no standby has.
     check(&failed(1, 5).within(cluster().mode(Mode::Async)), "wait: retrying");
     check(&failed(3, 5).within(cluster().mode(Mode::Async)), "start_primary: restart_in_place");

@@ -1,0 +1,136 @@
+//! What an agent does beside its one action: its member record, the leader's position, the history of timelines, the checkpoint after a
+//! promotion.
+
+use std::rc::Rc;
+
+use decision::names::{Term, Timeline};
+use decision::settings::Mode;
+use decision::view::{Cluster, HistoryEntry, Lock, Primary, Server, View};
+
+use crate::claims::leads;
+use crate::etcd::{Guard, Key, Outcome, Txn, Value, Write};
+use crate::requests::{Ask, Purpose};
+use crate::time::{MS, Micros, SECOND};
+use crate::wal::lsn;
+use crate::world::{At, Event, World};
+
+const RETRY_AFTER: Micros = 300 * MS;
+
+impl World {
+    // The member record: written when a slow fact or the lease changes.
+
+    pub fn register_soon(&mut self, at: At) {
+        let agent = &self.nodes[at].agent;
+        if agent.up && !agent.registering && self.unregistered(at).is_some() {
+            let life = agent.life;
+            self.nodes[at].agent.registering = true;
+            self.after_local(at, MS, Event::Register { at, life });
+        }
+    }
+
+    fn unregistered(&self, at: At) -> Option<(i64, decision::view::Member)> {
+        let agent = &self.nodes[at].agent;
+        let lease = agent.leases[0].id()?;
+        let wanted = self.member_record(at);
+        let same = agent.registered.as_ref().is_some_and(|(of, written)| *of == lease && **written == wanted);
+        (!same).then_some((lease, wanted))
+    }
+
+    pub fn register(&mut self, at: At, life: u32) {
+        if !self.nodes[at].agent.up || self.nodes[at].agent.life != life {
+            return;
+        }
+        self.write_member(at, true);
+    }
+
+    fn write_member(&mut self, at: At, first: bool) {
+        let Some((lease, member)) = self.unregistered(at) else {
+            self.nodes[at].agent.registering = false;
+            return;
+        };
+        let member = Rc::new(member);
+        self.nodes[at].agent.registered = Some((lease, Rc::clone(&member)));
+        let txn = self.register_member(at, member, lease, first);
+        self.ask(at, Purpose::Register { first }, Ask::Commit(Rc::new(txn)));
+    }
+
+    pub fn registered(&mut self, at: At, first: bool, outcome: Option<Outcome>) {
+        let life = self.nodes[at].agent.life;
+        match outcome {
+            Some(Outcome::Applied(_)) => {
+                let agent = &mut self.nodes[at].agent;
+                (agent.name_is_mine, agent.registering) = (true, false);
+                self.wake_soon(at);
+                self.register_soon(at);
+            }
+            Some(Outcome::Refused) if first => {
+                self.nodes[at].agent.registered = None;
+                self.write_member(at, false);
+            }
+            _ => {
+                self.nodes[at].agent.registered = None;
+                self.after_local(at, RETRY_AFTER, Event::Register { at, life });
+            }
+        }
+    }
+
+    // The leader's chores.
+
+    pub fn do_chores(&mut self, at: At, view: &View) {
+        let (Some(cluster), Some(postgres), Lock::Held { term, .. }) =
+            (view.cluster.now(), view.postgres.now(), view.lock)
+        else {
+            return;
+        };
+        let Server::Primary(primary) = &postgres.server else { return };
+        let local = self.local(at);
+        let marked = primary.marked_term == term;
+        let late = view.ages.reign.is_some_and(|reign| reign >= view.settings.timing.heartbeat);
+        if local < self.nodes[at].agent.chore_at || !(marked || late) {
+            return;
+        }
+        self.nodes[at].agent.chore_at = local + SECOND;
+        // These two do not wait for the marker for ever: its voters may need them to come back.
+        if primary.control_timeline < primary.timeline {
+            self.checkpoint(at);
+        }
+        self.publish_history(at, cluster, primary, term);
+        if marked {
+            self.publish_position(at, cluster, primary, term);
+        }
+    }
+
+    fn publish_position(&mut self, at: At, cluster: &Cluster, primary: &Primary, term: Term) {
+        let local = self.local(at);
+        let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
+        let every = if mode == Mode::Async { SECOND } else { 10 * SECOND };
+        let (published, when) = self.nodes[at].agent.published;
+        if published == primary.flushed.0 || (published != 0 && local < when + every) {
+            return;
+        }
+        self.nodes[at].agent.published = (primary.flushed.0, local);
+        let writes = vec![Write::Put(Key::Status, Value::Position(primary.flushed), None)];
+        self.ask(at, Purpose::Errand, Ask::Commit(Rc::new(Txn { guards: leads(term, at), writes })));
+    }
+
+    fn publish_history(&mut self, at: At, cluster: &Cluster, primary: &Primary, term: Term) {
+        let told = self.nodes[at].agent.history_of == primary.timeline && !cluster.history.is_empty();
+        let known = primary.timeline == Timeline(1) || told;
+        let Some((timeline, forked)) = self.archive.last_fork(&self.nodes[at].postgres.wal).filter(|_| !known) else {
+            return;
+        };
+        let row = HistoryEntry { timeline, ended_at: lsn(forked), new_leader: Some(self.names[at].clone()) };
+        let mut rows = cluster.history.clone();
+        rows.retain(|old| old.timeline != timeline);
+        rows.push(row);
+        let revision = self.nodes[at].agent.picture.as_ref().map_or(0, |picture| picture.history_revision);
+        let mut guards = leads(term, at);
+        guards.push(Guard::Unchanged(Key::History, revision));
+        let writes = vec![Write::Put(Key::History, Value::History(Rc::new(rows)), None)];
+        self.ask(at, Purpose::History(primary.timeline), Ask::Commit(Rc::new(Txn { guards, writes })));
+    }
+
+    pub fn history_told(&mut self, at: At, timeline: Timeline) {
+        self.nodes[at].agent.history_of = timeline;
+    }
+}

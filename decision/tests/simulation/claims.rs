@@ -1,0 +1,125 @@
+//! The writes of an agent with their guards, exactly as the real ones are guarded (`consensus/src/claims.rs`).
+
+use std::rc::Rc;
+
+use decision::action::{Claim, ClaimKind};
+use decision::names::{Lsn, Term};
+use decision::view::{Ballot, Member, SyncRecord};
+
+use crate::broken::Broken;
+use crate::etcd::{Guard, Key, Snapshot, Txn, Value, Write};
+use crate::world::{At, World};
+
+/// The guards of every write made in the name of leadership.
+pub fn leads(term: Term, me: At) -> Vec<Guard> {
+    vec![Guard::Is(Key::Term, Value::Term(term)), Guard::Is(Key::Leader, Value::Leader(me))]
+}
+
+/// The term is still the highest.
+fn still(term: Term) -> Guard {
+    match term {
+        Term(0) => Guard::Absent(Key::Term),
+        term => Guard::Is(Key::Term, Value::Term(term)),
+    }
+}
+
+fn record(sync: SyncRecord) -> Value {
+    Value::Sync(Rc::new(sync))
+}
+
+impl World {
+    pub fn acquire(&self, me: At, lease: i64, claim: &Claim, seen: &Snapshot) -> Txn {
+        let lock = match claim.depose.as_ref().and_then(|leader| self.place(leader)) {
+            Some(leader) => Guard::Is(Key::Leader, Value::Leader(leader)),
+            None => Guard::Absent(Key::Leader),
+        };
+        let mut guards = vec![lock, still(claim.after)];
+        if self.broken != Some(Broken::TakesOverAnyRecord) {
+            guards.push(Guard::Unchanged(Key::Sync, seen.sync_revision));
+        }
+        if self.broken != Some(Broken::ForgetsToGuardBallots) {
+            let ballot = |(name, revision): &(decision::names::MemberName, i64)| {
+                self.place(name).map(|at| Guard::Unchanged(Key::Ballot(at), *revision))
+            };
+            guards.extend(claim.ballots.iter().filter_map(ballot));
+        }
+        guards.extend(claim.request.map(|revision| Guard::Unchanged(Key::Request, revision)));
+        let sync = SyncRecord {
+            leader: self.names[me].clone(),
+            term: claim.term,
+            mode: claim.mode,
+            policies: claim.policies.clone(),
+            timeline: claim.timeline,
+            released: false,
+            reclaimed: claim.kind == ClaimKind::Reclaim,
+            handover_lsn: None,
+            heir: None,
+        };
+        let mut writes = vec![
+            Write::Put(Key::Leader, Value::Leader(me), Some(lease)),
+            Write::Put(Key::Term, Value::Term(claim.term), None),
+            Write::Put(Key::Sync, record(sync), None),
+            Write::Delete(Key::Ballot(me)),
+        ];
+        writes.extend(claim.request.map(|_| Write::Delete(Key::Request)));
+        Txn { guards, writes }
+    }
+
+    /// The lock goes over to `to`, whose record `sync` is.
+    pub fn hand_over(&self, me: At, to: At, lease: i64, request: i64, term: Term, sync: SyncRecord) -> Txn {
+        let mut guards = leads(term, me);
+        guards.push(Guard::Exists(Key::Member(to)));
+        guards.push(Guard::Unchanged(Key::Request, request));
+        let writes = vec![
+            Write::Put(Key::Leader, Value::Leader(to), Some(lease)),
+            Write::Put(Key::Term, Value::Term(sync.term), None),
+            Write::Put(Key::Sync, record(sync), None),
+            Write::Delete(Key::Request),
+        ];
+        Txn { guards, writes }
+    }
+
+    pub fn release(&self, me: At, sync: SyncRecord) -> Txn {
+        let writes = vec![Write::Delete(Key::Leader), Write::Put(Key::Sync, record(sync.clone()), None)];
+        Txn { guards: leads(sync.term, me), writes }
+    }
+
+    pub fn record_sync(&self, me: At, sync: SyncRecord, sync_revision: i64) -> Txn {
+        let mut guards = leads(sync.term, me);
+        guards.push(Guard::Unchanged(Key::Sync, sync_revision));
+        if self.broken == Some(Broken::RecordsUnguarded) {
+            guards.clear();
+        }
+        Txn { guards, writes: vec![Write::Put(Key::Sync, record(sync), None)] }
+    }
+
+    pub fn put_ballot(&self, me: At, ballot: Ballot) -> Txn {
+        let guards = vec![still(ballot.revoked)];
+        Txn { guards, writes: vec![Write::Put(Key::Ballot(me), Value::Ballot(ballot), None)] }
+    }
+
+    pub fn withdraw_ballot(&self, me: At, ballot: &Ballot) -> Txn {
+        let key = Key::Ballot(me);
+        let guards = vec![Guard::Unchanged(key, ballot.revision), still(ballot.revoked)];
+        Txn { guards, writes: vec![Write::Delete(key)] }
+    }
+
+    pub fn remove_request(&self, revision: i64) -> Txn {
+        Txn { guards: vec![Guard::Unchanged(Key::Request, revision)], writes: vec![Write::Delete(Key::Request)] }
+    }
+
+    pub fn set_floor(&self, me: At, floor: Lsn) -> Txn {
+        Txn { guards: Vec::new(), writes: vec![Write::Put(Key::Floor(me), Value::Position(floor), None)] }
+    }
+
+    pub fn clear_floor(&self, me: At, floor: Lsn) -> Txn {
+        let key = Key::Floor(me);
+        Txn { guards: vec![Guard::Is(key, Value::Position(floor))], writes: vec![Write::Delete(key)] }
+    }
+
+    pub fn register_member(&self, me: At, member: Rc<Member>, lease: i64, first: bool) -> Txn {
+        let key = Key::Member(me);
+        let guard = if first { Guard::OnLease(key, lease) } else { Guard::Absent(key) };
+        Txn { guards: vec![guard], writes: vec![Write::Put(key, Value::Member(member), Some(lease))] }
+    }
+}

@@ -1,0 +1,392 @@
+//! An action as a slow job: the steps of the real agent (`agent/src/execute.rs`, `handover.rs`) in their order. Between any two of them the
+//! agent may be broken off, killed, or stand still.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use decision::action::{Action, StartAs, StopMode};
+use decision::durability::Quorum;
+use decision::names::{Lsn, Term, Timeline};
+use decision::settings::Mode;
+use decision::view::{SyncRecord, Upstream};
+
+use crate::broken::Broken;
+use crate::etcd::{Outcome, Snapshot, Txn};
+use crate::requests::{Ask, Purpose};
+use crate::time::{MS, Micros};
+use crate::world::{At, Event, World};
+
+/// One step.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Has a living lease for the lock; where it is not needed, it is only asked for.
+    LockLease {
+        needed: bool,
+    },
+    /// Takes the lock.
+    Acquire(Box<decision::action::Claim>),
+    /// Sends a write and waits for its answer.
+    Commit(Rc<Txn>, Refused),
+    Arm,
+    Disarm,
+    KillAll,
+    BeginStop,
+    AwaitStopped,
+    /// Writes whom to follow, and has a running standby read it.
+    Configure(Option<(At, Term)>),
+    /// Waits until nothing streams from anybody but the upstream that was configured.
+    ReplaceReceiver {
+        before: Option<u32>,
+    },
+    /// Ends walreceivers until there is none any more and replay rests.
+    ComeToRest,
+    Ballot(Term),
+    ClearReaders,
+    StartStandby(Option<(At, Term)>),
+    StartPrimary(Quorum, Term),
+    Survive,
+    /// Asks the source where it is, and writes the floor.
+    Floor {
+        from: At,
+        floor: Lsn,
+        checkpointed: bool,
+    },
+    /// Says durably that the directory is unfit from here on.
+    Unfit(&'static str),
+    /// The copy begins; the whole of it takes as long as the next step waits.
+    CopyBegins {
+        from: At,
+    },
+    CopyEnds {
+        from: At,
+        server: u32,
+    },
+    /// What was copied is put in place.
+    Install {
+        from: (At, Term),
+        wal: Rc<Vec<u32>>,
+        timeline: Timeline,
+    },
+    Rewind {
+        from: (At, Term),
+    },
+    Fit,
+    FindEnd,
+    SpareLease(bool),
+    DropLockLease {
+        always: bool,
+    },
+    /// Takes the number for the new timeline, or has another recorded.
+    Number(Timeline),
+    Names(Quorum, Term),
+    NamesInForce,
+    /// Cuts off standbys that are not waited for any more.
+    EndOthers,
+    Promote,
+    AwaitPrimary,
+    /// Writes a marker and waits for its acknowledgement.
+    Mark(Term),
+    Marked(Term),
+    Settle,
+    RecordSync(Mode, Vec<Quorum>),
+    Prove(Mode, Quorum),
+    AskCandidate(At),
+    Checkpoint,
+    AwaitCheckpoint,
+    AwaitReplayed(At),
+    HandOver {
+        to: At,
+        request: i64,
+    },
+    Release,
+}
+
+/// What a refused write means to the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Ends,
+    Fails,
+}
+
+/// How a step went.
+pub enum Next {
+    Go,
+    /// These steps come next.
+    First(Vec<Step>),
+    Again(Micros),
+    /// Somebody else lets it go on.
+    Wait,
+    Fail(&'static str),
+    /// Nothing is left to do.
+    End,
+}
+
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub id: u32,
+    pub action: Action,
+    pub began: Micros,
+    pub seen: Rc<Snapshot>,
+    pub steps: VecDeque<Step>,
+    pub step_began: Micros,
+    /// How often in a row the step has seen what it waits for.
+    pub seen_so: u32,
+    /// The timer that counts; earlier ones are void.
+    turn: u32,
+    revision: i64,
+    asked: Option<Rc<Txn>>,
+    recalled: bool,
+}
+
+impl World {
+    pub fn begin_job(&mut self, at: At, action: &Action) {
+        let Some(seen) = self.nodes[at].agent.picture.clone() else { return };
+        let began = self.local(at);
+        let steps = self.steps_of(at, action, &seen);
+        let revision = seen.cluster.revision;
+        self.tell(|world| format!("{}: begins {} as of revision {revision}", world.name(at), action.code()));
+        let agent = &mut self.nodes[at].agent;
+        agent.jobs += 1;
+        let id = agent.jobs;
+        agent.job = Some(Job {
+            id,
+            action: action.clone(),
+            began,
+            seen,
+            steps: steps.into(),
+            step_began: began,
+            seen_so: 0,
+            turn: 0,
+            revision: 0,
+            asked: None,
+            recalled: false,
+        });
+        let pause = self.toil(at, MS);
+        self.next_step_after(at, pause);
+    }
+
+    pub fn next_step_after(&mut self, at: At, pause: Micros) {
+        let agent = &mut self.nodes[at].agent;
+        let Some(job) = agent.job.as_mut() else { return };
+        job.turn += 1;
+        let (life, id, turn) = (agent.life, job.id, job.turn);
+        self.after_local(at, pause, Event::Step { at, life, job: id, turn });
+    }
+
+    fn whom(&self, upstream: &Upstream) -> (At, Term) {
+        (self.place(&upstream.member).unwrap_or_default(), upstream.term)
+    }
+
+    /// The steps of an action. Every action has its arm, so that a new one is noticed.
+    #[allow(clippy::too_many_lines, reason = "one arm a action, nothing to take apart")]
+    fn steps_of(&self, at: At, action: &Action, seen: &Snapshot) -> Vec<Step> {
+        match action {
+            Action::Wait | Action::Cancel => Vec::new(),
+            // The simulation begins with a cluster that is there.
+            Action::Bootstrap => vec![],
+            Action::Clone { from, floor } => self.clone_steps(at, self.whom(from), *floor),
+            Action::Rewind { from, floor } => self.rewind_steps(self.whom(from), *floor),
+            Action::FindEndOfWal => vec![Step::FindEnd],
+            Action::Start(StartAs::Primary { term, quorum }) => {
+                vec![Step::Arm, Step::StartPrimary(quorum.clone(), *term), Step::Survive]
+            }
+            Action::Start(StartAs::Standby(upstream)) => {
+                vec![Step::StartStandby(upstream.as_ref().map(|upstream| self.whom(upstream))), Step::Survive]
+            }
+            Action::Stop(StopMode::Fast) => vec![Step::BeginStop, Step::AwaitStopped, Step::Disarm],
+            Action::Stop(StopMode::Kill) => vec![Step::KillAll, Step::Disarm],
+            Action::Follow(upstream) => {
+                let before = self.nodes[at].postgres.receiver.as_ref().map(|receiver| receiver.connection);
+                let configure = Step::Configure(Some(self.whom(upstream)));
+                vec![configure, Step::ReplaceReceiver { before }, Step::DropLockLease { always: false }]
+            }
+            Action::Pledge { revoked } if self.broken == Some(Broken::PledgesWhileItStreams) => {
+                vec![Step::LockLease { needed: false }, Step::Ballot(*revoked), Step::Configure(None), Step::ComeToRest]
+            }
+            Action::Pledge { revoked } => {
+                let lease = Step::LockLease { needed: false };
+                vec![lease, Step::Configure(None), Step::ComeToRest, Step::Ballot(*revoked)]
+            }
+            Action::Withdraw { revoked } => {
+                let ballot = seen.cluster.ballots.get(&self.names[at]).filter(|ballot| ballot.revoked == *revoked);
+                ballot.map(|ballot| commit(self.withdraw_ballot(at, ballot))).into_iter().collect()
+            }
+            Action::ClearFloor => {
+                let floor = seen.cluster.floors.get(&self.names[at]);
+                floor.map(|floor| commit(self.clear_floor(at, *floor))).into_iter().collect()
+            }
+            Action::StandReady => vec![Step::LockLease { needed: true }, Step::ClearReaders, Step::SpareLease(true)],
+            Action::StandDown => vec![Step::DropLockLease { always: true }],
+            Action::Acquire(claim) => {
+                vec![Step::LockLease { needed: true }, Step::Acquire(Box::new(claim.clone())), Step::Arm]
+            }
+            Action::Promote { term, quorum, .. } if self.broken == Some(Broken::RestartsInsteadOfPromoting) => {
+                vec![Step::Arm, Step::KillAll, Step::StartPrimary(quorum.clone(), *term), Step::Survive]
+            }
+            Action::Promote { term, timeline, quorum } => vec![
+                Step::Arm,
+                Step::SpareLease(false),
+                Step::Number(*timeline),
+                Step::Names(quorum.clone(), *term),
+                Step::NamesInForce,
+                Step::ClearReaders,
+                Step::Promote,
+                Step::AwaitPrimary,
+            ],
+            Action::Mark { term } => vec![Step::Mark(*term), Step::Marked(*term), Step::Settle],
+            Action::RecordSync { mode, policies } => vec![Step::RecordSync(*mode, policies.clone())],
+            Action::ApplySync(quorum) => {
+                let term = self.my_sync(at, seen).map_or(Term(0), |sync| sync.term);
+                vec![Step::Names(quorum.clone(), term), Step::NamesInForce, Step::EndOthers]
+            }
+            Action::ProveSync { mode, quorum } => {
+                let term = self.my_sync(at, seen).map_or(Term(0), |sync| sync.term);
+                vec![Step::Mark(term), Step::Prove(*mode, quorum.clone())]
+            }
+            Action::HandOver { to, request } => self.handover_steps(self.place(to).unwrap_or_default(), *request),
+            Action::Release if self.broken == Some(Broken::ReleasesBeforeItIsDead) => {
+                vec![Step::Release, Step::KillAll, Step::Disarm, Step::DropLockLease { always: true }]
+            }
+            Action::Release => vec![Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }],
+            Action::RefuseRequest { request, .. } => vec![commit(self.remove_request(*request))],
+        }
+    }
+
+    fn clone_steps(&self, at: At, from: (At, Term), floor: Lsn) -> Vec<Step> {
+        let floor = Step::Floor { from: from.0, floor, checkpointed: false };
+        // Where the parent directory cannot be written the copy goes into the directory itself.
+        let in_place = at.is_multiple_of(2) && self.nodes[at].postgres.directory != crate::postgres::Directory::Whole;
+        let copy = Step::CopyBegins { from: from.0 };
+        if in_place { vec![floor, Step::Unfit("clone"), copy] } else { vec![floor, copy] }
+    }
+
+    fn rewind_steps(&self, from: (At, Term), floor: Lsn) -> Vec<Step> {
+        vec![
+            Step::Floor { from: from.0, floor, checkpointed: true },
+            Step::Unfit("rewind"),
+            Step::Rewind { from },
+            Step::Fit,
+        ]
+    }
+
+    fn handover_steps(&self, to: At, request: i64) -> Vec<Step> {
+        vec![
+            Step::AskCandidate(to),
+            Step::Checkpoint,
+            Step::Checkpoint,
+            Step::BeginStop,
+            Step::AwaitCheckpoint,
+            Step::AwaitReplayed(to),
+            Step::HandOver { to, request },
+            Step::Disarm,
+        ]
+    }
+
+    /// The record of my own reign, to be changed.
+    pub fn my_sync(&self, at: At, seen: &Snapshot) -> Option<SyncRecord> {
+        seen.cluster.sync.clone().filter(|sync| sync.leader == self.names[at])
+    }
+
+    pub fn job_goes_on(&mut self, at: At, life: u32, id: u32, turn: u32) {
+        let agent = &self.nodes[at].agent;
+        let due = |job: &Job| job.id == id && job.turn == turn;
+        if !agent.up || agent.life != life || !agent.job.as_ref().is_some_and(due) {
+            return;
+        }
+        let Some(step) = agent.job.as_ref().and_then(|job| job.steps.front()).cloned() else {
+            return self.job_ends(at);
+        };
+        let next = self.carry_out(at, &step);
+        self.follow_up(at, next);
+    }
+
+    fn follow_up(&mut self, at: At, next: Next) {
+        let local = self.local(at);
+        let pause = match &next {
+            Next::Again(pause) => *pause,
+            _ => self.toil(at, MS),
+        };
+        let agent = &mut self.nodes[at].agent;
+        // A fence or a fault that came of the step may have ended the job.
+        let Some(job) = agent.job.as_mut() else { return };
+        match next {
+            Next::Wait => return,
+            Next::Fail(why) => return self.job_fails(at, why),
+            Next::End => return self.job_ends(at),
+            Next::Again(_) => {}
+            Next::Go | Next::First(_) => {
+                job.steps.pop_front();
+                (job.step_began, job.seen_so) = (local, 0);
+                if let Next::First(steps) = next {
+                    steps.into_iter().rev().for_each(|step| job.steps.push_front(step));
+                }
+                if job.steps.is_empty() {
+                    return self.job_ends(at);
+                }
+            }
+        }
+        self.next_step_after(at, pause);
+    }
+
+    fn job_ends(&mut self, at: At) {
+        let revision = self.nodes[at].agent.job.as_ref().map_or(0, |job| job.revision);
+        self.job_done(at, revision);
+    }
+
+    fn job_fails(&mut self, at: At, why: &str) {
+        // An operator asks again; a request that failed once is not tried again behind their back.
+        if let Some(Action::HandOver { request, .. }) = self.nodes[at].agent.job.as_ref().map(|job| job.action.clone())
+        {
+            let txn = self.remove_request(request);
+            self.ask(at, Purpose::Errand, Ask::Commit(Rc::new(txn)));
+        }
+        self.job_failed(at, why);
+    }
+
+    /// Sends a write of the job.
+    pub fn send(&mut self, at: At, txn: Rc<Txn>) -> Next {
+        let Some(job) = self.nodes[at].agent.job.as_mut() else { return Next::Wait };
+        (job.asked, job.recalled) = (Some(Rc::clone(&txn)), false);
+        let id = job.id;
+        self.ask(at, Purpose::Job(id), Ask::Commit(txn));
+        Next::Wait
+    }
+
+    pub fn job_answered(&mut self, at: At, id: u32, outcome: Outcome) {
+        let Some(job) = self.nodes[at].agent.job.as_mut().filter(|job| job.id == id) else { return };
+        job.asked = None;
+        let refused = match job.steps.front() {
+            Some(Step::Commit(_, refused)) => *refused,
+            Some(Step::HandOver { .. }) => Refused::Fails,
+            _ => Refused::Ends,
+        };
+        let next = match (outcome, refused) {
+            (Outcome::Applied(revision), _) => {
+                job.revision = job.revision.max(revision);
+                Next::Go
+            }
+            (Outcome::Refused, Refused::Ends) if matches!(job.action, Action::Release) => Next::Go,
+            (Outcome::Refused, Refused::Ends) => Next::End,
+            (Outcome::Refused, Refused::Fails) => Next::Fail("the cluster changed meanwhile"),
+            (Outcome::LeaseGone, _) => Next::Fail("the lease is gone"),
+            (Outcome::Unknown, _) => Next::Fail("nobody knows whether the write was applied"),
+        };
+        self.follow_up(at, next);
+    }
+
+    /// No answer: a write is read back, once.
+    pub fn job_unanswered(&mut self, at: At, id: u32) {
+        let Some(job) = self.nodes[at].agent.job.as_mut().filter(|job| job.id == id) else { return };
+        match job.asked.clone() {
+            Some(txn) if !job.recalled => {
+                job.recalled = true;
+                self.ask(at, Purpose::Job(id), Ask::Recall(txn));
+            }
+            _ => self.job_fails(at, "etcd does not answer"),
+        }
+    }
+}
+
+pub fn commit(txn: Txn) -> Step {
+    Step::Commit(Rc::new(txn), Refused::Ends)
+}

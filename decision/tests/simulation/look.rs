@@ -1,0 +1,173 @@
+//! What an agent sees: its Postgres as the real agent would observe it, and the one view that a decision is made from.
+
+use decision::names::Term;
+use decision::view::{
+    Data, Lock, Member, MemberRole, OnDisk, Postgres as SeenPostgres, Primary, Seen, Server, Standby, Streaming,
+    Upstream, View,
+};
+
+use crate::leases::Lease;
+use crate::postgres::{Directory, Postgres, Process};
+use crate::time::{Micros, SECOND, duration, micros};
+use crate::wal::lsn;
+use crate::world::{At, World};
+
+/// The identity of the one cluster there is.
+pub const SYSTEM: decision::names::SystemId = decision::names::SystemId(42);
+
+impl World {
+    /// Looks at a server that answers, or is known not to.
+    pub fn observe(&self, at: At) -> SeenPostgres {
+        SeenPostgres { data: self.data(at), server: self.server(at) }
+    }
+
+    fn data(&self, at: At) -> Data {
+        let postgres = &self.nodes[at].postgres;
+        match postgres.directory {
+            Directory::Empty => Data::Empty,
+            Directory::Half(by) => Data::HalfMade { by: by.to_owned() },
+            Directory::Whole => Data::Present(self.on_disk(at, postgres)),
+        }
+    }
+
+    fn on_disk(&self, at: At, postgres: &Postgres) -> OnDisk {
+        let control = postgres.control;
+        // Where a server runs its files are not listed.
+        let in_files = self.timeline_of(at).max(postgres.begun.unwrap_or_default());
+        let runs = postgres.has_postmaster();
+        let known = self.nodes[at].agent.end_of_wal_of == Some(postgres.server);
+        OnDisk {
+            system_id: SYSTEM,
+            state: control.state,
+            timeline: if runs { control.timeline } else { in_files.max(control.timeline) },
+            checkpoint: lsn(control.checkpoint.saturating_sub(1)),
+            redo: lsn(control.checkpoint.saturating_sub(1)),
+            standby_signal: postgres.signal,
+            end_of_wal: known.then_some(lsn(postgres.wal.len())),
+        }
+    }
+
+    fn server(&self, at: At) -> Server {
+        let postgres = &self.nodes[at].postgres;
+        if !postgres.has_postmaster() {
+            return Server::Stopped;
+        }
+        let local = self.local(at);
+        let age = |since: Micros| duration(local.saturating_sub(since));
+        if let Some(since) = self.nodes[at].agent.hung_since {
+            return Server::Hung { since: age(since) };
+        }
+        match postgres.process {
+            Process::Down => Server::Stopped,
+            Process::Starting { since, .. } => Server::Starting { since: age(since) },
+            Process::Stopping { .. } => Server::Stopping,
+            Process::Primary => Server::Primary(self.primary(at, postgres)),
+            Process::Standby => Server::Standby(self.standby(at, postgres)),
+        }
+    }
+
+    fn primary(&self, at: At, postgres: &Postgres) -> Primary {
+        let row = |(who, sender): (&At, &crate::streaming::Sender)| Streaming {
+            member: self.names[*who].clone(),
+            term: sender.term,
+            caught_up: sender.caught_up,
+            flushed: lsn(sender.flushed),
+            replayed: lsn(sender.replayed),
+        };
+        Primary {
+            timeline: self.timeline_of(at),
+            flushed: lsn(postgres.flushed),
+            marked_term: postgres.acknowledged.max(self.nodes[at].agent.acknowledged),
+            control_timeline: postgres.control.timeline,
+            waits_for: Some(postgres.names.clone()),
+            standbys: postgres.senders.iter().map(row).collect(),
+        }
+    }
+
+    /// The running standby as pledges and decisions see it.
+    pub fn standby(&self, at: At, postgres: &Postgres) -> Standby {
+        let received = postgres.taken_in.max(postgres.replayed);
+        let follows = postgres.follows.map(|(who, term)| self.upstream(who, term));
+        let follows_now = postgres.receiver.as_ref();
+        Standby {
+            timeline: self.timeline_of(at),
+            received: lsn(received),
+            replayed: lsn(postgres.replayed),
+            replay_done: postgres.replayed == received && !postgres.held_up,
+            wal_term: self.archive.marker(&postgres.wal[..postgres.replayed.min(postgres.wal.len())]),
+            follows,
+            receiver_running: follows_now.is_some(),
+            streaming: follows_now.is_some(),
+        }
+    }
+
+    pub fn upstream(&self, who: At, term: Term) -> Upstream {
+        Upstream { member: self.names[who].clone(), host: self.names[who].to_string(), port: 5432, term }
+    }
+
+    /// Until when the lock is certainly this node's.
+    fn lock(&self, at: At) -> Lock {
+        let agent = &self.nodes[at].agent;
+        let margin = micros(self.settings_of_house().timing.safety_margin);
+        let Some(picture) = &agent.picture else { return Lock::NotHeld };
+        let Lease::Alive { id, ends } = agent.leases[1].state else { return Lock::NotHeld };
+        if picture.cluster.leader.as_ref() != Some(&self.names[at]) || picture.leader_lease != id {
+            return Lock::NotHeld;
+        }
+        let left = ends.saturating_sub(margin).saturating_sub(self.local(at));
+        Lock::Held { term: picture.cluster.term, left: duration(left) }
+    }
+
+    pub fn view(&mut self, at: At) -> View {
+        let local = self.local(at);
+        let settings = self.settings_at(at);
+        let lock = self.lock(at);
+        let agent = &self.nodes[at].agent;
+        let asking = agent.leases[1].state == Lease::Asking;
+        let newly = local.saturating_sub(agent.started) < 3 * micros(settings.timing.request_timeout);
+        let fresh = micros(settings.timing.heartbeat) * 2 + micros(settings.timing.request_timeout);
+        let age = local.saturating_sub(agent.confirmed_at);
+        let cluster = match &agent.picture {
+            _ if asking && newly => Seen::Never { tried_for: duration(0) },
+            None => Seen::Never { tried_for: duration(age) },
+            Some(picture) if age <= fresh => Seen::Now(picture.cluster.clone()),
+            Some(picture) => Seen::Before { value: picture.cluster.clone(), age: duration(age) },
+        };
+        let postgres = match &agent.look {
+            None => Seen::Never { tried_for: duration(local.saturating_sub(agent.started)) },
+            Some((seen, when)) if local.saturating_sub(*when) < SECOND => Seen::Now(seen.clone()),
+            Some((seen, when)) => Seen::Before { value: seen.clone(), age: duration(local.saturating_sub(*when)) },
+        };
+        let server = postgres.last().map(|postgres| &postgres.server);
+        let hearing = self.hearing(at);
+        let ages = self.nodes[at].agent.ages.look(cluster.now(), server, lock, local);
+        let job = self.job_seen(at);
+        let fence = self.fence_seen(at);
+        View { me: self.names[at].clone(), cluster, postgres, lock, job, ages, hearing, fence, settings }
+    }
+
+    /// What this node says about itself in etcd.
+    pub fn member_record(&self, at: At) -> Member {
+        let node = &self.nodes[at];
+        let server = node.agent.look.as_ref().map(|(seen, _)| &seen.server);
+        let (role, timeline, ready) = match server {
+            Some(Server::Primary(primary)) => {
+                (MemberRole::Primary, Some(primary.timeline), primary.control_timeline >= primary.timeline)
+            }
+            Some(Server::Standby(standby)) => (MemberRole::Standby, Some(standby.timeline), true),
+            _ => (MemberRole::Down, None, true),
+        };
+        let name = self.names[at].to_string();
+        Member {
+            host: name,
+            port: 5432,
+            api_url: String::new(),
+            role,
+            timeline,
+            tags: decision::settings::Tags { nofailover: node.may_not_lead, ..Default::default() },
+            lock_lease: node.agent.spare_lease,
+            rewind_source_ready: ready,
+            no_fence: None,
+        }
+    }
+}
