@@ -2,6 +2,7 @@
 //! Two kinds of evidence, because either process may die alone: a dead agent over a living Postgres is no reason to take over.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,13 +75,19 @@ pub struct Beats {
 }
 
 impl Beats {
-    /// Starts listening, to nobody yet, on the current runtime.
-    pub fn start() -> Self {
+    /// Starts listening, to nobody yet, on a thread of its own: nothing that the agent does elsewhere makes a leader seem silent, and an
+    /// answer wakes this thread and no other (on shared workers each wakes a second one that finds nothing to do).
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start() -> std::io::Result<Self> {
         let (target, targets) = watch::channel(None);
         let heard = Arc::new(Mutex::new(Heard::default()));
         let news = Arc::new(Notify::new());
-        tokio::spawn(listen(targets, Arc::clone(&heard), Arc::clone(&news)));
-        Self { target, heard, news }
+        let listening = listen(targets, Arc::clone(&heard), Arc::clone(&news));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        thread::Builder::new().name("beats".into()).spawn(move || runtime.block_on(listening))?;
+        Ok(Self { target, heard, news })
     }
 
     /// Listens to `target` from now on; nothing is known of it yet.

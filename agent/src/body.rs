@@ -62,13 +62,16 @@ pub struct Body {
 
 impl Body {
     /// A body that has not looked yet.
-    pub fn new(hands: Arc<Hands>, cluster: ClusterWatch, notebook: Notebook) -> Self {
+    ///
+    /// # Errors
+    /// No thread can be started to listen to the leader.
+    pub fn new(hands: Arc<Hands>, cluster: ClusterWatch, notebook: Notebook) -> std::io::Result<Self> {
         let started = Instant::now();
         let (mut ages, look) = (AgeKeeper::default(), LastLook::default());
         let first = view(&hands, &cluster.views().borrow(), &look, &mut ages, Heard::default(), None, started);
         let decision = decide(&first);
         let picture = picture(&hands, &cluster, &look, first, decision, BootInstant::now());
-        Self {
+        Ok(Self {
             board: Arc::new(Board::new(picture)),
             tasks: Tasks::new(Arc::clone(&hands)),
             upkeep: Upkeep::new(Arc::clone(&hands)),
@@ -77,7 +80,7 @@ impl Body {
             hands,
             cluster,
             ages,
-            beats: Beats::start(),
+            beats: Beats::start()?,
             death: None,
             led_before: false,
             seen: None,
@@ -94,7 +97,7 @@ impl Body {
             term: 0,
             term_since: started,
             harmless: 0,
-        }
+        })
     }
 
     /// The member record, for whoever keeps it in etcd.

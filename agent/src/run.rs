@@ -114,7 +114,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     let adopted = Adopted { member: notebook.notes().member_lease, lock: notebook.notes().lock_lease };
     let hands = Arc::new(hands(config, adopted)?);
     let cluster = ClusterWatch::start(hands.store.clone(), hands.config.timing.heartbeat);
-    let mut body = Body::new(Arc::clone(&hands), cluster, notebook);
+    let mut body = Body::new(Arc::clone(&hands), cluster, notebook)?;
     let listen = hands.config.api.listen.to_string();
     let api = http::Api {
         board: Arc::clone(&body.board),

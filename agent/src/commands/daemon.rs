@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::cli::Exit;
 use crate::{config, logging, run};
 
-/// Two threads carry everything that is not on a thread of its own (leases, fence, health API).
+/// Two threads carry everything that is not on a thread of its own (leases, fence, health API, beats).
 const WORKER_THREADS: usize = 2;
 
 /// Runs the agent that `file` describes.
