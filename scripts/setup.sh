@@ -45,6 +45,7 @@ look() {
     want openssl              "the tests make certificates"                           has openssl
     want iproute2             "the tests build networks to cut"                       has ip
     want iptables             "the tests cut them"                                    has iptables
+    want e2fsprogs            "the tests fill and freeze volumes"                     has mkfs.ext4
     want gcc                  "links Rust programs"                                   has cc
     want libc6-dev            "links Rust programs"                                   test -e /usr/include/stdio.h
     want ca-certificates      "cargo downloads crates over TLS"                       test -e /etc/ssl/certs/ca-certificates.crt

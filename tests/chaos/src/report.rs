@@ -47,6 +47,15 @@ impl Line {
         self.failed == 0 && self.outcomes.iter().all(|outcome| outcome.violations.is_empty())
     }
 
+    fn verdict(&self) -> &'static str {
+        let gaps = self.outcomes.iter().any(|outcome| !outcome.gaps.is_empty());
+        match (self.is_good(), gaps) {
+            (false, _) => "BROKEN",
+            (true, true) => "known gap",
+            (true, false) => "good",
+        }
+    }
+
     fn cells(&self) -> [String; HEAD.len()] {
         let outages: Vec<f64> = self.outcomes.iter().map(|outcome| milliseconds(outcome.outage)).collect();
         let off: Vec<f64> = self.outcomes.iter().filter_map(|outcome| outcome.record_off_ms).collect();
@@ -70,7 +79,7 @@ impl Line {
             sum(|outcome| outcome.lost).to_string(),
             sum(|outcome| outcome.splits.len()).to_string(),
             shown(median(&redundancy)),
-            if self.is_good() { "good" } else { "BROKEN" }.to_owned(),
+            self.verdict().to_owned(),
         ]
     }
 }
@@ -127,6 +136,7 @@ mod tests {
             lost,
             splits: Vec::new(),
             redundancy: None,
+            gaps: Vec::new(),
             violations: if lost > 0 { vec!["lost".into()] } else { Vec::new() },
         }
     }
