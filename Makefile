@@ -36,8 +36,10 @@ chaos: setup ## Real faults on real clusters, again and again (FAULT=..., REPEAT
 storm: ## Simulated clusters under random faults (SEEDS=100000, FROM=0); a failure is shortened and told
 	SEEDS=$(or $(SEEDS),100000) FROM=$(or $(FROM),0) cargo test --release -p decision --test simulation clusters -- --nocapture
 
-bench: build ## The demo several times with each fault, and the medians (RUNS=5)
-	@scripts/bench.sh $(PGVIGIL)
+bench: build ## The same faults on pgvigil, Patroni and pg_auto_failover, side by side: docs/benchmarks.md (an hour; RUNS=5, PEER_RUNS=2, ...)
+	@scripts/bench-setup.sh
+	cargo build --release -p bench
+	target/release/bench
 
 clean: ## Removes what was built
 	cargo clean

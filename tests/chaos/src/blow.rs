@@ -102,11 +102,11 @@ impl Blow {
                 Ok(None)
             }
             Self::RestartAgent => {
-                system.agent(node).kill();
+                system.kill_agent(node);
                 system.agent(node).start().map(|()| None)
             }
             Self::KillAgent => {
-                system.agent(node).kill();
+                system.kill_agent(node);
                 Ok(Some(Mend::StartAgent(node)))
             }
             Self::PowerOff => spot.host.power_off().map(|()| Some(Mend::PowerOn(node))),
@@ -121,11 +121,10 @@ impl Blow {
             Self::FreezeHost => spot.host.freeze().map(|()| Some(Mend::ThawHost(node))),
             Self::KillEtcdLeader => {
                 let leader = system.leading_member().await.context("no member of etcd leads")?;
-                system.members()[leader].service.kill();
-                Ok(Some(Mend::StartEtcd))
+                system.kill_member(leader).map(|()| Some(Mend::StartEtcd))
             }
             Self::KillEtcd => {
-                system.members().iter().for_each(|member| member.service.kill());
+                (0..system.members().len()).try_for_each(|member| system.kill_member(member))?;
                 Ok(Some(Mend::StartEtcd))
             }
             Self::FillDisk => stage.volume(node)?.fill().map(|()| Some(Mend::EmptyDisk(node))),

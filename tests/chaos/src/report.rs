@@ -129,6 +129,7 @@ mod tests {
         Outcome {
             led: ("n1".into(), "n2".into()),
             outage: Duration::from_millis(outage_ms),
+            lasted: Duration::ZERO,
             later: Duration::ZERO,
             record_off_ms: Some(-3.2),
             recorded: Vec::new(),

@@ -17,8 +17,6 @@ use crate::system::{Recorded, System};
 /// How long writers work before the fault.
 const STEADY: Duration = Duration::from_millis(700);
 const WHOLE_WITHIN: Duration = Duration::from_secs(120);
-/// Beyond this writes do not come back by themselves.
-const BACK_WITHIN: Duration = Duration::from_secs(40);
 /// Writes are back when rows flow for this long.
 const FLOWING: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
@@ -32,6 +30,8 @@ pub struct Outcome {
     pub led: (String, String),
     /// The longest time without an acknowledgement that began before the fault was made good.
     pub outage: Duration,
+    /// How long the fault lasted before it was made good.
+    pub lasted: Duration,
     /// The longest one after that, while all came back.
     pub later: Duration,
     /// What the system recorded less what the writers saw, where it recorded one outage.
@@ -123,7 +123,8 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
             let mut said = Ok(());
             for (at, step) in course.iter().filter(|(_, step)| by_hand(step)) {
                 tokio::time::sleep_until((struck + *at).into()).await;
-                let done = tokio::time::timeout(BACK_WITHIN, step.blow.strike(stage, primary, replica)).await;
+                let done =
+                    tokio::time::timeout(stage.system.patience(), step.blow.strike(stage, primary, replica)).await;
                 said = done.context("the switchover takes too long").and_then(|done| done.map(drop));
             }
             switched.set(true);
@@ -165,7 +166,7 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
             if lasted >= self.fault.lasts && switched.get() && (flows || !by_itself) {
                 return;
             }
-            if lasted > self.fault.lasts + BACK_WITHIN {
+            if lasted > self.fault.lasts + self.stage.system.patience() {
                 self.unless_known(format!(
                     "no write was acknowledged until the fault was made good after {lasted:.1?}"
                 ));
@@ -219,6 +220,7 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
         Outcome {
             led: (name(self.primary), name(now_primary)),
             outage,
+            lasted: self.mended - self.struck,
             later,
             record_off_ms,
             recorded,

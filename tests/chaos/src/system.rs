@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::demo::service::Service;
 use anyhow::Result;
@@ -58,6 +59,25 @@ pub trait System: Sync {
 
     /// The agent of a node: the program that starts, stops and promotes Postgres.
     fn agent(&self, node: usize) -> &Service;
+
+    /// Kills the agent of a node, with all of its processes.
+    fn kill_agent(&self, node: usize) {
+        self.agent(node).kill();
+    }
+
+    /// Kills one of [`Self::members`], with all of its processes.
+    ///
+    /// # Errors
+    /// A process cannot be killed.
+    fn kill_member(&self, member: usize) -> Result<()> {
+        self.members()[member].service.kill();
+        Ok(())
+    }
+
+    /// Beyond this writes do not come back by themselves.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(40)
+    }
 
     /// Starts everything for the first time, and returns when all nodes are there.
     fn form(&self) -> impl Future<Output = Result<()>> + Send;

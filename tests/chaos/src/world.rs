@@ -56,7 +56,7 @@ fn unshare() -> Command {
     if !Uid::effective().is_root() {
         command.args(["--user", "--map-current-user", "--keep-caps"]);
     }
-    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command.args(["--net", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
     command
 }
 
