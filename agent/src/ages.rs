@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use decision::names::{MemberName, Term};
+use decision::names::{Lsn, MemberName, Term};
 use decision::view::{Ages, Cluster, Lock, Primary, Server};
 
 /// Remembers since when.
@@ -15,6 +15,9 @@ pub struct AgeKeeper {
     request: Option<(i64, Instant)>,
     not_streaming: Option<Instant>,
     last_failure: Option<(&'static str, Instant)>,
+    stopping: Option<Instant>,
+    wal: Option<(Lsn, Instant)>,
+    asked_switchover: Option<Instant>,
 }
 
 /// `since` while the condition holds, restarted when it begins anew.
@@ -41,6 +44,11 @@ impl AgeKeeper {
         self.last_failure = None;
     }
 
+    /// A switchover is being asked for by this node itself.
+    pub fn asked_switchover(&mut self) {
+        self.asked_switchover = Some(Instant::now());
+    }
+
     /// Takes in what is seen now, and tells all ages.
     pub fn look(&mut self, cluster: Option<&Cluster>, server: Option<&Server>, lock: Lock) -> Ages {
         if let Some(cluster) = cluster {
@@ -54,6 +62,12 @@ impl AgeKeeper {
         hold_for(&mut self.reign, term);
         let away = matches!(server, Some(Server::Standby(standby)) if standby.follows.is_some() && !standby.streaming);
         hold(&mut self.not_streaming, away);
+        hold(&mut self.stopping, matches!(server, Some(Server::Stopping)));
+        match server {
+            Some(Server::Primary(primary)) => hold_for(&mut self.wal, Some(primary.flushed)),
+            Some(Server::Hung { .. }) => {}
+            _ => self.wal = None,
+        }
         match (server, cluster, term) {
             (Some(Server::Primary(primary)), Some(cluster), Some(term)) => self.look_at_voters(cluster, primary, term),
             _ => self.voters_missing.clear(),
@@ -82,6 +96,9 @@ impl AgeKeeper {
             not_streaming: age(&self.not_streaming),
             request: self.request.map(|(_, since)| since.elapsed()),
             last_failure: self.last_failure.map(|(_, since)| since.elapsed()),
+            stopping: age(&self.stopping),
+            wal_still: self.wal.map(|(_, since)| since.elapsed()),
+            asked_switchover: age(&self.asked_switchover),
             failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
         }
     }

@@ -65,6 +65,8 @@ pub struct Heard {
     pub postgres: Ear,
     /// When the leader's agent last said that writes work: the last moment at which the database was certainly up.
     pub writable: Option<Instant>,
+    /// The leader's agent has said that its Postgres is done for, and not taken it back.
+    pub dead: bool,
 }
 
 /// The listener of one agent.
@@ -171,13 +173,22 @@ async fn ask(line: &mut Line, target: &Target, heard: &Mutex<Heard>) -> bool {
             if !doubt {
                 now.postgres = Ear::default();
             }
-            if beat.get("writable").and_then(serde_json::Value::as_bool) == Some(true) {
-                now.writable = Some(sent);
+            let says = |key: &str| beat.get(key).and_then(serde_json::Value::as_bool) == Some(true);
+            now.dead = says("dead") && beat.get("term").and_then(serde_json::Value::as_u64) == Some(target.term);
+            let milliseconds = |key: &str| beat.get(key).and_then(serde_json::Value::as_u64).map(Duration::from_millis);
+            match milliseconds("silent_for_ms").filter(|silence| !silence.is_zero()) {
+                // Its Postgres was last heard before: what was believed since then was not so.
+                Some(_) => {
+                    now.writable =
+                        milliseconds("answered_ago_ms").and_then(|ago| sent.checked_sub(ago)).or(now.writable)
+                }
+                None if says("writable") => now.writable = Some(sent),
+                None => {}
             }
         }
         Err(error) => now.agent.missed(sent, is_refusal(&error)),
     }
-    doubt || now.agent.unanswered_since.is_some()
+    doubt || now.dead || now.agent.unanswered_since.is_some()
 }
 
 /// Asks the leader's Postgres, and notes how it went.

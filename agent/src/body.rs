@@ -46,7 +46,7 @@ pub struct Body {
     notebook: Notebook,
     record: watch::Sender<MemberRecord>,
     positions_at: Instant,
-    look: LastLook,
+    pub(crate) look: LastLook,
     last: Option<Decision>,
     reason_since: BootInstant,
     upkeep: Upkeep,
@@ -108,11 +108,11 @@ impl Body {
     /// Goes on for ever.
     pub async fn live(&mut self) {
         loop {
-            self.look.again(&self.hands).await;
-            self.watch_postmaster();
+            self.look.again(&self.hands, self.death.as_ref().map(|(pid, _)| *pid)).await;
+            self.death = self.look.newcomer.take().or(self.death.take());
             let seen = self.view();
             self.remember();
-            self.upkeep.see(&seen);
+            self.upkeep.see(&seen, &self.look.upstream_lacks);
             self.exposure.see(&seen);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
@@ -121,7 +121,11 @@ impl Body {
             } else {
                 OWN_WRITE_WATCH
             };
-            if let Some(result) = self.wait(pause).await
+            let ended = self.wait(pause).await;
+            if ended.is_some() {
+                self.look.outdated();
+            }
+            if let Some(result) = ended
                 && self.tasks.collect(result)
             {
                 self.ages.succeeded();
@@ -138,6 +142,9 @@ impl Body {
             self.something_is_wrong();
         }
         self.note(&seen, &decision);
+        if matches!(decision.action, Action::AskSwitchover { .. }) {
+            self.ages.asked_switchover();
+        }
         self.tasks.begin(&decision.action, self.seen.clone().unwrap_or_default());
         let pause = self.pause(&seen, &decision);
         self.last = Some(decision);
@@ -173,6 +180,7 @@ impl Body {
     fn follow_events(&mut self, seen: &View, snapshot: Option<&consensus::Snapshot>) {
         let server = seen.postgres.last().map(|postgres| &postgres.server);
         let leads = matches!(seen.lock, Lock::Held { .. });
+        self.hands.pulse.watch(leads && matches!(server, Some(Server::Primary(_) | Server::Hung { .. })));
         if leads
             && !seen.settings.paused
             && matches!(server, Some(Server::Primary(_) | Server::Starting { .. } | Server::Hung { .. }))
@@ -205,8 +213,11 @@ impl Body {
             }
         }
         self.led_before = leads;
-        if leads && matches!(server, Some(Server::Primary(_))) {
-            self.hands.recorder.restarted();
+        match server {
+            Some(Server::Primary(_)) if leads => self.hands.recorder.restarted(),
+            // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
+            Some(Server::Starting { .. }) if leads && self.look.was_primary() => self.hands.recorder.restarting(),
+            _ => {}
         }
     }
 
@@ -226,21 +237,6 @@ impl Body {
         // A word from before this reign, when this node itself led or followed another, says nothing about it.
         let of_this_reign = last_word.filter(|word| *word >= self.term_since);
         self.hands.recorder.vacancy(of_this_reign.map(|word| word.elapsed()));
-    }
-
-    /// Notices the death of the postmaster at once, not at the next heartbeat.
-    fn watch_postmaster(&mut self) {
-        let pid = self.look.postmaster_pid();
-        if self.death.as_ref().map(|(pid, _)| *pid) == pid && pid.is_some() {
-            return;
-        }
-        self.death = match self.hands.instance.watch_death() {
-            Ok(found) => found.map(|(postmaster, death)| (postmaster.pid, death)),
-            Err(error) => {
-                tracing::debug!(%error, "the postmaster cannot be watched");
-                None
-            }
-        };
     }
 
     /// Says what has changed: one line a change of decision, and the picture for whoever asks.
@@ -301,6 +297,7 @@ impl Body {
     /// Ends this agent and nothing else: Postgres runs on, and the leases are left to the next life.
     pub fn say_goodbye(&mut self, signal: &str) {
         self.remember();
+        self.notebook.settle(Duration::from_millis(500));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
     }

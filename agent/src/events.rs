@@ -76,6 +76,9 @@ impl Body {
             () = lease => {}
             () = self.beats.news() => {}
             () = self.hands.look_now.notified() => {}
+            () = self.hands.pulse.news() => {}
+            () = self.hands.disk.news() => {}
+            () = self.look.news() => {}
             () = died => {
                 self.death = None;
                 if self.led_before {

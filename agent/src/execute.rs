@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use consensus::records::Transition;
-use consensus::{Bootstrap, Outcome, Snapshot};
+use consensus::records::{FailoverRecord, Transition};
+use consensus::{Bootstrap, Outcome, Snapshot, Write};
 use decision::action::{Action, Claim, StartAs, StopMode};
 use decision::durability::{Policies, Quorum, quorum_for_new_leader};
-use decision::names::{Lsn, SystemId, Term, Timeline};
+use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{Ballot, SyncRecord, Upstream};
 use pg_control::pidfile::Status;
@@ -84,6 +84,8 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::ProveSync { mode, quorum } => prove_sync(&hands, &seen, mode, quorum).await,
         Action::HandOver { to, request } => handover::hand_over(&hands, &seen, &to, request).await,
         Action::Release => release(&hands, &seen).await,
+        Action::Abdicate => abdicate(&hands, &seen).await,
+        Action::AskSwitchover { to, why } => ask_switchover(&hands, &to, why).await,
         Action::RefuseRequest { request, why } => refuse(&hands, &seen, request, why).await,
     }
 }
@@ -387,8 +389,8 @@ fn my_sync(hands: &Hands, seen: &Snapshot) -> Result<SyncRecord> {
 
 async fn record_sync(hands: &Hands, seen: &Snapshot, mode: Mode, policies: Policies) -> Result<Effect> {
     let before = my_sync(hands, seen)?;
-    // No hand-over is under way while this is done.
-    let sync = SyncRecord { mode, policies, heir: None, ..before };
+    // No hand-over is under way while this is done, and whoever records anything leads on.
+    let sync = SyncRecord { mode, policies, heir: None, released: false, ..before };
     Ok(Effect::of(hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?))
 }
 
@@ -419,6 +421,38 @@ async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     let outcome = hands.store.release(hands.me(), sync.term, &sync).await?;
     hands.drop_spare_lease().await;
     Ok(Effect::of(outcome))
+}
+
+/// The voters are told and Postgres is killed at the same time: whoever pledges acknowledges nothing more to it, dead or not. The lock
+/// follows once nothing can be written any more, where nobody has taken it by then.
+async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    let sync = SyncRecord { released: true, heir: None, ..my_sync(hands, seen)? };
+    let report = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision);
+    let (told, killed) = tokio::join!(report, hands.instance.kill_all());
+    killed?;
+    hands.fence.disarm();
+    // The record is not touched again where it says so already: the voters' claim names its revision.
+    let outcome = match told {
+        Ok(Outcome::Applied { .. }) => {
+            let lock = Write::delete(hands.store.keys().leader());
+            hands.store.write_as_leader(hands.me(), sync.term, &[lock]).await?
+        }
+        Ok(Outcome::Refused) | Err(_) => hands.store.release(hands.me(), sync.term, &sync).await?,
+    };
+    hands.drop_spare_lease().await;
+    Ok(Effect::of(outcome))
+}
+
+async fn ask_switchover(hands: &Hands, to: &MemberName, why: String) -> Result<Effect> {
+    tracing::warn!(%to, why, "asking to be relieved");
+    let record = FailoverRecord {
+        leader: Some(hands.me().to_string()),
+        member: Some(to.to_string()),
+        requested_by: Some(format!("pgvigil on {}", hands.me())),
+        reason: Some(why),
+        ..FailoverRecord::default()
+    };
+    Ok(Effect::of(hands.store.request_failover(&record).await?))
 }
 
 async fn refuse(hands: &Hands, seen: &Snapshot, request: i64, why: String) -> Result<Effect> {

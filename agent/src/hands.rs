@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use consensus::records::Secrets as StoredSecrets;
 use consensus::{LeaseKeeper, Outcome, Store};
 use decision::names::MemberName;
-use pg_control::{Instance, Secrets};
+use pg_control::{DiskWatch, Instance, Pulse, Secrets};
 use tokio::sync::Notify;
 
 use crate::authority::Authority;
@@ -34,6 +34,10 @@ pub struct Hands {
     pub instance: Instance,
     /// The fence.
     pub fence: Fence,
+    /// Whether the primary here answers.
+    pub pulse: Pulse,
+    /// Whether its disk does.
+    pub disk: DiskWatch,
     /// Who measures transitions.
     pub recorder: Recorder,
     /// Numbers.

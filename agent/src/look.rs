@@ -1,14 +1,16 @@
 //! The only reads of the loop: what etcd, Postgres and the clocks say, made into one view and one picture.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
+use decision::names::{Lsn, MemberName};
 use decision::settings::Settings;
-use decision::view::{Fence, Hearing, Job, Lock, Postgres, Seen, Server, Sound, View};
-use pg_control::Extras;
+use decision::view::{Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, View};
+use pg_control::{Death, Extras, Heartbeat, Observation};
+use tokio::task::JoinHandle;
 
 use crate::ages::AgeKeeper;
 use crate::beats::{Ear, Heard};
@@ -20,10 +22,26 @@ pub fn fresh_for(settings: &Settings) -> Duration {
     settings.timing.heartbeat * 2 + settings.timing.request_timeout
 }
 
+/// How long the loop waits for a look. One that takes longer goes on by itself and is taken in when it ends: a disk or a server that
+/// hangs must not keep the agent from deciding that it does.
+const LOOK_WITHIN: Duration = Duration::from_millis(150);
+const NOT_NOW: Duration = Duration::from_millis(2);
+/// A server that has been silent for less is merely busy.
+const SILENT: Duration = Duration::from_millis(200);
+
 /// What the last look at Postgres brought.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 pub struct LastLook {
     seen: Option<(Postgres, Instant)>,
+    under_way: Option<JoinHandle<Glance>>,
+    /// One that took long and has ended.
+    ended: Option<Glance>,
+    /// The primary here as it last answered.
+    last_primary: Option<Primary>,
+    /// Where the upstream has no WAL any more that this standby needs.
+    pub upstream_lacks: Arc<Mutex<Lacking>>,
+    /// A postmaster that was not watched before, with its death.
+    pub newcomer: Option<(i32, Death)>,
     /// Facts that no decision needs, of the last answer.
     pub extras: Option<Extras>,
     /// The instant of the last word from the upstream that this standby has heard of.
@@ -31,37 +49,114 @@ pub struct LastLook {
 }
 
 impl LastLook {
-    /// Looks at Postgres.
-    pub async fn again(&mut self, hands: &Hands) {
-        match hands.instance.observe().await {
-            Ok(observation) => {
-                let age = observation.extras.as_ref().and_then(|extras| extras.last_msg_receipt_age);
-                if let Some(word) = age.and_then(|age| Instant::now().checked_sub(age)) {
-                    self.last_word = Some(word);
-                }
-                self.seen = Some((observation.postgres, Instant::now()));
-                self.extras = observation.extras;
-            }
-            Err(error) => tracing::debug!(%error, "Postgres could not be observed"),
+    /// Looks at Postgres. `watched`: the postmaster whose death is watched already.
+    pub async fn again(&mut self, hands: &Arc<Hands>, watched: Option<i32>) {
+        if let Some(glance) = self.ended.take() {
+            self.take_in(glance, hands.pulse.heartbeat());
+            return;
+        }
+        let mut look = self.under_way.take().unwrap_or_else(|| glance(Arc::clone(hands), watched));
+        // A server that does not answer a probe does not answer this, either.
+        let patience = if hands.pulse.heartbeat().silent_for.is_zero() { LOOK_WITHIN } else { NOT_NOW };
+        match tokio::time::timeout(patience, &mut look).await {
+            Ok(Ok(glance)) => self.take_in(glance, hands.pulse.heartbeat()),
+            Ok(Err(error)) => tracing::debug!(%error, "a look at Postgres was cut off"),
+            Err(_) => self.under_way = Some(look),
         }
     }
 
-    /// Postgres as a decision sees it. A busy server that would not tell is seen as it was.
-    pub fn postgres(&self, since_start: Instant) -> Seen<Postgres> {
+    /// Resolves when a look that took long has ended.
+    pub async fn news(&mut self) {
+        match &mut self.under_way {
+            Some(look) => self.ended = look.await.ok(),
+            None => std::future::pending().await,
+        }
+        self.under_way = None;
+    }
+
+    /// An action has changed what is looked at: a look from before its end says nothing.
+    pub fn outdated(&mut self) {
+        (self.under_way, self.ended) = (None, None);
+    }
+
+    fn take_in(&mut self, glance: Glance, heartbeat: Heartbeat) {
+        self.newcomer = glance.newcomer;
+        let observation = match glance.observation {
+            Ok(observation) => observation,
+            Err(error) => return tracing::debug!(%error, "Postgres could not be observed"),
+        };
+        let answers = heartbeat.answered_at.is_some_and(|at| at.elapsed() < Duration::from_millis(500));
+        if matches!(observation.postgres.server, Server::Hung { .. }) && answers {
+            // It answers elsewhere, so this question was held up by something else.
+            return;
+        }
+        let age = observation.extras.as_ref().and_then(|extras| extras.last_msg_receipt_age);
+        if let Some(word) = age.and_then(|age| Instant::now().checked_sub(age)) {
+            self.last_word = Some(word);
+        }
+        match &observation.postgres.server {
+            Server::Primary(primary) => self.last_primary = Some(primary.clone()),
+            Server::Standby(_) => self.last_primary = None,
+            _ => {}
+        }
+        self.seen = Some((observation.postgres, Instant::now()));
+        self.extras = observation.extras;
+    }
+
+    /// Postgres as a decision sees it. A busy server that would not tell is seen as it was, one that answers no probe hangs.
+    pub fn postgres(&self, since_start: Instant, heartbeat: Heartbeat) -> Seen<Postgres> {
         match &self.seen {
             None => Seen::Never { tried_for: since_start.elapsed() },
+            Some((postgres, _))
+                if heartbeat.silent_for >= SILENT
+                    && matches!(postgres.server, Server::Primary(_) | Server::Hung { .. }) =>
+            {
+                let server = Server::Hung { since: heartbeat.silent_for };
+                Seen::Now(Postgres { data: postgres.data.clone(), server })
+            }
             Some((postgres, at)) if at.elapsed() < Duration::from_secs(1) => Seen::Now(postgres.clone()),
             Some((postgres, at)) => Seen::Before { value: postgres.clone(), age: at.elapsed() },
         }
     }
 
-    /// The process id of the postmaster that answered last.
-    pub fn postmaster_pid(&self) -> Option<i32> {
-        self.extras.as_ref().map(|extras| extras.postmaster_pid)
+    /// A primary has been seen here, and no standby since.
+    pub fn was_primary(&self) -> bool {
+        self.last_primary.is_some()
     }
 
     fn server(&self) -> Option<&Server> {
         self.seen.as_ref().map(|(postgres, _)| &postgres.server)
+    }
+}
+
+/// The leader that has no WAL any more from a position on that a standby needs.
+pub type Lacking = Option<(MemberName, Lsn)>;
+
+/// One look: what was seen, and the postmaster if it is another than the one that is watched.
+struct Glance {
+    observation: pg_control::Result<Observation>,
+    newcomer: Option<(i32, Death)>,
+}
+
+/// Looks on a thread of its own, for every file that is read there may hang with its disk.
+fn glance(hands: Arc<Hands>, watched: Option<i32>) -> JoinHandle<Glance> {
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let observation = runtime.block_on(hands.instance.observe());
+        let pid = observation.as_ref().ok().and_then(|seen| seen.extras.as_ref()).map(|extras| extras.postmaster_pid);
+        let newcomer = if watched.is_some() && pid == watched { None } else { newcomer(&hands, watched) };
+        Glance { observation, newcomer }
+    })
+}
+
+/// Somebody whose death is to be noticed at once, not at the next heartbeat.
+fn newcomer(hands: &Hands, watched: Option<i32>) -> Option<(i32, Death)> {
+    match hands.instance.watch_death() {
+        Ok(found) => found.map(|(postmaster, death)| (postmaster.pid, death)).filter(|(pid, _)| Some(*pid) != watched),
+        Err(error) => {
+            tracing::debug!(%error, "the postmaster cannot be watched");
+            None
+        }
     }
 }
 
@@ -108,6 +203,7 @@ impl Hands {
             lock_lease: self.spare_lease.load(Ordering::SeqCst),
             no_fence: self.fence.standing().trouble,
             pause: paused.then_some(true),
+            disk_low: self.disk.disk().low.then_some(true),
             ..MemberRecord::default()
         };
         match look.server() {
@@ -164,11 +260,25 @@ pub fn view(
         Sound::Silent { .. } | Sound::Unknown if streams => Sound::Fine,
         sound => sound,
     };
+    let postgres = if heard.dead { Sound::ReportedDead } else { postgres };
     let hearing = Hearing { agent: sound(heard.agent, was_heard), postgres };
-    let postgres = look.postgres(since_start);
+    let postgres = look.postgres(since_start, hands.pulse.heartbeat());
+    let lacks = &mut *look.upstream_lacks.lock().unwrap_or_else(PoisonError::into_inner);
+    let still = |(leader, position): &(MemberName, Lsn)| {
+        let standby = look.server().and_then(Server::as_standby);
+        let waits = standby.is_none_or(|standby| !standby.streaming && standby.received == *position);
+        waits && seen.last().is_none_or(|cluster| cluster.leader.as_ref() == Some(leader))
+    };
+    *lacks = lacks.take().filter(still);
+    let signs = Signs {
+        disk: hands.disk.disk(),
+        last_primary: look.last_primary.clone(),
+        upstream_lacks: lacks.as_ref().map(|(_, position)| *position),
+        replay_paused: look.extras.as_ref().is_some_and(|extras| extras.replay_paused),
+    };
     let standing = hands.fence.standing();
     let fence = Fence { trouble: standing.trouble, covers: standing.armed_until.map(BootInstant::remaining) };
-    View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, fence, settings }
+    View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, fence, signs, settings }
 }
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;

@@ -1,9 +1,12 @@
 //! What one life of the agent leaves for the next: the leases it held and the term it led. A killed agent's successor finds them here,
-//! keeps the leases alive and goes on leading the running Postgres without a missed write.
+//! keeps the leases alive and goes on leading the running Postgres without a missed write. They are written on a thread of their own, for
+//! the disk may hang and the loop must not.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,10 +21,18 @@ pub struct Notes {
 }
 
 /// Where the notes are kept.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Notebook {
     path: PathBuf,
     last: Notes,
+    scribe: Option<Sender<Errand>>,
+}
+
+/// What the thread is asked: to write these, or to say when it has written all before.
+#[derive(Debug)]
+enum Errand {
+    Write(Notes),
+    Tell(Sender<()>),
 }
 
 impl Notebook {
@@ -29,7 +40,7 @@ impl Notebook {
     pub fn open(state_dir: &Path) -> Self {
         let path = state_dir.join("agent.json");
         let last = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Self { path, last }
+        Self { path, last, scribe: None }
     }
 
     /// The notes as last read or written.
@@ -37,21 +48,51 @@ impl Notebook {
         &self.last
     }
 
-    /// Writes the notes if they differ from what is there; whole or not at all.
+    /// Has the notes written if they differ from the last ones; whole or not at all. What cannot be written is told in the log.
     ///
     /// # Errors
-    /// The state directory cannot be written (full, read-only, not ours).
+    /// No thread can be started.
     pub fn write(&mut self, notes: Notes) -> io::Result<()> {
         if notes == self.last {
             return Ok(());
         }
-        let text = serde_json::to_string(&notes)?;
-        let fresh = self.path.with_extension("json.new");
-        fs::write(&fresh, text)?;
-        fs::rename(&fresh, &self.path)?;
-        self.last = notes;
-        Ok(())
+        if self.scribe.is_none() {
+            let (scribe, errands) = channel();
+            let path = self.path.clone();
+            std::thread::Builder::new().name("notes".into()).spawn(move || write_down(&path, &errands))?;
+            self.scribe = Some(scribe);
+        }
+        self.last = notes.clone();
+        let written = self.scribe.as_ref().map(|scribe| scribe.send(Errand::Write(notes)));
+        written.transpose().map_err(io::Error::other).map(|_| ())
     }
+
+    /// Waits until what was written is on its way to the disk, but not for a disk that hangs.
+    pub fn settle(&self, within: Duration) {
+        let (tell, told) = channel();
+        if self.scribe.as_ref().is_some_and(|scribe| scribe.send(Errand::Tell(tell)).is_ok()) {
+            let _ = told.recv_timeout(within);
+        }
+    }
+}
+
+fn write_down(path: &Path, errands: &Receiver<Errand>) {
+    while let Ok(errand) = errands.recv() {
+        match errand {
+            Errand::Write(notes) => {
+                if let Err(error) = replace(path, &notes) {
+                    tracing::warn!(%error, "the agent's notes cannot be written; a restart would cost the leadership");
+                }
+            }
+            Errand::Tell(tell) => drop(tell),
+        }
+    }
+}
+
+fn replace(path: &Path, notes: &Notes) -> io::Result<()> {
+    let fresh = path.with_extension("json.new");
+    fs::write(&fresh, serde_json::to_string(notes)?)?;
+    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]
@@ -65,6 +106,7 @@ mod tests {
         assert_eq!(*book.notes(), Notes::default());
         let notes = Notes { member_lease: Some(7), lock_lease: Some(i64::MAX) };
         book.write(notes.clone()).expect("writable");
+        book.settle(Duration::from_secs(10));
         assert_eq!(*Notebook::open(dir.path()).notes(), notes);
     }
 

@@ -159,6 +159,13 @@ impl Picture {
         self.made_at.elapsed() < self.view.settings.timing.ttl
     }
 
+    /// This leader gives up: its Postgres is dead, hangs, or has no disk to write to. Said first hand, so that nobody need wait.
+    pub fn is_done_for(&self) -> bool {
+        let gives_up = |code: &str| code == "abdicate";
+        let under_way = self.view.job.as_ref().is_some_and(|job| gives_up(&job.action));
+        self.leads().is_some() && (under_way || gives_up(self.decision.action.code()))
+    }
+
     /// A standby that may serve reads: running, not excused by its tag.
     pub fn serves_reads(&self) -> bool {
         let excused = self.member_tags_noloadbalance();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use consensus::{Adopted, ClusterWatch, Endpoints, EtcdOptions, Keys, LeaseKeeper, Store, TlsFiles};
-use pg_control::{Instance, InstanceConfig};
+use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -120,6 +120,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         board: Arc::clone(&body.board),
         ledger: Arc::clone(&hands.ledger),
         metrics: Arc::clone(&hands.metrics),
+        pulse: hands.pulse.clone(),
     };
     let address = http::listen(&listen, http::router(api)).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
@@ -139,6 +140,8 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
     let authority = Authority::new(leases.lock(), timing.safety_margin);
     let fence = Fence::start(FenceOptions::new(&config)?, authority.clone())?;
     let authority = authority.fenced_by(fence.bound());
+    let pulse = Pulse::start(instance.clone())?;
+    let disk = DiskWatch::start(instance.clone(), config.disk_min_free_bytes)?;
     let metrics = Arc::new(Metrics::new(&config.cluster, config.name.as_str()));
     let ledger = Arc::new(Ledger::default());
     let recorder = Recorder::new(config.name.clone(), store.clone(), Arc::clone(&metrics), Arc::clone(&ledger));
@@ -149,6 +152,8 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         authority,
         instance,
         fence,
+        pulse,
+        disk,
         metrics,
         ledger,
         name_is_mine: AtomicBool::new(false),

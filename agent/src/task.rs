@@ -85,14 +85,17 @@ impl Tasks {
         let (send, result) = oneshot::channel();
         let work = act(Arc::clone(&self.hands), action.clone(), seen, cancel.clone());
         let (break_off, tidies_up) = (cancel.clone(), tidies_up(action));
-        tokio::spawn(async move {
+        let work = async move {
             let ended = tokio::select! {
                 ended = work => ended,
                 () = break_off.cancelled(), if !tidies_up => Err(anyhow::anyhow!("broken off")),
             };
             // Nobody listens any more when the agent ends; the work is done all the same.
             let _ = send.send(ended);
-        });
+        };
+        // Files are read and written on the way, and may hang with their disk: not on a thread that others need.
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(work));
         self.running = Some(Running { action: action.clone(), began: Instant::now(), cancel, result });
     }
 

@@ -2,18 +2,19 @@
 //! copies of a data directory, the records of transitions. Each runs in the background, one at a time, and may fail and come again.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use consensus::Write;
 use consensus::records::{HistoryRow, Transition};
-use decision::names::{Lsn, Term, Timeline};
+use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::settings::Mode;
-use decision::view::{Cluster, Data, Initialize, Lock, Postgres, Primary, Server, View};
+use decision::view::{Cluster, Data, Initialize, Lock, Postgres, Primary, Server, Standby, View};
 
 use crate::hands::Hands;
+use crate::look::Lacking;
 use crate::recorder::reload;
 
 /// In `async` mode a failover judges lag by the published position, so it is fresh; elsewhere it is only shown.
@@ -22,6 +23,8 @@ const POSITION_EVERY: Duration = Duration::from_secs(10);
 /// How long the first commit after a restart may wait for its voters before it is tried again.
 const PROOF_WITHIN: Duration = Duration::from_secs(2);
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
+/// A standby that streams nothing for so long asks whether its leader has the WAL that it needs.
+const ASK_FOR_WAL_AFTER: Duration = Duration::from_secs(30);
 /// A chore that failed waits this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -34,6 +37,7 @@ pub struct Upkeep {
     position: Chore,
     history: Chore,
     copies: Chore,
+    wal: Chore,
     records: Chore,
     published: Lsn,
     /// The timeline whose origin this life has published.
@@ -83,6 +87,7 @@ impl Upkeep {
             position: Chore::new("position"),
             history: Chore::new("history"),
             copies: Chore::new("old copies"),
+            wal: Chore::new("WAL of the upstream"),
             records: Chore::new("transition records"),
             published: Lsn(0),
             history_of: Arc::new(AtomicU32::new(0)),
@@ -92,7 +97,7 @@ impl Upkeep {
     }
 
     /// Looks whether there is something to do.
-    pub fn see(&mut self, view: &View) {
+    pub fn see(&mut self, view: &View, upstream_lacks: &Arc<Mutex<Lacking>>) {
         let Some(cluster) = view.cluster.now() else { return };
         // Anything that changes raises the revision, so a quiet cluster is read once.
         if self.recorded_at != cluster.revision {
@@ -106,6 +111,11 @@ impl Upkeep {
             self.give_up_unfinished_bootstrap();
         }
         let Some(postgres) = view.postgres.now() else { return };
+        if let Server::Standby(standby) = &postgres.server
+            && view.ages.not_streaming.is_some_and(|since| since >= ASK_FOR_WAL_AFTER)
+        {
+            self.ask_for_wal(cluster, standby, upstream_lacks);
+        }
         match (&postgres.server, view.lock) {
             (Server::Primary(primary), Lock::Held { term, .. }) => {
                 let marked = primary.marked_term == term;
@@ -126,6 +136,21 @@ impl Upkeep {
             (Server::Stopped, _) => self.copies_removed = false,
             _ => {}
         }
+    }
+
+    /// A standby that has streamed nothing for a while may need WAL that its leader has not any more. Then it waits for ever.
+    fn ask_for_wal(&mut self, cluster: &Cluster, standby: &Standby, upstream_lacks: &Arc<Mutex<Lacking>>) {
+        let leads = |member: &MemberName| cluster.leader.as_ref() == Some(member);
+        let Some(upstream) = standby.follows.clone().filter(|upstream| leads(&upstream.member)) else { return };
+        let (hands, position) = (Arc::clone(&self.hands), standby.received);
+        let lacks = Arc::clone(upstream_lacks);
+        self.wal.begin(ASK_FOR_WAL_AFTER, async move {
+            if !hands.instance.source_still_has(&upstream, position).await? {
+                tracing::warn!(%upstream.member, %position, "the leader has removed WAL that this standby needs");
+                *lacks.lock().unwrap_or_else(PoisonError::into_inner) = Some((upstream.member, position));
+            }
+            Ok(())
+        });
     }
 
     /// Without its identity in etcd a cluster could not elect anybody. Whoever leads it knows it, and puts it back.

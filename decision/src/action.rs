@@ -96,6 +96,16 @@ pub enum Action {
     },
     /// Give the lock up, Postgres being dead, so that another may lead.
     Release,
+    /// Tell the voters first hand that this primary is done for, kill what is left of it, and then give the lock up. The voters need not
+    /// wait for the kill: their pledges stop it from acknowledging anything.
+    Abdicate,
+    /// Ask for a switchover by myself, as an operator would: this node is about to be unfit to lead.
+    AskSwitchover {
+        /// Who is to lead.
+        to: MemberName,
+        /// Why, for the record.
+        why: String,
+    },
     /// Take a request that cannot be fulfilled off the table, with its reason.
     RefuseRequest {
         /// The request.
@@ -195,6 +205,8 @@ impl Action {
             Action::ProveSync { .. } => "prove_sync",
             Action::HandOver { .. } => "hand_over",
             Action::Release => "release",
+            Action::Abdicate => "abdicate",
+            Action::AskSwitchover { .. } => "ask_switchover",
             Action::RefuseRequest { .. } => "refuse_request",
         }
     }

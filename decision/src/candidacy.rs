@@ -126,12 +126,13 @@ pub(crate) fn highest_timeline(cluster: &Cluster, mine: Timeline) -> Timeline {
     of_ballots.chain(of_members).chain(of_record).chain([mine]).max().unwrap_or(mine)
 }
 
-/// The standby that would best take a switchover: streaming under this term, nearest to the leader.
+/// The standby that would best take a switchover: streaming under this term, with room on its disk, nearest to the leader.
 pub fn best_standby(cluster: &Cluster, standbys: &[crate::view::Streaming]) -> Option<MemberName> {
     let eligible = cluster.eligible();
     let priority = |name: &MemberName| cluster.members.get(name).map_or(0, |member| member.tags.failover_priority);
-    let rank = |standby: &&crate::view::Streaming| -> (Lsn, u32, Reverse<MemberName>) {
-        (standby.flushed, priority(&standby.member), Reverse(standby.member.clone()))
+    let has_room = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.disk_low);
+    let rank = |standby: &&crate::view::Streaming| -> (bool, Lsn, u32, Reverse<MemberName>) {
+        (has_room(&standby.member), standby.flushed, priority(&standby.member), Reverse(standby.member.clone()))
     };
     standbys
         .iter()

@@ -1,15 +1,20 @@
 //! Read this first. Which situation are we in? Each has a file of its own; this one only tells them apart, in the order in which
 //! safety asks for it: another cluster's data, work under way, etcd out of sight, and then who leads: me, another, or nobody.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::action::{Action, StartAs};
+use crate::action::{Action, StartAs, StopMode};
 use crate::candidacy;
 use crate::isolation::accepts_writes;
 use crate::names::Term;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, Server, View};
-use crate::{following, isolation, leading, suspicion, vacancy};
+use crate::{firsthand, following, isolation, leading, suspicion, vacancy};
+
+/// How long a server may take to stop before it is killed.
+const STOPS_WITHIN: Duration = Duration::from_secs(60);
 
 /// One action, the reason for it, and what bars each member from leading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +78,7 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
     let Some(cluster) = view.cluster.now() else {
         return isolation::decide(view, postgres);
     };
-    if let Some(choice) = foreign(cluster, postgres).or_else(|| busy(view, cluster, postgres)) {
+    if let Some(choice) = foreign(view, cluster, postgres).or_else(|| busy(view, cluster, postgres)) {
         return choice;
     }
     if view.settings.paused {
@@ -95,11 +100,15 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
 }
 
 /// A database of another cluster is left alone, whatever else is so: it is somebody's data.
-fn foreign(cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
+fn foreign(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let (Initialize::Done(theirs), Data::Present(disk)) = (cluster.initialize, &postgres.data) else {
         return None;
     };
-    (disk.system_id != theirs).then(|| wait(Reason::ForeignSystem { mine: disk.system_id, cluster: theirs }))
+    let reason = Reason::ForeignSystem { mine: disk.system_id, cluster: theirs };
+    // A lock is no use in the hands of somebody who cannot lead; what does not run need not be touched to give it up.
+    let useless_lock = leads(view, cluster) && postgres.server == Server::Stopped && !view.settings.paused;
+    let idle = view.job.is_none();
+    (disk.system_id != theirs).then(|| if useless_lock && idle { (Action::Release, reason) } else { wait(reason) })
 }
 
 /// One long action at a time. Broken off are: a copy from a member that is gone or not the leader any more; a pledge that is not
@@ -111,16 +120,35 @@ fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let source_is_gone = job.from.as_ref().is_some_and(|from| {
         !cluster.members.contains_key(from) || cluster.leader.as_ref().is_some_and(|leader| leader != from)
     });
-    let suspect = suspicion::is_gone(&view.hearing, &view.settings.timing);
+    let suspect = suspicion::is_gone(view, cluster);
+    let in_vain = leads(view, cluster) && !job.is_a_stop() && cannot_end(view, postgres);
     let unwanted_pledge = job.action == "pledge" && cluster.leader.is_some() && !suspect;
     let deposed = accepts_writes(&postgres.server) && !may_be_primary(view, cluster) && !job.is_a_stop();
-    let broken_off = source_is_gone || unwanted_pledge || (deposed && !view.settings.paused);
+    let broken_off = source_is_gone || unwanted_pledge || ((deposed || in_vain) && !view.settings.paused);
     Some((if broken_off { Action::Cancel } else { Action::Wait }, reason))
+}
+
+/// Whatever is under way on a server that hangs, or on a disk that does, only keeps the end from being seen.
+fn cannot_end(view: &View, postgres: &Postgres) -> bool {
+    let hangs = matches!(postgres.server, Server::Hung { since } if since >= view.settings.timing.hang_after);
+    hangs || firsthand::disk_trouble(view).is_some()
+}
+
+/// A stop is waited for, but not for ever: nothing is lost by cutting it short.
+pub(crate) fn stopping(view: &View) -> Choice {
+    match view.ages.stopping {
+        Some(since) if since >= STOPS_WITHIN => (Action::Stop(StopMode::Kill), Reason::StopOverdue { since }),
+        Some(_) | None => wait(Reason::Stopping {}),
+    }
+}
+
+fn leads(view: &View, cluster: &Cluster) -> bool {
+    cluster.leader.as_ref() == Some(&view.me) && view.lock.leads(cluster.term)
 }
 
 fn may_be_primary(view: &View, cluster: &Cluster) -> bool {
     match &cluster.leader {
-        Some(leader) => *leader == view.me && view.lock.leads(cluster.term),
+        Some(_) => leads(view, cluster),
         None => cluster.last_led_by(&view.me),
     }
 }

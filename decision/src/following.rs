@@ -1,14 +1,21 @@
 //! Somebody else holds the leader lock. Whatever accepts writes here must stop; everything else must come to stream from the leader,
 //! under the name of its term.
 
+use std::time::Duration;
+
 use crate::action::{Action, StopMode};
-use crate::decide::{Choice, wait};
+use crate::decide::{Choice, stopping, wait};
 use crate::names::MemberName;
 use crate::reason::Reason;
 use crate::rejoin;
 use crate::suspicion;
 use crate::vacancy;
 use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, Upstream, View};
+
+/// A standby that hangs holds nobody up for long: it stops being a voter.
+const STANDBY_HANGS_AFTER: Duration = Duration::from_secs(10);
+/// A standby connects again within a second or two; what takes longer is told.
+const NOT_STREAMING_AFTER: Duration = Duration::from_secs(10);
 
 /// What to do while `leader` leads.
 pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader: &MemberName) -> Choice {
@@ -19,9 +26,9 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader
         Server::Starting { .. } | Server::Hung { .. } if postgres.is_or_becomes_primary() => deposed(),
         Server::Standby(standby) => standby_follows(view, cluster, leader, standby),
         Server::Stopped => rejoin::stopped(view, cluster, &postgres.data, leader),
-        Server::Stopping => wait(Reason::Stopping {}),
+        Server::Stopping => stopping(view),
         Server::Starting { since } => wait(Reason::Starting { since: *since }),
-        Server::Hung { since } if *since >= view.settings.timing.hang_after * 5 => {
+        Server::Hung { since } if *since >= STANDBY_HANGS_AFTER => {
             (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
         }
         Server::Hung { since } => wait(Reason::Hung { since: *since }),
@@ -34,7 +41,7 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
         return wait(Reason::LeaderUnreachable { leader: leader.clone() });
     };
     let revoked = cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term);
-    let suspect = suspicion::is_gone(&view.hearing, &view.settings.timing);
+    let suspect = suspicion::is_gone(view, cluster);
     if suspect && (revoked || suspicion::takeover_is_possible(view, cluster, leader)) {
         return vacancy::take_over(view, cluster, standby, leader);
     }
@@ -50,13 +57,21 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
         let (leader, term) = (upstream.member.clone(), upstream.term);
         return (Action::Follow(upstream), Reason::Repoint { leader, term });
     }
+    if let Some(at) = view.signs.upstream_lacks.filter(|_| !standby.streaming) {
+        return (Action::Stop(StopMode::Fast), Reason::WalRemoved { leader: leader.clone(), at });
+    }
     if let Some(floor) = cluster.floors.get(&view.me).filter(|floor| standby.streaming && standby.received >= **floor) {
         return (Action::ClearFloor, Reason::Regained { floor: *floor });
     }
     if let Some(choice) = stand_ready(view, cluster) {
         return choice;
     }
-    wait(Reason::Following { leader: leader.clone(), term })
+    let leader = leader.clone();
+    match view.ages.not_streaming {
+        Some(since) if since >= NOT_STREAMING_AFTER => wait(Reason::NotStreaming { leader, since }),
+        Some(_) | None if view.signs.replay_paused => wait(Reason::ReplayPaused { leader, term }),
+        Some(_) | None => wait(Reason::Following { leader, term }),
+    }
 }
 
 /// The leader; or, while it prepares to hand over, its heir, already under the name of the next term.

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::action::{Action, StartAs, StopMode};
+use crate::action::{Action, StartAs};
 use crate::candidacy::best_standby;
-use crate::decide::{Choice, wait};
+use crate::decide::{Choice, stopping, wait};
 use crate::durability::{Quorum, Step, mode_in_force, next_step, proven, wanted_quorum};
+use crate::firsthand;
 use crate::names::{MemberName, Term};
-use crate::reason::Reason;
+use crate::reason::{Reason, span};
+use crate::recovery::forecast;
 use crate::settings::Mode;
 use crate::view::{
     Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, RequestKind, Server, Standby,
@@ -25,6 +27,9 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: 
         // The record is written in the very transaction that gives the lock, so somebody has tampered with it.
         return wait(Reason::RecordMissing { term });
     };
+    if let Some(choice) = firsthand::failing_disk(view, cluster, sync, &postgres.server) {
+        return choice;
+    }
     if let Some(heir) = &sync.heir {
         // No hand-over is under way, or this would not be asked: it was broken off, here or in an earlier life.
         let reason = changing(format!("{heir} was not handed the lock, so the others are to follow me again"));
@@ -34,23 +39,14 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: 
         Server::Primary(primary) => primary_leads(view, cluster, sync, primary, term),
         Server::Standby(standby) => standby_leads(view, cluster, sync, standby, term),
         Server::Stopped => stopped_leads(view, cluster, sync, &postgres.data, term),
-        Server::Stopping => wait(Reason::Stopping {}),
-        Server::Starting { since } => {
-            let too_long = *since >= view.settings.timing.primary_start_timeout;
-            if too_long && !others_ready(view, cluster, sync).is_empty() {
-                return (Action::Stop(StopMode::Kill), Reason::Starting { since: *since });
-            }
-            wait(Reason::Starting { since: *since })
-        }
-        Server::Hung { since } if *since >= view.settings.timing.hang_after => {
-            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
-        }
-        Server::Hung { since } => wait(Reason::Hung { since: *since }),
+        Server::Stopping => stopping(view),
+        Server::Starting { since } => firsthand::starting(view, cluster, sync, postgres, *since),
+        Server::Hung { since } => firsthand::hung(view, cluster, sync, *since),
     }
 }
 
 /// Standbys that could take over right now: enough voters to prove it, or in `async` mode anybody.
-fn others_ready(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
+pub(crate) fn others_ready(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
     let standing_by =
         |name: &MemberName| cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Standby);
     let counts = |name: &MemberName| *name != view.me && standing_by(name) && !cluster.floors.contains_key(name);
@@ -66,6 +62,9 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
         Data::Unreadable { why } => return (Action::Release, Reason::CannotStart { why: why.clone() }),
     };
     let ready = others_ready(view, cluster, sync);
+    if let Some(choice) = firsthand::full_disk(view, cluster, sync) {
+        return choice;
+    }
     if failed_in_this_reign(view) && !ready.is_empty() && (sync.mode != Mode::Async || crashed(disk)) {
         return (Action::Release, Reason::CannotStart { why: "the last attempt failed".to_owned() });
     }
@@ -77,9 +76,17 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
             None => (Action::Start(StartAs::Standby(None)), Reason::Promote { term }),
         };
     }
-    // Releasing a crashed primary is only faster, and only safe, where the voters can prove that they have everything.
-    if crashed(disk) && sync.mode != Mode::Async && !sync.reclaimed && !ready.is_empty() {
-        return (Action::Release, Reason::PrimaryDied { standbys_ready: ready });
+    let forecast = forecast(view, disk);
+    // Letting go of a crashed primary is only safe where the voters can prove that they have everything.
+    let sure = firsthand::sure_successors(view, cluster, sync);
+    if crashed(disk) && !sure.is_empty() && forecast.handover_is_shorter(None) {
+        let (restart, handover) = (forecast.restart, forecast.handover);
+        return (Action::Abdicate, Reason::PrimaryDied { standbys_ready: sure, restart, handover });
+    }
+    let too_long = forecast.restart > view.settings.timing.primary_start_timeout;
+    if crashed(disk) && too_long && !sync.reclaimed && !ready.is_empty() {
+        let why = format!("its recovery would take about {}", span(forecast.restart));
+        return (Action::Release, Reason::CannotStart { why });
     }
     if let Some(after) = view.retry_in() {
         return wait(Reason::Retrying { after });
@@ -87,10 +94,26 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
     if let Some(choice) = settle_request(cluster) {
         return choice;
     }
+    if sync.released {
+        return lead_on(sync);
+    }
     let quorum = recorded_quorum(sync);
-    let because =
-        if ready.is_empty() { "no standby can prove that it has everything" } else { "its data is here and intact" };
-    (Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because: because.to_owned() })
+    let (restart, handover) = (span(forecast.restart), span(forecast.handover));
+    let because = match (crashed(disk), ready.is_empty()) {
+        (_, true) => format!("no standby can prove that it has everything (recovery takes about {restart})"),
+        (false, false) => "its data is here and intact".to_owned(),
+        (true, false) if sync.mode == Mode::Async => {
+            format!("nothing proves that a standby has everything (recovery takes about {restart})")
+        }
+        (true, false) => format!("recovery takes about {restart}, a hand-over about {handover}"),
+    };
+    (Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because })
+}
+
+/// I had let go of the lead and still have it, for nobody could take it: the voters must not go on pledging against me.
+fn lead_on(sync: &SyncRecord) -> Choice {
+    let reason = changing("nobody has taken over: say that this node leads on".to_owned());
+    (Action::RecordSync { mode: sync.mode, policies: sync.policies.clone() }, reason)
 }
 
 /// **Invariant: a hand-over whose outcome is unknown cannot come true once Postgres starts as primary again.** It is one transaction,
@@ -145,6 +168,9 @@ fn standby_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, standby: &St
 }
 
 fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Primary, term: Term) -> Choice {
+    if sync.released {
+        return lead_on(sync);
+    }
     let wanted = wanted_quorum(&view.me, term, primary, cluster, &view.ages, &view.settings);
     // Names of another term are strangers' names: whatever Postgres waits for under them is set anew first.
     let running =
@@ -165,7 +191,7 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
         }
         Step::Settled => match &cluster.request {
             Some(request) => requested(view, cluster, primary, request),
-            None => wait(Reason::Leading { term }),
+            None => firsthand::low_disk(view, cluster, primary).unwrap_or(wait(Reason::Leading { term })),
         },
         Step::Record(policies) => {
             let reason =

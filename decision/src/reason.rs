@@ -104,8 +104,20 @@ Reason:
     ProveWrites { term: Term } "prove_writes" ("commit the marker of term {term}: its acknowledgement proves that writes are durable");
     RecordMissing { term: Term } "record_missing" ("the durability record of term {term} is missing or foreign: nothing is changed until it is restored");
     ChangeDurability { step: String } "change_durability" ("{step}");
-    PrimaryDied { standbys_ready: Vec<MemberName> } "primary_died"
-        ("Postgres died; {} can take over faster than it restarts: let go of the lock", list(standbys_ready));
+    PrimaryDied { standbys_ready: Vec<MemberName>, restart: Duration, handover: Duration } "primary_died"
+        ("Postgres died; {} can take over in about {}, a restart here would take about {}: let go of the lock", list(standbys_ready), span(*handover), span(*restart));
+    SlowRecovery { since: Duration, restart: Duration, handover: Duration } "slow_recovery"
+        ("Postgres has been recovering for {} of about {}; a standby can take over in about {}: let go of the lock", span(*since), span(*restart), span(*handover));
+    StopOverdue { since: Duration } "stop_overdue" ("Postgres has been stopping for {}: cut it short", span(*since));
+    DiskFailed { what: String } "disk_failed" ("the disk of this primary {what}: let a standby lead");
+    WalRemoved { leader: MemberName, at: Lsn } "wal_removed" ("{leader} has removed the WAL that this standby needs next (from {at} on): copy it anew");
+    NotStreaming { leader: MemberName, since: Duration } "not_streaming"
+        ("is to follow {leader}, and has received nothing for {}: see postgres.log here", span(*since));
+    ReplayPaused { leader: MemberName, term: Term } "replay_paused"
+        ("follows {leader}, term {term}, and somebody has paused replay (pg_wal_replay_pause): readers see old data; it goes on by itself only for a failover");
+    DiskUnfit { what: String } "disk_unfit" ("the disk here {what}: Postgres is not started on it before that is over");
+    DiskFilling { to: MemberName, free_bytes: u64 } "disk_filling" ("the disk here is about to fill ({} free): ask {to} to lead", bytes(*free_bytes));
+    DiskLow { free_bytes: u64 } "disk_low" ("leads, but its disk is about to fill ({} free) and no standby has more room: free space", bytes(*free_bytes));
     RestartInPlace { because: String } "restart_in_place" ("Postgres is down: start it again here, for {because}");
     CannotStart { why: String } "cannot_start" ("this primary cannot be started ({why}): let another try");
     Switchover { to: MemberName } "switchover" ("an operator asked {to} to lead: hand over");

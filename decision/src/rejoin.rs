@@ -3,6 +3,7 @@
 
 use crate::action::{Action, StartAs};
 use crate::decide::{Choice, wait};
+use crate::firsthand::disk_trouble;
 use crate::names::{Lsn, MemberName, Timeline};
 use crate::reason::Reason;
 use crate::view::{Cluster, ControlState, Data, HistoryEntry, MemberRole, OnDisk, Upstream, View};
@@ -12,9 +13,15 @@ pub(crate) fn stopped(view: &View, cluster: &Cluster, data: &Data, leader: &Memb
     if let Some(after) = view.retry_in() {
         return wait(Reason::Retrying { after });
     }
+    if let Some(what) = disk_trouble(view) {
+        return wait(Reason::DiskUnfit { what });
+    }
     let Some(upstream) = cluster.upstream(leader, cluster.term) else {
         return wait(Reason::LeaderUnreachable { leader: leader.clone() });
     };
+    if let (Data::Present(_), Some(at)) = (data, view.signs.upstream_lacks) {
+        return copy(cluster, upstream, Reason::WalRemoved { leader: leader.clone(), at });
+    }
     match data {
         Data::Empty => copy(cluster, upstream, Reason::EmptyDirectory { leader: leader.clone() }),
         Data::HalfMade { by } => copy(cluster, upstream, Reason::HalfMade { by: by.clone() }),

@@ -42,8 +42,10 @@ pub struct Timing {
     pub ballot_window: Duration,
     /// How long a leader that let go of the lock leaves it to others before it takes it again.
     pub reclaim_after: Duration,
-    /// How long Postgres may be silent before it counts as hung.
+    /// How long a primary may be silent before it counts as hung, where its voters can take over; four times that elsewhere.
     pub hang_after: Duration,
+    /// How long a write to the disk of a primary may take before the disk counts as frozen.
+    pub disk_frozen_after: Duration,
     /// How long the leader's agent must have been silent before a voter suspects the leader; a closed door is evidence at once.
     pub suspect_after: Duration,
     /// How long to wait before a failed long action (clone, rewind, start) is tried again.
@@ -62,7 +64,8 @@ impl Default for Timing {
             degrade_after: Duration::from_secs(3),
             ballot_window: Duration::from_secs(1),
             reclaim_after: Duration::from_secs(2),
-            hang_after: Duration::from_secs(2),
+            hang_after: Duration::from_millis(500),
+            disk_frozen_after: Duration::from_secs(3),
             suspect_after: Duration::from_millis(500),
             retry_after: Duration::from_secs(3),
         }
@@ -105,6 +108,12 @@ impl Timing {
             wrong.push(format!(
                 "suspect_after {:?} is below 300 ms: three beats, fewer would be lost in ordinary noise",
                 self.suspect_after
+            ));
+        }
+        if self.hang_after < Duration::from_millis(300) {
+            wrong.push(format!(
+                "hang_after {:?} is below 300 ms: a busy machine would look like a hanging Postgres",
+                self.hang_after
             ));
         }
         if self.safety_margin < Duration::from_millis(200) {

@@ -7,8 +7,22 @@ use crate::names::MemberName;
 use crate::settings::{Mode, Timing};
 use crate::view::{Cluster, Hearing, Sound, View};
 
-/// Whether both witnesses testify that the leader is gone.
-pub(crate) fn is_gone(hearing: &Hearing, timing: &Timing) -> bool {
+/// Whether the leader says so itself, or both witnesses testify that it is gone.
+pub(crate) fn is_gone(view: &View, cluster: &Cluster) -> bool {
+    has_let_go(cluster) || both_testify(&view.hearing, &view.settings.timing)
+}
+
+/// The leader has said in etcd that its Postgres is done for. It says so before it has killed what is left: a pledge needs no kill.
+pub(crate) fn has_let_go(cluster: &Cluster) -> bool {
+    let of_its_reign =
+        |sync: &&crate::view::SyncRecord| Some(&sync.leader) == cluster.leader.as_ref() && sync.term == cluster.term;
+    cluster.sync.as_ref().filter(of_its_reign).is_some_and(|sync| sync.released)
+}
+
+fn both_testify(hearing: &Hearing, timing: &Timing) -> bool {
+    if hearing.postgres == Sound::ReportedDead {
+        return true;
+    }
     // Postgres is asked only from the first late beat on, so its silence has had less time to grow. But where the agent alone is
     // known to be gone, an agent's restart on a busy host is the likelier story, and Postgres gets its full time.
     let silence_enough = if hearing.agent == Sound::Gone { timing.suspect_after } else { timing.suspect_after / 2 };
@@ -17,7 +31,7 @@ pub(crate) fn is_gone(hearing: &Hearing, timing: &Timing) -> bool {
 
 fn testifies(sound: Sound, silence_enough: Duration) -> bool {
     match sound {
-        Sound::Gone => true,
+        Sound::Gone | Sound::ReportedDead => true,
         Sound::Silent { since } => since >= silence_enough,
         Sound::Fine | Sound::Unknown => false,
     }
@@ -52,8 +66,8 @@ mod tests {
         let timing = Timing::default();
         for sound in AGES {
             for other in [Sound::Unknown, Sound::Fine] {
-                assert!(!is_gone(&Hearing { agent: sound, postgres: other }, &timing));
-                assert!(!is_gone(&Hearing { agent: other, postgres: sound }, &timing));
+                assert!(!both_testify(&Hearing { agent: sound, postgres: other }, &timing));
+                assert!(!both_testify(&Hearing { agent: other, postgres: sound }, &timing));
             }
         }
     }
@@ -62,11 +76,17 @@ mod tests {
     fn closed_doors_are_evidence_at_once_and_silence_takes_time() {
         let timing = Timing::default();
         let silent = |ms| Sound::Silent { since: Duration::from_millis(ms) };
-        assert!(is_gone(&Hearing { agent: Sound::Gone, postgres: Sound::Gone }, &timing));
-        assert!(is_gone(&Hearing { agent: silent(500), postgres: silent(250) }, &timing));
-        assert!(!is_gone(&Hearing { agent: silent(499), postgres: Sound::Gone }, &timing));
-        assert!(!is_gone(&Hearing { agent: silent(500), postgres: silent(249) }, &timing));
-        assert!(!is_gone(&Hearing { agent: Sound::Gone, postgres: silent(499) }, &timing));
-        assert!(is_gone(&Hearing { agent: Sound::Gone, postgres: silent(500) }, &timing));
+        assert!(both_testify(&Hearing { agent: Sound::Gone, postgres: Sound::Gone }, &timing));
+        assert!(both_testify(&Hearing { agent: silent(500), postgres: silent(250) }, &timing));
+        assert!(!both_testify(&Hearing { agent: silent(499), postgres: Sound::Gone }, &timing));
+        assert!(!both_testify(&Hearing { agent: silent(500), postgres: silent(249) }, &timing));
+        assert!(!both_testify(&Hearing { agent: Sound::Gone, postgres: silent(499) }, &timing));
+        assert!(both_testify(&Hearing { agent: Sound::Gone, postgres: silent(500) }, &timing));
+    }
+
+    #[test]
+    fn the_leaders_own_word_is_enough() {
+        let hearing = Hearing { agent: Sound::Fine, postgres: Sound::ReportedDead };
+        assert!(both_testify(&hearing, &Timing::default()));
     }
 }

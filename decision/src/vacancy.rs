@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
 use crate::candidacy::{best, counted, highest_timeline};
-use crate::decide::{Choice, wait};
+use crate::decide::{Choice, stopping, wait};
 use crate::durability::{ending_with, inherited, mode_in_force, quorum_for_new_leader};
 use crate::isolation::accepts_writes;
 use crate::names::{MemberName, Term, Timeline};
 use crate::reason::Reason;
+use crate::suspicion;
 use crate::takeover::{Count, count};
 use crate::view::{
     Cluster, ControlState, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound,
@@ -39,8 +40,8 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
     match (&postgres.server, &postgres.data) {
         (Server::Primary(primary), _) => reclaim(view, cluster, primary.timeline, primary.marked_term),
         (Server::Starting { since }, _) => wait(Reason::Starting { since: *since }),
-        (Server::Stopping, _) => wait(Reason::Stopping {}),
-        (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after => {
+        (Server::Stopping, _) => stopping(view),
+        (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after * 4 => {
             (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
         }
         (Server::Hung { since }, _) => wait(Reason::Hung { since: *since }),
@@ -170,7 +171,12 @@ fn take_if_elected(view: &View, cluster: &Cluster, depose: Option<&MemberName>) 
 /// The leader is not heard any more, though its lease still runs: the voters revoke its term, and the best of enough of them takes the
 /// lock. One voter that still hears the leader does not pledge, and by that vetoes.
 pub(crate) fn take_over(view: &View, cluster: &Cluster, standby: &Standby, leader: &MemberName) -> Choice {
-    let why = Reason::Suspect { leader: leader.clone(), evidence: evidence(&view.hearing) };
+    let evidence = if suspicion::has_let_go(cluster) || view.hearing.postgres == Sound::ReportedDead {
+        "it says itself that its Postgres is dead".to_owned()
+    } else {
+        evidence(&view.hearing)
+    };
+    let why = Reason::Suspect { leader: leader.clone(), evidence };
     if let Some(choice) = pledge_first(view, cluster, standby, why) {
         return choice;
     }
@@ -186,6 +192,7 @@ pub(crate) fn take_over(view: &View, cluster: &Cluster, standby: &Standby, leade
 fn evidence(hearing: &Hearing) -> String {
     let one = |sound: Sound| match sound {
         Sound::Gone => "refuses connections".to_owned(),
+        Sound::ReportedDead => "is dead".to_owned(),
         Sound::Silent { since } => format!("silent for {}", crate::reason::span(since)),
         Sound::Fine | Sound::Unknown => "answers".to_owned(),
     };

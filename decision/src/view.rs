@@ -32,6 +32,9 @@ pub struct View {
     /// How the fence of this node stands.
     #[serde(default)]
     pub fence: Fence,
+    /// What this node knows of its own server first hand, beyond what the server says of itself.
+    #[serde(default)]
+    pub signs: Signs,
     /// Rules of the house: timings, limits, durability, tags of this node.
     pub settings: Settings,
 }
@@ -105,6 +108,15 @@ pub struct Ages {
     /// The stable word of the action that failed then.
     #[serde(default)]
     pub failed_action: Option<String>,
+    /// Since my server was told to stop.
+    #[serde(default)]
+    pub stopping: Option<Duration>,
+    /// Since this node last asked for a switchover by itself.
+    #[serde(default)]
+    pub asked_switchover: Option<Duration>,
+    /// Since the end of WAL of my primary last moved.
+    #[serde(default)]
+    pub wal_still: Option<Duration>,
 }
 
 /// What stops this node's Postgres when its agent cannot.
@@ -140,6 +152,46 @@ pub enum Sound {
     },
     /// Its door is closed: the connection was refused.
     Gone,
+    /// The leader's own agent says that it is dead: first hand, so nothing is waited for.
+    ReportedDead,
+}
+
+/// What an agent knows of its server first hand.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Signs {
+    /// The disks under the data directory and its WAL.
+    pub disk: Disk,
+    /// The primary here as it last answered in this reign: how much there is to recover, and how far the standbys were.
+    pub last_primary: Option<Primary>,
+    /// The leader has no WAL any more from this position on, and this standby ends there.
+    pub upstream_lacks: Option<Lsn>,
+    /// Somebody has paused replay here.
+    pub replay_paused: bool,
+}
+
+/// What is known of the disks under the data directory and its WAL, the worse of the two where they are two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// A write is under way and has not ended for so long, the agent's own lateness left out.
+    pub frozen_for: Option<Duration>,
+    /// Writes fail.
+    pub fault: Option<DiskFault>,
+    /// What is free for Postgres.
+    pub free_bytes: Option<u64>,
+    /// Below what is to be kept free, or soon there at the present rate; over again only with room to spare.
+    pub low: bool,
+    /// Nothing can be written any more that needs new space.
+    pub full: bool,
+}
+
+/// How writes fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFault {
+    /// The file system is mounted read-only, or has made itself so.
+    ReadOnly,
+    /// The device reports errors.
+    InputOutput,
 }
 
 /// A long action under way.
@@ -214,6 +266,9 @@ pub struct Member {
     /// Why its fence cannot be armed; then it must not become primary.
     #[serde(default)]
     pub no_fence: Option<String>,
+    /// Its disk is about to fill: no place to hand the leadership to.
+    #[serde(default)]
+    pub disk_low: bool,
 }
 
 /// The Postgres role that a member publishes.
@@ -314,7 +369,7 @@ impl Lock {
 impl Job {
     /// Whether it stops Postgres.
     pub(crate) fn is_a_stop(&self) -> bool {
-        ["stop", "kill"].contains(&self.action.as_str())
+        ["stop", "kill", "abdicate", "release"].contains(&self.action.as_str())
     }
 }
 

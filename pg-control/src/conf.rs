@@ -177,7 +177,7 @@ pub fn render(config: &InstanceConfig, passfile: &Path, conf: &Conf) -> String {
 }
 
 /// How a standby reaches its upstream. The password stays in the password file.
-fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upstream) -> String {
+pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upstream) -> String {
     let pairs = [
         ("host", upstream.host.clone()),
         ("port", upstream.port.to_string()),

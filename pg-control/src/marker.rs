@@ -94,12 +94,30 @@ impl Instance {
         // Nothing waits any more, so the backend may live.
         let warning = session.warning();
         let session = commit.session.take();
+        if let Err(Error::Busy(why)) = outcome {
+            return Err(Error::Busy(self.with_holders(why).await));
+        }
         outcome?;
         if let Some(warning) = warning {
             return Err(Error::NotAcknowledged(warning));
         }
         self.acknowledged(term, session);
         Ok(())
+    }
+
+    /// Names who holds a lock on the leadership table, for whoever must mend that.
+    async fn with_holders(&self, why: String) -> String {
+        let sql = "SELECT string_agg(format('pid %s (user %s, application \"%s\", %s for %s s)', a.pid, a.usename, a.application_name,
+                a.state, extract(epoch FROM clock_timestamp() - a.xact_start)::int), '; ')
+            FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+            WHERE l.relation = to_regclass('pgvigil.leadership') AND l.granted AND a.pid <> pg_backend_pid()
+              AND a.application_name <> 'pgvigil'";
+        let holders =
+            self.ask(sql, &[]).await.ok().and_then(|rows| rows.first()?.try_get::<_, Option<String>>(0).ok()?);
+        match holders {
+            Some(holders) => format!("{why}; a lock on pgvigil.leadership is held by {holders}: end that transaction"),
+            None => why,
+        }
     }
 
     /// Writes down that the marker was acknowledged, for an agent that comes after this one; this one knows already, and nobody waits.

@@ -5,11 +5,11 @@
 use std::time::{Duration, Instant};
 
 use decision::durability::Quorum;
-use decision::names::{Lsn, Term, Timeline, parse_application_name};
-use decision::view::{Postgres, Primary, Server, Standby, Streaming};
+use decision::names::{Lsn, MemberName, Term, Timeline, parse_application_name};
+use decision::view::{Postgres, Primary, Server, Standby, Streaming, Upstream};
 use procfs::process::Process;
 
-use crate::conf::Recovery;
+use crate::conf::{Recovery, conninfo};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::pidfile;
@@ -123,10 +123,7 @@ impl Instance {
     /// The running standby as a decision sees it.
     pub(crate) fn standby_facts(&self, status: &Status) -> Standby {
         let replayed = status.replayed.unwrap_or_default();
-        let follows = match self.read_conf().map(|conf| conf.recovery) {
-            Some(Recovery::Following(upstream)) => Some(upstream),
-            Some(Recovery::Nobody) | None => None,
-        };
+        let follows = self.follows(status.configured.as_deref());
         Standby {
             timeline: self.standby_timeline(status),
             received: status.received.unwrap_or_default().max(replayed),
@@ -136,6 +133,27 @@ impl Instance {
             follows,
             receiver_running: status.receiver.is_some(),
             streaming: status.streaming,
+        }
+    }
+
+    /// Whom the standby follows: our file says so, if the server goes by it. `ALTER SYSTEM` overrides the file; whoever is named there is
+    /// a stranger, whom nobody ought to follow.
+    fn follows(&self, loaded: Option<&str>) -> Option<Upstream> {
+        let ours = match self.read_conf().map(|conf| conf.recovery) {
+            Some(Recovery::Following(upstream)) => Some(upstream),
+            Some(Recovery::Nobody) | None => None,
+        };
+        let Some(loaded) = loaded else { return ours };
+        let wanted = ours.as_ref().map(|upstream| conninfo(self.config(), &self.passfile(), upstream));
+        match (loaded.is_empty(), wanted) {
+            (true, _) => None,
+            (false, Some(wanted)) if wanted == loaded => ours,
+            (false, _) => MemberName::new("stranger").ok().map(|member| Upstream {
+                member,
+                host: String::new(),
+                port: 0,
+                term: Term(0),
+            }),
         }
     }
 

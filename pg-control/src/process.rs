@@ -57,10 +57,17 @@ fn lives_in(process: &Process, data_dir: &Path) -> bool {
     process.cwd().is_ok_and(|cwd| cwd == data_dir) && process.exe().is_ok_and(program)
 }
 
-/// How long the process has been alive; `None` when it is gone, or dead and not yet reaped.
+/// Waits in the kernel with SIGKILL pending (for a frozen disk, as a rule). It never runs an instruction of its own program again: it can
+/// answer nobody and begin no write, and is as good as dead, though its memory and its files stay taken until the disk answers.
+fn is_doomed(process: &Process) -> bool {
+    let kill = 1_u64 << (Signal::SIGKILL as u64 - 1);
+    process.status().is_ok_and(|status| (status.shdpnd | status.sigpnd) & kill != 0)
+}
+
+/// How long the process has been alive; `None` when it is gone, dead and not yet reaped, or doomed.
 fn alive_for(process: &Process) -> Option<Duration> {
     let stat = process.stat().ok()?;
-    if matches!(stat.state, 'Z' | 'X') {
+    if matches!(stat.state, 'Z' | 'X') || stat.state == 'D' && is_doomed(process) {
         return None;
     }
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).ok()?;
@@ -119,7 +126,7 @@ pub fn orphans(data_dir: &Path) -> Vec<i32> {
 /// The postmaster is stopped first, so that it starts nobody while the others are collected.
 ///
 /// # Errors
-/// `Timeout` after ten seconds: a process hangs in the kernel (a dead disk), and only a reset of the host helps.
+/// `Timeout` after ten seconds. Processes that hang in the kernel with a dead disk are not waited for: they never go on.
 pub fn kill_all(data_dir: &Path) -> Result<Duration> {
     let begin = Instant::now();
     if let Some(postmaster) = find(data_dir) {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use decision::names::{Timeline, application_name};
+use decision::names::{Lsn, Timeline, application_name};
 use decision::view::Upstream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -32,6 +32,29 @@ pub(crate) struct Source {
 }
 
 impl Instance {
+    /// Whether the upstream still has the WAL that a standby needs next, from `position` on.
+    ///
+    /// # Errors
+    /// As a clone: the source does not answer, or does not let us in.
+    pub async fn source_still_has(&self, from: &Upstream, position: Lsn) -> Result<bool> {
+        let segment = self.full_control().await?.wal_segment_bytes.max(1);
+        let number = position.0 / segment;
+        let per_file = (1_u64 << 32) / segment;
+        let needed = format!("{:08X}{:08X}", number / per_file, number % per_file);
+        let ask = async {
+            let (client, pump) = self.connect_to_source(from).await?;
+            // The oldest that is left, of whatever timeline: the file that is needed may not have been begun yet.
+            let sql =
+                "SELECT coalesce(min(substr(name, 9)), '') <= $1::text FROM pg_ls_dir('pg_wal', true, false) AS name
+                WHERE length(name) = 24";
+            let still: bool = client.query_one(sql, &[&needed]).await?.try_get(0)?;
+            pump.abort();
+            Ok(still)
+        };
+        let late = || Err(Error::timeout("asking the source for its WAL", ANSWER_WITHIN));
+        timeout(ANSWER_WITHIN, ask).await.unwrap_or_else(|_| late())
+    }
+
     /// Asks the source, as the rewind role.
     ///
     /// # Errors

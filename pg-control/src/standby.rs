@@ -113,6 +113,9 @@ impl Instance {
             // Between the reload and its being taken the old address may be dialled once more: end that one, too.
             self.end_backends(&Vec::from_iter(status.receiver));
             self.end_blocking_readers(&status).await?;
+            if status.replay_paused() {
+                self.resume_replay().await?;
+            }
             gone = if status.receiver.is_none() { gone + 1 } else { 0 };
             rested = if status.rests() && status.startup.and_then(asleep).is_some() { rested + 1 } else { 0 };
             // Seen twice: once could be the moment between two attempts.
@@ -125,6 +128,15 @@ impl Instance {
             }
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// Replay that somebody has paused never comes to its end. Only a superuser may let it go on.
+    async fn resume_replay(&self) -> Result<()> {
+        tracing::warn!("replay had been paused (pg_wal_replay_pause): it goes on, for this standby may be needed");
+        let session = self.open_superuser().await?;
+        let within = self.config().answer_within;
+        let resumed = tokio::time::timeout(within, session.client.batch_execute("SELECT pg_wal_replay_resume()")).await;
+        Ok(resumed.map_err(|_| Error::timeout("resuming replay", within))??)
     }
 
     async fn standby_status(&self) -> Result<Status> {

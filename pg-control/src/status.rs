@@ -31,6 +31,7 @@ SELECT role.standby,
        heard.once AS streaming,
        wr.received_tli,
        wr.conninfo,
+       current_setting('primary_conninfo', true) AS configured,
        wr.latest_end_lsn,
        CASE WHEN heard.once THEN extract(epoch FROM clock_timestamp() - wr.last_msg_receipt_time)::float8 END AS message_age,
        process.receiver, process.startup, process.startup_waits, process.startup_waits_type,
@@ -74,6 +75,8 @@ pub(crate) struct Status {
     pub(crate) received_timeline: Option<Timeline>,
     /// The connection string of the walreceiver, without its password; known once it is connected.
     pub(crate) conninfo: Option<String>,
+    /// `primary_conninfo` as the server has loaded it; unknown where the agent may not read it.
+    pub(crate) configured: Option<String>,
     pub(crate) upstream_end: Option<Lsn>,
     pub(crate) message_age: Option<Duration>,
     /// The process id of the walreceiver, connected or not.
@@ -159,6 +162,7 @@ fn read(row: &Row, marker: (i64, i64)) -> Result<Status> {
         streaming: row.try_get::<_, Option<bool>>("streaming")?.unwrap_or(false),
         received_timeline: timeline("received_tli")?,
         conninfo: row.try_get("conninfo")?,
+        configured: row.try_get("configured")?,
         upstream_end: lsn("latest_end_lsn")?,
         message_age: age.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
         receiver: number("receiver")?,

@@ -34,6 +34,7 @@ fn vacant() -> Snapshot {
         lock_lease: 0,
         rewind_source_ready: true,
         no_fence: None,
+        disk_low: false,
     };
     snapshot.cluster.members.insert(name("pg2"), member);
     snapshot

@@ -48,6 +48,8 @@ pub struct Config {
     pub wait_for_lease: bool,
     /// The kernel's watchdog behind the fencer.
     pub watchdog: Watchdog,
+    /// How much is kept free on the disk of a primary; `None`: a hundredth of it, within bounds.
+    pub disk_min_free_bytes: Option<u64>,
     /// The local Postgres.
     pub postgres: Postgres,
     /// The health API.

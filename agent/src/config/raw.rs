@@ -20,6 +20,7 @@ pub struct Raw {
     pub durability: RawDurability,
     pub failover: RawFailover,
     pub watchdog: RawWatchdog,
+    pub disk: RawDisk,
     pub postgres: RawPostgres,
     pub api: RawApi,
     pub tags: Tags,
@@ -99,6 +100,14 @@ pub enum WatchdogMode {
     Automatic,
     /// Yes, and a node where it cannot be used never leads.
     Required,
+}
+
+/// `[disk]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawDisk {
+    pub min_free: Option<Size>,
+    pub frozen_after: Option<Lasting>,
 }
 
 /// `[postgres]`

@@ -54,6 +54,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         max_lag_on_failover_bytes,
         wait_for_lease: raw.failover.wait_for_lease.unwrap_or(false),
         watchdog,
+        disk_min_free_bytes: raw.disk.min_free.map(|size| size.0),
         postgres,
         api,
         tags,
@@ -125,6 +126,7 @@ fn timing(raw: &Raw) -> Timing {
         suspect_after: or(written.suspect_after, usual.suspect_after),
         reclaim_after: or(written.reclaim_after, usual.reclaim_after),
         hang_after: or(written.hang_after, usual.hang_after),
+        disk_frozen_after: or(raw.disk.frozen_after, usual.disk_frozen_after),
         retry_after: or(written.retry_after, usual.retry_after),
     }
 }

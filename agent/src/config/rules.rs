@@ -43,6 +43,8 @@ pub fn timing(timing: &Timing, found: &mut Vec<Problem>) {
             "ttl" => &["timing.ttl", "timing.heartbeat", "etcd.request_timeout", "timing.safety_margin"][..],
             "heartbeat" => &["timing.heartbeat"],
             "request_timeout" => &["etcd.request_timeout"],
+            "hang_after" => &["timing.hang_after"],
+            "suspect_after" => &["timing.suspect_after"],
             _ => &["timing.safety_margin"],
         };
         let (what, mend) = sentence.rsplit_once("; ").map_or((sentence.as_str(), None), |(a, b)| (a, Some(b)));

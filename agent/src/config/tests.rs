@@ -86,6 +86,7 @@ fn everything_can_be_written() {
         etcd = { endpoints = ["etcd1:2379"], namespace = "/db/", request_timeout = "500ms" }
         timing = { ttl = "10s", heartbeat = "2s", safety_margin = "1s", primary_start_timeout = "1m", voter_drop_after = "2s", degrade_after = "4s", ballot_window = "3s", reclaim_after = "5s", suspect_after = "800ms", hang_after = "6s", retry_after = "7s" }
         durability = { mode = "quorum", acknowledgers = 2, max_lag_on_failover = "16 MB" }
+        disk = { min_free = "10GB", frozen_after = "4s" }
         api = { listen = "0.0.0.0:9000" }
         tags = { nofailover = false, failover_priority = 2, noloadbalance = true, nosync = true }
         log = { format = "json", filter = "debug" }
@@ -114,6 +115,8 @@ fn everything_can_be_written() {
     assert_eq!(settings.timing.retry_after, Duration::from_secs(7));
     assert_eq!((settings.durability.mode, settings.durability.acknowledgers), (Mode::Quorum, 2));
     assert_eq!(settings.max_lag_on_failover_bytes, 16 << 20);
+    assert_eq!(config.disk_min_free_bytes, Some(10 << 30));
+    assert_eq!(settings.timing.disk_frozen_after, Duration::from_secs(4));
     assert_eq!(config.etcd.namespace, "db");
     assert_eq!(config.api.advertise.to_string(), "[fd00::21]:9000");
     let parameters: Vec<_> = config.postgres.parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -369,6 +372,7 @@ fn the_defaults_in_the_table_are_the_defaults_of_the_mind() {
         ("timing.hang_after", usual.hang_after),
         ("timing.suspect_after", usual.suspect_after),
         ("timing.retry_after", usual.retry_after),
+        ("disk.frozen_after", usual.disk_frozen_after),
     ] {
         let table = keys::find(path).expect(path).default.trim_matches('"');
         assert_eq!(humantime::parse_duration(table).unwrap(), value, "{path}");

@@ -4,6 +4,7 @@
 use consensus::records::{COMPAT_VERSION, MemberRecord};
 use decision::names::Lsn;
 use decision::reason::Standing;
+use pg_control::Heartbeat;
 use serde_json::{Map, Value, json};
 
 use crate::published::{Picture, SyncKind};
@@ -207,8 +208,12 @@ pub fn why(picture: &Picture) -> Value {
     })
 }
 
+fn milliseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The body of `/beat`: the few facts that peers ask for often.
-pub fn beat(picture: &Picture) -> Value {
+pub fn beat(picture: &Picture, heartbeat: Heartbeat) -> Value {
     let (received, replayed) = match (picture.primary(), picture.standby()) {
         (Some(primary), _) => (Some(primary.flushed), Some(primary.flushed)),
         (None, Some(standby)) => (Some(standby.received), Some(standby.replayed)),
@@ -219,6 +224,9 @@ pub fn beat(picture: &Picture) -> Value {
         "term": picture.cluster().map(|cluster| cluster.term),
         "leader": picture.leads().is_some(),
         "writable": picture.writable(),
+        "dead": picture.is_done_for(),
+        "silent_for_ms": milliseconds(heartbeat.silent_for),
+        "answered_ago_ms": heartbeat.answered_at.map(|at| milliseconds(at.elapsed())),
         "state": picture.state(),
         "role": picture.role(),
         "timeline": picture.timeline(),

@@ -15,6 +15,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde_json::json;
 
+use pg_control::Pulse;
+
 use crate::metrics::Metrics;
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
@@ -30,6 +32,8 @@ pub struct Api {
     pub ledger: Arc<Ledger>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Whether the primary here answers.
+    pub pulse: Pulse,
 }
 
 /// Every path of the API.
@@ -113,7 +117,7 @@ async fn transitions(State(api): State<Api>) -> Response {
 }
 
 async fn beat(State(api): State<Api>) -> Response {
-    Json(bodies::beat(&api.board.load())).into_response()
+    Json(bodies::beat(&api.board.load(), api.pulse.heartbeat())).into_response()
 }
 
 async fn metrics(State(api): State<Api>) -> Response {

@@ -56,6 +56,9 @@ pub struct MemberRecord {
     /// `Some(true)`: the node has noticed that the cluster is paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<bool>,
+    /// `Some(true)`: its disk is about to fill.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_low: Option<bool>,
 }
 
 impl Default for MemberRecord {
@@ -77,6 +80,7 @@ impl Default for MemberRecord {
             checkpoint_after_promote: None,
             no_fence: None,
             pause: None,
+            disk_low: None,
         }
     }
 }
@@ -121,6 +125,7 @@ impl MemberRecord {
             lock_lease: self.lock_lease,
             rewind_source_ready: self.checkpoint_after_promote != Some(false),
             no_fence: self.no_fence.clone(),
+            disk_low: self.disk_low == Some(true),
         })
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn member(role: MemberRole) -> Member {
         lock_lease: 0,
         rewind_source_ready: role == MemberRole::Primary,
         no_fence: None,
+        disk_low: false,
     }
 }
 
@@ -169,6 +170,7 @@ pub(crate) fn view(me: &str) -> View {
         ages: Ages::default(),
         hearing: Hearing::default(),
         fence: Fence::default(),
+        signs: Signs::default(),
         settings,
     }
 }

@@ -3,6 +3,7 @@
 use super::builders::*;
 use crate::action::{Action, ClaimKind};
 use crate::decide;
+use crate::names::Term;
 use crate::settings::Mode;
 use crate::view::*;
 
@@ -22,6 +23,25 @@ fn a_voter_that_hears_nothing_of_the_leader_pledges() {
     says(
         &deaf(cluster(), follows()),
         "pg1 is not heard any more (its agent refuses connections, its Postgres silent for 1.0 s): stop following it and report what is here",
+    );
+}
+
+#[test]
+fn the_leaders_own_word_is_enough_and_needs_no_silence() {
+    let let_go = view("pg2").within(cluster().record(|sync| sync.released = true));
+    check(&let_go, "pledge: suspect");
+    says(
+        &let_go,
+        "pg1 is not heard any more (it says itself that its Postgres is dead): stop following it and report what is here",
+    );
+    let told = View { hearing: Hearing { agent: Sound::Fine, postgres: Sound::ReportedDead }, ..view("pg2") };
+    check(&told, "pledge: suspect");
+    let agreed = cluster().record(|sync| sync.released = true).ballot("pg2", 4, 1000).ballot("pg3", 4, 990);
+    check(&view("pg2").within(agreed).runs(pledged(1000)), "acquire: elected");
+    // What another leader said of itself says nothing of this one.
+    check(
+        &view("pg2").within(cluster().record(|sync| (sync.released, sync.term) = (true, Term(6)))),
+        "wait: following",
     );
 }
 

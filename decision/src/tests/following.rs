@@ -117,6 +117,46 @@ fn no_work_but_stopping_keeps_a_deposed_primary_alive() {
 }
 
 #[test]
+fn a_standby_whose_wal_is_gone_is_copied_anew_and_others_are_given_time() {
+    let lags = |since| {
+        let silent = Standby { streaming: false, receiver_running: false, ..standby() };
+        view("pg2").runs(Server::Standby(silent)).aged(|ages| ages.not_streaming = Some(secs(since)))
+    };
+    check(&lags(9), "wait: following");
+    check(&lags(10), "wait: not_streaming");
+    says(&lags(12), "is to follow pg1, and has received nothing for 12.0 s: see postgres.log here");
+    let mut lacks = lags(40);
+    lacks.signs.upstream_lacks = Some(Lsn(1000));
+    check(&lacks, "stop: wal_removed");
+    says(&lacks, "pg1 has removed the WAL that this standby needs next (from 0/3E8 on): copy it anew");
+    check(&lacks.clone().stopped(disk()), "clone: wal_removed");
+    check(&lacks.runs(Server::Standby(standby())), "wait: not_streaming");
+}
+
+#[test]
+fn paused_replay_is_told() {
+    let mut paused = view("pg2");
+    paused.signs.replay_paused = true;
+    check(&paused, "wait: replay_paused");
+}
+
+#[test]
+fn a_lock_in_the_hands_of_another_clusters_data_is_given_up_untouched() {
+    let foreign = OnDisk { system_id: crate::names::SystemId(43), ..crashed_primary() };
+    check(&view("pg1").stopped(foreign.clone()), "release: foreign_system");
+    check(&view("pg1").on_disk(Data::Present(foreign)), "wait: foreign_system");
+}
+
+#[test]
+fn a_standby_that_follows_a_stranger_is_repointed() {
+    let stranger = Upstream { member: name("stranger"), host: String::new(), port: 0, term: Term(0) };
+    let led_astray = Standby { follows: Some(stranger), ..standby() };
+    check(&view("pg2").runs(Server::Standby(led_astray.clone())), "follow: repoint");
+    let balloted = cluster().vacant().ballot("pg2", 4, 1000);
+    check(&view("pg2").within(balloted).runs(Server::Standby(led_astray)), "pledge: vacant");
+}
+
+#[test]
 fn another_clusters_data_is_left_alone() {
     let foreign = OnDisk { system_id: crate::names::SystemId(43), ..crashed_primary() };
     let view = view("pg2").stopped(foreign);

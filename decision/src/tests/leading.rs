@@ -158,13 +158,16 @@ fn an_elected_standby_is_promoted_to_the_timeline_of_its_claim() {
 #[test]
 fn a_crashed_leader_lets_go_where_the_voters_can_prove_that_they_have_everything() {
     let crashed = view("pg1").stopped(crashed_primary());
-    check(&crashed, "release: primary_died");
-    says(&crashed, "Postgres died; pg2, pg3 can take over faster than it restarts: let go of the lock");
+    check(&crashed, "abdicate: primary_died");
+    says(
+        &crashed,
+        "Postgres died; pg2, pg3 can take over in about 200 ms, a restart here would take about 200 ms: let go of the lock",
+    );
     check(&crashed.clone().within(cluster().without("pg3")), "start_primary: restart_in_place");
     check(&crashed.clone().within(cluster().mode(Mode::Async)), "start_primary: restart_in_place");
     says(
         &crashed.clone().within(cluster().without("pg3")),
-        "Postgres is down: start it again here, for no standby can prove that it has everything",
+        "Postgres is down: start it again here, for no standby can prove that it has everything (recovery takes about 200 ms)",
     );
     let barred = cluster().member("pg3", |member| member.tags.nofailover = true);
     check(&crashed.clone().within(barred), "start_primary: restart_in_place");
@@ -251,14 +254,6 @@ fn a_slow_start_is_cut_off_only_where_somebody_could_take_over() {
     check(&starting(29), "wait: starting");
     check(&starting(30), "kill: starting");
     check(&starting(30).within(cluster().without("pg3")), "wait: starting");
-}
-
-#[test]
-fn a_hung_leader_is_killed() {
-    check(&view("pg1").runs(Server::Hung { since: secs(1) }), "wait: hung");
-    check(&view("pg1").runs(Server::Hung { since: secs(2) }), "kill: hung");
-    says(&view("pg1").runs(Server::Hung { since: secs(2) }), "Postgres is there but has not answered for 2.0 s");
-    check(&view("pg1").runs(Server::Stopping), "wait: stopping");
 }
 
 #[test]

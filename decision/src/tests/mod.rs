@@ -1,11 +1,12 @@
 //! The mind's tests: tables (one file a situation, a few lines a case), small worlds (every value of a small domain against the safety
 //! rules) and a walk of a tiny cluster through faults. Builders give a healthy cluster of three; a case says only what differs.
 
-mod builders;
+pub(crate) mod builders;
 mod candidacy;
 mod deposing;
 mod durability;
 mod fencing;
+mod firsthand;
 mod following;
 mod handover;
 mod isolation;

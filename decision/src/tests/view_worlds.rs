@@ -86,10 +86,17 @@ fn circumstances(view: View) -> Vec<View> {
     let postgres = Seen::Before { value: view.postgres.last().expect("seen").clone(), age: secs(3) };
     let unseen = View { postgres, ..view.clone() };
     let paused = view.clone().set(|settings| settings.paused = true);
+    let on_disk = |change: fn(&mut Disk)| {
+        let mut view = view.clone();
+        change(&mut view.signs.disk);
+        view
+    };
+    let dead = on_disk(|disk| disk.fault = Some(DiskFault::InputOutput));
+    let full = on_disk(|disk| (disk.full, disk.low) = (true, true));
     let deaf = View { hearing: Hearing { agent: Sound::Gone, postgres: Sound::Gone }, ..view.clone() };
     let (marking, killing) = (busy("mark"), busy("kill"));
     let unfenced = View { fence: Fence { trouble: Some("no fencer".to_owned()), covers: None }, ..view.clone() };
-    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, deaf, unfenced]
+    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, dead, full, deaf, unfenced]
 }
 
 fn every_view(mut rule: impl FnMut(&View, &Decision)) {
@@ -149,6 +156,8 @@ impl<'a> Facts<'a> {
                 | Action::Mark { .. }
                 | Action::HandOver { .. }
                 | Action::Release
+                | Action::Abdicate
+                | Action::AskSwitchover { .. }
                 | Action::RecordSync { .. }
                 | Action::ApplySync(_)
                 | Action::ProveSync { .. }
@@ -165,6 +174,16 @@ impl<'a> Facts<'a> {
     fn makes_a_primary(&self) -> bool {
         let start = matches!(self.action, Action::Start(StartAs::Primary { .. }));
         start || matches!(self.action, Action::Bootstrap | Action::Acquire(_) | Action::Promote { .. })
+    }
+
+    /// Whether the live standbys could take over without loss.
+    fn proven(&self) -> bool {
+        let Some((cluster, sync)) = self.cluster.and_then(|cluster| Some((cluster, cluster.sync.as_ref()?))) else {
+            return false;
+        };
+        let mut others = cluster.eligible();
+        others.remove(&self.view.me);
+        sync.mode != crate::settings::Mode::Async && crate::durability::proven(&sync.policies, &others)
     }
 
     fn may_claim(&self, claim: &crate::action::Claim) -> bool {
@@ -189,6 +208,7 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
     let copies = matches!(action, Action::Clone { .. } | Action::Rewind { .. });
     let bootstraps = *action == Action::Bootstrap;
     let releases = *action == Action::Release;
+    let gives_up = *action == Action::Abdicate;
     let half_made = matches!(facts.postgres.data, Data::HalfMade { .. } | Data::Unreadable { .. });
     let has_data = matches!(facts.postgres.data, Data::Present(_) | Data::Unreadable { .. });
     let in_recovery = matches!(facts.postgres.server, Server::Standby(_));
@@ -201,11 +221,12 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
         ("nothing makes a primary without a fence", view.fence.trouble.is_some() && facts.makes_a_primary()),
         ("a primary beside another leader is stopped", facts.must_stop() && !stops),
         ("what is half made is never started", half_made && starts),
-        ("a foreign system is never touched", facts.foreign && !idle),
+        ("a foreign system is never touched", facts.foreign && !idle && (facts.alive || !releases)),
         ("nobody takes a lock that is held, but from whom it deposes", bad_claim),
         ("paused means no action", view.settings.paused && !idle),
         ("every decision has a sentence", decision.reason.to_string().is_empty()),
         ("the lock is let go only when no write can follow", releases && facts.alive && !in_recovery),
+        ("a primary is given up only where others can prove that they have everything", gives_up && !facts.proven()),
         ("without etcd a server is stopped or left", facts.cluster.is_none() && !gentle && !stops),
         ("what runs is not copied over or started again", facts.alive && (starts || copies || bootstraps)),
         ("one job at a time", view.job.is_some() && !gentle),

@@ -332,6 +332,7 @@ impl World {
             ages,
             hearing: self.hearing(node),
             fence: Fence::default(),
+            signs: Signs::default(),
             settings: self.settings.clone(),
         }
     }

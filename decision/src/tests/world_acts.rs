@@ -42,11 +42,23 @@ impl World {
             }
             Action::RecordSync { .. } | Action::HandOver { .. } | Action::Release | Action::RefuseRequest { .. }
                 if !leads => {}
+            Action::AskSwitchover { .. } => {}
             Action::RecordSync { mode, policies } => {
-                self.amend(|sync| (sync.mode, sync.policies, sync.heir) = (mode, policies, None));
+                self.amend(|sync| (sync.mode, sync.policies) = (mode, policies));
+                self.amend(|sync| (sync.heir, sync.released) = (None, false));
             }
             Action::HandOver { to, .. } => self.hand_over(at, &to),
             Action::RefuseRequest { .. } => self.etcd.request = None,
+            // What is left of the server dies also where the report is refused; half way, only the report is there.
+            Action::Abdicate => {
+                node.die();
+                if leads {
+                    self.amend(|sync| sync.released = true);
+                    if !self.dies_half_way(at) {
+                        (self.etcd.leader, self.nodes[at].lock) = (None, None);
+                    }
+                }
+            }
             Action::Release => {
                 (self.etcd.leader, node.lock) = (None, None);
                 self.amend(|sync| sync.released = true);

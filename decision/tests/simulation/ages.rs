@@ -62,6 +62,7 @@ impl AgeKeeper {
             request: self.request.map(|(_, since)| age(since)),
             last_failure: self.last_failure.map(|(_, since)| age(since)),
             failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
+            ..Ages::default()
         }
     }
 

@@ -135,9 +135,10 @@ impl World {
             Step::Settle => {
                 self.change_sync(at, |sync| sync.reclaimed.then_some(SyncRecord { reclaimed: false, ..sync }))
             }
-            Step::RecordSync(mode, policies) => {
-                self.change_sync(at, |sync| Some(SyncRecord { mode: *mode, policies: policies.clone(), ..sync }))
-            }
+            Step::RecordSync(mode, policies) => self.change_sync(at, |sync| {
+                Some(SyncRecord { mode: *mode, policies: policies.clone(), heir: None, released: false, ..sync })
+            }),
+            Step::Report => self.change_sync(at, |sync| Some(SyncRecord { released: true, heir: None, ..sync })),
             Step::Prove(mode, quorum) => self.prove(at, *mode, quorum),
             Step::AskCandidate(to) if self.replayed_at(at, *to).is_some() => Next::Go,
             Step::AskCandidate(_) => Next::Fail("the candidate cannot be reached"),

@@ -27,6 +27,8 @@ pub enum Step {
     Acquire(Box<decision::action::Claim>),
     /// Sends a write and waits for its answer.
     Commit(Rc<Txn>, Refused),
+    /// Says in the record that this primary is done for.
+    Report,
     Arm,
     Disarm,
     KillAll,
@@ -248,6 +250,12 @@ impl World {
                 vec![Step::Release, Step::KillAll, Step::Disarm, Step::DropLockLease { always: true }]
             }
             Action::Release => vec![Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }],
+            // Told first and killed after: the voters ballot against a primary that still runs.
+            Action::Abdicate => {
+                vec![Step::Report, Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }]
+            }
+            // No disk fills here.
+            Action::AskSwitchover { .. } => Vec::new(),
             Action::RefuseRequest { request, .. } => vec![commit(self.remove_request(*request))],
         }
     }
@@ -365,7 +373,7 @@ impl World {
                 job.revision = job.revision.max(revision);
                 Next::Go
             }
-            (Outcome::Refused, Refused::Ends) if matches!(job.action, Action::Release) => Next::Go,
+            (Outcome::Refused, Refused::Ends) if matches!(job.action, Action::Release | Action::Abdicate) => Next::Go,
             (Outcome::Refused, Refused::Ends) => Next::End,
             (Outcome::Refused, Refused::Fails) => Next::Fail("the cluster changed meanwhile"),
             (Outcome::LeaseGone, _) => Next::Fail("the lease is gone"),

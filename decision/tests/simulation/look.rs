@@ -2,7 +2,7 @@
 
 use decision::names::Term;
 use decision::view::{
-    Data, Lock, Member, MemberRole, OnDisk, Postgres as SeenPostgres, Primary, Seen, Server, Standby, Streaming,
+    Data, Lock, Member, MemberRole, OnDisk, Postgres as SeenPostgres, Primary, Seen, Server, Signs, Standby, Streaming,
     Upstream, View,
 };
 
@@ -143,7 +143,18 @@ impl World {
         let ages = self.nodes[at].agent.ages.look(cluster.now(), server, lock, local);
         let job = self.job_seen(at);
         let fence = self.fence_seen(at);
-        View { me: self.names[at].clone(), cluster, postgres, lock, job, ages, hearing, fence, settings }
+        View {
+            me: self.names[at].clone(),
+            cluster,
+            postgres,
+            lock,
+            job,
+            ages,
+            hearing,
+            signs: Signs::default(),
+            fence,
+            settings,
+        }
     }
 
     /// What this node says about itself in etcd.
@@ -168,6 +179,7 @@ impl World {
             lock_lease: node.agent.spare_lease,
             rewind_source_ready: ready,
             no_fence: None,
+            disk_low: false,
         }
     }
 }

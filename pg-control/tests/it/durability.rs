@@ -115,3 +115,114 @@ pub async fn a_mark_that_was_given_up_leaves_no_backend() -> Outcome {
     assert_eq!(leader.as_primary().await?.marked_term, Term(1));
     Ok(())
 }
+
+pub async fn a_program_under_a_voters_name_releases_commits_and_under_another_does_not() -> Outcome {
+    // What Postgres does: names decide, whoever bears them. So names carry the term, and the role has a password.
+    let leader = primary("pg1").await?;
+    leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), PATIENCE).await?;
+    let receive = |application: &str| {
+        let config = leader.instance.config();
+        let conninfo = format!(
+            "host=127.0.0.1 port={} user={} application_name={application} passfile={}",
+            config.port,
+            config.replication_user,
+            config.state_dir.join("pgpass").display()
+        );
+        let into = leader.dir.path().join(application);
+        std::fs::create_dir_all(&into)?;
+        let program = config.bin_dir.join("pg_receivewal");
+        let mut command = tokio::process::Command::new(program);
+        command.arg("--synchronous").arg("--no-loop").arg("-D").arg(into).arg("-d").arg(conninfo);
+        command.kill_on_drop(true).spawn()
+    };
+    let mut stranger = receive("pg2_t9")?;
+    eventually("pg2_t9 streams", async || {
+        Ok(leader.ask("SELECT count(*) FROM pg_stat_replication WHERE application_name = 'pg2_t9'").await? == "1")
+    })
+    .await?;
+    let proof = leader.instance.prove(Term(1), SHORT).await;
+    assert!(matches!(proof, Err(Error::Timeout { .. })), "a name of another term releases nobody: {proof:?}");
+    stranger.kill().await?;
+    let mut impostor = receive("pg2_t1")?;
+    let proof = leader.instance.prove(Term(1), PATIENCE).await;
+    assert!(proof.is_ok(), "the very name of the voter releases commits, whoever bears it: {proof:?}");
+    impostor.kill().await?;
+    Ok(())
+}
+
+pub async fn a_timeout_in_a_block_is_a_false_acknowledgement_with_a_warning() -> Outcome {
+    // What Postgres does: a plain COMMIT is beyond the timer, a COMMIT inside DO is not, and it then reports success.
+    let leader = primary("pg1").await?;
+    leader.run("CREATE TABLE acknowledged (id int)").await?;
+    // Our own sessions have no timer, whatever is set for everybody.
+    leader.run("ALTER ROLE pgvigil SET statement_timeout = 100").await?;
+    leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), PATIENCE).await?;
+    let client = leader.sql().await?;
+    client.batch_execute("SET statement_timeout = 300").await?;
+    let plain = client.batch_execute("INSERT INTO acknowledged VALUES (1)");
+    assert!(tokio::time::timeout(Duration::from_secs(1), plain).await.is_err(), "the wait is beyond the timer");
+    let other = leader.sql().await?;
+    other.batch_execute("SET statement_timeout = 300").await?;
+    let block = "DO $$ BEGIN INSERT INTO acknowledged VALUES (2); COMMIT; END $$";
+    let done = tokio::time::timeout(PATIENCE, other.batch_execute(block)).await?;
+    assert!(done.is_ok(), "success, although nobody has acknowledged it: {done:?}");
+    assert_eq!(leader.ask("SELECT count(*) FROM acknowledged WHERE id = 2").await?, "1", "and everybody sees it");
+    let fresh = pg_control::Instance::new(leader.instance.config().clone())?;
+    let marked = fresh.mark(Term(1), &name("pg1"), SHORT).await;
+    assert!(matches!(marked, Err(Error::Timeout { .. })), "{marked:?}");
+    Ok(())
+}
+
+pub async fn orphans_of_a_postmaster_go_on_committing_until_they_are_killed() -> Outcome {
+    let leader = primary("pg1").await?;
+    leader.run("CREATE TABLE late (id serial)").await?;
+    let client = leader.sql().await?;
+    // It never waits, so it does not notice that its postmaster is gone.
+    let block = "DO $$ BEGIN LOOP INSERT INTO late DEFAULT VALUES; COMMIT; END LOOP; END $$";
+    let busy = tokio::spawn(async move { client.batch_execute(block).await });
+    eventually("rows", async || Ok(leader.ask("SELECT count(*) > 10 FROM late").await? == "true")).await?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(leader.pid()), nix::sys::signal::Signal::SIGKILL)?;
+    eventually("no postmaster", async || Ok(leader.instance.postmaster().is_none())).await?;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let left = pg_control::process::orphans(&leader.instance.config().data_dir);
+    println!("      {} orphans 200 ms after their postmaster", left.len());
+    assert!(!left.is_empty(), "killing the postmaster alone is no fence");
+    leader.instance.kill_all().await?;
+    assert!(pg_control::process::orphans(&leader.instance.config().data_dir).is_empty());
+    assert!(tokio::time::timeout(PATIENCE, busy).await??.is_err());
+    Ok(())
+}
+
+pub async fn names_count_only_once_the_checkpointer_has_published_them() -> Outcome {
+    // What Postgres does: commits wait once the checkpointer has raised its flag. While it is stopped the new names are in every SHOW,
+    // and commits wait for nobody: so a change is only believed once it has been seen to take it.
+    let leader = primary("pg1").await?;
+    let checkpointer: i32 =
+        leader.ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").await?.parse()?;
+    let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(checkpointer), signal);
+    signal(nix::sys::signal::Signal::SIGSTOP)?;
+    let applied = leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), SHORT).await;
+    let shown = leader.ask("SELECT current_setting('synchronous_standby_names')").await?;
+    let committed = tokio::time::timeout(SHORT, leader.run("CREATE TABLE unprotected ()")).await;
+    signal(nix::sys::signal::Signal::SIGCONT)?;
+    assert!(matches!(applied, Err(Error::Timeout { .. })), "a change that was not taken is not believed: {applied:?}");
+    assert!(shown.contains("pg2_t1"), "every session shows the new names: {shown}");
+    assert!(committed.is_ok(), "and a commit still waits for nobody");
+    leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), PATIENCE).await?;
+    let proof = leader.instance.prove(Term(1), SHORT).await;
+    assert!(matches!(proof, Err(Error::Timeout { .. })), "now it waits: {proof:?}");
+    Ok(())
+}
+
+pub async fn whoever_holds_a_lock_on_the_marker_table_is_named() -> Outcome {
+    let leader = primary("pg1").await?;
+    let client = leader.sql().await?;
+    client
+        .batch_execute("SET application_name = 'report'; BEGIN; LOCK TABLE pgvigil.leadership IN ACCESS EXCLUSIVE MODE")
+        .await?;
+    let proof = leader.instance.prove(Term(1), PATIENCE).await;
+    let Err(Error::Busy(why)) = proof else { return Err(format!("{proof:?}").into()) };
+    println!("      {why}");
+    assert!(why.contains("application \"report\"") && why.contains("end that transaction"), "{why}");
+    Ok(())
+}

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::Outcome;
 use crate::world::{Node, PATIENCE, eventually, primary};
 
-fn signal_all(node: &Node, signal: Signal) -> Outcome {
+pub fn signal_all(node: &Node, signal: Signal) -> Outcome {
     let postmaster = node.pid();
     for process in procfs::process::all_processes()?.filter_map(|process| process.ok()) {
         if process.pid == postmaster || process.stat().is_ok_and(|stat| stat.ppid == postmaster) {

@@ -1,9 +1,12 @@
 //! Everything in this crate against a real PostgreSQL. Postgres never runs as root, so a run by root starts itself again as the user
 //! `postgres`. Tests run one after another: several are about milliseconds.
 
+mod disk;
 mod durability;
 mod health;
 mod lifecycle;
+mod loops;
+mod pulse;
 mod rejoin;
 mod replication;
 mod world;
@@ -43,7 +46,9 @@ fn main() -> ExitCode {
             a_pledge_ends_the_walreceiver_although_a_reader_blocks_replay, a_blocked_candidate_is_promoted_quickly,
             a_cancelled_clone_leaves_nothing_running, observing_is_cheap,
             a_standby_that_is_refused_its_wal_never_claims_to_stream,
-            a_standby_that_was_torn_off_while_it_changed_timelines_is_promoted;
+            a_standby_that_was_torn_off_while_it_changed_timelines_is_promoted,
+            paused_replay_goes_on_for_a_pledge, an_upstream_set_behind_our_back_is_a_stranger,
+            wal_that_the_upstream_has_removed_is_missed;
         rejoin: a_cleanly_stopped_primary_rejoins_without_a_rewind, a_diverged_primary_is_found_and_rewound,
             the_end_of_wal_is_found_at_the_end_of_a_file, the_end_of_wal_follows_a_promotion,
             a_half_made_directory_is_never_started, overrides_are_struck_out,
@@ -51,8 +56,18 @@ fn main() -> ExitCode {
             a_reservation_that_was_not_used_does_no_harm, a_reserved_timeline_is_taken_and_followed;
         durability: a_commit_waits_when_its_voter_is_gone, a_cancelled_wait_is_no_acknowledgement,
             a_stranger_of_another_term_acknowledges_nothing, a_removed_voter_is_cut_off, a_proof_is_a_commit_that_waits,
-            a_mark_that_was_given_up_leaves_no_backend;
+            a_mark_that_was_given_up_leaves_no_backend,
+            a_program_under_a_voters_name_releases_commits_and_under_another_does_not,
+            a_timeout_in_a_block_is_a_false_acknowledgement_with_a_warning,
+            orphans_of_a_postmaster_go_on_committing_until_they_are_killed,
+            names_count_only_once_the_checkpointer_has_published_them,
+            whoever_holds_a_lock_on_the_marker_table_is_named;
         health: a_frozen_server_hangs, full_slots_are_no_outage, a_locked_marker_table_is_no_outage;
+        pulse: a_frozen_server_is_silent_and_a_thawed_one_answers, one_stuck_backend_is_no_silence,
+            full_slots_locks_and_checkpoints_are_no_silence,
+            a_backend_that_is_killed_cuts_every_session_and_postgres_mends_itself;
+        disk: a_frozen_disk_is_known_and_what_hangs_on_it_counts_as_dead_once_killed, a_read_only_disk_is_known,
+            a_disk_that_fills_is_low_then_full;
     };
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| name.contains(argument.as_str()));
@@ -86,6 +101,13 @@ fn run(test: Start) -> Outcome {
 }
 
 fn run_as_postgres() -> ExitCode {
+    if std::env::var_os(loops::INSIDE).is_none() {
+        // Disks are mounted in a namespace of their own, and vanish with it. Where there is none, their tests say so.
+        let me = std::env::current_exe().expect("own path");
+        let mut inside = Command::new("unshare");
+        inside.args(["--mount", "--propagation", "private"]).arg(me).args(std::env::args_os().skip(1));
+        let _ = inside.env(loops::INSIDE, "1").exec();
+    }
     let user = nix::unistd::User::from_name("postgres").ok().flatten().expect("a user named postgres");
     let dir = tempfile::Builder::new().prefix("pgvigil-it-").tempdir().expect("a temporary directory");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("permissions");
@@ -93,6 +115,10 @@ fn run_as_postgres() -> ExitCode {
     std::fs::copy(std::env::current_exe().expect("own path"), &copy).expect("a copy of this program");
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("permissions");
     let mut command = Command::new(&copy);
+    let socket = dir.path().join("root.sock");
+    if loops::serve(&socket).is_ok() {
+        command.env(loops::SOCKET, &socket);
+    }
     command.args(std::env::args_os().skip(1)).current_dir("/").env("HOME", "/tmp").env("NOTIFY_SOCKET", "/nowhere");
     let status = command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).status().expect("the copy runs");
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

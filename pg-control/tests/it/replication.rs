@@ -235,3 +235,48 @@ pub async fn a_standby_that_was_torn_off_while_it_changed_timelines_is_promoted(
     assert_eq!(left.ask("SELECT count(*) FROM t").await?, "1000");
     Ok(())
 }
+
+pub async fn paused_replay_goes_on_for_a_pledge() -> Outcome {
+    let leader = primary("pg1").await?;
+    let standby = standby_of(&leader, "pg2", 1).await?;
+    standby.run("SELECT pg_wal_replay_pause()").await?;
+    leader.run("CREATE TABLE unreplayed ()").await?;
+    eventually("paused", async || {
+        Ok(standby.instance.observe().await?.extras.is_some_and(|extras| extras.replay_paused))
+    })
+    .await?;
+    let facts = standby.instance.pledge(PATIENCE).await?;
+    assert!(facts.replay_done && facts.replayed == facts.received, "{facts:?}");
+    Ok(())
+}
+
+pub async fn an_upstream_set_behind_our_back_is_a_stranger() -> Outcome {
+    let leader = primary("pg1").await?;
+    let standby = standby_of(&leader, "pg2", 1).await?;
+    standby.run("ALTER SYSTEM SET primary_conninfo = 'host=nowhere'").await?;
+    standby.run("SELECT pg_reload_conf()").await?;
+    eventually("seen", async || {
+        let follows = standby.as_standby().await?.follows;
+        Ok(follows.is_some_and(|upstream| upstream.member.as_str() == "stranger"))
+    })
+    .await?;
+    standby.instance.follow(&leader.as_upstream(1), PATIENCE).await?;
+    standby.streams().await?;
+    eventually("ours again", async || Ok(standby.as_standby().await?.follows == Some(leader.as_upstream(1)))).await
+}
+
+pub async fn wal_that_the_upstream_has_removed_is_missed() -> Outcome {
+    let leader = primary("pg1").await?;
+    let standby = standby_of(&leader, "pg2", 1).await?;
+    let upstream = leader.as_upstream(1);
+    let at = standby.as_standby().await?;
+    assert!(standby.instance.source_still_has(&upstream, at.received).await?);
+    standby.instance.kill_all().await?;
+    leader.run("ALTER SYSTEM SET wal_keep_size = 0").await?;
+    leader.run("SELECT pg_reload_conf()").await?;
+    for _ in 0..3 {
+        leader.run("CREATE TABLE t (); DROP TABLE t; SELECT pg_switch_wal()").await?;
+        leader.run("CHECKPOINT").await?;
+    }
+    eventually("its WAL is gone", async || Ok(!standby.instance.source_still_has(&upstream, at.received).await?)).await
+}

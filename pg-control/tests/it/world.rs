@@ -84,6 +84,12 @@ pub async fn primary(member: &str) -> Result<Node, Failure> {
     primary_with(member, |_| {}).await
 }
 
+/// The same, with its data and notes in this directory.
+pub async fn primary_on(place: &Path) -> Result<Node, Failure> {
+    let (data_dir, state_dir) = (place.join("data"), place.join("state"));
+    primary_with("pg1", |config| (config.data_dir, config.state_dir) = (data_dir, state_dir)).await
+}
+
 /// The same, its configuration changed.
 pub async fn primary_with(member: &str, change: impl FnOnce(&mut InstanceConfig)) -> Result<Node, Failure> {
     if TEMPLATE.get().is_none() {

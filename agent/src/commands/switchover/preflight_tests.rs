@@ -30,6 +30,7 @@ fn snapshot() -> Snapshot {
             lock_lease: 0,
             rewind_source_ready: true,
             no_fence: None,
+            disk_low: false,
         };
         snapshot.cluster.members.insert(name(member), member_of);
     }

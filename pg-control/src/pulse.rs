@@ -1,0 +1,223 @@
+//! Is the primary alive? Asked several times a second on a connection that is kept for that alone, so that neither full slots nor locks nor
+//! a long checkpoint look like death; and where it does not answer, the postmaster is asked as well, for one backend may be
+//! stuck alone. Time in which this process itself did not run counts as nobody's silence. A thread and a runtime of its own:
+//! whatever else the agent waits for, this goes on.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::error::Error;
+use crate::instance::Instance;
+use crate::sql::Session;
+
+/// How often a healthy server is asked.
+const EVERY: Duration = Duration::from_millis(150);
+/// An answer that takes longer is late: the postmaster is asked, too.
+const LATE: Duration = Duration::from_millis(100);
+/// How often the waiting is looked at. A look that comes much later than this tells that this process was starved, not that Postgres is.
+const TICK: Duration = Duration::from_millis(25);
+/// One question to the postmaster.
+const DOOR_WITHIN: Duration = Duration::from_millis(250);
+/// `SSLRequest`: what a live postmaster answers with one byte, without any authentication.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// What the probes say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// For how long neither the kept connection nor the postmaster has answered, this process' own lateness left out.
+    pub silent_for: Duration,
+    /// When the last answer came, of whatever kind.
+    pub answered_at: Option<std::time::Instant>,
+    /// How many times the kept connection has been cut by the server: all sessions end when one of its processes dies.
+    pub cuts: u64,
+}
+
+/// The probing of one server. Cheap to clone; clones share it.
+#[derive(Clone)]
+pub struct Pulse {
+    wanted: watch::Sender<bool>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    beat: Mutex<Heartbeat>,
+    news: Notify,
+}
+
+impl Shared {
+    fn change(&self, change: impl FnOnce(&mut Heartbeat)) {
+        change(&mut self.beat.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Pulse {
+    /// Starts the thread; it probes nothing until it is told to.
+    ///
+    /// # Errors
+    /// No thread or runtime can be made.
+    pub fn start(instance: Instance) -> std::io::Result<Self> {
+        let (wanted, told) = watch::channel(false);
+        let shared = Arc::new(Shared::default());
+        let mine = Arc::clone(&shared);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let probe = move || runtime.block_on(live(&instance, told, &mine));
+        std::thread::Builder::new().name("pulse".into()).spawn(probe)?;
+        Ok(Self { wanted, shared })
+    }
+
+    /// Whether the server is to be probed from now on.
+    pub fn watch(&self, wanted: bool) {
+        self.wanted.send_if_modified(|present| std::mem::replace(present, wanted) != wanted);
+    }
+
+    /// What the probes say now.
+    pub fn heartbeat(&self) -> Heartbeat {
+        *self.shared.beat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when an answer is missing, and at each look until it comes; and when the server has cut the connection.
+    pub async fn news(&self) {
+        self.shared.news.notified().await;
+    }
+}
+
+async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Shared) {
+    let mut session = None;
+    loop {
+        if !*told.borrow_and_update() {
+            session = None;
+            shared.change(|beat| beat.silent_for = Duration::ZERO);
+            if told.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        let asked = Instant::now();
+        let kept = session.take();
+        let had_one = kept.is_some();
+        let question = ask(instance, kept);
+        tokio::select! {
+            (answer, again) = patiently(question, instance, shared) => {
+                session = again;
+                let cut = had_one && matches!(answer, Err(Error::Down(_)));
+                shared.change(|beat| {
+                    beat.silent_for = Duration::ZERO;
+                    beat.answered_at = Some(std::time::Instant::now());
+                    beat.cuts += u64::from(cut);
+                });
+                if cut {
+                    shared.news.notify_one();
+                }
+            }
+            changed = told.changed() => if changed.is_err() { return } else { continue },
+        }
+        sleep(EVERY.saturating_sub(asked.elapsed())).await;
+    }
+}
+
+/// One question on the kept connection, or on a new one where there is none. Whatever the server says, it lives; only silence tells.
+async fn ask(instance: &Instance, kept: Option<Session>) -> (Result<(), Error>, Option<Session>) {
+    let session = match kept {
+        Some(session) => session,
+        None => match instance.open_session().await {
+            Ok(session) => session,
+            // Nobody took the connection from the full backlog of the socket: that is silence, and goes on.
+            Err(Error::Timeout { .. }) => std::future::pending().await,
+            Err(error) => return (Err(error), None),
+        },
+    };
+    match session.client.simple_query("SELECT 1").await {
+        Ok(_) => (Ok(()), Some(session)),
+        Err(error) => (Err(error.into()), None),
+    }
+}
+
+/// Waits for the answer, and once it is late says for how long it has been missing, while the postmaster's door is knocked at.
+async fn patiently<T>(question: impl Future<Output = T>, instance: &Instance, shared: &Shared) -> T {
+    let mut question = pin!(question);
+    if let Ok(answer) = timeout(LATE, &mut question).await {
+        return answer;
+    }
+    let (mut silence, mut at_door) = (Silence(LATE), Silence(LATE));
+    let opened = Cell::new(false);
+    let mut knocking = pin!(keep_knocking(socket_of(instance), &opened));
+    loop {
+        let looked = Instant::now();
+        tokio::select! {
+            biased;
+            answer = &mut question => return answer,
+            () = &mut knocking => {}
+            () = sleep(TICK) => {}
+        }
+        silence.passed(looked.elapsed());
+        at_door.passed(looked.elapsed());
+        if opened.take() {
+            at_door = Silence::default();
+        }
+        shared.change(|beat| beat.silent_for = silence.0.min(at_door.0));
+        shared.news.notify_one();
+    }
+}
+
+/// Silence that counts: a stretch in which nobody looked counts as one look.
+#[derive(Clone, Copy, Default)]
+struct Silence(Duration);
+
+impl Silence {
+    fn passed(&mut self, elapsed: Duration) {
+        self.0 += elapsed.min(TICK * 2);
+    }
+}
+
+fn socket_of(instance: &Instance) -> PathBuf {
+    let config = instance.config();
+    config.socket_dir.join(format!(".s.PGSQL.{}", config.port))
+}
+
+/// Goes on for ever, and says whenever somebody opens.
+async fn keep_knocking(socket: PathBuf, opened: &Cell<bool>) {
+    loop {
+        if knock(&socket).await {
+            opened.set(true);
+        }
+        sleep(TICK).await;
+    }
+}
+
+/// Whether the postmaster answers at its socket, or is not there at all: what is gone does not hang, and is noticed elsewhere.
+async fn knock(socket: &std::path::Path) -> bool {
+    let ask = async {
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await.map(|_| ())
+    };
+    match timeout(DOOR_WITHIN, ask).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => error.kind() != std::io::ErrorKind::WouldBlock,
+        Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stretch_in_which_nobody_looked_is_not_the_servers_silence() {
+        let mut silence = Silence::default();
+        (0..10).for_each(|_| silence.passed(TICK));
+        assert_eq!(silence.0, TICK * 10);
+        silence.passed(Duration::from_secs(30));
+        assert_eq!(silence.0, TICK * 12);
+    }
+}
