@@ -34,8 +34,8 @@ async fn agents_that_die_at_each_step_of_the_first_start_form_a_cluster_all_the_
 async fn agents_that_die_at_each_step_of_a_failover_lose_nothing() {
     on_stage(&options(), async |stage| {
         standbys_die_taking_over(stage).await.context("taking over")?;
-        leader_dies_letting_go(stage, "release:before").await?;
-        leader_dies_letting_go(stage, "release:after").await?;
+        leader_dies_letting_go(stage, "abdicate:before").await?;
+        leader_dies_letting_go(stage, "abdicate:after").await?;
         old_leader_dies_returning(stage).await.context("returning")
     })
     .await;
@@ -110,9 +110,10 @@ async fn old_leader_dies_returning(stage: &Stage) -> Result<()> {
     for name in stage.others(&leader) {
         stage.node(&name)?.kill_everything()?;
     }
-    let on_disk = stage.cluster.psql(&leader, "SELECT pg_current_wal_flush_lsn() + 500000").await?;
+    // Pages are brought to disk whole, so a record is certain to be there once a later one has followed it.
+    let end = stage.cluster.psql(&leader, UNACKNOWLEDGED).await?;
     stage.cluster.psql(&leader, UNACKNOWLEDGED).await?;
-    let flushed = format!("SELECT pg_current_wal_flush_lsn() > '{on_disk}'");
+    let flushed = format!("SELECT pg_current_wal_flush_lsn() >= '{end}'");
     let flushed = async || Ok(stage.cluster.psql(&leader, &flushed).await? == "t");
     stage.eventually("the lonely leader does not bring its WAL to disk", flushed).await?;
     node.kill_everything()?;

@@ -280,7 +280,15 @@ impl Stage {
         ensure!(!logbook.acknowledged.is_empty(), "no row was acknowledged at all");
         let begin = Instant::now();
         loop {
-            let found = audit(&self.cluster, logbook).await?;
+            // A standby that has just come up may not have replayed the creation of the database yet.
+            let found = match audit(&self.cluster, logbook).await {
+                Ok(found) => found,
+                Err(_) if begin.elapsed() < SOON => {
+                    tokio::time::sleep(POLL).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             ensure!(found.lost_rows == 0, "acknowledged rows are missing: {:?}", found.missing);
             if found.missing.len() == self.cluster.nodes().len() {
                 return Ok(());
