@@ -1,7 +1,7 @@
 //! A write load beside the writers: pgbench, which follows the primary wherever it goes.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::demo::account::Account;
 use agent::demo::session::{DATABASE, USER};
@@ -15,6 +15,8 @@ use crate::system::Spot;
 const RATE: &str = "150";
 const CLIENTS: &str = "6";
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// How long the first attempts may fail.
+const TABLES_WITHIN: Duration = Duration::from_secs(20);
 
 /// pgbench at work.
 pub struct Load {
@@ -34,9 +36,7 @@ impl Load {
             hosts.join(","),
             ports.join(",")
         );
-        let output = command(account, &["-i", "-q", "-s", "5", &to]).output().await;
-        let output = output.context("cannot run `pgbench`: apt-get install postgresql-15")?;
-        ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr).trim());
+        make_tables(account, &to).await?;
         let work = tokio::spawn(async move {
             loop {
                 // It ends with its connections, and is started anew until there is a primary again.
@@ -46,6 +46,21 @@ impl Load {
             }
         });
         Ok(Self { work })
+    }
+}
+
+/// A standby that has not replayed the creation of the database yet turns libpq away for good, so this is tried again for a while.
+async fn make_tables(account: Account, to: &str) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let output = command(account, &["-i", "-q", "-s", "5", to]).output().await;
+        let output = output.context("cannot run `pgbench`: apt-get install postgresql-15")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        ensure!(begin.elapsed() < TABLES_WITHIN, "pgbench -i: {said}");
+        tokio::time::sleep(AGAIN_AFTER).await;
     }
 }
 
