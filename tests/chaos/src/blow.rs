@@ -135,7 +135,12 @@ impl Blow {
                 session.execute("DELETE FROM rows WHERE id = $1", &[&last.id]).await?;
                 Ok(None)
             }
-            Self::PromoteByHand => system.superuser(node, "SELECT pg_promote()").await.map(|_| None),
+            Self::PromoteByHand => {
+                // Its agent would put an end to it within a second, before a writer has been there.
+                system.agent(node).freeze()?;
+                system.superuser(node, "SELECT pg_promote()").await?;
+                Ok(Some(Mend::ThawAgent(node)))
+            }
             Self::SwitchOver => system.switch_over(node, replica).await.map(|()| None),
         }
     }
