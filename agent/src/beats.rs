@@ -67,6 +67,8 @@ pub struct Heard {
     pub writable: Option<Instant>,
     /// The leader's agent has said that its Postgres is done for, and not taken it back.
     pub dead: bool,
+    /// The leader's agent has said that writes do not work, and until when they did: `writable` is that, whatever else is heard.
+    pub stalled: bool,
 }
 
 /// The listener of one agent.
@@ -175,14 +177,12 @@ async fn ask(line: &mut Line, target: &Target, heard: &Mutex<Heard>) -> bool {
             }
             let says = |key: &str| beat.get(key).and_then(serde_json::Value::as_bool) == Some(true);
             now.dead = says("dead") && beat.get("term").and_then(serde_json::Value::as_u64) == Some(target.term);
-            let milliseconds = |key: &str| beat.get(key).and_then(serde_json::Value::as_u64).map(Duration::from_millis);
-            match milliseconds("silent_for_ms").filter(|silence| !silence.is_zero()) {
-                // Its Postgres was last heard before: what was believed since then was not so.
-                Some(_) => {
-                    now.writable =
-                        milliseconds("answered_ago_ms").and_then(|ago| sent.checked_sub(ago)).or(now.writable)
-                }
-                None if says("writable") => now.writable = Some(sent),
+            let worked_ago = beat.get("worked_ago_ms").and_then(serde_json::Value::as_u64).map(Duration::from_millis);
+            match worked_ago.and_then(|ago| sent.checked_sub(ago)) {
+                // What was believed of the time since then was not so.
+                Some(worked) => (now.writable, now.stalled) = (Some(worked), true),
+                None if now.dead => {}
+                None if says("writable") => (now.writable, now.stalled) = (Some(sent), false),
                 None => {}
             }
         }

@@ -231,9 +231,11 @@ impl Body {
         self.harmless >= 2
     }
 
-    /// The outage is measured from the last word of the old leader: its last beat with working writes, or its last WAL message.
+    /// The outage is measured from the last word of the old leader: its last beat with working writes, or its last WAL message; where
+    /// it has said itself until when they worked, that.
     fn something_is_wrong(&self) {
-        let last_word = self.beats.heard().writable.max(self.look.last_word);
+        let heard = self.beats.heard();
+        let last_word = if heard.stalled { heard.writable } else { heard.writable.max(self.look.last_word) };
         // A word from before this reign, when this node itself led or followed another, says nothing about it.
         let of_this_reign = last_word.filter(|word| *word >= self.term_since);
         self.hands.recorder.vacancy(of_this_reign.map(|word| word.elapsed()));

@@ -31,3 +31,4 @@ pub mod show;
 mod task;
 mod transitions;
 mod upkeep;
+mod worked;

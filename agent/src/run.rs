@@ -121,6 +121,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         ledger: Arc::clone(&hands.ledger),
         metrics: Arc::clone(&hands.metrics),
         pulse: hands.pulse.clone(),
+        disk: hands.disk.clone(),
     };
     let address = http::listen(&listen, http::router(api)).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")

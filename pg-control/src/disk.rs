@@ -54,7 +54,8 @@ struct Space {
     inodes: u64,
 }
 
-/// The trying out of the disks of one server.
+/// The trying out of the disks of one server. Cheap to clone; clones share it.
+#[derive(Clone)]
 pub struct DiskWatch {
     shared: Arc<Shared>,
 }
@@ -62,6 +63,7 @@ pub struct DiskWatch {
 #[derive(Default)]
 struct Shared {
     disk: Mutex<Disk>,
+    worked_at: Mutex<Option<Instant>>,
     news: Notify,
 }
 
@@ -98,6 +100,11 @@ impl DiskWatch {
         self.shared.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// When a write of our own last began that came to a good end.
+    pub fn worked_at(&self) -> Option<Instant> {
+        *self.shared.worked_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Resolves when something has changed that a decision may depend on.
     pub async fn news(&self) {
         self.shared.news.notified().await;
@@ -120,6 +127,7 @@ fn write_when_asked(instance: &Instance, asked: &Receiver<()>, answer: &Sender<F
 fn keep_watch(shared: &Shared, min_free: Option<u64>, ask: &Sender<()>, answers: &Receiver<Found>) {
     let mut filling = Filling::default();
     while ask.send(()).is_ok() {
+        let asked = Instant::now();
         let mut silence = Duration::ZERO;
         let found = loop {
             let looked = Instant::now();
@@ -132,6 +140,9 @@ fn keep_watch(shared: &Shared, min_free: Option<u64>, ask: &Sender<()>, answers:
                 shared.tell(|disk| disk.frozen_for = Some(silence));
             }
         };
+        if found.fault.is_none() && !found.out_of_space {
+            *shared.worked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        }
         let room = found.space.map(|space| filling.judge(space, min_free, Instant::now()));
         shared.tell(|disk| {
             let full = found.out_of_space || room.is_some_and(|room| room.full);

@@ -10,10 +10,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use decision::names::Lsn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::SimpleQueryMessage;
 
 use crate::error::Error;
 use crate::instance::Instance;
@@ -30,6 +32,9 @@ const DOOR_WITHIN: Duration = Duration::from_millis(250);
 /// `SSLRequest`: what a live postmaster answers with one byte, without any authentication.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
+/// Every server answers it, and a primary tells how far its WAL is on disk.
+const FLUSHED: &str = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END";
+
 /// What the probes say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -37,6 +42,8 @@ pub struct Heartbeat {
     pub silent_for: Duration,
     /// When the last answer came, of whatever kind.
     pub answered_at: Option<std::time::Instant>,
+    /// When the WAL that is safe on disk was last seen to have grown: the disk took a write then.
+    pub flushed_at: Option<std::time::Instant>,
     /// How many times the kept connection has been cut by the server: all sessions end when one of its processes dies.
     pub cuts: u64,
 }
@@ -92,10 +99,10 @@ impl Pulse {
 }
 
 async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Shared) {
-    let mut session = None;
+    let (mut session, mut flushed) = (None, None);
     loop {
         if !*told.borrow_and_update() {
-            session = None;
+            (session, flushed) = (None, None);
             shared.change(|beat| beat.silent_for = Duration::ZERO);
             if told.changed().await.is_err() {
                 return;
@@ -110,9 +117,13 @@ async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Sha
             (answer, again) = patiently(question, instance, shared) => {
                 session = again;
                 let cut = had_one && matches!(answer, Err(Error::Down(_)));
+                let grown = answer.is_ok_and(|now| std::mem::replace(&mut flushed, now) != now);
                 shared.change(|beat| {
                     beat.silent_for = Duration::ZERO;
                     beat.answered_at = Some(std::time::Instant::now());
+                    if grown {
+                        beat.flushed_at = beat.answered_at;
+                    }
                     beat.cuts += u64::from(cut);
                 });
                 if cut {
@@ -126,7 +137,7 @@ async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Sha
 }
 
 /// One question on the kept connection, or on a new one where there is none. Whatever the server says, it lives; only silence tells.
-async fn ask(instance: &Instance, kept: Option<Session>) -> (Result<(), Error>, Option<Session>) {
+async fn ask(instance: &Instance, kept: Option<Session>) -> (Result<Option<Lsn>, Error>, Option<Session>) {
     let session = match kept {
         Some(session) => session,
         None => match instance.open_session().await {
@@ -136,10 +147,18 @@ async fn ask(instance: &Instance, kept: Option<Session>) -> (Result<(), Error>, 
             Err(error) => return (Err(error), None),
         },
     };
-    match session.client.simple_query("SELECT 1").await {
-        Ok(_) => (Ok(()), Some(session)),
+    match session.client.simple_query(FLUSHED).await {
+        Ok(rows) => (Ok(position_in(&rows)), Some(session)),
         Err(error) => (Err(error.into()), None),
     }
+}
+
+fn position_in(rows: &[SimpleQueryMessage]) -> Option<Lsn> {
+    let position = |row: &SimpleQueryMessage| match row {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    };
+    rows.iter().find_map(position)
 }
 
 /// Waits for the answer, and once it is late says for how long it has been missing, while the postmaster's door is knocked at.

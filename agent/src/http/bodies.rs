@@ -1,6 +1,8 @@
 //! The JSON that Patroni's users and tools know (`/patroni`, `/cluster`, `/history`), and our own `/why` and `/beat`.
 //! Field names and types follow Patroni exactly; what we add stands beside.
 
+use std::time::Instant;
+
 use consensus::records::{COMPAT_VERSION, MemberRecord};
 use decision::names::Lsn;
 use decision::reason::Standing;
@@ -213,7 +215,7 @@ fn milliseconds(duration: std::time::Duration) -> u64 {
 }
 
 /// The body of `/beat`: the few facts that peers ask for often.
-pub fn beat(picture: &Picture, heartbeat: Heartbeat) -> Value {
+pub fn beat(picture: &Picture, heartbeat: Heartbeat, worked_at: Option<Instant>) -> Value {
     let (received, replayed) = match (picture.primary(), picture.standby()) {
         (Some(primary), _) => (Some(primary.flushed), Some(primary.flushed)),
         (None, Some(standby)) => (Some(standby.received), Some(standby.replayed)),
@@ -226,7 +228,7 @@ pub fn beat(picture: &Picture, heartbeat: Heartbeat) -> Value {
         "writable": picture.writable(),
         "dead": picture.is_done_for(),
         "silent_for_ms": milliseconds(heartbeat.silent_for),
-        "answered_ago_ms": heartbeat.answered_at.map(|at| milliseconds(at.elapsed())),
+        "worked_ago_ms": worked_at.map(|at| milliseconds(at.elapsed())),
         "state": picture.state(),
         "role": picture.role(),
         "timeline": picture.timeline(),

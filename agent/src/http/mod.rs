@@ -15,11 +15,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use serde_json::json;
 
-use pg_control::Pulse;
+use pg_control::{DiskWatch, Pulse};
 
 use crate::metrics::Metrics;
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
+use crate::worked;
 
 pub use server::listen;
 
@@ -34,6 +35,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// Whether the primary here answers.
     pub pulse: Pulse,
+    /// Whether its disk does.
+    pub disk: DiskWatch,
 }
 
 /// Every path of the API.
@@ -117,7 +120,9 @@ async fn transitions(State(api): State<Api>) -> Response {
 }
 
 async fn beat(State(api): State<Api>) -> Response {
-    Json(bodies::beat(&api.board.load(), api.pulse.heartbeat())).into_response()
+    let heartbeat = api.pulse.heartbeat();
+    let worked_at = worked::worked_at(&heartbeat, &api.disk.disk(), api.disk.worked_at());
+    Json(bodies::beat(&api.board.load(), heartbeat, worked_at)).into_response()
 }
 
 async fn metrics(State(api): State<Api>) -> Response {

@@ -228,7 +228,6 @@ impl Campaign {
         let _ = write!(text, "; later {:.0}, {} rows", ms(outcome.later), outcome.acknowledged);
         self.say(&text);
         outcome.violations.iter().for_each(|violation| self.say(&format!("    VIOLATION: {violation}")));
-        outcome.gaps.iter().for_each(|gap| self.say(&format!("    known gap: {gap}")));
     }
 
     fn enter(&mut self, setting: Setting, fault: &Fault, played: Result<Outcome>) {

@@ -31,7 +31,7 @@ fn pair(first: Fault, second: &Fault, dice: &mut Dice) -> Fault {
         }
     }
     let name = format!("{} + {}{}", first.name, second.name, if elsewhere { " elsewhere" } else { "" });
-    Fault { name, steps, lasts: first.lasts.max(second.lasts), back: Back::Mended, gap: None }
+    Fault { name, steps, lasts: first.lasts.max(second.lasts), back: Back::Mended }
 }
 
 #[cfg(test)]

@@ -45,9 +45,6 @@ pub struct Fault {
     pub lasts: Duration,
     /// When writes must be back.
     pub back: Back,
-    /// What pgvigil is known not to do yet: writes may stay away for this reason, or the record be wrong. It never excuses a lost row or a
-    /// second primary.
-    pub gap: Option<&'static str>,
 }
 
 impl Fault {
@@ -57,14 +54,11 @@ impl Fault {
     }
 }
 
-const DISK_UNSEEN: &str = "disks are not probed: a Postgres that answers and cannot write is left in place";
-const COUNTS_LATE: &str =
-    "the record begins with the last beat, and the agent of a frozen Postgres beats on until it is sure";
 const AT_ONCE: (Duration, Duration) = (Duration::ZERO, Duration::ZERO);
 
 fn one(name: &str, blow: Blow, target: Target, lasts_ms: u64) -> Fault {
     let steps = vec![Step { blow, target, after: AT_ONCE }];
-    Fault { name: name.to_owned(), steps, lasts: ms(lasts_ms), back: Back::ByItself, gap: None }
+    Fault { name: name.to_owned(), steps, lasts: ms(lasts_ms), back: Back::ByItself }
 }
 
 fn two(name: &str, first: (Blow, Target), after_ms: (u64, u64), second: (Blow, Target), lasts_ms: u64) -> Fault {
@@ -75,10 +69,6 @@ fn two(name: &str, first: (Blow, Target), after_ms: (u64, u64), second: (Blow, T
 
 fn once_mended(fault: Fault) -> Fault {
     Fault { back: Back::Mended, ..fault }
-}
-
-fn with_gap(gap: &'static str, fault: Fault) -> Fault {
-    Fault { gap: Some(gap), ..fault }
 }
 
 /// All faults that have a name. Those that reach beyond a lease (5 s) last long enough for it to end.
@@ -98,13 +88,13 @@ pub fn all() -> Vec<Fault> {
         one("cut-from-replicas", CutFromNodes, Primary, 7000),
         one("cut-inwards", CutIn, Primary, 7000),
         one("cut-outwards", CutOut, Primary, 7000),
-        with_gap(COUNTS_LATE, one("postgres-frozen", FreezePostgres, Primary, 1500)),
+        one("postgres-frozen", FreezePostgres, Primary, 1500),
         one("host-frozen", FreezeHost, Primary, 1500),
         one("host-frozen-long", FreezeHost, Primary, 8000),
         one("etcd-leader-killed", KillEtcdLeader, Primary, 6000),
         once_mended(one("etcd-lost", KillEtcd, Primary, 12_000)),
-        with_gap(DISK_UNSEEN, one("disk-full", FillDisk, Primary, 6000)),
-        with_gap(DISK_UNSEEN, one("disk-frozen", FreezeDisk, Primary, 8000)),
+        one("disk-full", FillDisk, Primary, 6000),
+        one("disk-frozen", FreezeDisk, Primary, 8000),
         one("replica-lost", PowerOff, Replica, 5000),
         one("replica-postgres-killed", KillPostgres, Replica, 1500),
         one("replica-frozen", FreezeHost, Replica, 5000),

@@ -48,8 +48,6 @@ pub struct Outcome {
     pub redundancy: Option<Duration>,
     /// What must not be, one sentence each.
     pub violations: Vec<String>,
-    /// What is known to be missing yet, and was seen to be.
-    pub gaps: Vec<String>,
 }
 
 /// Plays a fault on a system that is whole or soon will be, and leaves it whole.
@@ -90,21 +88,21 @@ struct Round<'a, 's, S> {
     mended: Instant,
     redundancy: Option<Duration>,
     violations: Vec<String>,
-    gaps: Vec<String>,
 }
 
 impl<'a, 's, S: System> Round<'a, 's, S> {
     fn new(stage: &'a Stage<'s, S>, fault: &'a Fault, mode: Mode, primary: usize, replica: usize) -> Self {
         let now = Instant::now();
-        let (violations, gaps) = (Vec::new(), Vec::new());
-        Self { stage, fault, mode, primary, replica, struck: now, mended: now, redundancy: None, violations, gaps }
-    }
-
-    /// Objects to something that a known gap explains.
-    fn unless_known(&mut self, what: String) {
-        match self.fault.gap {
-            Some(gap) => self.gaps.push(format!("{what} ({gap})")),
-            None => self.violations.push(what),
+        Self {
+            stage,
+            fault,
+            mode,
+            primary,
+            replica,
+            struck: now,
+            mended: now,
+            redundancy: None,
+            violations: Vec::new(),
         }
     }
 
@@ -167,9 +165,8 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
                 return;
             }
             if lasted > self.fault.lasts + self.stage.system.patience() {
-                self.unless_known(format!(
-                    "no write was acknowledged until the fault was made good after {lasted:.1?}"
-                ));
+                self.violations
+                    .push(format!("no write was acknowledged until the fault was made good after {lasted:.1?}"));
                 return;
             }
             tokio::time::sleep(POLL).await;
@@ -215,7 +212,7 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
             _ => None,
         };
         if let Some(off) = record_off_ms.filter(|off| off.abs() > OFF_BY_MS) {
-            self.unless_known(format!("the recorded outage is {off:+.0} ms off what the writers saw"));
+            self.violations.push(format!("the recorded outage is {off:+.0} ms off what the writers saw"));
         }
         Outcome {
             led: (name(self.primary), name(now_primary)),
@@ -229,7 +226,6 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
             splits,
             redundancy: self.redundancy,
             violations: self.violations,
-            gaps: self.gaps,
         }
     }
 }

@@ -1,0 +1,38 @@
+//! Until when writes worked here. While something is in their way a primary looks alive from afar, for its agent beats on and its Postgres
+//! sends keep-alives: only the node itself can say since when.
+
+use std::time::Instant;
+
+use decision::view::Disk;
+use pg_control::Heartbeat;
+
+/// When a write last worked, at the latest that is certain; `None`: nothing is in the way of one. `disk_worked_at` is when the disk last
+/// took a write of the agent's own.
+pub fn worked_at(heartbeat: &Heartbeat, disk: &Disk, disk_worked_at: Option<Instant>) -> Option<Instant> {
+    let hangs = !heartbeat.silent_for.is_zero();
+    let fails = disk.frozen_for.is_some() || disk.fault.is_some();
+    let of_server = heartbeat.answered_at.filter(|_| hangs);
+    let of_disk = heartbeat.flushed_at.max(disk_worked_at).filter(|_| fails);
+    [of_server, of_disk].into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_earliest_trouble_tells() {
+        let (begin, at) = (Instant::now(), |seconds| Instant::now() + Duration::from_secs(seconds));
+        let (answered, flushed) = (at(3), at(2));
+        let alive = Heartbeat { answered_at: Some(answered), flushed_at: Some(flushed), ..Heartbeat::default() };
+        let hung = Heartbeat { silent_for: Duration::from_secs(1), ..alive };
+        let frozen = Disk { frozen_for: Some(Duration::from_secs(1)), ..Disk::default() };
+        assert_eq!(worked_at(&alive, &Disk::default(), Some(begin)), None);
+        assert_eq!(worked_at(&hung, &Disk::default(), Some(begin)), Some(answered));
+        assert_eq!(worked_at(&alive, &frozen, Some(begin)), Some(flushed), "clients wrote after the probe did");
+        assert_eq!(worked_at(&hung, &frozen, Some(begin)), Some(flushed));
+        assert_eq!(worked_at(&Heartbeat::default(), &frozen, None), None);
+    }
+}
