@@ -141,7 +141,19 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
     if let Some(choice) = pledge_first(view, cluster, standby, why).or_else(|| forced(view, cluster, standby)) {
         return choice;
     }
-    take_if_elected(view, cluster, None)
+    match take_if_elected(view, cluster, None) {
+        (Action::Wait, reason) => void_switchover(view, cluster).unwrap_or((Action::Wait, reason)),
+        choice => choice,
+    }
+}
+
+/// A switchover is asked of a leader. Where nobody can lead it would lie there for ever, and no failover could be asked for beside it.
+fn void_switchover(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let request = cluster.request.as_ref().filter(|request| request.kind == RequestKind::Switchover)?;
+    let why = "nobody leads, so there is nobody to hand over: ask for a failover".to_owned();
+    let choice =
+        (Action::RefuseRequest { request: request.revision, why: why.clone() }, Reason::RequestRefused { why });
+    (view.ages.vacancy.unwrap_or_default() >= view.settings.timing.ttl).then_some(choice)
 }
 
 /// A pledge comes before everything else, and it must still say what is so.

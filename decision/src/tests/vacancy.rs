@@ -168,6 +168,16 @@ fn an_operators_word_without_a_name_is_for_the_best_ballot_once_all_were_heard()
 }
 
 #[test]
+fn a_switchover_that_nobody_can_carry_out_makes_room_for_a_failover() {
+    let alone = cluster().vacant().without("pg1").without("pg3").ballot("pg2", 4, 900);
+    let asked = view("pg2").within(alone.asked(RequestKind::Switchover, None, None)).runs(pledged(900));
+    check(&asked.clone().aged(|ages| ages.vacancy = Some(secs(4))), "wait: not_proven");
+    let late = asked.aged(|ages| ages.vacancy = Some(secs(5)));
+    check(&late, "refuse_request: request_refused");
+    says(&late, "refused: nobody leads, so there is nobody to hand over: ask for a failover");
+}
+
+#[test]
 fn the_first_leader_of_a_half_created_cluster_is_elected_without_a_record() {
     let mut young = cluster().vacant().without("pg2").without("pg3").ballot("pg1", 1, 100);
     (young.sync, young.leader_lsn, young.history) = (None, None, Vec::new());

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use decision::action::Action;
-use decision::decide;
 use decision::reason::Reason;
 use decision::settings::{Settings, Timing};
 use decision::view::{Member, Postgres as SeenPostgres, Server, Sound, View};
 
 use crate::ages::AgeKeeper;
-use crate::broken;
+use crate::broken::{self, Broken};
 use crate::etcd::Snapshot;
 use crate::hearing::Ears;
 use crate::jobs::Job;
@@ -190,12 +189,11 @@ impl World {
         let revision = agent.picture.as_ref().map_or(0, |picture| picture.cluster.revision);
         // A picture that was confirmed after the write shows it, whatever its number says.
         let shown = revision >= agent.own_revision || agent.confirmed_at > agent.own_write_at;
+        let shown = shown || self.breaks(Broken::DecidesFromAnOldPicture);
         if !shown {
             return self.wake_within(at, OWN_WRITE_WATCH);
         }
-        let view = broken::see(self.broken, view);
-        let decision = decide(&view);
-        let (action, reason) = broken::think(self.broken, &view, decision.action, decision.reason);
+        let (view, action, reason) = broken::decide(self.broken, view);
         let (action, reason) = self.under_my_name(at, action, reason);
         if self.nodes[at].agent.last_reason != Some(reason.code()) {
             self.nodes[at].agent.last_reason = Some(reason.code());

@@ -1,10 +1,10 @@
 //! Rules, each broken on purpose, to show that the simulation bites. They change what an agent sees, what it decides, or how an action is
 //! carried out; the real rules are not touched.
 
-use decision::action::{Action, Claim, ClaimKind};
-use decision::names::{Lsn, Term, Timeline};
+use decision::action::{Action, Claim, ClaimKind, StopMode};
+use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::reason::Reason;
-use decision::view::{Data, Seen, Sound, View};
+use decision::view::{ControlState, Data, Lock, OnDisk, Seen, Sound, View};
 
 use crate::world::World;
 
@@ -52,33 +52,102 @@ pub enum Broken {
     NeverTakesTheLock,
     /// A failover without proof claims to be proven.
     ClaimsToLoseNothing,
+    /// A silent leader is deposed before its lease ends, although its commits wait for nobody.
+    DeposesWithoutProof,
+    /// The silence of the leader's agent is enough, whatever its Postgres says.
+    OneWitnessIsEnough,
+    /// A takeover does not wait for voters that still hear the leader.
+    IgnoresTheVeto,
+    /// The fence strikes when the lease ends, not a margin before.
+    FencesWithoutMargin,
+    /// A marker counts when it is written, not when it is acknowledged.
+    TrustsAMarkerThatNobodyAcknowledged,
+    /// Decides from a picture of the cluster from before its own last write.
+    DecidesFromAnOldPicture,
+    /// The lock is handed over before the candidate has replayed everything.
+    HandsOverTooEarly,
+    /// A hand-over does not say which position the new leader must have replayed.
+    HandsOverWithoutAPosition,
+    /// Postgres waits for one voter less than is recorded.
+    WaitsForOneTooFew,
+    /// A new quorum takes the place of the old one in the record, while Postgres still waits for the old one.
+    RecordsTheNewAlone,
 }
+
+/// The rules that are broken in a world: none, one, or the layers that hide each other.
+pub type Rules = &'static [Broken];
 
 impl World {
-    pub fn broken_names(&self) -> bool {
-        self.broken == Some(Broken::IgnoresTheTermInTheName)
-    }
-
-    pub fn broken_lease(&self) -> bool {
-        self.broken == Some(Broken::CountsTheLeaseFromTheAnswer)
+    pub fn breaks(&self, rule: Broken) -> bool {
+        self.broken.contains(&rule)
     }
 }
 
-/// What an agent with this broken rule takes for its view.
-pub fn see(broken: Option<Broken>, mut view: View) -> View {
-    let Some(broken) = broken else { return view };
+/// What an agent with these broken rules sees, decides and says.
+pub fn decide(rules: Rules, view: View) -> (View, Action, Reason) {
+    let led_by = view.cluster.now().and_then(|cluster| cluster.leader.clone());
+    let view = rules.iter().fold(view, |view, rule| see(*rule, view));
+    let decision = decision::decide(&view);
+    let action = rules.iter().fold(decision.action, |action, rule| think(*rule, &view, action));
+    let action = match action {
+        // Whom it did not want to see it has to depose.
+        Action::Acquire(claim) if rules.contains(&Broken::DeposesWithoutProof) => {
+            Action::Acquire(Claim { depose: led_by, ..claim })
+        }
+        action => action,
+    };
+    (view, action, decision.reason)
+}
+
+fn see(broken: Broken, mut view: View) -> View {
     let me = view.me.clone();
-    if broken == Broken::SuspectsTooSoon && view.hearing.agent != Sound::Fine && view.hearing.agent != Sound::Unknown {
-        (view.hearing.agent, view.hearing.postgres) = (Sound::Gone, Sound::Gone);
+    let silent = |sound: Sound| !matches!(sound, Sound::Fine | Sound::Unknown);
+    match broken {
+        Broken::SuspectsTooSoon if silent(view.hearing.agent) => {
+            (view.hearing.agent, view.hearing.postgres) = (Sound::Gone, Sound::Gone);
+        }
+        Broken::OneWitnessIsEnough => view.hearing.postgres = view.hearing.agent,
+        Broken::StartsWhatIsHalfMade => return with_a_whole_directory(view),
+        _ => {}
     }
-    if let (Broken::StartsWhatIsHalfMade, Seen::Now(postgres)) = (broken, &mut view.postgres)
+    let both = silent(view.hearing.agent) && silent(view.hearing.postgres);
+    let Seen::Now(cluster) = &mut view.cluster else { return view };
+    let led_by_another = cluster.leader.as_ref().is_some_and(|leader| *leader != me);
+    match broken {
+        Broken::CountsOneBallotTooFew if view.lock == Lock::NotHeld => {
+            if let Some(sync) = &mut cluster.sync {
+                sync.policies.iter_mut().filter(|quorum| quorum.k > 0).for_each(|quorum| quorum.k += 1);
+            }
+        }
+        Broken::RanksByPositionOnly => {
+            // Its own ballot must say what is so, or it would be given again.
+            let mine = cluster.ballots.get(&me).map(|ballot| ballot.timeline);
+            cluster.ballots.values_mut().for_each(|ballot| ballot.timeline = mine.unwrap_or(ballot.timeline));
+        }
+        Broken::FollowsInSpiteOfItsPledge if led_by_another && !both => drop(cluster.ballots.remove(&me)),
+        Broken::IgnoresTheVeto if led_by_another && both => {
+            let leader = cluster.leader.clone();
+            let balloted: Vec<MemberName> = cluster.current_ballots().into_keys().cloned().collect();
+            let pledged = balloted.contains(&me);
+            cluster.members.retain(|name, _| !pledged || Some(name) == leader.as_ref() || balloted.contains(name));
+        }
+        Broken::DeposesWithoutProof if led_by_another && both => {
+            cluster.leader = None;
+            view.ages.vacancy = Some(view.settings.timing.ballot_window);
+        }
+        _ => {}
+    }
+    view
+}
+
+fn with_a_whole_directory(mut view: View) -> View {
+    let timeline = view.cluster.now().and_then(|cluster| cluster.sync.as_ref()).map(|sync| sync.timeline);
+    if let (Seen::Now(postgres), Some(timeline)) = (&mut view.postgres, timeline)
         && let Data::HalfMade { .. } = postgres.data
-        && let Some(cluster) = view.cluster.now()
-        && let Some(timeline) = cluster.sync.as_ref().map(|sync| sync.timeline)
     {
-        postgres.data = Data::Present(decision::view::OnDisk {
+        postgres.data = Data::Present(OnDisk {
             system_id: crate::look::SYSTEM,
-            state: decision::view::ControlState::InArchiveRecovery,
+            state: ControlState::InArchiveRecovery,
             timeline,
             checkpoint: Lsn(0),
             redo: Lsn(0),
@@ -86,40 +155,35 @@ pub fn see(broken: Option<Broken>, mut view: View) -> View {
             end_of_wal: Some(Lsn(0)),
         });
     }
-    let Seen::Now(cluster) = &mut view.cluster else { return view };
-    match broken {
-        Broken::CountsOneBallotTooFew => {
-            if let Some(sync) = &mut cluster.sync {
-                sync.policies.iter_mut().filter(|quorum| quorum.k > 0).for_each(|quorum| quorum.k += 1);
-            }
-        }
-        Broken::RanksByPositionOnly => {
-            let newest = cluster.ballots.values().map(|ballot| ballot.timeline).max().unwrap_or_default();
-            cluster.ballots.values_mut().for_each(|ballot| ballot.timeline = newest);
-        }
-        Broken::FollowsInSpiteOfItsPledge if cluster.leader.is_some() => {
-            cluster.ballots.remove(&me);
-        }
-        _ => {}
-    }
     view
 }
 
-/// What an agent with this broken rule decides.
-pub fn think(broken: Option<Broken>, view: &View, action: Action, reason: Reason) -> (Action, Reason) {
-    let action = match (broken, action) {
-        (Some(Broken::AppliesBeforeItRecords), Action::RecordSync { policies, .. }) if policies.len() > 1 => {
+fn think(broken: Broken, view: &View, action: Action) -> Action {
+    match (broken, action) {
+        (Broken::AppliesBeforeItRecords, Action::RecordSync { policies, .. }) if policies.len() > 1 => {
             Action::ApplySync(policies.last().cloned().unwrap_or_default())
         }
-        (Some(Broken::NeverTakesTheLock), Action::Acquire(claim)) if claim.kind != ClaimKind::Reclaim => Action::Wait,
-        (Some(broken), Action::Acquire(claim)) => Action::Acquire(changed(broken, view, claim)),
+        (Broken::RecordsTheNewAlone, Action::RecordSync { policies, mode }) => {
+            Action::RecordSync { mode, policies: policies.last().cloned().into_iter().collect() }
+        }
+        (Broken::ReleasesBeforeItIsDead, Action::Stop(StopMode::Kill)) if matches!(view.lock, Lock::Held { .. }) => {
+            Action::Release
+        }
+        (Broken::NeverTakesTheLock, Action::Acquire(claim)) if claim.kind != ClaimKind::Reclaim => Action::Wait,
+        (broken, Action::Acquire(claim)) => Action::Acquire(changed(broken, view, claim)),
         (_, action) => action,
-    };
-    (action, reason)
+    }
 }
 
 fn changed(broken: Broken, view: &View, claim: Claim) -> Claim {
     match broken {
+        // Only the count is wrong, not what is recorded.
+        Broken::CountsOneBallotTooFew => {
+            let mut policies = claim.policies;
+            let old = policies.len().saturating_sub(1);
+            policies[..old].iter_mut().for_each(|quorum| quorum.k = quorum.k.saturating_sub(1));
+            Claim { policies, ..claim }
+        }
         Broken::ForgetsTheOldPromise => {
             let policies = claim.policies.last().cloned().into_iter().collect();
             Claim { policies, ..claim }

@@ -34,10 +34,10 @@ impl World {
             None => Guard::Absent(Key::Leader),
         };
         let mut guards = vec![lock, still(claim.after)];
-        if self.broken != Some(Broken::TakesOverAnyRecord) {
+        if !self.breaks(Broken::TakesOverAnyRecord) {
             guards.push(Guard::Unchanged(Key::Sync, seen.sync_revision));
         }
-        if self.broken != Some(Broken::ForgetsToGuardBallots) {
+        if !self.breaks(Broken::ForgetsToGuardBallots) {
             let ballot = |(name, revision): &(decision::names::MemberName, i64)| {
                 self.place(name).map(|at| Guard::Unchanged(Key::Ballot(at), *revision))
             };
@@ -87,7 +87,7 @@ impl World {
     pub fn record_sync(&self, me: At, sync: SyncRecord, sync_revision: i64) -> Txn {
         let mut guards = leads(sync.term, me);
         guards.push(Guard::Unchanged(Key::Sync, sync_revision));
-        if self.broken == Some(Broken::RecordsUnguarded) {
+        if self.breaks(Broken::RecordsUnguarded) {
             guards.clear();
         }
         Txn { guards, writes: vec![Write::Put(Key::Sync, record(sync), None)] }

@@ -47,6 +47,8 @@ impl World {
             | Fault::EtcdGone
             | Fault::EtcdRestored
             | Fault::AnswersLost(_)
+            | Fault::AnswersLate
+            | Fault::Misled(..)
             | Fault::Switchover(_)
             | Fault::Failover(_)
             | Fault::Forced(_)
@@ -63,7 +65,8 @@ impl World {
             Some(at) => format!("FAULT {fault:?} (at {}) for {} ms", world.name(at), planned.lasts / MS),
             None => format!("FAULT {fault:?} for {} ms", planned.lasts / MS),
         });
-        self.ledger.causes.push(Cause { number, whom, ended: None });
+        let moves = planned.may_move_the_lead(self.nodes.len());
+        self.ledger.causes.push(Cause { number, whom, moves, ended: None });
         let at = self.whose(fault);
         self.struck.insert(number, at);
         self.befall(fault, at, planned.lasts);
@@ -140,6 +143,8 @@ impl World {
                 self.etcd_changed(None);
             }
             Fault::AnswersLost(percent) => self.answers_lost = percent,
+            Fault::AnswersLate => self.answers_late = true,
+            Fault::Misled(who, to) => drop(self.misled.insert(who, to)),
             Fault::Switchover(to) => self.ask_for(RequestKind::Switchover, to, false),
             Fault::Failover(to) => self.ask_for(RequestKind::Failover, to, false),
             Fault::Forced(to) => self.ask_for(RequestKind::Failover, to, true),
@@ -204,6 +209,11 @@ impl World {
                 self.after(MS, Event::Dial { at, server });
             }
             Fault::AnswersLost(_) => self.answers_lost = 0,
+            Fault::AnswersLate => self.answers_late = false,
+            Fault::Misled(who, _) => {
+                self.misled.remove(&who);
+                self.end_receiver(who);
+            }
             Fault::ClusterPaused => self.configure_cluster(|config| config.paused = false),
             _ => {}
         }

@@ -26,6 +26,7 @@ impl World {
     /// The agent's lock lease is another one, or has been renewed.
     pub fn fence_hears(&mut self, at: At) {
         let margin = micros(self.settings_of_house().timing.safety_margin);
+        let margin = if self.breaks(Broken::FencesWithoutMargin) { 0 } else { margin };
         let deadline = match self.nodes[at].agent.leases[1].state {
             Lease::Alive { ends, .. } => ends.saturating_sub(margin),
             Lease::Idle | Lease::Asking | Lease::Lost => 0,
@@ -54,7 +55,7 @@ impl World {
 
     pub fn fence_looks(&mut self, at: At, look: u32) {
         let fence = self.nodes[at].fence;
-        if !fence.armed || fence.look != look || !self.nodes[at].powered || self.broken == Some(Broken::DoesNotFence) {
+        if !fence.armed || fence.look != look || !self.nodes[at].powered || self.breaks(Broken::DoesNotFence) {
             return;
         }
         if self.local(at) < fence.deadline {

@@ -4,7 +4,9 @@
 use decision::action::ClaimKind;
 use decision::durability::covered;
 use decision::settings::Mode;
+use decision::view::Sound;
 
+use crate::etcd::{Key, Value};
 use crate::ledger::{Acknowledged, Reign};
 use crate::plan::Fault;
 use crate::time::{Micros, SECOND};
@@ -103,8 +105,11 @@ fn fenced_by_the_deadline(world: &World) -> Result<(), String> {
 /// What Postgres waits for is covered by the record, while the leader leads.
 fn the_record_covers_postgres(world: &World) -> Result<(), String> {
     let (Some(leader), Some(sync)) = (world.etcd.leader(), world.etcd.sync()) else { return Ok(()) };
-    if !world.accepts_writes(leader) || sync.leader != world.names[leader] || world.ledger.restored {
+    if !world.accepts_writes(leader) || world.ledger.restored {
         return Ok(());
+    }
+    if sync.leader != world.names[leader] {
+        return Err(format!("{} leads, and the record is about {}", world.name(leader), sync.leader));
     }
     let (quorum, term) = &world.nodes[leader].postgres.in_force;
     if covered(&sync.policies, quorum) {
@@ -168,7 +173,11 @@ pub fn no_change_without_a_cause(world: &World, reign: &Reign) -> Result<(), Str
     }
     let lately = |ended: Option<Micros>| ended.is_none_or(|ended| ended + AFTERMATH >= world.now);
     let recent: Vec<_> = world.ledger.causes.iter().filter(|cause| lately(cause.ended)).collect();
-    let of_the_leader = recent.iter().any(|cause| cause.whom.is_none_or(|whom| whom == before.leader));
+    if let Some(witness) = still_heard(world, reign, before) {
+        let (witness, deposed) = (world.name(witness), world.name(before.leader));
+        return Err(format!("{} deposes {deposed}, which {witness} still hears", world.name(reign.leader)));
+    }
+    let of_the_leader = recent.iter().any(|cause| cause.moves && cause.whom.is_none_or(|whom| whom == before.leader));
     // Two faults of two others can leave a leader that one of them cannot tell from a dead one.
     if of_the_leader || recent.len() > 1 {
         return Ok(());
@@ -180,6 +189,20 @@ pub fn no_change_without_a_cause(world: &World, reign: &Reign) -> Result<(), Str
         reign.term,
         world.name(before.leader)
     ))
+}
+
+/// A voter that hears the leader while others depose it, without having been asked.
+fn still_heard(world: &World, reign: &Reign, before: &Reign) -> Option<At> {
+    let hears = |at: &At| {
+        let (agent, now) = (&world.nodes[*at].agent, world.local(*at));
+        let settled = agent.up && !world.stands_still(*at, Part::Agent) && now > agent.started + 3 * SECOND;
+        let votes = matches!(world.etcd.get(Key::Member(*at)), Some(Value::Member(member)) if !member.never_leads());
+        let balloted =
+            matches!(world.etcd.get(Key::Ballot(*at)), Some(Value::Ballot(ballot)) if ballot.revoked == before.term);
+        settled && votes && !balloted && world.hearing(*at).agent == Sound::Fine
+    };
+    let deposed = reign.kind == Some(ClaimKind::Takeover) && !reign.had_let_go;
+    (0..world.nodes.len()).filter(|at| deposed && ![before.leader, reign.leader].contains(at)).find(hears)
 }
 
 /// All is well again: a marked leader acknowledges, and everybody streams from it.

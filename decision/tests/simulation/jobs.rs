@@ -202,7 +202,7 @@ impl World {
                 let configure = Step::Configure(Some(self.whom(upstream)));
                 vec![configure, Step::ReplaceReceiver { before }, Step::DropLockLease { always: false }]
             }
-            Action::Pledge { revoked } if self.broken == Some(Broken::PledgesWhileItStreams) => {
+            Action::Pledge { revoked } if self.breaks(Broken::PledgesWhileItStreams) => {
                 vec![Step::LockLease { needed: false }, Step::Ballot(*revoked), Step::Configure(None), Step::ComeToRest]
             }
             Action::Pledge { revoked } => {
@@ -222,7 +222,7 @@ impl World {
             Action::Acquire(claim) => {
                 vec![Step::LockLease { needed: true }, Step::Acquire(Box::new(claim.clone())), Step::Arm]
             }
-            Action::Promote { term, quorum, .. } if self.broken == Some(Broken::RestartsInsteadOfPromoting) => {
+            Action::Promote { term, quorum, .. } if self.breaks(Broken::RestartsInsteadOfPromoting) => {
                 vec![Step::Arm, Step::KillAll, Step::StartPrimary(quorum.clone(), *term), Step::Survive]
             }
             Action::Promote { term, timeline, quorum } => vec![
@@ -246,7 +246,7 @@ impl World {
                 vec![Step::Mark(term), Step::Prove(*mode, quorum.clone())]
             }
             Action::HandOver { to, request } => self.handover_steps(self.place(to).unwrap_or_default(), *request),
-            Action::Release if self.broken == Some(Broken::ReleasesBeforeItIsDead) => {
+            Action::Release if self.breaks(Broken::ReleasesBeforeItIsDead) => {
                 vec![Step::Release, Step::KillAll, Step::Disarm, Step::DropLockLease { always: true }]
             }
             Action::Release => vec![Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }],

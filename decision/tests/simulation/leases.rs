@@ -1,6 +1,7 @@
 //! The leases of an agent, as its lease thread keeps them: renewed every heartbeat, counted from before the renewal was sent, given up only
 //! when etcd says that they are gone.
 
+use crate::broken::Broken;
 use crate::requests::{Ask, Purpose};
 use crate::time::{MS, Micros, micros};
 use crate::world::{At, Event, World};
@@ -87,7 +88,7 @@ impl World {
 
     pub fn lease_answered(&mut self, at: At, side: Side, sent: Micros, lease: Option<i64>) {
         let timing = self.settings_of_house().timing;
-        let sent = if self.broken_lease() { self.local(at) } else { sent };
+        let sent = if self.breaks(Broken::CountsTheLeaseFromTheAnswer) { self.local(at) } else { sent };
         let tending = &mut self.nodes[at].agent.leases[side as usize];
         tending.asked = false;
         match lease {

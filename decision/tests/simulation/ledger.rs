@@ -36,6 +36,8 @@ pub struct Reign {
     /// The mode on record before it.
     pub mode_before: Mode,
     pub kind: Option<ClaimKind>,
+    /// The leader before had said that it is done for.
+    pub had_let_go: bool,
     pub lost_bytes_bound: Option<u64>,
 }
 
@@ -44,6 +46,8 @@ pub struct Reign {
 pub struct Cause {
     pub number: usize,
     pub whom: Option<At>,
+    /// Whether it may cost the lead on its own.
+    pub moves: bool,
     pub ended: Option<Micros>,
 }
 
@@ -73,8 +77,8 @@ pub struct Ledger {
     pub restored: bool,
     pub disk_lost: bool,
     pub violation: Option<Violation>,
-    /// The mode on record after the last event.
-    mode_seen: Option<Mode>,
+    /// The mode on record after the last event, and whether its leader had let go.
+    record_seen: Option<(Mode, bool)>,
 }
 
 impl World {
@@ -185,13 +189,14 @@ impl World {
             _ => None,
         };
         let kind = claim.as_ref().map(|claim| claim.kind);
-        let mode_before = self.ledger.mode();
+        let mode_before = self.ledger.record_seen.map(|(mode, _)| mode);
         let mode_now = self.etcd.sync().map_or(Mode::Async, |sync| sync.mode);
         let reign = Reign {
             term,
             leader,
             mode_before: mode_before.unwrap_or(mode_now),
             kind,
+            had_let_go: self.ledger.record_seen.is_some_and(|(_, released)| released),
             lost_bytes_bound: claim.and_then(|claim| claim.lost_bytes_bound),
         };
         self.tell(|world| format!("TERM {term}: {} leads ({kind:?})", world.name(leader)));
@@ -220,16 +225,6 @@ impl World {
                 self.violated(invariant, what);
             }
         }
-        self.ledger.remember_mode(self.etcd.sync().map(|sync| sync.mode));
-    }
-}
-
-impl Ledger {
-    fn mode(&self) -> Option<Mode> {
-        self.mode_seen
-    }
-
-    fn remember_mode(&mut self, mode: Option<Mode>) {
-        self.mode_seen = mode;
+        self.ledger.record_seen = self.etcd.sync().map(|sync| (sync.mode, sync.released));
     }
 }

@@ -46,6 +46,10 @@ pub enum Fault {
     EtcdRestored,
     /// Writes to etcd are applied, and so many of a hundred answers are lost.
     AnswersLost(u8),
+    /// Answers of etcd take up to as long as anybody waits for them.
+    AnswersLate,
+    /// Whatever address the first one's Postgres looks up, it reaches the second.
+    Misled(At, At),
     SlowDisk(Who),
     SlowActions(Who),
     /// A reader holds up replay.
@@ -68,6 +72,42 @@ pub struct Planned {
     pub at: Micros,
     pub lasts: Micros,
     pub fault: Fault,
+}
+
+impl Planned {
+    /// Whether it may cost a leader the lead when it is all that befalls the cluster. What is over before anybody acts, what one voter
+    /// sees and another denies, and what an agent's next life adopts in time may not.
+    pub fn may_move_the_lead(&self, nodes: usize) -> bool {
+        match self.fault {
+            Fault::Cut(..) | Fault::Misled(..) => nodes == 2,
+            Fault::AgentKilled(_) | Fault::AgentFrozen(_) | Fault::CutFromEtcd(_) => self.lasts > 2 * SECOND,
+            Fault::HostFrozen(_)
+            | Fault::MachinePaused(_)
+            | Fault::PostgresFrozen(_)
+            | Fault::Isolated(_)
+            | Fault::Mute(_)
+            | Fault::Deaf(_) => self.lasts > 250 * MS,
+            Fault::EtcdElection
+            | Fault::AnswersLate
+            | Fault::SlowDisk(_)
+            | Fault::SlowActions(_)
+            | Fault::Reader(_)
+            | Fault::Failover(_)
+            | Fault::Policy(..)
+            | Fault::MayNotLead(_) => false,
+            Fault::PostmasterKilled(_)
+            | Fault::PostgresKilled(_)
+            | Fault::PowerLost(_)
+            | Fault::DiskLost(_)
+            | Fault::EtcdGone
+            | Fault::EtcdRestored
+            | Fault::AnswersLost(_)
+            | Fault::Switchover(_)
+            | Fault::Forced(_)
+            | Fault::ClusterPaused
+            | Fault::Leaves(_) => true,
+        }
+    }
 }
 
 /// One history to be simulated.

@@ -7,6 +7,7 @@ use decision::durability::Quorum;
 use decision::names::{Term, Timeline};
 use decision::view::ControlState;
 
+use crate::broken::Broken;
 use crate::streaming::{Receiver, Sender};
 use crate::time::{MS, Micros, SECOND};
 use crate::wal::{Kind, RecordId};
@@ -248,7 +249,7 @@ impl World {
         let postgres = &self.nodes[at].postgres;
         let (quorum, term) = &postgres.in_force;
         let counts = |(who, sender): &(&At, &Sender)| {
-            let named = sender.term == *term || self.broken_names();
+            let named = sender.term == *term || self.breaks(Broken::IgnoresTheTermInTheName);
             named && quorum.voters.contains(&self.names[**who])
         };
         let mut ends: Vec<usize> = postgres.senders.iter().filter(counts).map(|(_, sender)| sender.flushed).collect();

@@ -98,7 +98,14 @@ impl World {
         if lost || !self.links.carries(self.links.etcd(), letter.from) {
             return self.lose(letter);
         }
-        let later = self.transit(letter.from);
+        let mut later = self.transit(letter.from);
+        if self.answers_late {
+            later += self.dice(letter.from).u64(200 * MS..680 * MS);
+        }
+        let timeout = micros(self.settings_of_house().timing.request_timeout);
+        if self.local(letter.from) + later >= letter.sent + timeout {
+            return self.lose(letter);
+        }
         self.after(later, Event::Answer(letter, answer));
     }
 

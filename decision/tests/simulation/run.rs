@@ -7,7 +7,7 @@ use decision::names::{Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{RequestKind, SyncRecord};
 
-use crate::broken::Broken;
+use crate::broken::Rules;
 use crate::etcd::{Key, Txn, Value, Write};
 use crate::invariants::is_well;
 use crate::ledger::Violation;
@@ -33,12 +33,12 @@ pub struct Outcome {
     pub story: String,
 }
 
-pub fn run(plan: &Plan, broken: Option<Broken>) -> Outcome {
+pub fn run(plan: &Plan, broken: Rules) -> Outcome {
     outcome(played(plan, broken, Story::default()))
 }
 
 /// As [`run`], and tells what happened.
-pub fn tell(plan: &Plan, broken: Option<Broken>) -> Outcome {
+pub fn tell(plan: &Plan, broken: Rules) -> Outcome {
     outcome(played(plan, broken, Story::told()))
 }
 
@@ -53,7 +53,7 @@ fn outcome(world: World) -> Outcome {
 }
 
 /// The world after a plan was played, or after the first violation.
-pub fn played(plan: &Plan, broken: Option<Broken>, story: Story) -> World {
+pub fn played(plan: &Plan, broken: Rules, story: Story) -> World {
     let mut world = begun(plan, broken, story);
     go_on(&mut world, plan.healed_at);
     let deadline = plan.healed_at + WELL_WITHIN;
@@ -92,7 +92,7 @@ fn go_on(world: &mut World, until: Micros) {
 }
 
 /// A cluster that was shut down cleanly, about to start: `pg1` led term 1.
-fn begun(plan: &Plan, broken: Option<Broken>, story: Story) -> World {
+fn begun(plan: &Plan, broken: Rules, story: Story) -> World {
     let mut world = World::bare(plan, broken, story);
     let begin = world.archive.add(None, Timeline(1), Kind::Begin, 0);
     let marker = world.archive.add(Some(begin), Timeline(1), Kind::Marker(Term(1)), 0);

@@ -9,7 +9,7 @@ use crate::run::tell;
 #[track_caller]
 fn survives(plan: &Plan) {
     for seed in 0..30 {
-        let told = tell(&Plan { seed, ..plan.clone() }, None);
+        let told = tell(&Plan { seed, ..plan.clone() }, &[]);
         assert_eq!(told.violation, None, "{}", told.story);
     }
 }
@@ -21,7 +21,7 @@ fn of_two(mode: Mode) -> Plan {
 #[test]
 fn a_cluster_that_nothing_befalls_keeps_its_leader() {
     for seed in 0..20 {
-        let told = tell(&Plan::quiet(seed), None);
+        let told = tell(&Plan::quiet(seed), &[]);
         assert_eq!(told.violation, None, "{}", told.story);
         assert_eq!(told.reigns, 1, "{}", told.story);
     }
@@ -48,7 +48,7 @@ fn a_leader_never_decides_from_a_picture_older_than_its_own_write() {
     let lossy = cut.with(4_425, 1_809, Fault::AnswersLost(24));
     let plan = lossy.with(4_775, 80, Fault::PostgresKilled(Who::Leader));
     for seed in 0..200 {
-        let told = tell(&Plan { seed, ..plan.clone() }, None);
+        let told = tell(&Plan { seed, ..plan.clone() }, &[]);
         assert_eq!(told.violation, None, "{}", told.story);
     }
 }
@@ -57,9 +57,18 @@ fn a_leader_never_decides_from_a_picture_older_than_its_own_write() {
 #[test]
 fn a_lost_answer_to_a_claim_does_not_cost_the_lead() {
     survives(&Plan::quiet(4016));
-    let told = tell(&Plan::quiet(4016), None);
+    let told = tell(&Plan::quiet(4016), &[]);
     assert_eq!(told.violation, None, "{}", told.story);
     survives(&Plan::quiet(0).with(0, 2_500, Fault::AnswersLost(60)));
+}
+
+/// The only node that has everything has lost its disk, and somebody asks for a switchover: it must not stand in the way of the failover
+/// that an operator has to ask for.
+#[test]
+fn a_switchover_that_nobody_can_carry_out_does_not_bar_a_failover() {
+    let lost = of_two(Mode::Quorum).with(4_000, 77, Fault::DiskLost(Who::Leader));
+    let alone = lost.with(1_000, 8_000, Fault::Leaves(1));
+    survives(&alone.with(12_000, 97, Fault::Switchover(Some(0))));
 }
 
 /// An etcd that comes back from a backup knows nothing of the reigns since. The last leader that it remembers then takes its lock back and

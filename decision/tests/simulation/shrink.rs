@@ -1,13 +1,13 @@
 //! Makes a plan that fails as short as it can be while it still breaks the same invariant: faults are dropped, then made shorter, then the
 //! rest of the setting made plain.
 
-use crate::broken::Broken;
+use crate::broken::Rules;
 use crate::plan::Plan;
 use crate::run::run;
 use crate::time::{MS, SECOND};
 
 /// The shortest plan found, and how many were tried.
-pub fn shrink(plan: &Plan, broken: Option<Broken>, invariant: &str) -> (Plan, usize) {
+pub fn shrink(plan: &Plan, broken: Rules, invariant: &str) -> (Plan, usize) {
     let mut best = plan.clone();
     let mut tried = 0;
     let mut fails = |candidate: &Plan| {

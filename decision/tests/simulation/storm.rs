@@ -19,8 +19,12 @@ struct Sum {
 }
 
 #[allow(clippy::disallowed_methods, reason = "how many seeds is asked of whoever runs the tests, never of the mind")]
-fn asked(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
+pub fn asked_for(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+pub fn asked(name: &str) -> Option<u64> {
+    asked_for(name)?.parse().ok()
 }
 
 #[test]
@@ -37,7 +41,7 @@ fn clusters_under_random_faults_keep_every_promise() {
                     if seed >= from + seeds {
                         return;
                     }
-                    let outcome = run(&Plan::of(seed), None);
+                    let outcome = run(&Plan::of(seed), &[]);
                     sum.events.fetch_add(outcome.events, Ordering::Relaxed);
                     sum.reigns.fetch_add(outcome.reigns as u64, Ordering::Relaxed);
                     sum.acknowledged.fetch_add(outcome.acknowledged as u64, Ordering::Relaxed);
@@ -61,8 +65,8 @@ fn clusters_under_random_faults_keep_every_promise() {
 
 /// The story of a seed that fails, as short as it can be told.
 fn explained(seed: u64, invariant: &str) -> String {
-    let (plan, tried) = shrink(&Plan::of(seed), None, invariant);
-    let told = tell(&plan, None);
+    let (plan, tried) = shrink(&Plan::of(seed), &[], invariant);
+    let told = tell(&plan, &[]);
     let what = told.violation.map(|violation| violation.what).unwrap_or_default();
     format!(
         "seed {seed} breaks {invariant}\n{}\n{what}\nthe plan, shortened in {tried} tries: {plan:#?}\nplay it again: make storm FROM={seed} SEEDS=1",

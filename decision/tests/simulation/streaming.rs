@@ -34,6 +34,8 @@ pub struct Sender {
 pub struct Receiver {
     pub upstream: At,
     pub term: Term,
+    /// Where the upstream's address has led to.
+    reached: At,
     pub connection: u32,
     pub last_message: Micros,
     flush_until: Micros,
@@ -100,7 +102,8 @@ impl World {
         self.after(later, Event::Dial { at, server });
     }
 
-    fn connect(&mut self, at: At, upstream: At, term: Term) {
+    fn connect(&mut self, at: At, wanted: At, term: Term) {
+        let upstream = self.misled.get(&at).copied().unwrap_or(wanted);
         let other = &self.nodes[upstream];
         let serves = matches!(other.postgres.process, Process::Primary | Process::Standby) && !other.postgres.orphaned;
         let reaches = self.links.both_ways(at, upstream) && other.powered;
@@ -123,7 +126,15 @@ impl World {
         }
         self.connections += 1;
         let (now, connection, begun_at) = (self.now, self.connections, to_offer.len());
-        let receiver = Receiver { upstream, term, connection, last_message: now, flush_until: 0, report_until: 0 };
+        let receiver = Receiver {
+            upstream: wanted,
+            term,
+            reached: upstream,
+            connection,
+            last_message: now,
+            flush_until: 0,
+            report_until: 0,
+        };
         self.nodes[at].postgres.receiver = Some(receiver);
         let sender = Sender {
             connection,
@@ -190,7 +201,7 @@ impl World {
         let Some(receiver) = postgres.receiver.as_mut().filter(same) else { return };
         receiver.last_message = now;
         receiver.flush_until = (now + flush).max(receiver.flush_until + 1);
-        let (instant, upstream, server) = (receiver.flush_until, receiver.upstream, postgres.server);
+        let (instant, upstream, server) = (receiver.flush_until, receiver.reached, postgres.server);
         if delivery.begins_at != postgres.wal.len() {
             return;
         }
@@ -231,7 +242,7 @@ impl World {
         let (flushed, replayed) = (postgres.flushed, postgres.replayed);
         let Some(receiver) = postgres.receiver.as_mut() else { return };
         receiver.report_until = later.max(receiver.report_until + 1);
-        let (to, connection, instant) = (receiver.upstream, receiver.connection, receiver.report_until);
+        let (to, connection, instant) = (receiver.reached, receiver.connection, receiver.report_until);
         if self.links.carries(at, to) {
             self.at(instant, Event::Reported(Report { to, from: at, connection, flushed, replayed, closed }));
         }
@@ -277,7 +288,7 @@ impl World {
         let Some(receiver) = self.nodes[at].postgres.receiver.as_ref().filter(|it| it.connection == connection) else {
             return;
         };
-        let upstream = receiver.upstream;
+        let upstream = receiver.reached;
         let silent = now - receiver.last_message > TIMEOUT;
         let hears = self.links.carries(upstream, at) && self.nodes[upstream].powered;
         let sender = self.nodes[upstream].postgres.senders.get(&at).filter(|it| it.connection == connection);

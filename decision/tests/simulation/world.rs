@@ -8,7 +8,7 @@ use decision::names::MemberName;
 use fastrand::Rng;
 
 use crate::agent::Agent;
-use crate::broken::Broken;
+use crate::broken::Rules;
 use crate::etcd::Etcd;
 use crate::fence::Fence;
 use crate::leases::Side;
@@ -195,7 +195,7 @@ pub struct Node {
 pub struct World {
     pub now: Micros,
     pub plan: Rc<Plan>,
-    pub broken: Option<Broken>,
+    pub broken: Rules,
     pub names: Vec<MemberName>,
     pub nodes: Vec<Node>,
     pub etcd: Etcd,
@@ -206,6 +206,9 @@ pub struct World {
     pub tickets: u64,
     pub connections: u32,
     pub answers_lost: u8,
+    pub answers_late: bool,
+    /// Whom a node reaches, whatever address it asks for.
+    pub misled: BTreeMap<At, At>,
     /// The faults that last, and whom they struck.
     pub struck: BTreeMap<usize, At>,
     queue: BinaryHeap<Queued>,
@@ -216,7 +219,7 @@ pub struct World {
 
 impl World {
     /// A world in which nothing is there yet.
-    pub fn bare(plan: &Plan, broken: Option<Broken>, story: Story) -> Self {
+    pub fn bare(plan: &Plan, broken: Rules, story: Story) -> Self {
         let seed = |salt: u64| Rng::with_seed(plan.seed.wrapping_mul(31).wrapping_add(salt));
         let node = |at: At| Node {
             clock: Clock::new(plan.drift_ppm[at]),
@@ -245,6 +248,8 @@ impl World {
             tickets: 0,
             connections: 0,
             answers_lost: 0,
+            answers_late: false,
+            misled: BTreeMap::new(),
             struck: BTreeMap::new(),
             queue: BinaryHeap::new(),
             number: 0,

@@ -1,0 +1,172 @@
+//! Histories written by hand, each for one broken rule: without it nothing is amiss, with it an invariant must notice. The seed draws
+//! the delays, and, where the turn of events is a narrow one, moves a fault a little.
+
+use decision::settings::Mode;
+
+use crate::plan::{Fault, Plan, Who};
+use crate::time::MS;
+
+/// `pg1` leads `pg2` and `pg3`, and clients write all the time.
+fn busy(seed: u64) -> Plan {
+    Plan { write_every: 20 * MS, ..Plan::quiet(seed) }
+}
+
+/// A few milliseconds more or less, another number for each seed.
+fn about(ms: u64, spread: u64, seed: u64) -> u64 {
+    ms + seed.wrapping_mul(37) % spread
+}
+
+/// `pg2` has missed commits that `pg3` has acknowledged, and is the only one left.
+pub fn the_only_one_left_has_missed_commits(seed: u64) -> Plan {
+    busy(seed).with(4_000, 9_000, Fault::Cut(0, 1)).with(4_400, 15_000, Fault::PowerLost(Who::Node(0))).with(
+        4_400,
+        15_000,
+        Fault::PowerLost(Who::Node(2)),
+    )
+}
+
+/// `pg1`, isolated, writes much that nobody acknowledges, is replaced, and comes back when its successor is dead.
+pub fn the_dead_branch_is_longer(seed: u64) -> Plan {
+    Plan { wait_for_lease: true, ..busy(seed) }
+        .with(3_500, 7_300, Fault::Isolated(Who::Node(0)))
+        .with(10_300, 20_000, Fault::PowerLost(Who::Node(1)))
+        .with(14_500, 4_500, Fault::AgentFrozen(Who::Node(2)))
+}
+
+/// `pg2` takes over with commits that nobody else alive has, and dies before `pg3` has them.
+pub fn the_new_leader_dies_before_anybody_follows(seed: u64) -> Plan {
+    Plan { wait_for_lease: true, ..busy(seed) }
+        .with(3_500, 30_000, Fault::Cut(0, 2))
+        .with(3_500, 30_000, Fault::Cut(1, 2))
+        .with(5_000, 40_000, Fault::PowerLost(Who::Node(0)))
+        .with(11_800, 30_000, Fault::PowerLost(Who::Node(1)))
+}
+
+/// `pg3` leads for a moment with commits that only it and `pg1` have, comes back as a standby of `pg1`, and is rewound just before that dies.
+pub fn a_rewound_node_is_asked_for_its_ballot(seed: u64) -> Plan {
+    busy(seed)
+        .with(3_000, 9_000, Fault::PowerLost(Who::Node(1)))
+        .with(3_000, 40_000, Fault::Cut(0, 1))
+        .with(4_500, 6_000, Fault::PowerLost(Who::Node(0)))
+        .with(9_800, 7_200, Fault::PowerLost(Who::Node(2)))
+        .with(about(17_400, 900, seed), 25_000, Fault::PowerLost(Who::Node(0)))
+}
+
+/// The postmaster is dead, its backends commit on, and the leader, slow, tells its voters before it has killed them.
+pub fn backends_commit_on_while_the_voters_ballot(seed: u64) -> Plan {
+    Plan { write_every: 2 * MS, ..Plan::quiet(seed) }.with(3_900, 2_000, Fault::SlowActions(Who::Node(0))).with(
+        4_000,
+        100,
+        Fault::PostmasterKilled(Who::Node(0)),
+    )
+}
+
+/// `pg3` takes its ballot back while `pg2`, slow, counts it.
+pub fn a_ballot_is_taken_back_while_it_is_counted(seed: u64) -> Plan {
+    let heard_at = about(880, 160, seed);
+    Plan { write_every: 5 * MS, ..Plan::quiet(seed) }
+        .with(3_500, 4_000, Fault::SlowActions(Who::Node(1)))
+        .with(4_000, 3_000, Fault::Cut(0, 1))
+        .with(4_000, heard_at, Fault::Cut(0, 2))
+        .with(4_000 + heard_at + 140, 2_000, Fault::Cut(0, 2))
+}
+
+/// `pg3` pledges for a moment, follows `pg1` again, and both are cut off from etcd before `pg2` loses sight of `pg1`.
+pub fn a_voter_follows_again_after_its_pledge(seed: u64) -> Plan {
+    busy(seed)
+        .with(4_000, 800, Fault::Cut(0, 2))
+        .with(5_800, 5_000, Fault::CutFromEtcd(Who::Node(2)))
+        .with(5_800, 3_000, Fault::CutFromEtcd(Who::Node(0)))
+        .with(6_000, 4_000, Fault::Cut(0, 1))
+}
+
+/// `pg1` is deposed and knows nothing of it; `pg3` means to follow `pg2`, and its name service leads it to `pg1`.
+pub fn an_old_address_leads_back_to_the_old_leader(seed: u64) -> Plan {
+    busy(seed)
+        .with(4_000, 3_500, Fault::CutFromEtcd(Who::Node(0)))
+        .with(4_000, 3_500, Fault::Cut(0, 1))
+        .with(4_000, 1_500, Fault::Cut(0, 2))
+        .with(4_000, 4_000, Fault::Misled(2, 0))
+}
+
+/// `pg1` gives its voters up just as they take over from it.
+pub fn the_record_changes_while_it_is_taken_over(seed: u64) -> Plan {
+    let until = about(3_100, 700, seed);
+    Plan { write_every: 4 * MS, ..Plan::quiet(seed) }
+        .with(3_000, 6_000, Fault::SlowActions(Who::Node(1)))
+        .with(3_000, 6_000, Fault::SlowActions(Who::Node(0)))
+        .with(4_000, 7_000, Fault::Cut(0, 1))
+        .with(4_000, 7_000, Fault::Cut(0, 2))
+        .with(4_400, until, Fault::CutFromEtcd(Who::Node(1)))
+}
+
+/// `pg1` hears no answer of etcd any more, is deposed, and writes its record down all the same.
+pub fn a_deposed_leader_writes_its_record(seed: u64) -> Plan {
+    let etcd = 3;
+    busy(seed).with(4_000, 6_000, Fault::Cut(0, 2)).with(4_500, 6_000, Fault::Cut(0, 1)).with(
+        4_700,
+        2_500,
+        Fault::Cut(etcd, 0),
+    )
+}
+
+/// The last renewal was answered late, and none comes after it.
+pub fn the_last_answer_was_late(seed: u64) -> Plan {
+    busy(seed).with(3_000, 3_000, Fault::AnswersLate).with(
+        about(5_000, 900, seed),
+        9_000,
+        Fault::CutFromEtcd(Who::Node(0)),
+    )
+}
+
+/// The leader is cut off from etcd alone.
+pub fn a_leader_loses_etcd(seed: u64) -> Plan {
+    Plan { drift_ppm: vec![-10_000, 0, 0], ..busy(seed) }.with(4_000, 9_000, Fault::CutFromEtcd(Who::Node(0)))
+}
+
+/// Commits wait for nobody, and the leader is out of sight of everybody but its clients.
+pub fn an_isolated_leader_whose_commits_wait_for_nobody(seed: u64) -> Plan {
+    busy(seed).in_mode(Mode::Async).with(4_000, 9_000, Fault::Isolated(Who::Node(0)))
+}
+
+/// Commits wait for nobody, Postgres stands still until the leader gives it up, and then the agent stands still as well.
+pub fn a_leader_lets_go_and_stands_still(seed: u64) -> Plan {
+    busy(seed)
+        .in_mode(Mode::Async)
+        .with(3_800, 6_000, Fault::SlowActions(Who::Node(0)))
+        .with(4_000, 2_900, Fault::PostgresFrozen(Who::Node(0)))
+        .with(about(6_050, 400, seed), 2_500, Fault::AgentFrozen(Who::Node(0)))
+}
+
+/// The leader's agent is restarted, and its Postgres notices nothing.
+pub fn the_leaders_agent_is_restarted(seed: u64) -> Plan {
+    busy(seed).with(4_000, 1_500, Fault::AgentKilled(Who::Node(0)))
+}
+
+/// A short hiccup of the network.
+pub fn a_hiccup(seed: u64) -> Plan {
+    busy(seed).with(4_000, 230, Fault::Isolated(Who::Node(0)))
+}
+
+/// Of four voters, two of whom acknowledge, three lose sight of the leader and one does not.
+pub fn one_of_four_still_hears_the_leader(seed: u64) -> Plan {
+    let five = Plan { nodes: 5, acknowledgers: 2, drift_ppm: vec![0; 5], disks: vec![1; 5], ..busy(seed) };
+    (1..4).fold(five, |plan, at| plan.with(4_000, 3_000, Fault::Cut(0, at)))
+}
+
+/// The answers to the reads are lost while a change of the voters goes through.
+pub fn the_answers_to_the_reads_are_lost(seed: u64) -> Plan {
+    Plan { write_every: 200 * MS, ..Plan::quiet(seed) }
+        .with(3_161, 1_371, Fault::CutFromEtcd(Who::Node(1)))
+        .with(4_425, 1_809, Fault::AnswersLost(24))
+        .with(4_775, 80, Fault::PostgresKilled(Who::Leader))
+}
+
+/// The candidate of a switchover is cut off from the WAL just before the end.
+pub fn the_candidate_misses_the_end_of_the_wal(seed: u64) -> Plan {
+    Plan { write_every: 4 * MS, ..Plan::quiet(seed) }.with(4_000, 100, Fault::Switchover(Some(1))).with(
+        about(4_060, 240, seed),
+        3_000,
+        Fault::Cut(0, 1),
+    )
+}
