@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use consensus::records::MemberRecord;
 use consensus::{BootInstant, ClusterWatch, Snapshot};
 use decision::action::Action;
+use decision::promise::worth_asking;
 use decision::reason::Reason;
-use decision::view::{Lock, Server, View};
+use decision::settings::Mode;
+use decision::view::{Job, Lock, Server, View};
 use decision::{Decision, decide};
 use pg_control::Death;
 use tokio::sync::watch;
@@ -26,6 +28,9 @@ use crate::upkeep::Upkeep;
 
 /// How often the loop looks whether etcd's news have caught up with what it has written itself.
 const OWN_WRITE_WATCH: Duration = Duration::from_millis(20);
+/// How long a leader whose lease was revoked may try to get its lock back where commits wait for nobody: less than others need to notice,
+/// to agree and to promote.
+const RECLAIM_GRACE: Duration = Duration::from_millis(100);
 /// Positions in the member record are refreshed at most this often, for people and Patroni's tools; nothing depends on them.
 const POSITIONS_EVERY: Duration = Duration::from_secs(10);
 
@@ -189,7 +194,26 @@ impl Body {
         } else if seen.settings.paused || self.is_harmless(seen, leads) {
             self.hands.fence.disarm();
         }
+        self.hands.promises.worth_asking.store(worth_asking(seen), Ordering::SeqCst);
+        match server {
+            Some(Server::Primary(_)) if leads => self.hands.recorder.restarted(),
+            // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
+            Some(Server::Starting { .. }) if leads && self.look.was_primary() => self.hands.recorder.restarting(),
+            _ => {}
+        }
         let Some(cluster) = seen.cluster.now() else { return };
+        self.hands.promises.book.saw_etcd(cluster.ballots.get(&seen.me).map(|ballot| ballot.revoked));
+        let letting_go = |job: &Job| ["hand_over", "release", "abdicate"].contains(&job.action.as_str());
+        if let Some(snapshot) = snapshot.filter(|_| !seen.job.as_ref().is_some_and(letting_go)) {
+            let by_key = cluster.leader.as_ref() == Some(&seen.me);
+            if self.hands.promises.reign.see(snapshot, leads && by_key) {
+                let promises = Arc::clone(&self.hands.promises);
+                tokio::task::spawn_blocking(move || promises.reign.write_or_forget());
+            }
+        }
+        let waits = cluster.sync.as_ref().filter(|sync| sync.mode != Mode::Async).and_then(|sync| sync.policies.last());
+        let guarded = waits.is_some_and(|quorum| quorum.k > 0);
+        self.hands.authority.set_grace(if guarded { seen.settings.timing.ttl } else { RECLAIM_GRACE });
         if cluster.leader.is_none() && self.had_leader {
             self.something_is_wrong();
         }
@@ -213,12 +237,6 @@ impl Body {
             }
         }
         self.led_before = leads;
-        match server {
-            Some(Server::Primary(_)) if leads => self.hands.recorder.restarted(),
-            // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
-            Some(Server::Starting { .. }) if leads && self.look.was_primary() => self.hands.recorder.restarting(),
-            _ => {}
-        }
     }
 
     /// Whether there is nothing to fence: this node does not lead, does nothing, and its Postgres is down or a standby. Seen twice, for
@@ -321,7 +339,7 @@ fn picture(
         cluster_name: hands.config.cluster.clone(),
         proof_pending: hands.recorder.awaits_proof(),
         exposed: None,
-        lock_until: now.snapshot.as_ref().and_then(|snapshot| hands.lock_until(snapshot)),
+        lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
         view,
         decision,
         reason_since,

@@ -56,6 +56,10 @@ impl Body {
             timing.degrade_after,
             timing.retry_after,
         ];
+        // The end of a promise is no event.
+        if let Some(promise) = &seen.promise {
+            pause = pause.min(promise.left + Duration::from_millis(1));
+        }
         let soonest = self.ages.soonest(&limits).map(|left| left + Duration::from_millis(1));
         pause.min(soonest.unwrap_or(pause))
     }

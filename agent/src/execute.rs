@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use consensus::records::{FailoverRecord, Transition};
-use consensus::{Bootstrap, Outcome, Snapshot, Write};
-use decision::action::{Action, Claim, StartAs, StopMode};
+use consensus::{Bootstrap, Outcome, Snapshot};
+use decision::action::{Action, StartAs, StopMode};
 use decision::durability::{Policies, Quorum, quorum_for_new_leader};
 use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use decision::promise::{Promise, is_released};
 use decision::settings::Mode;
 use decision::view::{Ballot, SyncRecord, Upstream};
 use pg_control::pidfile::Status;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::discard;
 use crate::handover;
 use crate::hands::Hands;
+use crate::lock;
 
 /// How long a clean shutdown may take before it is cut short.
 const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -46,7 +48,7 @@ impl Effect {
     pub const LOCAL: Effect = Effect { revision: 0 };
 
     /// What became of a guarded write: applied, or refused because the world had moved on, which the next look will show.
-    fn of(outcome: Outcome) -> Effect {
+    pub fn of(outcome: Outcome) -> Effect {
         match outcome {
             Outcome::Applied { revision } => Effect { revision },
             Outcome::Refused => Effect::LOCAL,
@@ -68,7 +70,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Start(how) => start(&hands, how).await,
         Action::Stop(mode) => stop(&hands, mode).await,
         Action::Follow(upstream) => follow(&hands, &upstream).await,
-        Action::Pledge { revoked } => pledge(&hands, revoked).await,
+        Action::Pledge { revoked } => pledge(&hands, &seen, revoked).await,
         Action::Withdraw { revoked } => withdraw(&hands, &seen, revoked).await,
         Action::ClearFloor => clear_floor(&hands, &seen).await,
         Action::StandReady => stand_ready(&hands, &seen).await,
@@ -76,15 +78,16 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
             hands.drop_spare_lease().await;
             Ok(Effect::LOCAL)
         }
-        Action::Acquire(claim) => acquire(&hands, &claim, &seen).await,
+        Action::Acquire(claim) => lock::acquire(&hands, &claim, &seen).await,
+        Action::Resume { term } => lock::resume(&hands, &seen, term).await,
         Action::Promote { term, timeline, quorum } => promote(&hands, &seen, term, timeline, &quorum).await,
         Action::Mark { term } => mark(&hands, &seen, term).await,
         Action::RecordSync { mode, policies } => record_sync(&hands, &seen, mode, policies).await,
         Action::ApplySync(quorum) => apply_sync(&hands, &seen, &quorum).await,
         Action::ProveSync { mode, quorum } => prove_sync(&hands, &seen, mode, quorum).await,
         Action::HandOver { to, request } => handover::hand_over(&hands, &seen, &to, request).await,
-        Action::Release => release(&hands, &seen).await,
-        Action::Abdicate => abdicate(&hands, &seen).await,
+        Action::Release => lock::release(&hands, &seen).await,
+        Action::Abdicate => lock::abdicate(&hands, &seen).await,
         Action::AskSwitchover { to, why } => ask_switchover(&hands, &to, why).await,
         Action::RefuseRequest { request, why } => refuse(&hands, &seen, request, why).await,
     }
@@ -119,6 +122,7 @@ async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<Syst
 
 async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, system_id: SystemId) -> Result<Effect> {
     let lock_lease = hands.leases.ensure_lock_lease().await?;
+    hands.authority.bind(lock_lease);
     hands.fence.arm_confirmed().await?;
     let me = hands.me().clone();
     let after = seen.cluster.term;
@@ -265,6 +269,7 @@ async fn follow(hands: &Hands, upstream: &Upstream) -> Result<Effect> {
     hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
     // Only a standby follows, and the lease that it might have led with is given back below.
     hands.fence.disarm();
+    hands.promises.book.follows(upstream.term, false);
     hands.recorder.abandon();
     if hands.spare_lease.load(Ordering::SeqCst) == 0 {
         hands.drop_spare_lease().await;
@@ -273,13 +278,17 @@ async fn follow(hands: &Hands, upstream: &Upstream) -> Result<Effect> {
 }
 
 /// The lease that may be needed to lead is fetched while the pledge is made, so that the election does not wait for it.
-async fn pledge(hands: &Hands, revoked: Term) -> Result<Effect> {
+async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Effect> {
     let may_lead = !hands.config.tags.never_leads();
     let lease = async {
         if may_lead && let Err(error) = hands.leases.ensure_lock_lease().await {
             tracing::debug!(%error, "no lease for the lock yet");
         }
     };
+    let seen = Arc::clone(seen);
+    let released = move |promise: &Promise| is_released(&seen.cluster, promise);
+    // A promise forbids it; and what is noted first keeps this node from promising, also in its next life.
+    hands.noting(move |promises| promises.book.revoke(revoked, released)).await?;
     let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
     let standby = standby?;
     if !standby.replay_done {
@@ -293,7 +302,11 @@ async fn pledge(hands: &Hands, revoked: Term) -> Result<Effect> {
         timeline: standby.timeline,
         revision: 0,
     };
-    let outcome = hands.store.put_ballot(hands.me(), &ballot).await?;
+    let outcome = hands.store.put_ballot(hands.me(), &ballot).await;
+    if matches!(outcome, Err(consensus::Error::Unknown(_))) {
+        hands.promises.book.unsure(revoked);
+    }
+    let outcome = outcome?;
     hands.recorder.lap("pledge");
     tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
     Ok(Effect::of(outcome))
@@ -303,7 +316,11 @@ async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<Effec
     let Some(ballot) = seen.cluster.ballots.get(hands.me()).filter(|ballot| ballot.revoked == revoked) else {
         return Ok(Effect::LOCAL);
     };
-    Ok(Effect::of(hands.store.withdraw_ballot(hands.me(), ballot).await?))
+    let outcome = hands.store.withdraw_ballot(hands.me(), ballot).await?;
+    if outcome.applied() {
+        hands.promises.book.follows(revoked, true);
+    }
+    Ok(Effect::of(outcome))
 }
 
 async fn clear_floor(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
@@ -319,32 +336,6 @@ async fn stand_ready(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     hands.instance.expect_promotion(&quorum, seen.cluster.term.next(), APPLY_WITHIN).await?;
     hands.spare_lease.store(lease, Ordering::SeqCst);
     Ok(Effect::LOCAL)
-}
-
-async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect> {
-    let lease = hands.leases.ensure_lock_lease().await?;
-    // Before the lock is taken: a node whose fence cannot be armed leaves it to others.
-    hands.fence.arm_confirmed().await?;
-    let outcome = match hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await {
-        Err(consensus::Error::LeaseGone(why)) => {
-            // etcd may revoke leases that nobody gave back (etcd-io/etcd issue 15247). Nothing was written: once more, under a new one.
-            tracing::warn!(lease, why, "the lease for the lock is gone: getting another");
-            // A fence that is armed would strike with the lease.
-            hands.fence.disarm();
-            hands.leases.lock_lease_is_gone(lease).await;
-            let lease = hands.leases.ensure_lock_lease().await?;
-            hands.fence.arm_confirmed().await?;
-            hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await?
-        }
-        outcome => outcome?,
-    };
-    if outcome.applied() {
-        hands.recorder.acquired(claim, seen);
-        tracing::info!(term = %claim.term, kind = ?claim.kind, "took the leader lock");
-    } else {
-        tracing::info!(term = %claim.term, "another candidate was faster, or the ballots changed");
-    }
-    Ok(Effect::of(outcome))
 }
 
 async fn promote(hands: &Hands, seen: &Snapshot, term: Term, timeline: Timeline, quorum: &Quorum) -> Result<Effect> {
@@ -382,16 +373,22 @@ async fn mark(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect> {
 }
 
 /// The durability record of my own term, to be changed.
-fn my_sync(hands: &Hands, seen: &Snapshot) -> Result<SyncRecord> {
+pub fn my_sync(hands: &Hands, seen: &Snapshot) -> Result<SyncRecord> {
     let sync = seen.cluster.sync.clone().filter(|sync| sync.leader == *hands.me());
     sync.context("the durability record is not mine to change")
 }
 
 async fn record_sync(hands: &Hands, seen: &Snapshot, mode: Mode, policies: Policies) -> Result<Effect> {
     let before = my_sync(hands, seen)?;
+    may_record(hands, seen, mode, &policies).await?;
     // No hand-over is under way while this is done, and whoever records anything leads on.
     let sync = SyncRecord { mode, policies, heir: None, released: false, ..before };
     Ok(Effect::of(hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?))
+}
+
+async fn may_record(hands: &Hands, seen: &Snapshot, mode: Mode, policies: &Policies) -> Result<()> {
+    let (seen, policies) = (seen.clone(), policies.clone());
+    hands.noting(move |promises| promises.reign.may_record(&seen, mode, policies)).await
 }
 
 async fn apply_sync(hands: &Hands, seen: &Snapshot, quorum: &Quorum) -> Result<Effect> {
@@ -404,42 +401,13 @@ async fn prove_sync(hands: &Hands, seen: &Snapshot, mode: Mode, quorum: Quorum) 
     let before = my_sync(hands, seen)?;
     hands.instance.prove(before.term, MARK_WITHIN).await?;
     let k = quorum.k;
-    let sync = SyncRecord { mode, policies: vec![quorum], handover_lsn: None, reclaimed: false, ..before };
+    let policies = vec![quorum];
+    may_record(hands, seen, mode, &policies).await?;
+    let sync = SyncRecord { mode, policies, handover_lsn: None, reclaimed: false, ..before };
     let outcome = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?;
     if k > 0 && outcome.applied() {
         hands.recorder.redundant();
     }
-    Ok(Effect::of(outcome))
-}
-
-/// The lock is given up only when no write can follow it: every Postgres process is gone, orphans included.
-async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
-    hands.instance.kill_all().await?;
-    hands.fence.disarm();
-    let before = my_sync(hands, seen)?;
-    let sync = SyncRecord { released: true, ..before };
-    let outcome = hands.store.release(hands.me(), sync.term, &sync).await?;
-    hands.drop_spare_lease().await;
-    Ok(Effect::of(outcome))
-}
-
-/// The voters are told and Postgres is killed at the same time: whoever pledges acknowledges nothing more to it, dead or not. The lock
-/// follows once nothing can be written any more, where nobody has taken it by then.
-async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
-    let sync = SyncRecord { released: true, heir: None, ..my_sync(hands, seen)? };
-    let report = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision);
-    let (told, killed) = tokio::join!(report, hands.instance.kill_all());
-    killed?;
-    hands.fence.disarm();
-    // The record is not touched again where it says so already: the voters' claim names its revision.
-    let outcome = match told {
-        Ok(Outcome::Applied { .. }) => {
-            let lock = Write::delete(hands.store.keys().leader());
-            hands.store.write_as_leader(hands.me(), sync.term, &[lock]).await?
-        }
-        Ok(Outcome::Refused) | Err(_) => hands.store.release(hands.me(), sync.term, &sync).await?,
-    };
-    hands.drop_spare_lease().await;
     Ok(Effect::of(outcome))
 }
 

@@ -134,6 +134,8 @@ impl<'a> Plan<'a> {
         crash_point("hand_over", "confirmed");
         self.watch.lap("confirm");
         let order = self.order(last);
+        // From here on another may lead without anybody's ballot, so promises carry this reign no more.
+        self.hands.noting(|promises| promises.reign.end()).await?;
         let outcome = self.hands.store.hand_over(&order).await?;
         crash_point("hand_over", "handed");
         self.watch.lap("hand_over");
@@ -141,6 +143,7 @@ impl<'a> Plan<'a> {
             bail!("the lock could not be handed over: the cluster changed meanwhile");
         };
         self.hands.fence.disarm();
+        self.hands.authority.unbind();
         tracing::info!(to = %self.to, term = %order.new_term, %last, "handed the leader lock over");
         Ok(Effect { revision })
     }

@@ -16,6 +16,7 @@ use crate::authority::Authority;
 use crate::config::Config;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
+use crate::promises::Promises;
 use crate::recorder::Recorder;
 use crate::secret::Secret;
 use crate::transitions::Ledger;
@@ -30,6 +31,8 @@ pub struct Hands {
     pub leases: LeaseKeeper,
     /// Until when this node may rely on its leadership.
     pub authority: Authority,
+    /// Promises between agents.
+    pub promises: Arc<Promises>,
     /// Postgres.
     pub instance: Instance,
     /// The fence.
@@ -70,6 +73,32 @@ impl Hands {
         }
     }
 
+    /// Writes something down about promises. The disk may take its time, or hang, and holds nobody else up.
+    ///
+    /// # Errors
+    /// It cannot be written, or must not be.
+    pub async fn noting<T: Send + 'static, E: Into<anyhow::Error> + Send + 'static>(
+        &self,
+        note: impl FnOnce(&Promises) -> Result<T, E> + Send + 'static,
+    ) -> Result<T> {
+        let promises = Arc::clone(&self.promises);
+        tokio::task::spawn_blocking(move || note(&promises)).await?.map_err(Into::into)
+    }
+
+    /// No promise carries this node any more. It does not wait for the disk, which may be why: nobody takes the lock without ballots now,
+    /// and whoever has balloted tells the next life so.
+    pub fn renounce_promises(&self) {
+        self.promises.reign.forget();
+        let promises = Arc::clone(&self.promises);
+        tokio::task::spawn_blocking(move || promises.reign.write_or_forget());
+    }
+
+    /// The lock is let go: nothing is a claim any more, neither a lease nor a promise.
+    pub fn renounce(&self) {
+        self.renounce_promises();
+        self.authority.unbind();
+    }
+
     /// Has the passwords that members use among each other: from the operator's files, or else from etcd, where the first leader has
     /// put the ones that it made up.
     pub async fn ensure_secrets(&self) -> Result<()> {
@@ -92,6 +121,9 @@ impl Hands {
             replication_password: choose(given[0], stored.as_ref().map(|stored| stored.replication_password.as_str()))?,
             rewind_password: choose(given[1], stored.as_ref().map(|stored| stored.rewind_password.as_str()))?,
         };
+        if let Err(error) = self.promises.seal.make(&self.config.cluster, &secrets.replication_password) {
+            tracing::warn!(%error, "the key for promises cannot be kept for the next life of this agent");
+        }
         self.instance.set_secrets(secrets)?;
         self.secrets_known.store(true, Ordering::SeqCst);
         Ok(())

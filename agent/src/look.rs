@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
-use decision::names::{Lsn, MemberName};
+use decision::names::{Lsn, MemberName, Term};
 use decision::settings::Settings;
 use decision::view::{Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, View};
 use pg_control::{Death, Extras, Heartbeat, Observation};
@@ -174,11 +174,19 @@ impl Hands {
         settings
     }
 
-    /// Until when the leader lock is certainly mine: the key names me, under the lease that I keep alive.
-    pub fn lock_until(&self, seen: &Snapshot) -> Option<BootInstant> {
-        let lease = self.authority.lease()?;
-        let mine = seen.cluster.leader.as_ref() == Some(self.me()) && seen.leader_lease == lease;
-        self.authority.until().filter(|_| mine)
+    /// Until when the leader lock is certainly mine, and under which term: the key names me, under the lease that I keep alive; or, where
+    /// nobody holds it as far as I see, and nobody has led since, my claim to it still lasts.
+    pub fn lock_until(&self, seen: &Snapshot) -> Option<(Term, BootInstant)> {
+        let cluster = &seen.cluster;
+        if cluster.leader.as_ref() == Some(self.me()) && self.authority.lease() == Some(seen.leader_lease) {
+            self.authority.bind(seen.leader_lease);
+            return Some((cluster.term, self.authority.until()?));
+        }
+        let term = self.promises.reign.ground()?.term;
+        let nobody_else = cluster.term < term
+            || (cluster.term == term && cluster.leader.as_ref().is_none_or(|leader| leader == self.me()));
+        let until = self.authority.until().filter(|until| nobody_else && !until.remaining().is_zero())?;
+        Some((term, until))
     }
 
     /// What this node says about itself in etcd.
@@ -237,7 +245,7 @@ pub fn view(
     let snapshot = cluster.snapshot.clone().unwrap_or_else(|| Arc::new(Snapshot::default()));
     let settings = hands.settings(&snapshot);
     let lock = match hands.lock_until(&snapshot) {
-        Some(until) => Lock::Held { term: snapshot.cluster.term, left: until.remaining() },
+        Some((term, until)) => Lock::Held { term, left: until.remaining() },
         None => Lock::NotHeld,
     };
     let asking = matches!(*hands.leases.lock().borrow(), Lease::Asking);
@@ -278,7 +286,9 @@ pub fn view(
     };
     let standing = hands.fence.standing();
     let fence = Fence { trouble: standing.trouble, covers: standing.armed_until.map(BootInstant::remaining) };
-    View { me: hands.me().clone(), cluster: seen, postgres, lock, job, ages, hearing, fence, signs, settings }
+    let (promise, reliance) = (hands.promises.book.running(), hands.authority.carried().reliance());
+    let me = hands.me().clone();
+    View { me, cluster: seen, postgres, lock, job, ages, hearing, fence, promise, reliance, signs, settings }
 }
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;

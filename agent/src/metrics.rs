@@ -156,6 +156,10 @@ fn yes(condition: bool) -> f64 {
     if condition { 1.0 } else { 0.0 }
 }
 
+fn leads_on_promises(picture: &Picture) -> bool {
+    picture.leads().is_some() && picture.view.reliance.as_ref().is_some_and(|reliance| !reliance.left.is_zero())
+}
+
 const OURS: &[Row] = &[
     ("pgvigil_leader", "1 while this member holds the leader lock", |p| yes(p.leads().is_some())),
     ("pgvigil_writable", "1 while writes are proven to work here", |p| yes(p.writable())),
@@ -168,6 +172,15 @@ const OURS: &[Row] = &[
     }),
     ("pgvigil_lease_remaining_seconds", "Time until Postgres must be dead unless the lease is renewed", |p| {
         p.lock_until.map_or(0.0, |until| until.remaining().as_secs_f64())
+    }),
+    ("pgvigil_leading_on_promises", "1 while this leader goes on without etcd, by its peers' promises", |p| {
+        yes(leads_on_promises(p))
+    }),
+    ("pgvigil_promised", "1 while this member has promised a leader without etcd to let it go on", |p| {
+        yes(p.view.promise.is_some())
+    }),
+    ("pgvigil_etcd_problems", "Values in etcd that cannot be understood, and alarms of etcd", |p| {
+        p.snapshot.as_ref().map_or(0.0, |snapshot| snapshot.problems.len() as f64)
     }),
     ("pgvigil_postgres_up", "1 while Postgres answers", |p| yes(p.primary().is_some() || p.standby().is_some())),
     ("pgvigil_timeline", "The timeline of Postgres", |p| p.timeline().map_or(0.0, |t| f64::from(t.0))),
@@ -222,7 +235,7 @@ const PATRONIS: &[Row] = &[
     ("patroni_cluster_unlocked", "1 if nobody holds the leader lock", |p| {
         yes(p.cluster().is_none_or(|c| c.leader.is_none()))
     }),
-    ("patroni_failsafe_mode_is_active", "1 if failsafe mode is active", |_| 0.0),
+    ("patroni_failsafe_mode_is_active", "1 if failsafe mode is active", |p| yes(leads_on_promises(p))),
     ("patroni_postgres_timeline", "The timeline of Postgres", |p| p.timeline().map_or(0.0, |t| f64::from(t.0))),
     ("patroni_dcs_last_seen", "When etcd was last seen, seconds since the epoch", |p| p.etcd_seen_epoch_s as f64),
     ("patroni_pending_restart", "1 if a parameter waits for a restart", |_| 0.0),

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::HOST;
@@ -22,7 +22,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 /// The client. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct Peers {
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpConnector, Full<Bytes>>,
 }
 
 impl Default for Peers {
@@ -43,11 +43,43 @@ impl Peers {
         let uri: Uri =
             format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
         let ask = async {
-            let request = Request::get(uri.clone()).body(Empty::new()).context("building the request")?;
+            let request = Request::get(uri.clone()).body(Full::default()).context("building the request")?;
             let answer = self.client.request(request).await?;
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes();
             serde_json::from_slice(&body).context("the answer is no JSON")
+        };
+        match tokio::time::timeout(within, ask).await {
+            Ok(answer) => answer.with_context(|| format!("asking {uri}")),
+            Err(_) => bail!("no answer from {uri} within {within:?}"),
+        }
+    }
+
+    /// Posts a sealed question; the answer with its seal, if it was looked at.
+    ///
+    /// # Errors
+    /// No answer within the deadline, or it was turned away.
+    pub async fn post_sealed(
+        &self,
+        base: &str,
+        path: &str,
+        body: String,
+        seal: &str,
+        within: Duration,
+    ) -> Result<(String, String)> {
+        use crate::promises::SEAL;
+        let uri: Uri =
+            format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
+        let ask = async {
+            let request = Request::post(uri.clone()).header(SEAL, seal).body(Full::from(body));
+            let answer = self.client.request(request.context("building the request")?).await?;
+            let (status, seal) = (answer.status(), answer.headers().get(SEAL).and_then(|seal| seal.to_str().ok()));
+            let seal = seal.unwrap_or_default().to_owned();
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            anyhow::ensure!(status.is_success(), "{status}: {text}");
+            Ok((text, seal))
         };
         match tokio::time::timeout(within, ask).await {
             Ok(answer) => answer.with_context(|| format!("asking {uri}")),

@@ -300,8 +300,15 @@ async fn last_switchover(store: &Store) -> Option<String> {
 
 /// Reads all records into the ledger.
 pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
-    let (records, _) = store.transitions().await?;
-    ledger.replace(records);
+    let (records, problems) = store.transitions().await?;
+    for problem in problems.iter().filter(|problem| !ledger.problems().contains(problem)) {
+        tracing::warn!(
+            key = problem.key,
+            why = problem.why,
+            "transition record in etcd cannot be understood and is left out"
+        );
+    }
+    ledger.replace(records, problems);
     Ok(())
 }
 

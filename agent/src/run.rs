@@ -19,6 +19,7 @@ use crate::hands::Hands;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::notes::Notebook;
+use crate::promises::{Asker, Promises};
 use crate::recorder::Recorder;
 use crate::registrar::keep_registered;
 use crate::secret::Secret;
@@ -31,8 +32,13 @@ use crate::transitions::Ledger;
 pub fn etcd_options(config: &Config) -> Result<EtcdOptions> {
     let etcd = &config.etcd;
     let password = etcd.password_file.as_ref().map(|file| Secret::read(file)).transpose()?;
+    let mut endpoints = etcd.endpoints.clone();
+    // All agents have the same list, and would all ask its first member.
+    let begin = config.name.as_str().bytes().fold(0, |sum: usize, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let first = begin % endpoints.len().max(1);
+    endpoints.rotate_left(first);
     Ok(EtcdOptions {
-        endpoints: etcd.endpoints.clone(),
+        endpoints,
         tls: etcd.tls.as_ref().map(|tls| TlsFiles {
             ca: tls.ca.clone(),
             cert: tls.identity.as_ref().map(|identity| identity.cert.clone()),
@@ -122,6 +128,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         metrics: Arc::clone(&hands.metrics),
         pulse: hands.pulse.clone(),
         disk: hands.disk.clone(),
+        promises: Arc::clone(&hands.promises),
     };
     let address = http::listen(&listen, http::router(api)).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
@@ -138,7 +145,9 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
     let store = store(&config)?;
     let timing = config.timing;
     let leases = LeaseKeeper::start(etcd_options(&config)?, timing.ttl, timing.heartbeat, adopted)?;
-    let authority = Authority::new(leases.lock(), timing.safety_margin);
+    let promises = Promises::open(&config.state_dir, &config.cluster, config.member_name());
+    Asker::start(Arc::clone(&promises), leases.lock(), timing)?;
+    let authority = Authority::new(leases.lock(), promises.reign.carried(), timing.safety_margin);
     let fence = Fence::start(FenceOptions::new(&config)?, authority.clone())?;
     let authority = authority.fenced_by(fence.bound());
     let pulse = Pulse::start(instance.clone())?;
@@ -151,6 +160,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         store,
         leases,
         authority,
+        promises,
         instance,
         fence,
         pulse,

@@ -4,6 +4,7 @@
 use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
+use consensus::Problem;
 use consensus::records::{Phase, Transition};
 use decision::names::MemberName;
 
@@ -11,6 +12,7 @@ use decision::names::MemberName;
 #[derive(Default)]
 pub struct Ledger {
     records: RwLock<Vec<Transition>>,
+    problems: RwLock<Vec<Problem>>,
 }
 
 impl Ledger {
@@ -24,8 +26,16 @@ impl Ledger {
         self.records.read().is_ok_and(|records| records.iter().any(so))
     }
 
+    /// Those in etcd that cannot be understood.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.problems.read().map(|problems| problems.clone()).unwrap_or_default()
+    }
+
     /// Replaces them by what etcd has.
-    pub fn replace(&self, records: Vec<Transition>) {
+    pub fn replace(&self, records: Vec<Transition>, problems: Vec<Problem>) {
+        if let Ok(mut kept) = self.problems.write() {
+            *kept = problems;
+        }
         if let Ok(mut kept) = self.records.write() {
             *kept = records;
         }

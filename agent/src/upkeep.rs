@@ -1,6 +1,7 @@
 //! Chores beside the decisions: the checkpoint after a promotion, the leader's published position, the history of timelines, the old
 //! copies of a data directory, the records of transitions. Each runs in the background, one at a time, and may fail and come again.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,9 @@ pub struct Upkeep {
     hands: Arc<Hands>,
     proof: Chore,
     unfinished: Chore,
+    secrets: Chore,
+    failsafe: Chore,
+    alive: BTreeMap<MemberName, Instant>,
     checkpoint: Chore,
     position: Chore,
     history: Chore,
@@ -83,6 +87,9 @@ impl Upkeep {
             hands,
             proof: Chore::new("proof after a restart"),
             unfinished: Chore::new("unfinished bootstrap"),
+            secrets: Chore::new("passwords between members"),
+            failsafe: Chore::new("list of who may lead without proof"),
+            alive: BTreeMap::new(),
             checkpoint: Chore::new("checkpoint"),
             position: Chore::new("position"),
             history: Chore::new("history"),
@@ -98,7 +105,13 @@ impl Upkeep {
 
     /// Looks whether there is something to do.
     pub fn see(&mut self, view: &View, upstream_lacks: &Arc<Mutex<Lacking>>) {
+        self.prove(view);
         let Some(cluster) = view.cluster.now() else { return };
+        if cluster.initialize != Initialize::Absent && !self.hands.secrets_known.load(Ordering::SeqCst) {
+            // Without etcd it would be too late to ask for the key of the promises.
+            let hands = Arc::clone(&self.hands);
+            self.secrets.begin(AGAIN_AFTER, async move { hands.ensure_secrets().await });
+        }
         // Anything that changes raises the revision, so a quiet cluster is read once.
         if self.recorded_at != cluster.revision {
             let hands = Arc::clone(&self.hands);
@@ -182,8 +195,32 @@ impl Upkeep {
         });
     }
 
-    fn leader(&mut self, view: &View, cluster: &Cluster, primary: &Primary, term: Term) {
-        if self.hands.recorder.awaits_proof() {
+    /// Where no proof is asked for only listed members may lead, and each of them must promise before this leader goes on without etcd.
+    /// So a member is listed as soon as it is there, and struck out when it has been away for longer than a lease.
+    fn list_who_may_lead(&mut self, view: &View, cluster: &Cluster, term: Term) {
+        let now = Instant::now();
+        let mut wanted = cluster.eligible();
+        wanted.insert(view.me.clone());
+        self.alive.extend(wanted.iter().map(|name| (name.clone(), now)));
+        for listed in cluster.failsafe.iter().flatten() {
+            let seen = *self.alive.entry(listed.clone()).or_insert(now);
+            // A member that is there and is not eligible has been barred by its own tags.
+            if seen.elapsed() < view.settings.timing.ttl && !cluster.members.contains_key(listed) {
+                wanted.insert(listed.clone());
+            }
+        }
+        if cluster.failsafe.as_ref() == Some(&wanted) {
+            return;
+        }
+        let hands = Arc::clone(&self.hands);
+        self.failsafe.begin(AGAIN_AFTER, async move { publish_list(&hands, term, wanted).await });
+    }
+
+    /// A primary that was restarted is no place for clients before this; where it lives on promises, etcd has no part in it.
+    fn prove(&mut self, view: &View) {
+        let server = view.postgres.now().map(|postgres| &postgres.server);
+        let (Some(Server::Primary(primary)), Lock::Held { term, .. }) = (server, view.lock) else { return };
+        if primary.marked_term == term && self.hands.recorder.awaits_proof() {
             let hands = Arc::clone(&self.hands);
             self.proof.begin(Duration::ZERO, async move {
                 hands.instance.prove(term, PROOF_WITHIN).await?;
@@ -191,7 +228,11 @@ impl Upkeep {
                 Ok(())
             });
         }
+    }
+
+    fn leader(&mut self, view: &View, cluster: &Cluster, primary: &Primary, term: Term) {
         self.restore_identity(view, cluster, term);
+        self.list_who_may_lead(view, cluster, term);
         let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
         let every = if mode == Mode::Async { POSITION_EVERY_ASYNC } else { POSITION_EVERY };
         if primary.flushed != self.published {
@@ -221,6 +262,22 @@ impl Upkeep {
             });
         }
     }
+}
+
+async fn publish_list(hands: &Hands, term: Term, wanted: BTreeSet<MemberName>) -> Result<()> {
+    let seen = hands.store.read().await?;
+    if seen.cluster.term != term || seen.cluster.failsafe.as_ref() == Some(&wanted) {
+        return Ok(());
+    }
+    let url = |name: &MemberName| {
+        let registered = seen.member_records.get(name).map(|record| record.api_url.clone());
+        registered.or_else(|| seen.failsafe_urls.get(name).cloned()).unwrap_or_default()
+    };
+    let listed: BTreeMap<MemberName, String> = wanted.iter().map(|name| (name.clone(), url(name))).collect();
+    let revision = seen.cluster.failsafe_revision;
+    hands.noting(move |promises| promises.reign.may_list(&seen, wanted)).await?;
+    hands.store.write_failsafe(hands.me(), term, &listed, revision).await?;
+    Ok(())
 }
 
 /// Reads the records, and as the leader of term `mine` closes those whose own leader never came to do it.

@@ -1,6 +1,8 @@
 //! The writes that an agent makes, each one guarded transaction. Read the guards: they are what keeps a frozen former leader, a second
 //! agent under the same name and a withdrawn pledge from doing harm.
 
+use std::collections::BTreeMap;
+
 use decision::action::{Claim, ClaimKind};
 use decision::names::{Lsn, MemberName, SystemId, Term};
 use decision::view::{Ballot, SyncRecord};
@@ -8,7 +10,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
-use crate::records::{FailoverRecord, HistoryRow, MemberRecord, pledge, progress, sync};
+use crate::records::{self, FailoverRecord, HistoryRow, MemberRecord, pledge, progress, sync};
 use crate::store::{Store, text_of};
 
 /// The end of a bootstrap: the cluster gets its identity, its first leader and its first term.
@@ -123,6 +125,7 @@ impl Store {
         let mut guards = vec![lock, self.term_guard(claim.after), Guard::unchanged(keys.sync(), sync_revision)];
         guards.extend(claim.ballots.iter().map(|(name, revision)| Guard::unchanged(keys.ballot(name), *revision)));
         guards.extend(claim.request.map(|revision| Guard::unchanged(keys.failover(), revision)));
+        guards.extend(claim.failsafe_revision.map(|revision| Guard::unchanged(keys.failsafe(), revision)));
         let record = SyncRecord {
             leader: me.clone(),
             term: claim.term,
@@ -142,6 +145,34 @@ impl Store {
         ];
         writes.extend(claim.request.map(|_| Write::delete(keys.failover())));
         self.commit(&guards, &writes).await
+    }
+
+    /// Binds the lock to a lease of the leader of `term` again: nobody holds it, no term was given out since, and `sync` is unchanged, so
+    /// nobody has led since.
+    pub async fn resume(
+        &self,
+        me: &MemberName,
+        term: Term,
+        lock_lease: i64,
+        sync_revision: i64,
+    ) -> Result<Outcome, Error> {
+        let keys = self.keys();
+        let guards =
+            [Guard::absent(keys.leader()), self.term_guard(term), Guard::unchanged(keys.sync(), sync_revision)];
+        self.commit(&guards, &[Write::put_leased(keys.leader(), me.as_str(), lock_lease)]).await
+    }
+
+    /// Lists who may lead where no proof is asked for, with the URLs of their health APIs, if I still lead and the list is unchanged.
+    pub async fn write_failsafe(
+        &self,
+        me: &MemberName,
+        term: Term,
+        listed: &BTreeMap<MemberName, String>,
+        revision: i64,
+    ) -> Result<Outcome, Error> {
+        let mut guards = self.leadership_guard(term, me).to_vec();
+        guards.push(Guard::unchanged(self.keys().failsafe(), revision));
+        self.commit(&guards, &[Write::put(self.keys().failsafe(), records::to_json(listed))]).await
     }
 
     /// Moves the lock to a candidate that is alive. [`Error::LeaseGone`]: its published lease does not live any more.
@@ -182,11 +213,20 @@ impl Store {
         self.write_as_leader(me, term, &writes).await
     }
 
-    /// Lets go of the lock, Postgres being dead. `sync` is the record with `released` set.
-    pub async fn release(&self, me: &MemberName, term: Term, sync: &SyncRecord) -> Result<Outcome, Error> {
+    /// Lets go of the lock, Postgres being dead. `sync` is the record with `released` set, made from the one of `sync_revision`: a later one
+    /// of mine, whose answer was lost, is not overwritten.
+    pub async fn release(
+        &self,
+        me: &MemberName,
+        term: Term,
+        sync: &SyncRecord,
+        sync_revision: i64,
+    ) -> Result<Outcome, Error> {
         let keys = self.keys();
+        let mut guards = self.leadership_guard(term, me).to_vec();
+        guards.push(Guard::unchanged(keys.sync(), sync_revision));
         let writes = [Write::delete(keys.leader()), Write::put(keys.sync(), sync::to_stored(sync))];
-        self.write_as_leader(me, term, &writes).await
+        self.commit(&guards, &writes).await
     }
 
     /// Writes the durability record, if I still lead and nobody else has changed it.

@@ -315,6 +315,10 @@ pub(crate) fn classify(error: etcd_client::Error) -> Failure {
             }
             1 | 2 | 4 | 13 | 14 => Failure::Unclear(text),
             5 if text.contains("lease not found") => Failure::Final(Error::LeaseGone(status.message().to_owned())),
+            8 if text.contains("database space exceeded") => Failure::Final(Error::Rejected(format!(
+                "{}: compact and defragment etcd, or raise --quota-backend-bytes, then `etcdctl alarm disarm`",
+                status.message()
+            ))),
             _ => Failure::Final(Error::Rejected(status.message().to_owned())),
         },
         etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => {

@@ -1,7 +1,7 @@
 //! The picture of a cluster at one etcd revision, built from raw keys. A value that cannot be understood is listed as a problem, and
 //! what is assumed in its place is always what forbids more: nobody takes over, bootstraps or votes because a value is corrupt.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use decision::names::{Lsn, MemberName, SystemId, Term};
 use decision::view::{Cluster, Initialize};
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub member_records: BTreeMap<MemberName, MemberRecord>,
     /// The operator's request as it is stored, in full; `None` where there is none.
     pub request_record: Option<FailoverRecord>,
+    /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
+    pub failsafe_urls: BTreeMap<MemberName, String>,
     /// The history as it is stored, in full.
     pub history_rows: Vec<HistoryRow>,
     /// The lease that the leader key is bound to; 0: nobody leads (or the key is bound to none).
@@ -108,7 +110,15 @@ impl Snapshot {
         match key {
             "leader" => {
                 (self.leader_lease, self.leader_revision) = (kv.lease(), revision);
-                self.cluster.leader = Some(member_name(text)?);
+                let read = member_name(text);
+                self.cluster.leader = read.as_ref().ok().cloned();
+                let held = kv.lease() != 0;
+                let mend = "nobody can take the lock until a person has made sure that no primary runs and deletes this key \
+                            (etcdctl del KEY)";
+                read.map_err(|why| format!("{why}; {mend}"))?;
+                if !held {
+                    return Err(format!("it is bound to no lease and never ends by itself; {mend}"));
+                }
             }
             "term" => {
                 let term = text
@@ -126,6 +136,17 @@ impl Snapshot {
                 let read =
                     sync::from_stored(text).map_err(|why| format!("{why}; nothing is proven until this is mended"))?;
                 self.cluster.sync = Some(read);
+            }
+            "failsafe" => {
+                self.cluster.failsafe_revision = revision;
+                // A list that cannot be read bars everybody, until the leader has written it anew.
+                self.cluster.failsafe = Some(BTreeSet::new());
+                let read: BTreeMap<String, String> = crate::records::from_json(text)
+                    .map_err(|why| format!("{why}; nobody may lead without proof until the leader writes it anew"))?;
+                for (name, url) in read {
+                    self.failsafe_urls.insert(member_name(&name)?, url);
+                }
+                self.cluster.failsafe = Some(self.failsafe_urls.keys().cloned().collect());
             }
             "status" => self.cluster.leader_lsn = Some(progress::status_from_stored(text)?),
             "history" => {

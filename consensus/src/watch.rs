@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decision::view::{Cluster, Seen};
-use etcd_client::{WatchOptions, WatchResponse, WatchStream};
-use tokio::sync::{Notify, watch};
+use etcd_client::{AlarmAction, AlarmType, WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::clock::BootInstant;
 use crate::endpoints::{Failure, classify};
 use crate::error::Error;
+use crate::records::Problem;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
+/// How often etcd is asked for its alarms, which no read and no watch tells of.
+const ALARMS_EVERY: Duration = Duration::from_secs(20);
 /// How long to wait before etcd is asked again after all of it was silent.
 const AFTER_A_FAILURE: Duration = Duration::from_millis(200);
 
@@ -55,7 +58,8 @@ impl ClusterWatch {
         let first = ClusterView { snapshot: None, confirmed_at: BootInstant::now(), last_error: None };
         let (publish, views) = watch::channel(first);
         let wish = Arc::new(Notify::new());
-        let watcher = Watcher { store, heartbeat, publish, wish: Arc::clone(&wish) };
+        let alarms = Mutex::default();
+        let watcher = Watcher { store, heartbeat, publish, wish: Arc::clone(&wish), alarms };
         Self { views, wish, task: tokio::spawn(watcher.run()) }
     }
 
@@ -81,6 +85,14 @@ struct Watcher {
     heartbeat: Duration,
     publish: watch::Sender<ClusterView>,
     wish: Arc<Notify>,
+    alarms: Mutex<Alarms>,
+}
+
+/// The alarms of etcd, and when they were last asked for.
+#[derive(Default)]
+struct Alarms {
+    asked_at: Option<Instant>,
+    problems: Vec<Problem>,
 }
 
 /// What woke the watcher.
@@ -180,7 +192,10 @@ impl Watcher {
     /// Reads everything and publishes it.
     async fn read(&self) -> Result<Arc<Snapshot>, Error> {
         let confirmed_at = BootInstant::now();
-        let snapshot = Arc::new(self.store.read().await?);
+        let mut snapshot = self.store.read().await?;
+        self.look_for_alarms().await;
+        snapshot.problems.extend(self.alarms.lock().await.problems.clone());
+        let snapshot = Arc::new(snapshot);
         let known = self.publish.borrow().snapshot.as_ref().map(|known| known.problems.clone()).unwrap_or_default();
         for problem in snapshot.problems.iter().filter(|problem| !known.contains(problem)) {
             tracing::error!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
@@ -196,11 +211,41 @@ impl Watcher {
     /// Asks whether anything has changed since the picture was taken; if not, the picture is as good as new.
     async fn confirm(&self, snapshot: &Snapshot) -> Result<bool, Error> {
         let confirmed_at = BootInstant::now();
-        let unchanged = self.store.read_fingerprint().await? == snapshot.fingerprint;
+        let unchanged = self.store.read_fingerprint().await? == snapshot.fingerprint && !self.look_for_alarms().await;
         if unchanged {
             self.publish.send_modify(|view| (view.confirmed_at, view.last_error) = (confirmed_at, None));
         }
         Ok(unchanged)
+    }
+
+    /// Asks for alarms now and then; says whether they have changed. Where etcd does not tell, nothing is known of them.
+    async fn look_for_alarms(&self) -> bool {
+        let mut alarms = self.alarms.lock().await;
+        if alarms.asked_at.is_some_and(|at| at.elapsed() < ALARMS_EVERY) {
+            return false;
+        }
+        alarms.asked_at = Some(Instant::now());
+        let ask = |mut client: etcd_client::Client| async move {
+            client.alarm(AlarmAction::Get, AlarmType::None, None).await
+        };
+        let Ok(answer) = self.store.endpoints().call(ask).await else { return false };
+        let problem = |alarm: &etcd_client::AlarmMember| {
+            let why = match alarm.alarm() {
+                AlarmType::Nospace => {
+                    "etcd has no space left and refuses every write: the leader stays, but nobody can take over from \
+                                       it; compact and defragment etcd, or raise --quota-backend-bytes, then `etcdctl alarm disarm`"
+                }
+                AlarmType::Corrupt => {
+                    "etcd has found its data corrupt: restore the member that says so, then `etcdctl alarm disarm`"
+                }
+                AlarmType::None => return None,
+            };
+            Some(Problem { key: format!("alarm of etcd member {:x}", alarm.member_id()), why: why.to_owned() })
+        };
+        let found: Vec<Problem> = answer.alarms().iter().filter_map(problem).collect();
+        let changed = alarms.problems != found;
+        alarms.problems = found;
+        changed
     }
 
     fn failed(&self, error: &Error) {

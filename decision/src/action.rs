@@ -57,6 +57,11 @@ pub enum Action {
     Cancel,
     /// Take the leader lock in one guarded transaction.
     Acquire(Claim),
+    /// Bind the lock to my lease again under the term that I still lead: nobody holds it, and nobody has led since.
+    Resume {
+        /// My term.
+        term: Term,
+    },
     /// Let the running standby become primary under my term: wait names first, then the signal, then the marker.
     Promote {
         /// My term.
@@ -153,6 +158,9 @@ pub struct Claim {
     pub timeline: Timeline,
     /// The ballots it counted; each must still be there unchanged.
     pub ballots: Vec<(MemberName, i64)>,
+    /// Where no proof is asked for: the revision of the list of those who may lead then, which must be unchanged.
+    #[serde(default)]
+    pub failsafe_revision: Option<i64>,
     /// The leader that is deposed, its lease still running; `None`: nobody may hold the lock.
     pub depose: Option<MemberName>,
     /// The kind of taking, for the transition record.
@@ -198,6 +206,7 @@ impl Action {
             Action::StandDown => "stand_down",
             Action::Cancel => "cancel",
             Action::Acquire(_) => "acquire",
+            Action::Resume { .. } => "resume",
             Action::Promote { .. } => "promote",
             Action::Mark { .. } => "mark",
             Action::RecordSync { .. } => "record_sync",

@@ -84,9 +84,10 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
     if view.settings.paused {
         return wait(Reason::Paused {});
     }
-    if cluster.leader.as_ref() == Some(&view.me)
-        && let Some(choice) = lets_go_for_want_of_a_fence(view, postgres, cluster.term)
-    {
+    let unfenced = || lets_go_for_want_of_a_fence(view, postgres, cluster.term);
+    let went_back = || vacancy::etcd_went_back(view, cluster, postgres);
+    let unfenced = if cluster.leader.as_ref() == Some(&view.me) { unfenced() } else { None };
+    if let Some(choice) = unfenced.or_else(went_back).or_else(|| old_news(view, cluster, postgres).map(wait)) {
         return choice;
     }
     match (&cluster.leader, view.lock) {
@@ -97,6 +98,14 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
         (Some(leader), _) => following::decide(view, cluster, postgres, leader),
         (None, _) => vacancy::decide(view, cluster, postgres),
     }
+}
+
+/// While I still lead a term above every term in etcd, what etcd says of an earlier one is old news from a backup: whoever held the lock
+/// then holds it no longer than its lease, and I no longer than mine.
+fn old_news(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Reason> {
+    let (Server::Primary(primary), Lock::Held { term, left }) = (&postgres.server, view.lock) else { return None };
+    let went_back = term > cluster.term && primary.marked_term > cluster.term && cluster.leader.is_some();
+    (went_back && !left.is_zero()).then_some(Reason::EtcdWentBack { mine: primary.marked_term, etcd: cluster.term })
 }
 
 /// A database of another cluster is left alone, whatever else is so: it is somebody's data.

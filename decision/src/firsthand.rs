@@ -14,7 +14,7 @@ use crate::settings::Mode;
 use crate::view::{Cluster, DiskFault, Postgres, Primary, Server, SyncRecord, View};
 
 /// A kill without successors, or without proof, is only worth it after a longer silence.
-const UNSURE: u32 = 4;
+pub(crate) const UNSURE: u32 = 4;
 /// How long after it has asked in vain a leader with a full disk asks again to be relieved.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 

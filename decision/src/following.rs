@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::action::{Action, StopMode};
 use crate::decide::{Choice, stopping, wait};
 use crate::names::MemberName;
+use crate::promise::{Promise, binding};
 use crate::reason::Reason;
 use crate::rejoin;
 use crate::suspicion;
@@ -43,10 +44,16 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     let revoked = cluster.ballots.get(&view.me).is_some_and(|ballot| ballot.revoked >= term);
     let suspect = suspicion::is_gone(view, cluster);
     if suspect && (revoked || suspicion::takeover_is_possible(view, cluster, leader)) {
+        if let Some(promise) = binding(view, cluster).filter(|_| !revoked) {
+            return wait(promised(promise));
+        }
         return vacancy::take_over(view, cluster, standby, leader);
     }
     if revoked {
         return (Action::Withdraw { revoked: term }, Reason::LeaderIsBack { leader: leader.clone(), term });
+    }
+    if standby.wal_term > term {
+        return wait(Reason::EtcdWentBack { mine: standby.wal_term, etcd: term });
     }
     let streams_from_leader = standby.streaming && standby.follows.as_ref() == Some(&upstream);
     let diverged = || rejoin::diverged(cluster, leader, standby.timeline, standby.received);
@@ -79,6 +86,22 @@ fn whom_to_follow(view: &View, cluster: &Cluster, leader: &MemberName) -> Option
     let heir = cluster.heir().filter(|heir| **heir != view.me);
     let ahead = heir.and_then(|heir| cluster.upstream(heir, cluster.term.next()));
     ahead.or_else(|| cluster.upstream(leader, cluster.term))
+}
+
+/// Nobody holds the lock, but this node has promised `promise.leader` to let it go on: it is followed as if it held the lock.
+pub(crate) fn under_promise(view: &View, cluster: &Cluster, postgres: &Postgres, promise: &Promise) -> Choice {
+    let (leader, same_term) = (&promise.leader, promise.term == cluster.term);
+    match (&postgres.server, cluster.upstream(leader, promise.term)) {
+        (Server::Standby(standby), Some(upstream)) if standby.follows.as_ref() != Some(&upstream) && same_term => {
+            (Action::Follow(upstream), Reason::Repoint { leader: leader.clone(), term: promise.term })
+        }
+        (Server::Stopped, Some(_)) if same_term => rejoin::stopped(view, cluster, &postgres.data, leader),
+        _ => wait(promised(promise)),
+    }
+}
+
+fn promised(promise: &Promise) -> Reason {
+    Reason::Promised { leader: promise.leader.clone(), term: promise.term, left: promise.left }
 }
 
 /// A switchover that may need this node finds it with a lease in its hand, so that the lock changes hands without a gap.

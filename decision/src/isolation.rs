@@ -1,23 +1,34 @@
 //! etcd is out of sight. A standby keeps what it has. A primary may go on for as long as its lease lasts by its own clock, and not
-//! an instant longer: after that somebody else may lead.
+//! an instant longer, unless its peers promise to let it (see [`crate::promise`]): after that somebody else may lead.
 
-use crate::action::{Action, StopMode};
+use std::time::Duration;
+
+use crate::action::{Action, StartAs, StopMode};
 use crate::decide::{Choice, wait};
+use crate::firsthand;
+use crate::promise::Reliance;
 use crate::reason::Reason;
-use crate::view::{Lock, Postgres, Seen, Server, View};
+use crate::view::{Data, Lock, Postgres, Seen, Server, View};
 
 /// What to do while etcd does not answer.
 pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
     let silent = |lease_left| match &view.cluster {
         Seen::Never { tried_for } => Reason::EtcdNeverSeen { tried_for: *tried_for },
         Seen::Before { age, .. } => Reason::EtcdSilent { age: *age, lease_left },
-        Seen::Now(_) => Reason::EtcdSilent { age: std::time::Duration::ZERO, lease_left },
+        Seen::Now(_) => Reason::EtcdSilent { age: Duration::ZERO, lease_left },
     };
     if view.settings.paused {
         return wait(silent(None));
     }
+    let deposed = view.reliance.as_ref().is_some_and(|reliance| reliance.deposed_by.is_some());
+    if let Some(choice) = kill_what_hangs(view, postgres).or_else(|| restart(view, postgres)).filter(|_| !deposed) {
+        return choice;
+    }
     match (view.lock, accepts_writes(&postgres.server)) {
-        (Lock::Held { left, .. }, _) if !left.is_zero() => wait(silent(Some(left))),
+        (Lock::Held { left, .. }, _) if !left.is_zero() && !deposed => wait(match &view.reliance {
+            Some(reliance) if !reliance.left.is_zero() => on_promises(view, reliance, left),
+            Some(_) | None => silent(Some(left)),
+        }),
         (_, false) => wait(silent(None)),
         (Lock::NotHeld, true) if just_started(view) => wait(silent(view.fence.covers)),
         (Lock::NotHeld | Lock::Held { .. }, true) => match &view.job {
@@ -26,6 +37,43 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
             None => (Action::Stop(StopMode::Kill), Reason::LockLost {}),
         },
     }
+}
+
+fn on_promises(view: &View, reliance: &Reliance, left: Duration) -> Reason {
+    let silent_for = match &view.cluster {
+        Seen::Never { tried_for } => *tried_for,
+        Seen::Before { age, .. } => *age,
+        Seen::Now(_) => Duration::ZERO,
+    };
+    Reason::LeadingOnPromises { silent_for, promised_by: reliance.promised_by.clone(), left }
+}
+
+/// A primary that hangs while promises carry it is killed, to be started again; others would have to wait until the promises end.
+fn kill_what_hangs(view: &View, postgres: &Postgres) -> Option<Choice> {
+    let Server::Hung { since } = postgres.server else { return None };
+    let held = matches!(view.lock, Lock::Held { left, .. } if !left.is_zero());
+    let too_long = since >= view.settings.timing.hang_after * firsthand::UNSURE;
+    (held && carried(view) && too_long && view.job.is_none())
+        .then_some((Action::Stop(StopMode::Kill), Reason::Hung { since }))
+}
+
+fn carried(view: &View) -> bool {
+    view.reliance.as_ref().is_some_and(|reliance| !reliance.left.is_zero())
+}
+
+/// A primary that dies while promises carry it is started again here: nobody else can lead meanwhile.
+fn restart(view: &View, postgres: &Postgres) -> Option<Choice> {
+    let Lock::Held { term, left } = view.lock else { return None };
+    let Seen::Before { value: cluster, .. } = &view.cluster else { return None };
+    let (Server::Stopped, Data::Present(disk)) = (&postgres.server, &postgres.data) else { return None };
+    let sync = cluster.sync.as_ref().filter(|_| cluster.last_led_by(&view.me) && cluster.term == term)?;
+    let was_primary = !disk.standby_signal && disk.timeline == sync.timeline && !sync.released;
+    if !carried(view) || left.is_zero() || !was_primary || view.job.is_some() || view.retry_in().is_some() {
+        return None;
+    }
+    let quorum = sync.policies.last().cloned().unwrap_or_default();
+    let because = "etcd is silent and nobody else can lead".to_owned();
+    Some((Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because }))
 }
 
 /// An agent that has only just started asks etcd first: the Postgres that it found may be covered by a lease that it will adopt. An armed

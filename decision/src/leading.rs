@@ -150,6 +150,10 @@ fn crashed(disk: &OnDisk) -> bool {
 }
 
 fn standby_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, standby: &Standby, term: Term) -> Choice {
+    // The lock comes from an old backup of etcd: another has led since, and the WAL of its term is here.
+    if standby.wal_term > term {
+        return (Action::Release, Reason::EtcdWentBack { mine: standby.wal_term, etcd: term });
+    }
     let long_enough = view.ages.reign.unwrap_or_default() > view.settings.timing.ttl * 2;
     if long_enough && failed_in_this_reign(view) && !others_ready(view, cluster, sync).is_empty() {
         return (Action::Release, Reason::CannotStart { why: "it cannot be promoted".to_owned() });

@@ -11,6 +11,7 @@ mod isolation;
 mod leading;
 pub mod names;
 pub mod postgres;
+pub mod promise;
 pub mod reason;
 mod recovery;
 mod rejoin;

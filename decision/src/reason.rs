@@ -46,6 +46,13 @@ Reason:
     EtcdNeverSeen { tried_for: Duration } "etcd_never_seen" ("etcd has not answered since this agent started {} ago", span(*tried_for));
     EtcdSilent { age: Duration, lease_left: Option<Duration> } "etcd_silent"
         ("etcd has been silent for {}{}", span(*age), lease_left.map(|left| format!("; the lease still covers this primary for {}", span(left))).unwrap_or_default());
+    LeadingOnPromises { silent_for: Duration, promised_by: Vec<MemberName>, left: Duration } "leading_on_promises"
+        ("etcd has been silent for {}; this primary goes on by the promises of {}, for {} more unless they are renewed", span(*silent_for), list(promised_by), span(*left));
+    Promised { leader: MemberName, term: Term, left: Duration } "promised"
+        ("{leader} still leads term {term} without etcd: this node has promised to let it, for {} more", span(*left));
+    Resume { term: Term } "resume" ("this node still leads term {term} and nobody has led since: bind the lock to its lease again");
+    EtcdWentBack { mine: Term, etcd: Term } "etcd_went_back"
+        ("the WAL here is of term {mine}, but the highest term in etcd is {etcd}: etcd has been restored from an old backup");
     LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
     LockOfEarlierLife {} "lock_of_earlier_life"
         ("the lock names this node, under a lease that it does not hold (an earlier life's): wait until it ends");
@@ -91,6 +98,8 @@ Reason:
         ("nobody is promoted: acknowledged writes may be only on {}, which cannot be asked; needed {needed}, heard {}", list(missing), list(have));
     TooFarBehind { best: MemberName, behind_bytes: u64, limit_bytes: u64 } "too_far_behind"
         ("nobody is promoted: the best candidate {best} is {} behind the last leader, the limit is {}", bytes(*behind_bytes), bytes(*limit_bytes));
+    NotListed { best: MemberName } "not_listed"
+        ("nobody is promoted: {best} is not on the leader's list of who may lead without proof (it was away, or has only just joined)");
     NoCandidate {} "no_candidate" ("nobody is promoted: no live member may lead");
     Outranked { by: MemberName } "outranked" ("{by} is the better candidate");
     Elected { ballots: Vec<MemberName>, lost_bytes_bound: Option<u64> } "elected"

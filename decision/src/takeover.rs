@@ -30,10 +30,19 @@ pub(crate) enum Count<'a> {
 
 /// Counts the ballots of the present term. Every candidate that sees the same ballots reaches the same answer.
 pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
-    let ballots = counted(cluster);
+    let mut ballots = counted(cluster);
     let Some((member, ballot)) = best(&ballots) else {
         return Count::Nobody(nobody_has_balloted(cluster));
     };
+    let (mut member, mut ballot) = (member, ballot);
+    let asks_no_proof = cluster.sync.as_ref().is_none_or(|sync| sync.mode == Mode::Async);
+    if let Some(listed) = cluster.failsafe.as_ref().filter(|_| asks_no_proof) {
+        ballots.retain(|(name, _, _)| listed.contains(*name));
+        match best(&ballots) {
+            Some(found) => (member, ballot) = found,
+            None => return Count::Nobody(Reason::NotListed { best: member.clone() }),
+        }
+    }
     let names: BTreeSet<MemberName> = ballots.iter().map(|(name, _, _)| (*name).clone()).collect();
     let elected = |lost_bytes_bound| Count::Elected {
         member,
@@ -42,6 +51,13 @@ pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
         lost_bytes_bound,
     };
     match &cluster.sync {
+        // A ballot of a later term than etcd knows: etcd was restored from an old backup, and its record proves nothing about that term.
+        Some(sync)
+            if sync.mode != Mode::Async && ballots.iter().any(|(_, ballot, _)| ballot.wal_term > cluster.term) =>
+        {
+            let mine = ballots.iter().map(|(_, ballot, _)| ballot.wal_term).max().unwrap_or_default();
+            Count::Nobody(Reason::EtcdWentBack { mine, etcd: cluster.term })
+        }
         Some(sync) if sync.mode != Mode::Async => {
             // The last leader itself has everything, and while it ballots it is not primary. If the lock was handed to it, then it
             // has everything only once it has what the old leader had.

@@ -7,14 +7,18 @@ use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
 use crate::candidacy::{best, counted, highest_timeline};
 use crate::decide::{Choice, stopping, wait};
 use crate::durability::{ending_with, inherited, mode_in_force, quorum_for_new_leader};
+use crate::firsthand;
+use crate::following;
 use crate::isolation::accepts_writes;
 use crate::names::{MemberName, Term, Timeline};
+use crate::promise::binding;
 use crate::reason::Reason;
+use crate::settings::Mode;
 use crate::suspicion;
 use crate::takeover::{Count, count};
 use crate::view::{
-    Cluster, ControlState, Data, Hearing, Initialize, MemberRole, OnDisk, Postgres, RequestKind, Server, Sound,
-    Standby, SyncRecord, View,
+    Cluster, ControlState, Data, Hearing, Initialize, Lock, MemberRole, OnDisk, Postgres, Primary, RequestKind, Server,
+    Sound, Standby, SyncRecord, View,
 };
 
 /// The `leader` key names me, but under a lease that I do not hold: it is of an earlier life of mine and will expire.
@@ -34,14 +38,21 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
     if postgres.is_or_becomes_primary() && !cluster.last_led_by(&view.me) {
         return (Action::Stop(StopMode::Kill), Reason::LockLost {});
     }
+    if let Some(promise) = binding(view, cluster).filter(|promise| promise.leader != view.me) {
+        return following::under_promise(view, cluster, postgres, promise);
+    }
     if let Some(choice) = empty_ballot(view, cluster, &postgres.server) {
         return choice;
     }
     match (&postgres.server, &postgres.data) {
+        // The commits of this very term have been acknowledged here, and go on being: its lease alone has lapsed.
+        (Server::Primary(primary), _) if still_leads(view, cluster, primary) && view.fence.trouble.is_none() => {
+            (Action::Resume { term: cluster.term }, Reason::Resume { term: cluster.term })
+        }
         (Server::Primary(primary), _) => reclaim(view, cluster, primary.timeline, primary.marked_term),
         (Server::Starting { since }, _) => wait(Reason::Starting { since: *since }),
         (Server::Stopping, _) => stopping(view),
-        (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after * 4 => {
+        (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after * firsthand::UNSURE => {
             (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
         }
         (Server::Hung { since }, _) => wait(Reason::Hung { since: *since }),
@@ -51,6 +62,41 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
         (Server::Stopped, Data::HalfMade { by }) => wait(Reason::HalfMade { by: by.clone() }),
         (Server::Stopped, Data::Unreadable { why }) => wait(Reason::DataUnreadable { why: why.clone() }),
     }
+}
+
+fn still_leads(view: &View, cluster: &Cluster, primary: &Primary) -> bool {
+    let mine = cluster.sync.as_ref().filter(|_| cluster.last_led_by(&view.me));
+    mine.is_some_and(|sync| !sync.released && primary.marked_term == cluster.term && primary.timeline == sync.timeline)
+}
+
+/// A running primary whose own term is above every term in etcd: etcd was restored from a backup that is older than its reign. Terms are
+/// never given out twice, so nobody that is known to etcd has led since, and everything acknowledged is here. What etcd says of the
+/// time before may still bind others, so its quorums are kept beside the one that Postgres waits for, until both have been settled.
+pub(crate) fn etcd_went_back(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
+    let Server::Primary(primary) = &postgres.server else { return None };
+    let holds = matches!(view.lock, Lock::Held { left, .. } if !left.is_zero());
+    let by_key = cluster.leader.as_ref() == Some(&view.me) && view.lock.leads(cluster.term);
+    let free = cluster.leader.is_none() && (holds || cluster.last_led_by(&view.me));
+    if primary.marked_term <= cluster.term || !(by_key || free) {
+        return None;
+    }
+    let reason = Reason::EtcdWentBack { mine: primary.marked_term, etcd: cluster.term };
+    let sync = cluster.sync.as_ref()?;
+    let running = primary.waits_for.as_ref().map(|(quorum, _)| quorum.clone()).unwrap_or_default();
+    let claim = Claim {
+        term: primary.marked_term.next(),
+        after: cluster.term,
+        policies: ending_with(&inherited(sync), &running),
+        mode: mode_in_force(&view.settings, cluster),
+        timeline: primary.timeline,
+        ballots: Vec::new(),
+        failsafe_revision: None,
+        depose: by_key.then(|| view.me.clone()),
+        kind: ClaimKind::Reclaim,
+        request: None,
+        lost_bytes_bound: Some(0),
+    };
+    Some((Action::Acquire(claim), reason))
 }
 
 /// A ballot is a promise of a running standby. Where that is gone others would wait in vain for this node to lead, or count what it
@@ -90,7 +136,8 @@ fn others_have_a_database(view: &View, cluster: &Cluster) -> bool {
 }
 
 fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
-    let led = cluster.sync.as_ref().filter(|sync| cluster.last_led_by(&view.me) && has_everything(sync, disk));
+    let last = |sync: &&SyncRecord| cluster.last_led_by(&view.me) && !another_has_led(cluster, sync, disk);
+    let led = cluster.sync.as_ref().filter(|sync| last(sync) && has_everything(sync, disk));
     if let Some(sync) = led.filter(|_| !view.is_barred_from_leading(cluster)) {
         let released = sync.released;
         let waited = view.ages.vacancy.unwrap_or_default();
@@ -104,6 +151,11 @@ fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
         Some(after) => wait(Reason::Retrying { after }),
         None => (Action::Start(StartAs::Standby(None)), Reason::Vacant { term: cluster.term }),
     }
+}
+
+/// Whether the WAL here or that of a ballot is of a later reign than the one on record: etcd was restored from an old backup.
+fn another_has_led(cluster: &Cluster, sync: &SyncRecord, disk: &OnDisk) -> bool {
+    disk.timeline > sync.timeline || cluster.ballots.values().any(|ballot| ballot.wal_term > cluster.term)
 }
 
 /// The last leader has everything, but for one: a lock that was handed over may have reached a standby that still lacked the last
@@ -128,6 +180,7 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> 
         mode: mode_in_force(&view.settings, cluster),
         timeline,
         ballots: Vec::new(),
+        failsafe_revision: None,
         depose: None,
         kind: ClaimKind::Reclaim,
         request: None,
@@ -138,6 +191,10 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> 
 
 fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> Choice {
     let why = Reason::Vacant { term: cluster.term };
+    // Its leader is of a term that etcd has forgotten, and still sends: it will put that right.
+    if standby.wal_term > cluster.term && standby.streaming {
+        return wait(Reason::EtcdWentBack { mine: standby.wal_term, etcd: cluster.term });
+    }
     if let Some(choice) = pledge_first(view, cluster, standby, why).or_else(|| forced(view, cluster, standby)) {
         return choice;
     }
@@ -248,6 +305,7 @@ fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> 
     // Until the marker commit is acknowledged the new leader alone may hold what the old policy promised, so a further takeover
     // must satisfy the old quorums and the new one.
     let old = cluster.sync.as_ref().map(inherited).unwrap_or_default();
+    let asks_no_proof = cluster.sync.as_ref().is_none_or(|sync| sync.mode == Mode::Async);
     Claim {
         term: cluster.term.max(highest_wal_term).max(wal_term).next(),
         after: cluster.term,
@@ -255,6 +313,7 @@ fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> 
         mode,
         timeline: Timeline(highest_timeline(cluster, timeline).0 + 1),
         ballots: Vec::new(),
+        failsafe_revision: asks_no_proof.then_some(cluster.failsafe_revision),
         depose: None,
         kind: ClaimKind::Failover,
         request: None,

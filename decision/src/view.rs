@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
 pub use crate::postgres::{ControlState, Data, OnDisk, Postgres, Primary, Server, Standby, Streaming, Upstream};
+use crate::promise::{Promise, Reliance};
 use crate::settings::{Mode, Settings, Tags};
 
 /// What one agent knows at one instant.
@@ -35,6 +36,12 @@ pub struct View {
     /// What this node knows of its own server first hand, beyond what the server says of itself.
     #[serde(default)]
     pub signs: Signs,
+    /// The promise that this node has given to a leader that cannot reach etcd, while it runs.
+    #[serde(default)]
+    pub promise: Option<Promise>,
+    /// What this node, as the leader, hears from its peers while it cannot renew its lease.
+    #[serde(default)]
+    pub reliance: Option<Reliance>,
     /// Rules of the house: timings, limits, durability, tags of this node.
     pub settings: Settings,
 }
@@ -230,6 +237,12 @@ pub struct Cluster {
     pub history: Vec<HistoryEntry>,
     /// The leader's last published WAL position (for lag limits where nothing better is known).
     pub leader_lsn: Option<Lsn>,
+    /// Who may lead where no proof is asked for, as the leader has listed them; `None`: no list, so nobody is barred by it.
+    #[serde(default)]
+    pub failsafe: Option<BTreeSet<MemberName>>,
+    /// The etcd revision of that list; 0: there is none. A claim without proof names it.
+    #[serde(default)]
+    pub failsafe_revision: i64,
 }
 
 /// The state of the `initialize` key.

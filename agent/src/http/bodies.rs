@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use consensus::Problem;
 use consensus::records::{COMPAT_VERSION, MemberRecord};
 use decision::names::Lsn;
 use decision::reason::Standing;
@@ -188,7 +189,8 @@ pub fn history(picture: &Picture) -> Value {
 }
 
 /// The body of `/why`: the decision, since when, and what bars each member from leading.
-pub fn why(picture: &Picture) -> Value {
+/// `unread` are the transition records that cannot be understood.
+pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
     let standing = |standing: &Standing| {
         let bars: Vec<Value> =
             standing.bars.iter().map(|bar| json!({"code": bar.code(), "sentence": bar.to_string()})).collect();
@@ -205,7 +207,7 @@ pub fn why(picture: &Picture) -> Value {
         "writable": picture.writable(),
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
-            snapshot.problems.iter().map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()
+            snapshot.problems.iter().chain(unread).map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()
         }),
     })
 }

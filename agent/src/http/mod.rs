@@ -1,5 +1,6 @@
 //! The health API: what load balancers, monitoring and people ask an agent. It runs on a thread of its own and answers from the
-//! picture in memory, over HTTP/1.0 and 1.1, with or without a Host header. Nothing here can change anything.
+//! picture in memory, over HTTP/1.0 and 1.1, with or without a Host header. Nothing here can change anything, save that members of the
+//! cluster, who have its key, ask each other for promises (see `promises`).
 
 mod bodies;
 pub mod health;
@@ -9,20 +10,24 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{OriginalUri, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use serde_json::json;
 
 use pg_control::{DiskWatch, Pulse};
 
 use crate::metrics::Metrics;
+use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
 use crate::worked;
 
 pub use server::listen;
+
+/// No honest question is longer.
+const QUESTION_BYTES_MAX: usize = 4096;
 
 /// What the handlers see.
 #[derive(Clone)]
@@ -37,6 +42,8 @@ pub struct Api {
     pub pulse: Pulse,
     /// Whether its disk does.
     pub disk: DiskWatch,
+    /// What this node promises other members.
+    pub promises: Arc<Promises>,
 }
 
 /// Every path of the API.
@@ -54,9 +61,27 @@ pub fn router(api: Api) -> Router {
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
         .route("/metrics", open(get(metrics)))
+        .route(promises::PATH, post(promise).layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX)))
         .fallback(unknown)
         .method_not_allowed_fallback(read_only)
         .with_state(api)
+}
+
+/// A leader that has lost etcd asks to be let go on. Writing the promise down takes a moment of the disk, which no health check waits for.
+async fn promise(State(api): State<Api>, headers: HeaderMap, body: String) -> Response {
+    let seal = headers.get(promises::SEAL).and_then(|seal| seal.to_str().ok()).unwrap_or_default().to_owned();
+    let judged = tokio::task::spawn_blocking(move || {
+        let picture = api.board.load();
+        promises::hear(&api.promises, &picture.view, &body, &seal)
+    });
+    match judged.await {
+        Ok(Reply::Sealed { body, seal }) => ([(promises::SEAL, seal)], body).into_response(),
+        Ok(Reply::TurnedAway(status, why)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+            (status, Json(json!({"error": why}))).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// GET and HEAD by the handler, OPTIONS as plain success.
@@ -112,7 +137,7 @@ async fn config(State(api): State<Api>) -> Response {
 }
 
 async fn why(State(api): State<Api>) -> Response {
-    Json(bodies::why(&api.board.load())).into_response()
+    Json(bodies::why(&api.board.load(), &api.ledger.problems())).into_response()
 }
 
 async fn transitions(State(api): State<Api>) -> Response {

@@ -13,6 +13,7 @@ mod failover;
 mod fencing;
 mod http;
 mod lagging;
+mod links;
 mod meeting_place;
 mod operators;
 mod outages;

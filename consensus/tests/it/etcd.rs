@@ -152,6 +152,7 @@ pub fn claim(after: u64, voter: &str) -> Claim {
         mode: Mode::Quorum,
         timeline: Timeline(1),
         ballots: Vec::new(),
+        failsafe_revision: None,
         depose: None,
         kind: ClaimKind::Failover,
         request: None,

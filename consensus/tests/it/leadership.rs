@@ -109,7 +109,7 @@ async fn a_former_leader_can_write_nothing() {
     assert!(store.acquire(&pg2, second, &claim(1, "pg3"), sync_revision).await.unwrap().applied());
     let before = store.read().await.unwrap();
     assert_eq!(store.write_status(&pg1, Term(1), Lsn(9)).await, Ok(Outcome::Refused));
-    assert_eq!(store.release(&pg1, Term(1), &sync_of("pg1", 1)).await, Ok(Outcome::Refused));
+    assert_eq!(store.release(&pg1, Term(1), &sync_of("pg1", 1), before.sync_revision).await, Ok(Outcome::Refused));
     assert_eq!(store.record_sync(&pg1, Term(1), &sync_of("pg1", 1), before.sync_revision).await, Ok(Outcome::Refused));
     assert_eq!(store.rebind_leader(&pg1, Term(1), second).await, Ok(Outcome::Refused));
     assert_eq!(store.write_as_leader(&pg2, Term(1), &[Write::delete(store.keys().sync())]).await, Ok(Outcome::Refused));
@@ -214,7 +214,10 @@ async fn a_release_frees_the_lock_and_says_so() {
     let store = etcd.store();
     pg1_leads(&etcd, &store).await;
     let released = SyncRecord { released: true, ..sync_of("pg1", 1) };
-    assert!(store.release(&name("pg1"), Term(1), &released).await.unwrap().applied());
+    let revision = store.read().await.unwrap().sync_revision;
+    let late = store.release(&name("pg1"), Term(1), &released, revision - 1).await;
+    assert_eq!(late, Ok(Outcome::Refused), "a record that has been replaced meanwhile is not overwritten");
+    assert!(store.release(&name("pg1"), Term(1), &released, revision).await.unwrap().applied());
     let snapshot = store.read().await.unwrap();
     assert_eq!((snapshot.cluster.leader, snapshot.cluster.sync), (None, Some(released)));
     assert_eq!(snapshot.cluster.term, Term(1), "terms never go back");

@@ -8,6 +8,8 @@ mod hedging;
 mod leadership;
 mod leases;
 mod proxy;
+mod quota;
+mod resume;
 mod stored;
 mod unknown_outcomes;
 mod watching;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::durability::Quorum;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::promise::Promise;
 use crate::settings::{Mode, Settings, Tags};
 use crate::view::*;
 use crate::{Decision, decide};
@@ -171,6 +172,8 @@ pub(crate) fn view(me: &str) -> View {
         hearing: Hearing::default(),
         fence: Fence::default(),
         signs: Signs::default(),
+        promise: None,
+        reliance: None,
         settings,
     }
 }
@@ -203,6 +206,12 @@ impl View {
 
     pub(crate) fn leads(self) -> Self {
         self.lock(Lock::Held { term: TERM, left: secs(4) })
+    }
+
+    /// It has promised `pg1` to let it lead the present term.
+    pub(crate) fn promised(mut self) -> Self {
+        self.promise = Some(Promise { leader: name("pg1"), term: TERM, left: secs(3) });
+        self
     }
 
     pub(crate) fn aged(mut self, change: impl FnOnce(&mut Ages)) -> Self {

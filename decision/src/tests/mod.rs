@@ -11,6 +11,7 @@ mod following;
 mod handover;
 mod isolation;
 mod leading;
+mod promise;
 mod quorum_worlds;
 mod rejoin;
 mod takeover;

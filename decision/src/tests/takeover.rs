@@ -39,7 +39,7 @@ fn the_others_stand_back() {
 fn a_claim_goes_above_every_term_and_timeline_ever_seen() {
     let mut cluster = pg1_died().ballot("pg3", 4, 990);
     cluster.ballots.get_mut(&name("pg3")).expect("put").wal_term = Term(30);
-    cluster = cluster.member("pg3", |member| member.timeline = Some(Timeline(9)));
+    cluster = cluster.member("pg3", |member| member.timeline = Some(Timeline(9))).mode(Mode::Async);
     let Action::Acquire(claim) = decide(&pg2_sees(cluster)).action else { panic!("no claim") };
     assert_eq!((claim.term, claim.timeline), (Term(31), Timeline(10)));
 }

@@ -51,13 +51,27 @@ fn a_node_that_never_leads_creates_nothing() {
 
 #[test]
 fn the_last_leader_takes_its_own_lock_again() {
-    check(&vacant("pg1"), "acquire: last_leader");
-    says(&vacant("pg1"), "this node led term 7 and nobody has led since: everything acknowledged is here");
     let crashed = vacant("pg1").stopped(crashed_primary());
     check(&crashed, "acquire: last_leader");
+    says(&crashed, "this node led term 7 and nobody has led since: everything acknowledged is here");
     let Action::Acquire(claim) = decide(&crashed).action else { panic!("no claim") };
     assert_eq!((claim.kind, claim.term, claim.after, claim.timeline), (ClaimKind::Reclaim, Term(8), TERM, TIMELINE));
     assert_eq!((claim.policies, claim.ballots), (vec![any(1, &["pg2", "pg3"])], Vec::new()));
+}
+
+#[test]
+fn a_primary_that_has_proven_its_term_goes_on_under_it_when_its_lease_alone_has_lapsed() {
+    check(&vacant("pg1"), "resume: resume");
+    says(&vacant("pg1"), "this node still leads term 7 and nobody has led since: bind the lock to its lease again");
+    let with = |change: fn(&mut Primary)| {
+        let mut changed = primary();
+        change(&mut changed);
+        vacant("pg1").runs(Server::Primary(changed))
+    };
+    check(&with(|primary| primary.marked_term = Term(6)), "acquire: last_leader");
+    check(&with(|primary| primary.timeline = Timeline(3)), "acquire: last_leader");
+    let released = cluster().vacant().record(|sync| sync.released = true);
+    check(&vacant("pg1").within(released), "acquire: last_leader");
 }
 
 #[test]

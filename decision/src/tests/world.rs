@@ -333,6 +333,8 @@ impl World {
             hearing: self.hearing(node),
             fence: Fence::default(),
             signs: Signs::default(),
+            promise: None,
+            reliance: None,
             settings: self.settings.clone(),
         }
     }

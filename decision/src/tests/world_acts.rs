@@ -30,6 +30,7 @@ impl World {
             Action::Clone { from, floor } => self.copy(at, &from.member, floor, "clone"),
             Action::Rewind { from, floor } => self.copy(at, &from.member, floor, "rewind"),
             Action::Acquire(claim) => self.acquire(at, claim),
+            Action::Resume { term } => self.resume(at, term),
             Action::Promote { term, timeline, quorum } => self.promote(at, term, timeline, quorum),
             Action::Mark { term } if node.newest_marker(node.wal.len()) < term => self.write(at, Some(term)),
             Action::Mark { .. } => {}
@@ -150,6 +151,14 @@ impl World {
         });
         self.etcd.request = self.etcd.request.take().filter(|_| claim.request.is_none());
         self.crown(at, claim.term);
+    }
+
+    fn resume(&mut self, at: usize, term: Term) {
+        let node = &mut self.nodes[at];
+        if self.etcd.leader.is_none() && self.etcd.term == term && self.etcd.last_led_by(&node.name) {
+            self.etcd.leader = Some(node.name.clone());
+            (node.lock, node.lease_left) = (Some(term), TTL);
+        }
     }
 
     fn crown(&mut self, at: usize, term: Term) {

@@ -24,6 +24,12 @@ impl World {
                 let txn = self.acquire(at, lease, claim, &seen);
                 self.send(at, Rc::new(txn))
             }
+            Step::Resume(term) => {
+                let Some(lease) = self.nodes[at].agent.leases[1].id() else { return Next::Fail("no lease") };
+                let Some(seen) = self.seen(at) else { return Next::End };
+                let txn = self.resume(at, lease, *term, &seen);
+                self.send(at, Rc::new(txn))
+            }
             Step::Commit(txn, _) => self.send(at, Rc::clone(txn)),
             Step::Arm => {
                 self.arm_fence(at);

@@ -65,6 +65,12 @@ impl World {
         Txn { guards, writes }
     }
 
+    /// The lock is bound to a lease of its last leader again, nobody having led since.
+    pub fn resume(&self, me: At, lease: i64, term: Term, seen: &Snapshot) -> Txn {
+        let guards = vec![Guard::Absent(Key::Leader), still(term), Guard::Unchanged(Key::Sync, seen.sync_revision)];
+        Txn { guards, writes: vec![Write::Put(Key::Leader, Value::Leader(me), Some(lease))] }
+    }
+
     /// The lock goes over to `to`, whose record `sync` is.
     pub fn hand_over(&self, me: At, to: At, lease: i64, request: i64, term: Term, sync: SyncRecord) -> Txn {
         let mut guards = leads(term, me);

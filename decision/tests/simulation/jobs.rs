@@ -25,6 +25,8 @@ pub enum Step {
     },
     /// Takes the lock.
     Acquire(Box<decision::action::Claim>),
+    /// Binds the lock to a lease again.
+    Resume(Term),
     /// Sends a write and waits for its answer.
     Commit(Rc<Txn>, Refused),
     /// Says in the record that this primary is done for.
@@ -222,6 +224,7 @@ impl World {
             Action::Acquire(claim) => {
                 vec![Step::LockLease { needed: true }, Step::Acquire(Box::new(claim.clone())), Step::Arm]
             }
+            Action::Resume { term } => vec![Step::LockLease { needed: true }, Step::Resume(*term)],
             Action::Promote { term, quorum, .. } if self.breaks(Broken::RestartsInsteadOfPromoting) => {
                 vec![Step::Arm, Step::KillAll, Step::StartPrimary(quorum.clone(), *term), Step::Survive]
             }

@@ -153,6 +153,8 @@ impl World {
             hearing,
             signs: Signs::default(),
             fence,
+            promise: None,
+            reliance: None,
             settings,
         }
     }

@@ -218,6 +218,7 @@ fn first_claim(voters: &[MemberName]) -> Claim {
         mode: Mode::Quorum,
         timeline: Timeline(1),
         ballots: Vec::new(),
+        failsafe_revision: None,
         depose: None,
         kind: ClaimKind::Failover,
         request: None,

@@ -1,0 +1,118 @@
+//! Taking the leader lock and letting go of it. A claim rests on a lease under a fence that is armed before the lock is taken; it ends, for
+//! the fence and for the promises of peers alike, before anybody else may lead without ballots.
+
+use anyhow::Result;
+use consensus::{Outcome, Snapshot, Write};
+use decision::action::{Claim, ClaimKind};
+use decision::names::Term;
+use decision::view::SyncRecord;
+
+use crate::execute::{Effect, my_sync};
+use crate::hands::Hands;
+
+/// Takes the lock as `claim` says.
+///
+/// # Errors
+/// No lease, no fence, or etcd does not answer.
+pub async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect> {
+    // A primary that runs goes on under the claim that it has, until it has a better one.
+    let runs = claim.kind == ClaimKind::Reclaim && hands.instance.postmaster().is_some();
+    let mut lease = armed_lease(hands, runs).await?;
+    let mut outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await;
+    if let Err(consensus::Error::LeaseGone(why)) = &outcome {
+        // etcd may revoke leases that nobody gave back (etcd-io/etcd issue 15247). Nothing was written: once more, under a new one.
+        tracing::warn!(lease, why, "the lease for the lock is gone: getting another");
+        hands.leases.lock_lease_is_gone(lease).await;
+        lease = armed_lease(hands, runs).await?;
+        outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await;
+    }
+    match &outcome {
+        Ok(Outcome::Applied { .. }) => hands.authority.bind(lease),
+        Ok(Outcome::Refused) if !runs => hands.authority.unbind(),
+        Ok(Outcome::Refused) | Err(_) => {}
+    }
+    // Promises that carried an earlier term of mine do not carry one that may have begun now.
+    if matches!(outcome, Ok(Outcome::Applied { .. }) | Err(consensus::Error::Unknown(_))) {
+        hands.noting(|promises| promises.reign.end()).await?;
+    }
+    let outcome = outcome?;
+    if outcome.applied() {
+        hands.recorder.acquired(claim, seen);
+        tracing::info!(term = %claim.term, kind = ?claim.kind, "took the leader lock");
+    } else {
+        tracing::info!(term = %claim.term, "another candidate was faster, or the ballots changed");
+    }
+    Ok(Effect::of(outcome))
+}
+
+/// A lease to hold the lock, under a fence that is armed before the lock is taken: a node whose fence cannot be armed leaves it to others.
+async fn armed_lease(hands: &Hands, runs: bool) -> Result<i64> {
+    let lease = hands.leases.ensure_lock_lease().await?;
+    if !runs {
+        hands.authority.bind(lease);
+    }
+    hands.fence.arm_confirmed().await?;
+    Ok(lease)
+}
+
+/// The lock under a new lease and the old term: nothing else changes, for clients or for standbys.
+///
+/// # Errors
+/// No lease, or etcd does not answer.
+pub async fn resume(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect> {
+    let mut lease = hands.leases.ensure_lock_lease().await?;
+    let mut outcome = hands.store.resume(hands.me(), term, lease, seen.sync_revision).await;
+    if matches!(outcome, Err(consensus::Error::LeaseGone(_))) {
+        hands.leases.lock_lease_is_gone(lease).await;
+        lease = hands.leases.ensure_lock_lease().await?;
+        outcome = hands.store.resume(hands.me(), term, lease, seen.sync_revision).await;
+    }
+    let outcome = outcome?;
+    if outcome.applied() {
+        hands.authority.bind(lease);
+        hands.recorder.abandon();
+        tracing::info!(%term, lease, "the leader lock is bound to a lease again; nobody has led meanwhile");
+    }
+    Ok(Effect::of(outcome))
+}
+
+/// The lock is given up only when no write can follow it: every Postgres process is gone, orphans included.
+///
+/// # Errors
+/// Some process lives, or etcd does not answer.
+pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    hands.instance.kill_all().await?;
+    hands.fence.disarm();
+    let before = my_sync(hands, seen)?;
+    hands.renounce();
+    let sync = SyncRecord { released: true, ..before };
+    let outcome = hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?;
+    hands.drop_spare_lease().await;
+    Ok(Effect::of(outcome))
+}
+
+/// The voters are told and Postgres is killed at the same time: whoever pledges acknowledges nothing more to it, dead or not. The lock
+/// follows once nothing can be written any more, where nobody has taken it by then.
+///
+/// # Errors
+/// Some process lives, or etcd does not answer.
+pub async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    let sync = SyncRecord { released: true, heir: None, ..my_sync(hands, seen)? };
+    // Whoever has promised is free as soon as it hears of it, so from here on no promise carries this reign.
+    hands.renounce_promises();
+    let report = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision);
+    let (told, killed) = tokio::join!(report, hands.instance.kill_all());
+    killed?;
+    hands.fence.disarm();
+    hands.renounce();
+    // The record is not touched again where it says so already: the voters' claim names its revision.
+    let outcome = match told {
+        Ok(Outcome::Applied { .. }) => {
+            let lock = Write::delete(hands.store.keys().leader());
+            hands.store.write_as_leader(hands.me(), sync.term, &[lock]).await?
+        }
+        Ok(Outcome::Refused) | Err(_) => hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?,
+    };
+    hands.drop_spare_lease().await;
+    Ok(Effect::of(outcome))
+}

@@ -1,0 +1,270 @@
+//! What this node has promised, and what it has revoked: on disk before anybody is told, so that it binds the next life as well. One
+//! lock guards both, for a promise and a ballot against the same term exclude each other.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use consensus::BootInstant;
+use decision::names::{MemberName, Term};
+use decision::promise::{Promise, Refusal};
+use serde::{Deserialize, Serialize};
+
+/// The notes, as they are on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Notes {
+    /// The highest term that this node may have balloted against; 0: none.
+    revoked: u64,
+    given: Option<Given>,
+    /// The number of the last question heard from each leader: an older one is a replay.
+    heard: BTreeMap<MemberName, u64>,
+}
+
+/// A promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Given {
+    leader: MemberName,
+    term: Term,
+    /// The boot of the host by whose clock `until` is counted.
+    boot: String,
+    until: u64,
+    whole_ms: u64,
+}
+
+struct Cell {
+    notes: Notes,
+    /// Whether the notes are complete: they were found on disk, or etcd has been seen since.
+    known: bool,
+    /// The outcome of a ballot of this term is unknown, so that it may appear later.
+    unsure: u64,
+}
+
+/// The book of one node.
+pub struct Book {
+    path: PathBuf,
+    boot: String,
+    cell: Mutex<Cell>,
+    /// What has been promised, also while it is being written: whoever looks does not wait for the disk.
+    shown: Mutex<Option<Given>>,
+    known: AtomicBool,
+}
+
+/// Why a question was not answered with a promise.
+pub enum No {
+    /// The rules forbid it.
+    Refused(Refusal),
+    /// The number of the question is not above the last one heard.
+    Stale(u64),
+    /// The promise could not be written down.
+    Unwritten(std::io::Error),
+}
+
+impl Book {
+    /// Opens the book of an earlier life. A promise counted by the clock of an earlier boot is honoured for its whole length from now on.
+    pub fn open(state_dir: &Path, boot: String) -> Self {
+        let path = state_dir.join("promises.json");
+        let read = std::fs::read_to_string(&path).ok();
+        let read: Option<Notes> = read.and_then(|text| {
+            let parsed = serde_json::from_str(&text);
+            parsed
+                .inspect_err(
+                    |error| tracing::error!(%error, path = %path.display(), "the notes about promises are damaged"),
+                )
+                .ok()
+        });
+        let known = read.is_some();
+        let mut notes = read.unwrap_or_default();
+        if let Some(given) = &mut notes.given {
+            let longest = BootInstant::now() + Duration::from_millis(given.whole_ms);
+            let until = if given.boot == boot { given.until.min(longest.0) } else { longest.0 };
+            (given.until, given.boot) = (until, boot.clone());
+        }
+        let unsure = notes.revoked;
+        let shown = Mutex::new(notes.given.clone());
+        Self { path, boot, cell: Mutex::new(Cell { notes, known, unsure }), shown, known: AtomicBool::new(known) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cell> {
+        self.cell.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, cell: &mut Cell, notes: Notes) -> std::io::Result<()> {
+        if cell.notes != notes || !cell.known {
+            super::durably(&self.path, &serde_json::to_vec(&notes)?)?;
+            (cell.notes, cell.known) = (notes, true);
+            self.known.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// The promise that runs.
+    pub fn running(&self) -> Option<Promise> {
+        running(self.shown.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
+    }
+
+    /// etcd has been seen, with `balloted` as the term of this node's ballot there: from now on it is known what it has revoked.
+    pub fn saw_etcd(&self, balloted: Option<Term>) {
+        if self.known.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut cell = self.lock();
+        if !cell.known {
+            let notes = Notes { revoked: balloted.map_or(0, |term| term.0), ..cell.notes.clone() };
+            if let Err(error) = self.write(&mut cell, notes) {
+                tracing::warn!(%error, "the notes about promises cannot be written: this node promises nothing");
+            }
+        }
+    }
+
+    /// Before anything is done against `term`: no promise forbids it, and none will be given any more. `released` tells of a promise
+    /// whether its leader has let this node go.
+    ///
+    /// # Errors
+    /// A promise runs, or the note cannot be written.
+    pub fn revoke(&self, term: Term, released: impl FnOnce(&Promise) -> bool) -> Result<()> {
+        let mut cell = self.lock();
+        if let Some(promise) =
+            running(cell.notes.given.as_ref()).filter(|promise| promise.term >= term && !released(promise))
+        {
+            bail!("{} has been promised to lead term {} on, for {:?} more", promise.leader, promise.term, promise.left);
+        }
+        let notes = Notes { revoked: cell.notes.revoked.max(term.0), ..cell.notes.clone() };
+        self.write(&mut cell, notes).context("noting that this node revokes a term")
+    }
+
+    /// The outcome of the ballot against `term` is unknown.
+    pub fn unsure(&self, term: Term) {
+        let mut cell = self.lock();
+        cell.unsure = cell.unsure.max(term.0);
+    }
+
+    /// This node follows `term`. A pledge against it that never became a ballot is forgotten; one that may have become a ballot only once
+    /// it has been withdrawn for certain.
+    pub fn follows(&self, term: Term, withdrawn: bool) {
+        let mut cell = self.lock();
+        let free = withdrawn || cell.unsure < term.0;
+        if cell.notes.revoked == term.0 && term.0 > 0 && free {
+            let notes = Notes { revoked: 0, ..cell.notes.clone() };
+            match self.write(&mut cell, notes) {
+                Ok(()) => cell.unsure = 0,
+                Err(error) => tracing::warn!(%error, "a withdrawn pledge stays noted"),
+            }
+        }
+    }
+
+    /// Promises `leader` to let it lead `term` for `time`, if `rules` (which are told what has been revoked, and what promise runs) agree.
+    pub fn promise(
+        &self,
+        leader: &MemberName,
+        term: Term,
+        number: u64,
+        time: Duration,
+        rules: impl FnOnce(Option<Term>, Option<Promise>) -> Result<(), Refusal>,
+    ) -> Result<(), No> {
+        let mut cell = self.lock();
+        let last = cell.notes.heard.get(leader).copied().unwrap_or_default();
+        if number <= last {
+            return Err(No::Stale(last));
+        }
+        let revoked = cell.known.then_some(Term(cell.notes.revoked));
+        rules(revoked, running(cell.notes.given.as_ref())).map_err(No::Refused)?;
+        let given = Given {
+            leader: leader.clone(),
+            term,
+            boot: self.boot.clone(),
+            until: (BootInstant::now() + time).0,
+            whole_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+        };
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(given.clone());
+        let mut notes = Notes { given: Some(given), ..cell.notes.clone() };
+        notes.heard.insert(leader.clone(), number);
+        self.write(&mut cell, notes).map_err(No::Unwritten)
+    }
+}
+
+fn running(given: Option<&Given>) -> Option<Promise> {
+    let given = given?;
+    let left = BootInstant(given.until).remaining();
+    (!left.is_zero()).then(|| Promise { leader: given.leader.clone(), term: given.term, left })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const TIME: Duration = Duration::from_secs(60);
+
+    fn pg1() -> MemberName {
+        MemberName::new("pg1").unwrap()
+    }
+
+    fn gives(book: &Book, number: u64) -> bool {
+        book.promise(&pg1(), Term(7), number, TIME, |revoked, _| match revoked {
+            Some(Term(revoked)) if revoked < 7 => Ok(()),
+            Some(_) => Err(Refusal::Revoked),
+            None => Err(Refusal::KnowsTooLittle),
+        })
+        .is_ok()
+    }
+
+    #[test]
+    fn a_promise_and_a_pledge_exclude_each_other_in_this_life_and_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(dir.path(), "boot".into());
+        assert!(!gives(&book, 1), "it does not know whether it has balloted");
+        book.saw_etcd(None);
+        assert!(gives(&book, 2));
+        assert!(book.revoke(Term(7), |_| false).is_err());
+        let freed = Book::open(dir.path(), "boot".into());
+        assert!(freed.revoke(Term(7), |promise| promise.leader == pg1()).is_ok(), "its leader has let go");
+        freed.follows(Term(7), true);
+        book.revoke(Term(8), |_| false).unwrap();
+        for boot in ["boot", "another boot"] {
+            let next = Book::open(dir.path(), boot.into());
+            assert!(next.running().is_some_and(|promise| promise.term == Term(7) && promise.left > TIME / 2), "{boot}");
+            assert!(next.revoke(Term(7), |_| false).is_err(), "{boot}");
+        }
+        let other = tempfile::tempdir().unwrap();
+        let book = Book::open(other.path(), "boot".into());
+        book.saw_etcd(None);
+        book.revoke(Term(7), |_| false).unwrap();
+        assert!(!gives(&book, 1));
+        let next = Book::open(other.path(), "boot".into());
+        assert!(!gives(&next, 1));
+        next.follows(Term(7), false);
+        assert!(!gives(&next, 1), "an earlier life may have balloted");
+        next.follows(Term(7), true);
+        assert!(gives(&next, 1));
+    }
+
+    #[test]
+    fn a_question_that_has_been_heard_before_prolongs_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(dir.path(), "boot".into());
+        book.saw_etcd(None);
+        assert!(gives(&book, 5));
+        assert!(matches!(book.promise(&pg1(), Term(7), 5, TIME, |_, _| Ok(())), Err(No::Stale(5))));
+        assert!(!gives(&Book::open(dir.path(), "boot".into()), 4));
+        assert!(gives(&book, 6));
+    }
+
+    #[test]
+    fn a_pledge_that_was_broken_off_is_forgotten_when_its_term_is_followed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(dir.path(), "boot".into());
+        book.saw_etcd(None);
+        book.revoke(Term(7), |_| false).unwrap();
+        book.follows(Term(7), false);
+        assert!(gives(&book, 1));
+        let unsure = Book::open(tempfile::tempdir().unwrap().path(), "boot".into());
+        unsure.saw_etcd(None);
+        let _ = unsure.revoke(Term(7), |_| false);
+        unsure.unsure(Term(7));
+        unsure.follows(Term(7), false);
+        assert!(!gives(&unsure, 1));
+    }
+}

@@ -1,0 +1,67 @@
+//! A peer's side: one sealed question, judged by the rules, and written down before it is answered with a promise. What a stranger sends
+//! changes nothing. Whoever has the key can delay a failover, by `ttl` after its last question, and do nothing else.
+
+use std::time::Duration;
+
+use decision::promise::{Question, answer};
+use decision::view::View;
+
+use super::book::No;
+use super::{Answered, Asked, Promises};
+
+/// What to reply.
+pub enum Reply {
+    /// The answer, and its seal.
+    Sealed {
+        /// JSON.
+        body: String,
+        /// Its seal.
+        seal: String,
+    },
+    /// Nothing was looked at; the status, and why.
+    TurnedAway(u16, &'static str),
+}
+
+/// Answers the question `body`, sealed with `seal`, as seen in `view`. Writes to disk, so it may take a moment.
+pub fn hear(promises: &Promises, view: &View, body: &str, seal: &str) -> Reply {
+    if promises.seal.sign("question", "").is_none() {
+        return Reply::TurnedAway(503, "this node does not know the key of its cluster yet");
+    }
+    if !promises.seal.fits("question", body, seal) {
+        return Reply::TurnedAway(403, "the seal does not fit: promises are between members of one cluster");
+    }
+    let Ok(asked) = serde_json::from_str::<Asked>(body) else {
+        return Reply::TurnedAway(400, "the question cannot be understood: do all agents have the same version?");
+    };
+    if asked.cluster != promises.cluster || asked.to != promises.me {
+        return Reply::TurnedAway(403, "the question is to somebody else");
+    }
+    let answered = judge(promises, view, &asked);
+    let Ok(body) = serde_json::to_string(&answered) else {
+        return Reply::TurnedAway(500, "the answer cannot be written");
+    };
+    match promises.seal.sign("answer", &body) {
+        Some(seal) => Reply::Sealed { body, seal },
+        None => Reply::TurnedAway(503, "the key of the cluster is gone"),
+    }
+}
+
+fn judge(promises: &Promises, view: &View, asked: &Asked) -> Answered {
+    let time = Duration::from_millis(asked.for_ms).min(view.settings.timing.ttl);
+    let question = Question { system_id: asked.system_id, leader: asked.leader.clone(), term: asked.term };
+    let rules = |revoked, running| answer(&View { promise: running, ..view.clone() }, revoked, &question);
+    let none =
+        Answered { from: promises.me.clone(), number: asked.number, for_ms: 0, refusal: None, last_number: None };
+    match promises.book.promise(&asked.leader, asked.term, asked.number, time, rules) {
+        Ok(()) => Answered { for_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX), ..none },
+        Err(No::Refused(refusal)) => {
+            tracing::info!(leader = %asked.leader, term = %asked.term, ?refusal, "no promise to a leader without etcd");
+            Answered { refusal: Some(refusal), ..none }
+        }
+        Err(No::Stale(last)) => Answered { last_number: Some(last), ..none },
+        Err(No::Unwritten(error)) => {
+            tracing::warn!(%error, "a promise cannot be written down and is not given");
+            none
+        }
+    }
+}

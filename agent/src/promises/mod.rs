@@ -1,0 +1,103 @@
+//! Promises between agents: a leader that cannot renew its lease asks its peers to let it go on, and goes on while enough of them do.
+//! `ask` is the leader's side and `hear` the peers'; `book` keeps what has been promised, `reign` on what ground a leader stands, `seal`
+//! keeps strangers out. The rules are in `decision::promise`.
+
+mod ask;
+mod book;
+mod hear;
+mod reign;
+mod seal;
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use decision::names::{MemberName, SystemId, Term};
+use decision::promise::Refusal;
+use serde::{Deserialize, Serialize};
+
+pub use ask::Asker;
+pub use book::Book;
+pub use hear::{Reply, hear};
+pub use reign::{Carried, Ground, Reign, Round};
+pub use seal::Seal;
+
+/// The path of the endpoint.
+pub const PATH: &str = "/promise";
+/// The header with the seal of a question or an answer.
+pub const SEAL: &str = "x-pgvigil-seal";
+
+/// Everything about promises on one node.
+pub struct Promises {
+    /// What this node has promised and revoked.
+    pub book: Book,
+    /// On what ground it leads.
+    pub reign: Reign,
+    /// The key of the cluster.
+    pub seal: Seal,
+    /// Whether there is anything here for which to ask: a Postgres that takes writes, or will soon. Promises for a dead one would only keep
+    /// others from taking over.
+    pub worth_asking: AtomicBool,
+    cluster: String,
+    me: MemberName,
+}
+
+impl Promises {
+    /// What earlier lives have left in `state_dir`.
+    pub fn open(state_dir: &Path, cluster: &str, me: &MemberName) -> Arc<Self> {
+        // A kernel that does not tell its boot leaves promises of an earlier life at their whole length.
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Arc::new(Self {
+            book: Book::open(state_dir, boot.trim().to_owned()),
+            reign: Reign::open(state_dir, me.clone()),
+            seal: Seal::open(state_dir),
+            worth_asking: AtomicBool::new(true),
+            cluster: cluster.to_owned(),
+            me: me.clone(),
+        })
+    }
+}
+
+/// A question, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Asked {
+    cluster: String,
+    system_id: SystemId,
+    leader: MemberName,
+    term: Term,
+    /// To whom: a question to one member is none to another.
+    to: MemberName,
+    /// Higher with each question of this leader: a question that has been heard is not heard again.
+    number: u64,
+    for_ms: u64,
+}
+
+/// An answer, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Answered {
+    from: MemberName,
+    /// Of the question that it answers.
+    number: u64,
+    /// For how long it is promised, from when the question came; 0: it is not.
+    for_ms: u64,
+    refusal: Option<Refusal>,
+    /// The last number heard, where that of the question was not above it.
+    last_number: Option<u64>,
+}
+
+/// Replaces a file so that a power loss leaves the old or the new one, whole.
+fn durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let fresh = path.with_extension("new");
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    flush_directory(path)
+}
+
+fn flush_directory(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
+}
