@@ -17,6 +17,7 @@ mod links;
 mod meeting_place;
 mod operators;
 mod outages;
+mod promises;
 mod rest;
 mod restarts;
 mod stage;

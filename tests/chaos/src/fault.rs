@@ -32,6 +32,8 @@ pub enum Back {
     ByItself,
     /// Once it is made good.
     Mended,
+    /// They never stop: a leader that has lost etcd goes on by its peers' promises.
+    Undisturbed,
 }
 
 /// A fault.
@@ -71,6 +73,10 @@ fn once_mended(fault: Fault) -> Fault {
     Fault { back: Back::Mended, ..fault }
 }
 
+fn undisturbed(fault: Fault) -> Fault {
+    Fault { back: Back::Undisturbed, ..fault }
+}
+
 /// All faults that have a name. Those that reach beyond a lease (5 s) last long enough for it to end.
 pub fn all() -> Vec<Fault> {
     use Blow::*;
@@ -84,7 +90,7 @@ pub fn all() -> Vec<Fault> {
         one("agent-frozen", FreezeAgent, Primary, 9000),
         one("power-lost", PowerOff, Primary, 1500),
         one("isolated", Isolate, Primary, 7000),
-        one("cut-from-etcd", CutFromEtcd, Primary, 9000),
+        undisturbed(one("cut-from-etcd", CutFromEtcd, Primary, 9000)),
         one("cut-from-replicas", CutFromNodes, Primary, 7000),
         one("cut-inwards", CutIn, Primary, 7000),
         one("cut-outwards", CutOut, Primary, 7000),
@@ -92,7 +98,7 @@ pub fn all() -> Vec<Fault> {
         one("host-frozen", FreezeHost, Primary, 1500),
         one("host-frozen-long", FreezeHost, Primary, 8000),
         one("etcd-leader-killed", KillEtcdLeader, Primary, 6000),
-        once_mended(one("etcd-lost", KillEtcd, Primary, 12_000)),
+        undisturbed(one("etcd-lost", KillEtcd, Primary, 12_000)),
         one("disk-full", FillDisk, Primary, 6000),
         one("disk-frozen", FreezeDisk, Primary, 8000),
         one("replica-lost", PowerOff, Replica, 5000),

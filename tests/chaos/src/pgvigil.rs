@@ -167,6 +167,10 @@ impl System for Pgvigil {
         "pgvigil"
     }
 
+    fn needs_no_agreement(&self) -> bool {
+        true
+    }
+
     fn spots(&self) -> &[Spot] {
         &self.spots
     }

@@ -20,6 +20,8 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(120);
 /// Writes are back when rows flow for this long.
 const FLOWING: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
+/// Writes that nobody interrupts are further apart only where the machine is busy.
+const UNDISTURBED: Duration = Duration::from_secs(1);
 /// The system's own record and what the writers saw may differ so much before it is a fault of its own: machines are busy.
 const OFF_BY_MS: f64 = 1000.0;
 
@@ -152,7 +154,11 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
 
     /// Waits until the fault has lasted long enough, and writes are back where they come back by themselves.
     async fn outlast(&mut self, switched: &Cell<bool>) {
-        let by_itself = self.fault.back == Back::ByItself;
+        let by_itself = match self.fault.back {
+            Back::ByItself => true,
+            Back::Undisturbed => self.stage.system.needs_no_agreement(),
+            Back::Mended => false,
+        };
         loop {
             let now = Instant::now();
             let flows =
@@ -204,6 +210,11 @@ impl<'a, 's, S: System> Round<'a, 's, S> {
         }
         if lost > 0 && self.mode != Mode::Async {
             self.violations.push(format!("{lost} acknowledged rows are lost"));
+        }
+        let longest = outage.max(later);
+        let undisturbed = self.fault.back == Back::Undisturbed && self.stage.system.needs_no_agreement();
+        if undisturbed && longest > UNDISTURBED {
+            self.violations.push(format!("writes were to go on, and stopped for {longest:.1?}"));
         }
         let outages: Vec<f64> = recorded.iter().filter_map(|record| record.write_outage_ms).collect();
         let record_off_ms = match outages[..] {

@@ -79,6 +79,11 @@ pub trait System: Sync {
         Duration::from_secs(40)
     }
 
+    /// Whether a primary that [`Self::members`] cannot be reached from goes on while its peers can: others are only measured.
+    fn needs_no_agreement(&self) -> bool {
+        false
+    }
+
     /// Starts everything for the first time, and returns when all nodes are there.
     fn form(&self) -> impl Future<Output = Result<()>> + Send;
 
