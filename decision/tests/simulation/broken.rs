@@ -4,7 +4,7 @@
 use decision::action::{Action, Claim, ClaimKind, StopMode};
 use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::reason::Reason;
-use decision::view::{ControlState, Data, Lock, OnDisk, Seen, Sound, View};
+use decision::view::{ControlState, Data, Lock, OnDisk, Seen, Server, Sound, View};
 
 use crate::world::World;
 
@@ -68,6 +68,16 @@ pub enum Broken {
     HandsOverTooEarly,
     /// A hand-over does not say which position the new leader must have replayed.
     HandsOverWithoutAPosition,
+    /// A hand-over is not guarded by the request that it answers.
+    HandsOverWithoutItsRequest,
+    /// A hand-over that failed is not taken back in etcd.
+    DoesNotTakeAHandOverBack,
+    /// Postgres is started again while the request for its hand-over still lies in etcd.
+    StartsWithTheRequestOnTheTable,
+    /// A hand-over that failed is taken back, its heir is not.
+    KeepsTheHeirWhenItBreaksOff,
+    /// A leader without a hand-over under way leaves an heir in its record.
+    KeepsTheHeirOnRecord,
     /// Postgres waits for one voter less than is recorded.
     WaitsForOneTooFew,
     /// A new quorum takes the place of the old one in the record, while Postgres still waits for the old one.
@@ -111,6 +121,7 @@ fn see(broken: Broken, mut view: View) -> View {
         _ => {}
     }
     let both = silent(view.hearing.agent) && silent(view.hearing.postgres);
+    let stopped = view.postgres.now().is_some_and(|postgres| postgres.server == Server::Stopped);
     let Seen::Now(cluster) = &mut view.cluster else { return view };
     let led_by_another = cluster.leader.as_ref().is_some_and(|leader| *leader != me);
     match broken {
@@ -125,6 +136,7 @@ fn see(broken: Broken, mut view: View) -> View {
             cluster.ballots.values_mut().for_each(|ballot| ballot.timeline = mine.unwrap_or(ballot.timeline));
         }
         Broken::FollowsInSpiteOfItsPledge if led_by_another && !both => drop(cluster.ballots.remove(&me)),
+        Broken::StartsWithTheRequestOnTheTable if stopped => cluster.request = None,
         Broken::IgnoresTheVeto if led_by_another && both => {
             let leader = cluster.leader.clone();
             let balloted: Vec<MemberName> = cluster.current_ballots().into_keys().cloned().collect();

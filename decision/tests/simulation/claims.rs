@@ -75,7 +75,9 @@ impl World {
     pub fn hand_over(&self, me: At, to: At, lease: i64, request: i64, term: Term, sync: SyncRecord) -> Txn {
         let mut guards = leads(term, me);
         guards.push(Guard::Exists(Key::Member(to)));
-        guards.push(Guard::Unchanged(Key::Request, request));
+        if !self.breaks(Broken::HandsOverWithoutItsRequest) {
+            guards.push(Guard::Unchanged(Key::Request, request));
+        }
         let writes = vec![
             Write::Put(Key::Leader, Value::Leader(to), Some(lease)),
             Write::Put(Key::Term, Value::Term(sync.term), None),
@@ -83,6 +85,14 @@ impl World {
             Write::Delete(Key::Request),
         ];
         Txn { guards, writes }
+    }
+
+    /// Takes a hand-over back before its transaction, which can never be applied afterwards.
+    pub fn break_off_hand_over(&self, me: At, sync: SyncRecord, sync_revision: i64, request: i64) -> Txn {
+        let mut guards = leads(sync.term, me);
+        guards.push(Guard::Unchanged(Key::Sync, sync_revision));
+        guards.push(Guard::Unchanged(Key::Request, request));
+        Txn { guards, writes: vec![Write::Put(Key::Sync, record(sync), None), Write::Delete(Key::Request)] }
     }
 
     pub fn release(&self, me: At, sync: SyncRecord) -> Txn {

@@ -170,3 +170,14 @@ pub fn the_candidate_misses_the_end_of_the_wal(seed: u64) -> Plan {
         Fault::Cut(0, 1),
     )
 }
+
+/// The order to hand the lock over arrives when nobody waits for its answer any more and the old leader has started again. The candidate's
+/// agent stands still, and has not given its lease back.
+pub fn the_order_to_hand_over_comes_late(seed: u64) -> Plan {
+    let when = about(4_090, 60, seed);
+    busy(seed).with(4_000, 100, Fault::Switchover(Some(1))).with(when, 60, Fault::QuestionsLate(Who::Node(0))).with(
+        when + 70,
+        1_700,
+        Fault::AgentFrozen(Who::Node(1)),
+    )
+}

@@ -36,6 +36,7 @@ impl World {
             | Fault::PostgresFrozen(who)
             | Fault::SlowDisk(who)
             | Fault::SlowActions(who)
+            | Fault::QuestionsLate(who)
             | Fault::Reader(who) => Some(self.who(who)),
             // A link has two ends; between two nodes neither knows whose fault it is.
             Fault::Isolated(who) | Fault::CutFromEtcd(who) | Fault::Mute(who) | Fault::Deaf(who) => {
@@ -118,6 +119,7 @@ impl World {
             }
             Fault::SlowDisk(_) => self.nodes[at].slow_disk = 20 * self.plan.disks[at],
             Fault::SlowActions(_) => self.nodes[at].slow_actions = 60,
+            Fault::QuestionsLate(_) => drop(self.questions_late.insert(at)),
             Fault::Reader(_) => {
                 let postgres = &mut self.nodes[at].postgres;
                 postgres.held_up |= postgres.process == Process::Standby;
@@ -201,6 +203,7 @@ impl World {
             }
             Fault::SlowDisk(_) => self.nodes[at].slow_disk = self.plan.disks[at],
             Fault::SlowActions(_) => self.nodes[at].slow_actions = 1,
+            Fault::QuestionsLate(_) => drop(self.questions_late.remove(&at)),
             Fault::Reader(_) => {
                 let postgres = &mut self.nodes[at].postgres;
                 postgres.held_up = false;

@@ -98,10 +98,19 @@ pub enum Step {
     Checkpoint,
     AwaitCheckpoint,
     AwaitReplayed(At),
+    /// Says who is about to be handed the lock, where the others may go over ahead.
+    NameHeir(At),
+    AwaitOthers(At),
     HandOver {
         to: At,
         request: i64,
     },
+    /// Takes back what a hand-over that failed has said.
+    BreakOff {
+        request: i64,
+    },
+    ClearAway,
+    Failed(&'static str),
     Release,
 }
 
@@ -137,7 +146,8 @@ pub struct Job {
     pub seen_so: u32,
     /// The timer that counts; earlier ones are void.
     turn: u32,
-    revision: i64,
+    /// The revision of the last write of the job; 0: it has written nothing.
+    pub revision: i64,
     asked: Option<Rc<Txn>>,
     recalled: bool,
 }
@@ -280,19 +290,6 @@ impl World {
         ]
     }
 
-    fn handover_steps(&self, to: At, request: i64) -> Vec<Step> {
-        vec![
-            Step::AskCandidate(to),
-            Step::Checkpoint,
-            Step::Checkpoint,
-            Step::BeginStop,
-            Step::AwaitCheckpoint,
-            Step::AwaitReplayed(to),
-            Step::HandOver { to, request },
-            Step::Disarm,
-        ]
-    }
-
     /// The record of my own reign, to be changed.
     pub fn my_sync(&self, at: At, seen: &Snapshot) -> Option<SyncRecord> {
         seen.cluster.sync.clone().filter(|sync| sync.leader == self.names[at])
@@ -344,14 +341,10 @@ impl World {
         self.job_done(at, revision);
     }
 
-    fn job_fails(&mut self, at: At, why: &str) {
-        // An operator asks again; a request that failed once is not tried again behind their back.
-        if let Some(Action::HandOver { request, .. }) = self.nodes[at].agent.job.as_ref().map(|job| job.action.clone())
-        {
-            let txn = self.remove_request(request);
-            self.ask(at, Purpose::Errand, Ask::Commit(Rc::new(txn)));
+    fn job_fails(&mut self, at: At, why: &'static str) {
+        if !self.goes_back(at, why) {
+            self.job_failed(at, why);
         }
-        self.job_failed(at, why);
     }
 
     /// Sends a write of the job.
@@ -368,10 +361,13 @@ impl World {
         job.asked = None;
         let refused = match job.steps.front() {
             Some(Step::Commit(_, refused)) => *refused,
-            Some(Step::HandOver { .. }) => Refused::Fails,
+            Some(Step::HandOver { .. } | Step::NameHeir(_)) => Refused::Fails,
             _ => Refused::Ends,
         };
+        let goes_back = matches!(job.steps.front(), Some(Step::BreakOff { .. }));
         let next = match (outcome, refused) {
+            // Whatever of the way back fails is done by the next decisions.
+            (_, _) if goes_back => Next::Go,
             (Outcome::Applied(revision), _) => {
                 job.revision = job.revision.max(revision);
                 Next::Go
@@ -393,6 +389,7 @@ impl World {
                 job.recalled = true;
                 self.ask(at, Purpose::Job(id), Ask::Recall(txn));
             }
+            _ if matches!(job.steps.front(), Some(Step::BreakOff { .. })) => self.follow_up(at, Next::Go),
             _ => self.job_fails(at, "etcd does not answer"),
         }
     }

@@ -163,6 +163,8 @@ impl World {
     pub fn acknowledge(&mut self, at: At, end: usize, waiter: Waiter) {
         let postgres = &self.nodes[at].postgres;
         let (quorum, term) = &postgres.in_force;
+        // An operator who forces a failover also accepts what the old leader acknowledges until the new one takes writes.
+        let forced = |reign: &Reign| reign.kind == Some(ClaimKind::Forced) && reign.term > *term;
         let ack = Acknowledged {
             record: postgres.wal[end - 1],
             end,
@@ -171,7 +173,7 @@ impl World {
             term: *term,
             k: quorum.k,
             mode: self.etcd.sync().map_or(Mode::Async, |sync| sync.mode),
-            excused: false,
+            excused: self.ledger.reigns.last().is_some_and(forced),
         };
         let verdict = invariants::one_node_acknowledges(self, &ack);
         self.judge("one_node_acknowledges", verdict);

@@ -12,6 +12,7 @@ mod directed;
 mod etcd;
 mod faults;
 mod fence;
+mod handover;
 mod hearing;
 mod invariants;
 mod jobs;

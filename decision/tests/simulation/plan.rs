@@ -48,6 +48,8 @@ pub enum Fault {
     AnswersLost(u8),
     /// Answers of etcd take up to as long as anybody waits for them.
     AnswersLate,
+    /// Its questions to etcd arrive when it does not wait for the answer any more.
+    QuestionsLate(Who),
     /// Whatever address the first one's Postgres looks up, it reaches the second.
     Misled(At, At),
     SlowDisk(Who),
@@ -80,7 +82,9 @@ impl Planned {
     pub fn may_move_the_lead(&self, nodes: usize) -> bool {
         match self.fault {
             Fault::Cut(..) | Fault::Misled(..) => nodes == 2,
-            Fault::AgentKilled(_) | Fault::AgentFrozen(_) | Fault::CutFromEtcd(_) => self.lasts > 2 * SECOND,
+            Fault::AgentKilled(_) | Fault::AgentFrozen(_) | Fault::CutFromEtcd(_) | Fault::QuestionsLate(_) => {
+                self.lasts > 2 * SECOND
+            }
             Fault::HostFrozen(_)
             | Fault::MachinePaused(_)
             | Fault::PostgresFrozen(_)

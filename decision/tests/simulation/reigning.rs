@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use decision::durability::{Quorum, ending_with, inherited, quorum_for_new_leader};
-use decision::names::{Lsn, Term, Timeline};
+use decision::durability::Quorum;
+use decision::names::{Term, Timeline};
 use decision::settings::Mode;
-use decision::view::{ControlState, Server, SyncRecord};
+use decision::view::{ControlState, SyncRecord};
 
 use crate::broken::Broken;
 use crate::carry::POLL;
@@ -14,7 +14,7 @@ use crate::jobs::{Next, Step, commit};
 use crate::postgres::{Process, Waiter};
 use crate::time::{MS, SECOND};
 use crate::wal::{Kind, lsn};
-use crate::world::{At, Part, World};
+use crate::world::{At, World};
 
 impl World {
     /// The steps of whoever leads, or is about to.
@@ -62,9 +62,13 @@ impl World {
             Step::Settle => {
                 self.change_sync(at, |sync| sync.reclaimed.then_some(SyncRecord { reclaimed: false, ..sync }))
             }
-            Step::RecordSync(mode, policies) => self.change_sync(at, |sync| {
-                Some(SyncRecord { mode: *mode, policies: policies.clone(), heir: None, released: false, ..sync })
-            }),
+            Step::RecordSync(mode, policies) => {
+                let keeps = self.breaks(Broken::KeepsTheHeirOnRecord);
+                self.change_sync(at, |sync| {
+                    let heir = sync.heir.clone().filter(|_| keeps);
+                    Some(SyncRecord { mode: *mode, policies: policies.clone(), heir, released: false, ..sync })
+                })
+            }
             Step::Report => self.change_sync(at, |sync| Some(SyncRecord { released: true, heir: None, ..sync })),
             Step::Prove(mode, quorum) => self.prove(at, *mode, quorum),
             Step::AskCandidate(to) if self.replayed_at(at, *to).is_some() => Next::Go,
@@ -81,13 +85,18 @@ impl World {
             Step::AwaitReplayed(to) => {
                 let last = lsn(self.nodes[at].postgres.control.checkpoint.saturating_sub(1));
                 let replayed = self.replayed_at(at, *to).unwrap_or_default();
-                match self.waited(at) > 5 * SECOND {
+                match self.waited(at) > SECOND {
                     _ if replayed > last || self.breaks(Broken::HandsOverTooEarly) => Next::Go,
                     true => Next::Fail("the candidate has not replayed it all"),
                     false => Next::Again(POLL),
                 }
             }
+            Step::NameHeir(to) => self.name_heir(at, *to),
+            Step::AwaitOthers(to) => self.others_go_over(at, *to),
             Step::HandOver { to, request } => self.hand_the_lock_over(at, *to, *request),
+            Step::BreakOff { request } => self.break_off(at, *request),
+            Step::ClearAway => self.clear_away(at),
+            Step::Failed(why) => Next::Fail(why),
             Step::Release => {
                 let Some(sync) = self.seen(at).and_then(|seen| self.my_sync(at, &seen)) else {
                     return Next::Fail("the record is not mine");
@@ -172,7 +181,7 @@ impl World {
         }
     }
 
-    fn change_sync(&mut self, at: At, change: impl Fn(SyncRecord) -> Option<SyncRecord>) -> Next {
+    pub fn change_sync(&mut self, at: At, change: impl Fn(SyncRecord) -> Option<SyncRecord>) -> Next {
         let Some(seen) = self.seen(at) else { return Next::End };
         let Some(sync) = self.my_sync(at, &seen) else { return Next::Fail("the record is not mine to change") };
         match change(sync) {
@@ -189,40 +198,5 @@ impl World {
             let policies = vec![quorum.clone()];
             Some(SyncRecord { mode, policies, handover_lsn: None, reclaimed: false, ..sync })
         })
-    }
-
-    /// How far the candidate says that it has replayed: what its agent saw last.
-    pub fn replayed_at(&self, at: At, to: At) -> Option<Lsn> {
-        let reachable = self.links.both_ways(at, to) && self.nodes[to].powered;
-        let agent = &self.nodes[to].agent;
-        if !reachable || !agent.up || self.stands_still(to, Part::Agent) {
-            return None;
-        }
-        match agent.look.as_ref().map(|(seen, _)| &seen.server) {
-            Some(Server::Standby(standby)) => Some(standby.replayed),
-            _ => None,
-        }
-    }
-
-    fn hand_the_lock_over(&mut self, at: At, to: At, request: i64) -> Next {
-        let Some(seen) = self.seen(at) else { return Next::End };
-        let Some(before) = seen.cluster.sync.clone() else { return Next::Fail("there is no durability record") };
-        let name = self.names[to].clone();
-        let Some(candidate) = seen.cluster.members.get(&name) else { return Next::Fail("the candidate is gone") };
-        let quorum = quorum_for_new_leader(&name, &seen.cluster, &self.settings_at(at));
-        let last = lsn(self.nodes[at].postgres.control.checkpoint.saturating_sub(1));
-        let sync = SyncRecord {
-            leader: name.clone(),
-            term: seen.cluster.term.next(),
-            mode: before.mode,
-            policies: ending_with(&inherited(&before), &quorum),
-            timeline: Timeline(before.timeline.0 + 1),
-            released: false,
-            reclaimed: false,
-            handover_lsn: (!self.breaks(Broken::HandsOverWithoutAPosition)).then_some(Lsn(last.0 + 1)),
-            heir: None,
-        };
-        let txn = self.hand_over(at, to, candidate.lock_lease, request, seen.cluster.term, sync);
-        self.send(at, Rc::new(txn))
     }
 }

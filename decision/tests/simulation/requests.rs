@@ -69,6 +69,9 @@ impl World {
         if self.dice(from).u16(0..1_000) == 0 {
             later += self.dice(from).u64(50 * MS..900 * MS);
         }
+        if self.questions_late.contains(&from) {
+            later += self.dice(from).u64(700 * MS..1_600 * MS);
+        }
         let timeout = micros(self.settings_of_house().timing.request_timeout);
         self.nodes[from].agent.open.insert(ticket);
         if later > timeout || !self.links.carries(from, self.links.etcd()) {
@@ -256,7 +259,11 @@ fn brief(value: &crate::etcd::Value) -> String {
                 sync.timeline,
                 policies.join("; "),
                 if sync.released { ", released" } else { "" },
-                if sync.handover_lsn.is_some() { ", handed over" } else { "" },
+                match (&sync.heir, sync.handover_lsn) {
+                    (Some(heir), _) => format!(", heir {heir}"),
+                    (None, Some(_)) => ", handed over".to_owned(),
+                    (None, None) => String::new(),
+                },
             )
         }
         Value::Ballot(ballot) => {

@@ -229,6 +229,8 @@ impl World {
             postgres.replayed = postgres.replayed.max(end);
         }
         self.report(at);
+        // Whoever streams from a standby gets what it has flushed.
+        self.ship(at);
     }
 
     /// The walreceiver says how far it is.

@@ -1,7 +1,7 @@
 //! The whole modelled world and its one queue of events. Nothing happens between two events, and after each the invariants are looked at.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
 use decision::names::MemberName;
@@ -207,6 +207,8 @@ pub struct World {
     pub connections: u32,
     pub answers_lost: u8,
     pub answers_late: bool,
+    /// Whose questions to etcd come late.
+    pub questions_late: BTreeSet<At>,
     /// Whom a node reaches, whatever address it asks for.
     pub misled: BTreeMap<At, At>,
     /// The faults that last, and whom they struck.
@@ -249,6 +251,7 @@ impl World {
             connections: 0,
             answers_lost: 0,
             answers_late: false,
+            questions_late: BTreeSet::new(),
             misled: BTreeMap::new(),
             struck: BTreeMap::new(),
             queue: BinaryHeap::new(),
