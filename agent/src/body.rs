@@ -203,6 +203,8 @@ impl Body {
         }
         let Some(cluster) = seen.cluster.now() else { return };
         self.hands.promises.book.saw_etcd(cluster.ballots.get(&seen.me).map(|ballot| ballot.revoked));
+        let held_under = snapshot.filter(|_| leads && cluster.leader.as_ref() == Some(&seen.me));
+        self.hands.promises.held_under.store(held_under.map_or(0, |held| held.leader_lease), Ordering::SeqCst);
         let letting_go = |job: &Job| ["hand_over", "release", "abdicate"].contains(&job.action.as_str());
         if let Some(snapshot) = snapshot.filter(|_| !seen.job.as_ref().is_some_and(letting_go)) {
             let by_key = cluster.leader.as_ref() == Some(&seen.me);
@@ -223,6 +225,10 @@ impl Body {
             self.hands.leases.check();
         }
         self.registered = registered;
+        if !self.had_leader && cluster.leader.as_ref().is_some_and(|leader| *leader != seen.me) {
+            // Whatever was amiss, there is nothing to measure here any more.
+            self.hands.recorder.abandon();
+        }
         self.had_leader = cluster.leader.is_some();
         let leader = cluster.leader.as_ref().filter(|leader| *leader != &seen.me);
         self.beats.listen_to(leader.and_then(|leader| cluster.members.get(leader)).map(|leader| Target {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use consensus::{BootInstant, Lease};
+use consensus::{BootInstant, Lease, LeaseState};
 use decision::names::MemberName;
 use decision::promise::Refusal;
 use decision::settings::Timing;
@@ -50,14 +50,20 @@ impl Asker {
         tokio::time::sleep(self.timing.request_timeout / 2).await;
         loop {
             let ground = self.promises.reign.ground();
-            match ground.filter(|_| self.in_trouble()) {
-                Some(ground) => {
+            let trouble = self.in_trouble();
+            match ground {
+                Some(ground) if trouble => {
                     let left = self.round(&ground).await;
                     let enough = left > self.timing.ttl / 2;
                     tokio::time::sleep(if enough { self.timing.heartbeat } else { AGAIN_AFTER }).await;
                 }
-                None => {
+                ground => {
                     self.promises.reign.rest();
+                    if let Some(ground) = ground.filter(|_| self.holds())
+                        && self.promises.reign.settle(ground.term)
+                    {
+                        self.free(&ground).await;
+                    }
                     // A renewal wakes this task, and so does its absence.
                     let quiet = self.quiet();
                     if let Ok(Err(_)) = tokio::time::timeout(quiet, self.lock.changed()).await {
@@ -84,11 +90,20 @@ impl Asker {
         }
     }
 
-    /// Asks everybody once, and tells after each answer what is carried now; returns for how long.
-    async fn round(&mut self, ground: &Ground) -> Duration {
-        let reign = &self.promises.reign;
-        let alone = self.timing.ttl.saturating_sub(self.timing.safety_margin);
-        let mut round = Round { term: ground.term, asked_at: BootInstant::now(), alone, deposed_by: None };
+    /// Whether the lock is bound to the lease that is renewed.
+    fn holds(&self) -> bool {
+        let (held_under, quiet) = (self.promises.held_under.load(Ordering::SeqCst), self.quiet());
+        let renewed = |state: &LeaseState| state.expires_at.minus(state.ttl).elapsed() < quiet;
+        self.lock.borrow().alive().is_some_and(|state| state.id == held_under && renewed(&state))
+    }
+
+    /// Tells everybody that their promises are not relied upon any more, so that they need not wait for the end should this leader die now.
+    async fn free(&mut self, ground: &Ground) {
+        self.send(ground, Duration::ZERO, AGAIN_AFTER).join_all().await;
+    }
+
+    /// Asks everybody for a promise of this length.
+    fn send(&mut self, ground: &Ground, time: Duration, within: Duration) -> JoinSet<Heard> {
         let mut under_way = JoinSet::new();
         for (to, url) in &ground.peers {
             self.number += 1;
@@ -99,11 +114,19 @@ impl Asker {
                 term: ground.term,
                 to: to.clone(),
                 number: self.number,
-                for_ms: u64::try_from(self.timing.ttl.as_millis()).unwrap_or(u64::MAX),
+                for_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
             };
-            let within = self.timing.ttl / 4;
             under_way.spawn(ask(Arc::clone(&self.promises), self.peers.clone(), url.clone(), asked, within));
         }
+        under_way
+    }
+
+    /// Asks everybody once, and tells after each answer what is carried now; returns for how long.
+    async fn round(&mut self, ground: &Ground) -> Duration {
+        let alone = self.timing.ttl.saturating_sub(self.timing.safety_margin);
+        let mut round = Round { term: ground.term, asked_at: BootInstant::now(), alone, deposed_by: None };
+        let mut under_way = self.send(ground, self.timing.ttl, self.timing.ttl / 4);
+        let reign = &self.promises.reign;
         while let Some(ended) = under_way.join_next().await {
             let Ok((to, sent_at, answer)) = ended else { continue };
             match answer {
@@ -128,13 +151,10 @@ impl Asker {
     }
 }
 
-async fn ask(
-    promises: Arc<Promises>,
-    peers: Peers,
-    url: String,
-    asked: Asked,
-    within: Duration,
-) -> (MemberName, BootInstant, anyhow::Result<Answered>) {
+/// From whom, when it was asked, and what was answered.
+type Heard = (MemberName, BootInstant, anyhow::Result<Answered>);
+
+async fn ask(promises: Arc<Promises>, peers: Peers, url: String, asked: Asked, within: Duration) -> Heard {
     let sent_at = BootInstant::now();
     let answer = async {
         let body = serde_json::to_string(&asked)?;

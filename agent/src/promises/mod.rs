@@ -11,7 +11,7 @@ mod seal;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use decision::names::{MemberName, SystemId, Term};
 use decision::promise::Refusal;
@@ -39,6 +39,8 @@ pub struct Promises {
     /// Whether there is anything here for which to ask: a Postgres that takes writes, or will soon. Promises for a dead one would only keep
     /// others from taking over.
     pub worth_asking: AtomicBool,
+    /// The lease under which the leader key names this node, as last seen; 0: none.
+    pub held_under: AtomicI64,
     cluster: String,
     me: MemberName,
 }
@@ -53,6 +55,7 @@ impl Promises {
             reign: Reign::open(state_dir, me.clone()),
             seal: Seal::open(state_dir),
             worth_asking: AtomicBool::new(true),
+            held_under: AtomicI64::new(0),
             cluster: cluster.to_owned(),
             me: me.clone(),
         })
@@ -70,6 +73,7 @@ struct Asked {
     to: MemberName,
     /// Higher with each question of this leader: a question that has been heard is not heard again.
     number: u64,
+    /// 0: the leader relies on no promise any more.
     for_ms: u64,
 }
 

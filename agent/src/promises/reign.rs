@@ -161,6 +161,17 @@ impl Reign {
         self.carried.send_if_modified(|carried| std::mem::replace(&mut carried.asking, false));
     }
 
+    /// A lease carries `term` again: no promise to it is relied upon any more, and whoever has given one may be told. Whether there are any.
+    pub fn settle(&self, term: Term) -> bool {
+        let mut cell = self.lock();
+        let relied = cell.term() == term && cell.given.values().any(|until| !until.remaining().is_zero());
+        if relied {
+            (cell.given, cell.round) = (BTreeMap::new(), None);
+            self.carried.send_replace(Carried::default());
+        }
+        relied
+    }
+
     /// Takes in what etcd says now; says whether there is something to be written. `leads`: the lock is mine under a lease that lives.
     #[must_use]
     pub fn see(&self, snapshot: &Snapshot, leads: bool) -> bool {

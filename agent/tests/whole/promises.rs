@@ -197,3 +197,39 @@ async fn a_promise_outlives_the_agent_that_gave_it_and_forbids_every_takeover_un
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_has_its_lease_again_frees_its_voters_at_once() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let voters = stage.others(&leader);
+        let links = Links::between(stage, &leader).await?;
+        links.cut();
+        for voter in &voters {
+            says(stage, voter, "promised").await?;
+        }
+        links.mend();
+        says(stage, &leader, "leading").await?;
+        let back = Instant::now();
+        for voter in &voters {
+            let free = async || {
+                let metrics = http::ask(stage.node(voter)?, "GET", "/metrics").await?.body;
+                Ok(metrics.lines().any(|line| line.starts_with("pgvigil_promised{") && line.ends_with(" 0.0")))
+            };
+            stage.eventually(&format!("{voter} keeps its promise for ever"), free).await?;
+        }
+        let freed = back.elapsed();
+        stage.say(&format!("freed after {} ms", freed.as_millis()));
+        stage.node(&leader)?.kill_everything()?;
+        let lost = Instant::now();
+        let new = stage.leader_other_than(&leader).await?;
+        stage.say(&format!("its host is lost: {new} leads after {} ms", lost.elapsed().as_millis()));
+        ensure!(freed + lost.elapsed() < TTL, "the promise was kept until its end");
+        stage.writes_go_on().await?;
+        let records = stage.transitions(&new).await?;
+        let outage = records.last().and_then(|record| record["write_outage_ms"].as_f64()).unwrap_or_default();
+        ensure!(outage < TTL.as_secs_f64() * 1000.0, "the record begins when the leader was cut off: {outage} ms");
+        stage.start(&leader)
+    })
+    .await;
+}
