@@ -20,6 +20,7 @@ use crate::discard;
 use crate::handover;
 use crate::hands::Hands;
 use crate::lock;
+use crate::promises::Promises;
 
 /// How long a clean shutdown may take before it is cut short.
 const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -67,9 +68,9 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Clone { from, floor } => clone(&hands, &from, floor, &cancel).await,
         Action::Rewind { from, floor } => rewind(&hands, &seen, &from, floor, &cancel).await,
         Action::FindEndOfWal => find_end_of_wal(&hands, &cancel).await,
-        Action::Start(how) => start(&hands, how).await,
+        Action::Start(how) => start(&hands, &seen, how).await,
         Action::Stop(mode) => stop(&hands, mode).await,
-        Action::Follow(upstream) => follow(&hands, &upstream).await,
+        Action::Follow(upstream) => follow(&hands, &seen, &upstream).await,
         Action::Pledge { revoked } => pledge(&hands, &seen, revoked).await,
         Action::Withdraw { revoked } => withdraw(&hands, &seen, revoked).await,
         Action::ClearFloor => clear_floor(&hands, &seen).await,
@@ -214,7 +215,7 @@ async fn end_what_was_fenced(hands: &Hands) -> Result<()> {
     Ok(())
 }
 
-async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
+async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
     match how {
         StartAs::Primary { term, quorum } => {
             hands.fence.arm_confirmed().await?;
@@ -223,7 +224,8 @@ async fn start(hands: &Hands, how: StartAs) -> Result<Effect> {
         }
         StartAs::Standby(upstream) => {
             end_what_was_fenced(hands).await?;
-            if upstream.is_some() {
+            if let Some(upstream) = &upstream {
+                no_ballot_is_on_its_way(hands, seen, upstream.term).await?;
                 hands.ensure_secrets().await?;
                 // Whoever comes back under another leader has nothing to measure any more.
                 hands.recorder.abandon();
@@ -264,7 +266,8 @@ async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
     Ok(Effect::LOCAL)
 }
 
-async fn follow(hands: &Hands, upstream: &Upstream) -> Result<Effect> {
+async fn follow(hands: &Hands, seen: &Snapshot, upstream: &Upstream) -> Result<Effect> {
+    no_ballot_is_on_its_way(hands, seen, upstream.term).await?;
     hands.ensure_secrets().await?;
     hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
     // Only a standby follows, and the lease that it might have led with is given back below.
@@ -285,8 +288,8 @@ async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Ef
             tracing::debug!(%error, "no lease for the lock yet");
         }
     };
-    let seen = Arc::clone(seen);
-    let released = move |promise: &Promise| is_released(&seen.cluster, promise);
+    let known = Arc::clone(seen);
+    let released = move |promise: &Promise| is_released(&known.cluster, promise);
     // A promise forbids it; and what is noted first keeps this node from promising, also in its next life.
     hands.noting(move |promises| promises.book.revoke(revoked, released)).await?;
     let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
@@ -300,7 +303,7 @@ async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Ef
         wal_term: standby.wal_term,
         received: standby.received,
         timeline: standby.timeline,
-        revision: 0,
+        revision: seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision),
     };
     let outcome = hands.store.put_ballot(hands.me(), &ballot).await;
     if matches!(outcome, Err(consensus::Error::Unknown(_))) {
@@ -310,6 +313,23 @@ async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Ef
     hands.recorder.lap("pledge");
     tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
     Ok(Effect::of(outcome))
+}
+
+/// A ballot against `term` whose answer was lost may still be on its way. It would be counted with what had been received then, while this node
+/// follows the term again and acknowledges more: first it is made certain that it never appears.
+async fn no_ballot_is_on_its_way(hands: &Hands, seen: &Snapshot, term: Term) -> Result<()> {
+    if !hands.promises.book.may_have_balloted(term) {
+        return Ok(());
+    }
+    let revision = seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision);
+    if !hands.store.void_ballot(hands.me(), term, revision).await?.applied() {
+        bail!("a ballot whose answer was lost has appeared, or its term has passed: looking again");
+    }
+    let void = move |promises: &Promises| {
+        promises.book.follows(term, true);
+        anyhow::Ok(())
+    };
+    hands.noting(void).await
 }
 
 async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<Effect> {

@@ -253,19 +253,30 @@ impl Store {
         self.commit(&self.leadership_guard(term, me), writes).await
     }
 
-    /// Writes my pledge not to follow `ballot.revoked` any more, if that is still the highest term. `Applied` carries the revision by
-    /// which claims name it; `ballot.revision` is not looked at.
+    /// Writes my pledge not to follow `ballot.revoked` any more, if that is still the highest term and my last ballot is that of
+    /// `ballot.revision` (0: there is none). `Applied` carries the revision by which claims name the new one.
     pub async fn put_ballot(&self, me: &MemberName, ballot: &Ballot) -> Result<Outcome, Error> {
-        let writes = [Write::put(self.keys().ballot(me), pledge::ballot_to_stored(ballot))];
-        self.commit(&[self.term_guard(ballot.revoked)], &writes).await
+        let key = self.keys().ballot(me);
+        let guards = [Guard::unchanged(&key, ballot.revision), self.term_guard(ballot.revoked)];
+        self.commit(&guards, &[Write::put(key, pledge::ballot_to_stored(ballot))]).await
     }
 
     /// Takes my pledge back, if it is unchanged and its term is still the highest: after that, and only after, I may follow that term
-    /// again. `Refused`: somebody may have counted it.
+    /// again. `Refused`: somebody may have counted it. An empty ballot stays in its place, so that one whose answer was lost, and which may
+    /// still be on its way, finds another than it was to replace.
     pub async fn withdraw_ballot(&self, me: &MemberName, ballot: &Ballot) -> Result<Outcome, Error> {
         let key = self.keys().ballot(me);
         let guards = [Guard::unchanged(&key, ballot.revision), self.term_guard(ballot.revoked)];
-        self.commit(&guards, &[Write::delete(key)]).await
+        let empty = Ballot { revoked: Term(0), ..ballot.clone() };
+        self.commit(&guards, &[Write::put(key, pledge::ballot_to_stored(&empty))]).await
+    }
+
+    /// Makes sure that a ballot of mine against `term` whose answer was lost never appears: an empty one takes the place that it was to take,
+    /// over what was there at `revision` (0: nothing). `Refused`: it has appeared, or the term has passed.
+    pub async fn void_ballot(&self, me: &MemberName, term: Term, revision: i64) -> Result<Outcome, Error> {
+        let key = self.keys().ballot(me);
+        let guards = [Guard::unchanged(&key, revision), self.term_guard(term)];
+        self.commit(&guards, &[Write::put(key, pledge::ballot_to_stored(&pledge::empty_ballot(0)))]).await
     }
 
     /// Stores an operator's request unless another one waits. `Applied` carries the revision that is its identity.

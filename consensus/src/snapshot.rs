@@ -78,10 +78,10 @@ impl Snapshot {
         match key.split_once('/') {
             Some(("members", name)) => self.take_member(name, text, kv.lease()),
             Some(("ballots", name)) => {
-                let ballot = pledge::ballot_from_stored(text, kv.mod_revision())
-                    .map_err(|why| format!("{why}; it is not counted"))?;
-                self.cluster.ballots.insert(member_name(name)?, ballot);
-                Ok(())
+                let (name, read) = (member_name(name)?, pledge::ballot_from_stored(text, kv.mod_revision()));
+                // An empty one in its place: it counts for nothing, and its member may write another over it.
+                self.cluster.ballots.insert(name, read.clone().unwrap_or(pledge::empty_ballot(kv.mod_revision())));
+                read.map(|_| ()).map_err(|why| format!("{why}; it is not counted"))
             }
             Some(("floors", name)) => {
                 let name = member_name(name)?;

@@ -141,6 +141,12 @@ impl Book {
         cell.unsure = cell.unsure.max(term.0);
     }
 
+    /// Whether a ballot against `term` may still appear in etcd, sent by this life or an earlier one.
+    pub fn may_have_balloted(&self, term: Term) -> bool {
+        let cell = self.lock();
+        term.0 > 0 && cell.notes.revoked == term.0 && cell.unsure >= term.0
+    }
+
     /// This node follows `term`. A pledge against it that never became a ballot is forgotten; one that may have become a ballot only once
     /// it has been withdrawn for certain.
     pub fn follows(&self, term: Term, withdrawn: bool) {
@@ -260,11 +266,13 @@ mod tests {
         book.revoke(Term(7), |_| false).unwrap();
         book.follows(Term(7), false);
         assert!(gives(&book, 1));
-        let unsure = Book::open(tempfile::tempdir().unwrap().path(), "boot".into());
+        let other = tempfile::tempdir().unwrap();
+        let unsure = Book::open(other.path(), "boot".into());
         unsure.saw_etcd(None);
-        let _ = unsure.revoke(Term(7), |_| false);
+        unsure.revoke(Term(7), |_| false).unwrap();
         unsure.unsure(Term(7));
         unsure.follows(Term(7), false);
         assert!(!gives(&unsure, 1));
+        assert!(unsure.may_have_balloted(Term(7)) && !book.may_have_balloted(Term(7)));
     }
 }

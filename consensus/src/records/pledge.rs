@@ -29,6 +29,11 @@ pub fn ballot_to_stored(ballot: &Ballot) -> String {
     })
 }
 
+/// A ballot against nothing, last written at `revision`: it counts for nobody, and only holds the place.
+pub fn empty_ballot(revision: i64) -> Ballot {
+    Ballot { revoked: Term(0), wal_term: Term(0), received: Lsn(0), timeline: Timeline(0), revision }
+}
+
 /// Reads a ballot that was last written at `revision`.
 pub fn ballot_from_stored(text: &str, revision: i64) -> Result<Ballot, String> {
     let stored: StoredBallot = from_json(text)?;

@@ -164,6 +164,32 @@ async fn a_claim_fails_when_anything_it_counted_on_has_changed() {
 }
 
 #[tokio::test]
+async fn a_ballot_that_comes_late_finds_its_place_taken() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    pg1_leads(&etcd, &store).await;
+    let pg2 = name("pg2");
+    let late = ballot(1);
+    assert!(store.void_ballot(&pg2, Term(1), 0).await.unwrap().applied());
+    assert_eq!(store.put_ballot(&pg2, &late).await, Ok(Outcome::Refused), "it was to be the first");
+    let seen = async || store.read().await.unwrap().cluster.ballots.get(&name("pg2")).cloned().unwrap();
+    let empty = seen().await;
+    assert_eq!(empty.revoked, Term(0));
+    let again = decision::view::Ballot { revision: empty.revision, ..ballot(1) };
+    assert!(store.put_ballot(&pg2, &again).await.unwrap().applied());
+    assert_eq!(store.void_ballot(&pg2, Term(1), empty.revision).await, Ok(Outcome::Refused), "it has appeared");
+    let there = seen().await;
+    assert!(store.withdraw_ballot(&pg2, &there).await.unwrap().applied());
+    assert_eq!(store.put_ballot(&pg2, &late).await, Ok(Outcome::Refused), "nor does it come after it was withdrawn");
+    assert_eq!(store.put_ballot(&pg2, &again).await, Ok(Outcome::Refused));
+    assert_eq!(
+        store.void_ballot(&pg2, Term(0), seen().await.revision).await,
+        Ok(Outcome::Refused),
+        "a term that has passed"
+    );
+}
+
+#[tokio::test]
 async fn a_withdrawn_ballot_is_never_counted() {
     let etcd = Etcd::start(1).await;
     let store = etcd.store();
