@@ -51,7 +51,11 @@ pub async fn audit(cluster: &LocalCluster, logbook: &Logbook) -> Result<Audit> {
     Ok(audit)
 }
 
-async fn replayed(session: &Session, end: PgLsn) -> Result<()> {
+/// Waits until a standby has replayed up to there.
+///
+/// # Errors
+/// It has not within a minute, or it cannot be asked.
+pub async fn replayed(session: &Session, end: PgLsn) -> Result<()> {
     let begin = Instant::now();
     loop {
         let row = session.query_one("SELECT coalesce(pg_last_wal_replay_lsn() >= $1, false)", &[&end]).await?;

@@ -1,17 +1,17 @@
 //! Looking for every acknowledged row on every node that can be reached, once each has replayed all that the primary has.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use agent::demo::audit::replayed;
 use agent::demo::session::Session;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio_postgres::types::PgLsn;
 
 use crate::ledger::Row;
 use crate::system::Spot;
 use crate::writer::NUMBERS;
 
-const CATCH_UP: Duration = Duration::from_secs(60);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What was found.
@@ -46,20 +46,6 @@ pub async fn audit(primary: &Spot, others: &[&Spot], rows: &[Row]) -> Result<Aud
 
 async fn open(spot: &Spot) -> Result<Session> {
     Session::to(&spot.host.address().to_string(), spot.port, CONNECT_WITHIN).await
-}
-
-async fn replayed(session: &Session, end: PgLsn) -> Result<()> {
-    let begin = Instant::now();
-    loop {
-        let row = session.query_one("SELECT coalesce(pg_last_wal_replay_lsn() >= $1, false)", &[&end]).await?;
-        if row.get(0) {
-            return Ok(());
-        }
-        if begin.elapsed() > CATCH_UP {
-            bail!("has not replayed up to {end} within {CATCH_UP:?}");
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// The rows that are there, of the span that each node wrote.
