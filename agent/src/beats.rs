@@ -1,21 +1,23 @@
-//! Listening to the leader: its agent is asked for `/beat` ten times a second, and when it misses one, its Postgres is asked as well.
+//! Listening to the leader: its agent tells a beat ten times a second, and when one is missing, its Postgres is asked as well.
 //! Two kinds of evidence, because either process may die alone: a dead agent over a living Postgres is no reason to take over.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
-use crate::peers::{Line, is_refusal};
+use crate::feed::Feed;
+use crate::peers::is_refusal;
 
-/// How often the leader is asked.
+/// How often the leader tells a beat.
 pub const EVERY: Duration = Duration::from_millis(100);
-/// How long one answer may take. Longer than the interval, so that a slow answer is late and not lost.
+/// How long a beat is waited for on one connection once one is missing. Longer than the interval, so that a slow one is late and not lost.
 const BEAT_WITHIN: Duration = Duration::from_millis(400);
-/// When an answer is late enough to ask Postgres as well, and not to wait for its end.
+/// When a beat that was due is late enough to ask Postgres as well.
 const LATE: Duration = Duration::from_millis(150);
 /// How long Postgres may take to answer the first packet of a connection.
 const PORT_WITHIN: Duration = Duration::from_millis(200);
@@ -36,22 +38,22 @@ pub struct Target {
 /// What one source has been heard to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ear {
-    /// When the last answered question was sent.
+    /// When it was last heard.
     pub heard: Option<Instant>,
-    /// When the first unanswered question since was sent.
+    /// When it should have been heard next, and was not.
     pub unanswered_since: Option<Instant>,
     /// The last question was refused: nobody is there. Evidence at once, where silence takes time.
     pub refused: bool,
 }
 
 impl Ear {
-    fn answered(&mut self, sent: Instant) {
-        *self = Self { heard: Some(sent), unanswered_since: None, refused: false };
+    fn heard_at(&mut self, at: Instant) {
+        *self = Self { heard: Some(at), unanswered_since: None, refused: false };
     }
 
     /// The age of `heard` stays, so that it is known that there was once an answer.
-    fn missed(&mut self, sent: Instant, refused: bool) {
-        self.unanswered_since.get_or_insert(sent);
+    fn missed(&mut self, due: Instant, refused: bool) {
+        self.unanswered_since.get_or_insert(due);
         self.refused = refused;
     }
 }
@@ -128,67 +130,88 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 }
 
 async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<Heard>>, news: Arc<Notify>) {
-    let mut line = Line::default();
+    let mut feed = Feed::default();
+    let mut due = Instant::now();
     loop {
         let target = targets.borrow_and_update().clone();
         let Some(target) = target else {
+            feed.close();
             if targets.changed().await.is_err() {
                 return;
             }
+            due = Instant::now();
             continue;
         };
-        let next = Instant::now() + EVERY;
-        let missing = tokio::select! {
-            missing = ask(&mut line, &target, &heard) => missing,
-            changed = targets.changed() => if changed.is_err() { return } else { continue },
-        };
-        // While something is missing every answer is news: the loop decides on the age of the silence.
-        if missing {
-            news.notify_one();
+        tokio::select! {
+            // While something is missing every round is news: the loop decides on the age of the silence.
+            missing = next_beat(&mut feed, &target, &heard, &mut due) => if missing { news.notify_one() },
+            changed = targets.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                due = Instant::now();
+            }
         }
-        tokio::time::sleep_until(next.into()).await;
     }
 }
 
-/// One round. Says whether anything was, or had been, missing.
-async fn ask(line: &mut Line, target: &Target, heard: &Mutex<Heard>) -> bool {
-    let sent = Instant::now();
+/// Waits for the next beat, `due` at a certain time. Says whether anything is, or had been, missing.
+async fn next_beat(feed: &mut Feed, target: &Target, heard: &Mutex<Heard>, due: &mut Instant) -> bool {
+    let begun = Instant::now();
     let doubt = lock(heard).agent.unanswered_since.is_some();
-    let beat = line.get(&target.api_url, "/beat", BEAT_WITHIN);
-    tokio::pin!(beat);
-    let early = if doubt { None } else { tokio::time::timeout(LATE, &mut beat).await.ok() };
-    let beat = match early {
-        Some(Ok(beat)) => Ok(beat),
-        Some(Err(error)) => {
-            note_port(target, heard).await;
-            Err(error)
-        }
-        None => {
-            lock(heard).agent.missed(sent, false);
-            tokio::join!(beat, note_port(target, heard)).0
-        }
-    };
-    let mut now = lock(heard);
-    match beat {
-        Ok(beat) => {
-            now.agent.answered(sent);
-            if !doubt {
-                now.postgres = Ear::default();
-            }
-            let says = |key: &str| beat.get(key).and_then(serde_json::Value::as_bool) == Some(true);
-            now.dead = says("dead") && beat.get("term").and_then(serde_json::Value::as_u64) == Some(target.term);
-            let worked_ago = beat.get("worked_ago_ms").and_then(serde_json::Value::as_u64).map(Duration::from_millis);
-            match worked_ago.and_then(|ago| sent.checked_sub(ago)) {
-                // What was believed of the time since then was not so.
-                Some(worked) => (now.writable, now.stalled) = (Some(worked), true),
-                None if now.dead => {}
-                None if says("writable") => (now.writable, now.stalled) = (Some(sent), false),
-                None => {}
-            }
-        }
-        Err(error) => now.agent.missed(sent, is_refusal(&error)),
+    if !doubt && begun > *due {
+        // This thread comes late: what it could not hear meanwhile is not missing.
+        *due = begun;
     }
-    doubt || now.dead || now.agent.unanswered_since.is_some()
+    let patience = if doubt { BEAT_WITHIN } else { *due + LATE - begun };
+    let beat = tokio::time::timeout(patience, feed.next(&target.api_url, "/beats"));
+    let (beat, ()) = tokio::join!(beat, async {
+        if doubt {
+            note_port(target, heard).await;
+        }
+    });
+    match beat {
+        Ok(Ok(beat)) => {
+            let at = Instant::now();
+            *due = at + EVERY;
+            take_in(&mut lock(heard), &beat, at, target.term, doubt);
+            return doubt || lock(heard).dead;
+        }
+        Ok(Err(error)) => {
+            if !doubt {
+                note_port(target, heard).await;
+            }
+            lock(heard).agent.missed((*due).min(begun), is_refusal(&error));
+            tokio::time::sleep_until((begun + EVERY).into()).await;
+        }
+        Err(_) if !doubt && begun.elapsed() > patience + LATE => return false,
+        Err(_) => {
+            lock(heard).agent.missed(*due, false);
+            // The first silence is no reason yet to hang up.
+            if doubt {
+                feed.close();
+            }
+        }
+    }
+    true
+}
+
+/// What the leader of `term` says, heard `at`.
+fn take_in(heard: &mut Heard, beat: &Value, at: Instant, term: u64, doubt: bool) {
+    heard.agent.heard_at(at);
+    if !doubt {
+        heard.postgres = Ear::default();
+    }
+    let says = |key: &str| beat.get(key).and_then(Value::as_bool) == Some(true);
+    let number = |key: &str| beat.get(key).and_then(Value::as_u64);
+    heard.dead = says("dead") && number("term") == Some(term);
+    match number("worked_ago_ms").and_then(|ago| at.checked_sub(Duration::from_millis(ago))) {
+        // What was believed of the time since then was not so.
+        Some(worked) => (heard.writable, heard.stalled) = (Some(worked), true),
+        None if heard.dead => {}
+        None if says("writable") => (heard.writable, heard.stalled) = (Some(at), false),
+        None => {}
+    }
 }
 
 /// Asks the leader's Postgres, and notes how it went.
@@ -197,7 +220,7 @@ async fn note_port(target: &Target, heard: &Mutex<Heard>) {
     let answer = ask_port(&target.postgres).await;
     let mut now = lock(heard);
     match answer {
-        Ok(()) => now.postgres.answered(sent),
+        Ok(()) => now.postgres.heard_at(sent),
         Err(error) => now.postgres.missed(sent, error.kind() == std::io::ErrorKind::ConnectionRefused),
     }
 }
@@ -214,6 +237,8 @@ async fn ask_port(address: &str) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     async fn target() -> (tokio::net::TcpListener, Target) {
@@ -225,16 +250,33 @@ mod tests {
     #[tokio::test]
     async fn a_closed_port_is_evidence_at_once_and_silence_takes_time() {
         let (listener, target) = target().await;
-        let heard = Mutex::new(Heard::default());
+        let (heard, mut feed, mut due) = (Mutex::new(Heard::default()), Feed::default(), Instant::now());
         // The kernel accepts, nobody answers: silence.
-        assert!(ask(&mut Line::default(), &target, &heard).await);
+        assert!(next_beat(&mut feed, &target, &heard, &mut due).await);
+        assert!(next_beat(&mut feed, &target, &heard, &mut due).await);
         let silent = *lock(&heard);
-        assert!(silent.agent.unanswered_since.is_some() && !silent.agent.refused);
-        assert!(ask_port(&target.postgres).await.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut));
+        assert!(silent.agent.unanswered_since == Some(due) && !silent.agent.refused, "{silent:?}");
+        assert!(silent.postgres.unanswered_since.is_some());
         drop(listener);
-        assert!(ask(&mut Line::default(), &target, &heard).await);
+        assert!(next_beat(&mut feed, &target, &heard, &mut due).await);
         let refused = *lock(&heard);
         assert!(refused.agent.refused && refused.postgres.refused, "{refused:?}");
         assert_eq!(refused.agent.unanswered_since, silent.agent.unanswered_since, "the silence began before");
+    }
+
+    #[test]
+    fn what_a_beat_says_of_writes_is_believed_until_it_says_otherwise() {
+        let (mut heard, begin) = (Heard::default(), Instant::now());
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        take_in(&mut heard, &json!({"writable": true, "term": 3}), at(10), 3, false);
+        assert_eq!((heard.writable, heard.stalled, heard.dead), (Some(at(10)), false, false));
+        take_in(&mut heard, &json!({"writable": true, "term": 3, "worked_ago_ms": 5000}), at(11), 3, false);
+        assert_eq!((heard.writable, heard.stalled), (Some(at(6)), true));
+        take_in(&mut heard, &json!({"writable": true, "dead": true, "term": 3}), at(12), 3, false);
+        assert_eq!((heard.writable, heard.stalled, heard.dead), (Some(at(6)), true, true));
+        take_in(&mut heard, &json!({"writable": false, "dead": true, "term": 2}), at(13), 3, false);
+        assert!(!heard.dead, "that was of an earlier reign");
+        take_in(&mut heard, &json!({"writable": true, "term": 3}), at(14), 3, false);
+        assert_eq!((heard.writable, heard.stalled), (Some(at(14)), false));
     }
 }

@@ -13,6 +13,7 @@ mod discard;
 mod events;
 mod execute;
 mod exposure;
+mod feed;
 mod fence;
 mod handover;
 mod hands;

@@ -1,11 +1,12 @@
 //! Asking other agents over their health API: one small HTTP client, every question under a deadline, connections kept.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::HOST;
 use hyper::http::uri::{Authority, PathAndQuery};
@@ -95,13 +96,13 @@ pub struct Line {
     open: Option<Open>,
 }
 
-type Wire = Connection<TokioIo<TcpStream>, Empty<Bytes>>;
+/// The wire under a kept connection; `None`: it has ended.
+pub(crate) type Running<B> = Option<Pin<Box<Connection<TokioIo<TcpStream>, B>>>>;
 
 struct Open {
     authority: Authority,
     sender: SendRequest<Empty<Bytes>>,
-    /// `None`: it has ended.
-    connection: Option<Pin<Box<Wire>>>,
+    connection: Running<Empty<Bytes>>,
 }
 
 impl Line {
@@ -139,36 +140,52 @@ async fn ask(kept: Option<Open>, uri: &Uri) -> Result<(Open, Bytes)> {
 
 impl Open {
     async fn dial(authority: &Authority) -> Result<Self> {
-        let stream =
-            TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80)));
-        let stream = stream.await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        Ok(Self { authority: authority.clone(), sender, connection: Some(Box::pin(connection)) })
+        let (sender, connection) = dial(authority).await?;
+        Ok(Self { authority: authority.clone(), sender, connection })
     }
 
     async fn ask(&mut self, uri: &Uri) -> Result<Bytes> {
         let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let request = Request::get(path).header(HOST, self.authority.as_str()).body(Empty::new())?;
-        let (sender, connection) = (&mut self.sender, &mut self.connection);
+        let sender = &mut self.sender;
         let answer = async {
             sender.ready().await?;
             let answer = sender.send_request(request).await?;
             let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
             Ok(body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes())
         };
-        tokio::pin!(answer);
-        if let Some(running) = connection.as_mut() {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer,
-                _ = running => {}
-            }
-        }
-        // It has ended, perhaps with the answer. Dropped, it lets whoever waits for another know that there will be none.
-        *connection = None;
-        answer.await
+        driven(&mut self.connection, answer).await
     }
+}
+
+/// A new connection, on which requests have bodies of the kind `B`.
+pub(crate) async fn dial<B>(authority: &Authority) -> Result<(SendRequest<B>, Running<B>)>
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
+    let stream = TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80)));
+    let stream = stream.await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    Ok((sender, Some(Box::pin(connection))))
+}
+
+/// Waits for something that comes over this wire, and drives it meanwhile.
+pub(crate) async fn driven<B, T>(connection: &mut Running<B>, answer: impl Future<Output = T>) -> T
+where
+    B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
+    tokio::pin!(answer);
+    if let Some(running) = connection.as_mut() {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            _ = running => {}
+        }
+    }
+    // It has ended, perhaps with the answer. Dropped, it lets whoever waits for another know that there will be none.
+    *connection = None;
+    answer.await
 }
 
 /// Whether nobody is there: the connection was refused.

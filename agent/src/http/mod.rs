@@ -2,6 +2,7 @@
 //! picture in memory, over HTTP/1.0 and 1.1, with or without a Host header. Nothing here can change anything, save that members of the
 //! cluster, who have its key, ask each other for promises (see `promises`).
 
+mod beats;
 mod bodies;
 pub mod health;
 mod server;
@@ -22,7 +23,6 @@ use crate::metrics::Metrics;
 use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
-use crate::worked;
 
 pub use server::listen;
 
@@ -60,6 +60,7 @@ pub fn router(api: Api) -> Router {
         .route("/why", open(get(why)))
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
+        .route("/beats", post(beats::beats))
         .route("/metrics", open(get(metrics)))
         .route(promises::PATH, post(promise).layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX)))
         .fallback(unknown)
@@ -145,9 +146,7 @@ async fn transitions(State(api): State<Api>) -> Response {
 }
 
 async fn beat(State(api): State<Api>) -> Response {
-    let heartbeat = api.pulse.heartbeat();
-    let worked_at = worked::worked_at(&heartbeat, &api.disk.disk(), api.disk.worked_at());
-    Json(bodies::beat(&api.board.load(), heartbeat, worked_at)).into_response()
+    Json(beats::beat(&api)).into_response()
 }
 
 async fn metrics(State(api): State<Api>) -> Response {

@@ -10,11 +10,15 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::TcpUserTimeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 const CONNECTIONS_MAX: usize = 1024;
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Whoever has not confirmed what was sent for so long is gone: answers that never end would wait for it for a quarter of an hour.
+const UNCONFIRMED_MAX_MS: u32 = 10_000;
 
 /// Binds `address` and serves `router` there, on a thread with a runtime of its own that nothing else can block. Returns where it
 /// listens.
@@ -58,6 +62,7 @@ async fn accept(listener: TcpListener, router: Router) {
 /// Serves one connection. What a client does wrong is its own matter, so errors end here.
 async fn serve(stream: TcpStream, router: Router) {
     let _ = stream.set_nodelay(true);
+    let _ = setsockopt(&stream, TcpUserTimeout, &UNCONFIRMED_MAX_MS);
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(SILENCE_MAX)
