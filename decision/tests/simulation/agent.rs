@@ -1,9 +1,10 @@
 //! One agent: its loop (look, decide by the real rules, begin one action, wait for the next event), what it knows of etcd, and its lives.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use decision::action::Action;
+use decision::names::MemberName;
 use decision::reason::Reason;
 use decision::settings::{Settings, Timing};
 use decision::view::{Member, Postgres as SeenPostgres, Server, Sound, View};
@@ -14,6 +15,7 @@ use crate::etcd::Snapshot;
 use crate::hearing::Ears;
 use crate::jobs::Job;
 use crate::leases::Tending;
+use crate::reliance::{Bound, Reign};
 use crate::requests::{Ask, Purpose};
 use crate::time::{MS, Micros, duration, micros};
 use crate::world::{At, Event, Part, World};
@@ -64,6 +66,11 @@ pub struct Agent {
     pub history_of: decision::names::Timeline,
     pub chore_at: Micros,
     pub acknowledged: decision::names::Term,
+    pub reign: Reign,
+    pub bound: Bound,
+    /// When each member was last seen to be there.
+    pub alive: BTreeMap<MemberName, Micros>,
+    pub listed_at: Micros,
 
     wakes_at: Micros,
     last_reason: Option<&'static str>,
@@ -109,10 +116,13 @@ impl World {
             ..Agent::default()
         };
         let adopted = node.notes;
+        (node.agent.reign.ground, node.agent.bound) = (node.ground.clone(), Bound::to(adopted[1]));
+        self.open_book(at, false);
         self.tell(|world| format!("{}: its agent starts", world.name(at)));
         self.begin_leases(at, adopted);
         self.after_local(at, 0, Event::Confirm { at, life });
         self.after_local(at, 50 * MS, Event::Beat { at, life });
+        self.after_local(at, 350 * MS, Event::AskPromises { at, life });
         self.wake_soon(at);
     }
 
@@ -182,6 +192,12 @@ impl World {
         self.listen_to_the_leader(at);
         let view = self.view(at);
         self.leave_notes(at);
+        if view.cluster.now().is_some() {
+            self.saw_etcd(at);
+            let leads = matches!(view.lock, decision::view::Lock::Held { left, .. } if !left.is_zero());
+            self.see_reign(at, leads, &view);
+            self.note_reign(at);
+        }
         self.arm_as_seen(at, &view);
         self.register_soon(at);
         self.do_chores(at, &view);

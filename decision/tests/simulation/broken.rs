@@ -78,6 +78,18 @@ pub enum Broken {
     KeepsTheHeirWhenItBreaksOff,
     /// A leader without a hand-over under way leaves an heir in its record.
     KeepsTheHeirOnRecord,
+    /// A promise does not bind the next life of the agent.
+    DoesNotNoteItsPromise,
+    /// A node ballots although it has promised not to.
+    IgnoresItsPromise,
+    /// A node promises although it has balloted.
+    PromisesInSpiteOfItsBallot,
+    /// A promise counts for longer than it was given.
+    CountsAPromiseTooLong,
+    /// One promise is enough, however many voters it takes to block a takeover.
+    RestsOnOnePromise,
+    /// The leader relies on what it has seen of its record, not on what it may have written since.
+    RecordsWithoutANote,
     /// Postgres waits for one voter less than is recorded.
     WaitsForOneTooFew,
     /// A new quorum takes the place of the old one in the record, while Postgres still waits for the old one.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use decision::action::ClaimKind;
 use decision::durability::Quorum;
 use decision::names::Term;
 use decision::view::Ballot;
@@ -21,6 +22,10 @@ impl World {
             Step::Acquire(claim) => {
                 let Some(lease) = self.nodes[at].agent.leases[1].id() else { return Next::Fail("no lease") };
                 let Some(seen) = self.seen(at) else { return Next::End };
+                // A primary that runs goes on under the claim that it has, until it has a better one.
+                if !self.nodes[at].postgres.has_postmaster() || claim.kind != ClaimKind::Reclaim {
+                    self.bind(at, Some(lease));
+                }
                 let txn = self.acquire(at, lease, claim, &seen);
                 self.send(at, Rc::new(txn))
             }
@@ -82,9 +87,14 @@ impl World {
                 self.nodes[at].agent.end_of_wal_of = Some(self.nodes[at].postgres.server);
                 Next::Go
             }
+            Step::Revoke(term) if self.revoke(at, *term) => Next::Go,
+            Step::Revoke(_) => Next::Fail("a promise forbids it"),
             Step::SpareLease(ready) => {
                 let lease = if *ready { self.nodes[at].agent.leases[1].id().unwrap_or_default() } else { 0 };
                 self.nodes[at].agent.spare_lease = lease;
+                if *ready {
+                    self.bind(at, Some(lease));
+                }
                 Next::Go
             }
             Step::DropLockLease { always } => self.give_lease_back(at, *always),
@@ -147,11 +157,16 @@ impl World {
             return Next::Fail("it is no running standby");
         }
         let timeline = self.timeline_of(at);
+        let mut followed = None;
         let postgres = &mut self.nodes[at].postgres;
-        if upstream.is_some() {
+        if let Some((_, term)) = upstream {
+            followed = Some(term);
             postgres.drop_unused_reservations(timeline);
         }
         postgres.follows = upstream;
+        if let Some(term) = followed {
+            self.follows_again(at, term, false);
+        }
         self.reload(at);
         Next::Go
     }

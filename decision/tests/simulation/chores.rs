@@ -10,7 +10,7 @@ use decision::view::{Cluster, HistoryEntry, Lock, Primary, Server, View};
 use crate::claims::leads;
 use crate::etcd::{Guard, Key, Outcome, Txn, Value, Write};
 use crate::requests::{Ask, Purpose};
-use crate::time::{MS, Micros, SECOND};
+use crate::time::{MS, Micros, SECOND, micros};
 use crate::wal::lsn;
 use crate::world::{At, Event, World};
 
@@ -84,6 +84,7 @@ impl World {
         };
         let Server::Primary(primary) = &postgres.server else { return };
         let local = self.local(at);
+        self.list_who_may_lead(at, cluster, term);
         let marked = primary.marked_term == term;
         let late = view.ages.reign.is_some_and(|reign| reign >= view.settings.timing.heartbeat);
         if local < self.nodes[at].agent.chore_at || !(marked || late) {
@@ -98,6 +99,35 @@ impl World {
         if marked {
             self.publish_position(at, cluster, primary, term);
         }
+    }
+
+    /// Where no proof is asked for only listed members may lead, and each of them must promise before this leader goes on without etcd.
+    fn list_who_may_lead(&mut self, at: At, cluster: &Cluster, term: Term) {
+        let (local, me) = (self.local(at), self.names[at].clone());
+        let ttl = micros(self.settings_of_house().timing.ttl);
+        let mut wanted = cluster.eligible();
+        wanted.insert(me);
+        let agent = &mut self.nodes[at].agent;
+        agent.alive.extend(wanted.iter().map(|name| (name.clone(), local)));
+        for listed in cluster.failsafe.iter().flatten() {
+            let seen = *agent.alive.entry(listed.clone()).or_insert(local);
+            if local < seen + ttl && !cluster.members.contains_key(listed) {
+                wanted.insert(listed.clone());
+            }
+        }
+        let rests = local < agent.listed_at + RETRY_AFTER;
+        if cluster.failsafe.as_ref() == Some(&wanted) || rests {
+            return;
+        }
+        agent.listed_at = local;
+        let Some(seen) = self.picture_of(at) else { return };
+        if !self.may_write(at, &seen, None, Some(wanted.clone())) {
+            return;
+        }
+        let mut guards = leads(term, at);
+        guards.push(Guard::Unchanged(Key::Failsafe, cluster.failsafe_revision));
+        let writes = vec![Write::Put(Key::Failsafe, Value::List(Rc::new(wanted)), None)];
+        self.ask(at, Purpose::Errand, Ask::Commit(Rc::new(Txn { guards, writes })));
     }
 
     fn publish_position(&mut self, at: At, cluster: &Cluster, primary: &Primary, term: Term) {

@@ -44,6 +44,7 @@ impl World {
             guards.extend(claim.ballots.iter().filter_map(ballot));
         }
         guards.extend(claim.request.map(|revision| Guard::Unchanged(Key::Request, revision)));
+        guards.extend(claim.failsafe_revision.map(|revision| Guard::Unchanged(Key::Failsafe, revision)));
         let sync = SyncRecord {
             leader: self.names[me].clone(),
             term: claim.term,
@@ -95,9 +96,15 @@ impl World {
         Txn { guards, writes: vec![Write::Put(Key::Sync, record(sync), None), Write::Delete(Key::Request)] }
     }
 
-    pub fn release(&self, me: At, sync: SyncRecord) -> Txn {
-        let writes = vec![Write::Delete(Key::Leader), Write::Put(Key::Sync, record(sync.clone()), None)];
-        Txn { guards: leads(sync.term, me), writes }
+    pub fn release(&self, me: At, sync: SyncRecord, sync_revision: i64) -> Txn {
+        let mut guards = leads(sync.term, me);
+        guards.push(Guard::Unchanged(Key::Sync, sync_revision));
+        Txn { guards, writes: vec![Write::Delete(Key::Leader), Write::Put(Key::Sync, record(sync), None)] }
+    }
+
+    /// The lock alone: the record says already that its leader is done for.
+    pub fn delete_lock(&self, me: At, term: Term) -> Txn {
+        Txn { guards: leads(term, me), writes: vec![Write::Delete(Key::Leader)] }
     }
 
     pub fn record_sync(&self, me: At, sync: SyncRecord, sync_revision: i64) -> Txn {

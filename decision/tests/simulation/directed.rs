@@ -115,13 +115,13 @@ pub fn the_last_answer_was_late(seed: u64) -> Plan {
     busy(seed).with(3_000, 3_000, Fault::AnswersLate).with(
         about(5_000, 900, seed),
         9_000,
-        Fault::CutFromEtcd(Who::Node(0)),
+        Fault::Isolated(Who::Node(0)),
     )
 }
 
-/// The leader is cut off from etcd alone.
-pub fn a_leader_loses_etcd(seed: u64) -> Plan {
-    Plan { drift_ppm: vec![-10_000, 0, 0], ..busy(seed) }.with(4_000, 9_000, Fault::CutFromEtcd(Who::Node(0)))
+/// The leader is cut off from everybody, and its clock is slow.
+pub fn a_leader_is_isolated(seed: u64) -> Plan {
+    Plan { drift_ppm: vec![-10_000, 0, 0], ..busy(seed) }.with(4_000, 9_000, Fault::Isolated(Who::Node(0)))
 }
 
 /// Commits wait for nobody, and the leader is out of sight of everybody but its clients.
@@ -180,4 +180,51 @@ pub fn the_order_to_hand_over_comes_late(seed: u64) -> Plan {
         1_700,
         Fault::AgentFrozen(Who::Node(1)),
     )
+}
+
+/// `pg1` alone has lost etcd, and goes on by the promises of the others.
+pub fn a_leader_goes_on_by_promises(seed: u64) -> Plan {
+    busy(seed).with(4_000, 12_000, Fault::CutFromEtcd(Who::Node(0)))
+}
+
+/// As above, and those who have promised begin another life.
+pub fn those_who_promised_begin_another_life(seed: u64) -> Plan {
+    let when = about(9_500, 3_000, seed);
+    let killed = a_leader_goes_on_by_promises(seed).with(when, 80, Fault::AgentKilled(Who::Node(1)));
+    killed.with(when, 80, Fault::AgentKilled(Who::Node(2)))
+}
+
+/// All of etcd is lost, `pg1` goes on by promises, and is out of sight when etcd is back.
+pub fn a_leader_on_promises_is_out_of_sight(seed: u64) -> Plan {
+    let lost = about(9_000, 1_000, seed);
+    busy(seed).with(4_000, lost - 3_800, Fault::EtcdGone).with(lost, 9_000, Fault::Isolated(Who::Node(0)))
+}
+
+/// Of four voters, two of whom acknowledge, the leader reaches one when etcd is lost.
+pub fn a_leader_reaches_one_of_four(seed: u64) -> Plan {
+    let five = Plan { nodes: 5, acknowledgers: 2, drift_ppm: vec![0; 5], disks: vec![1; 5], ..busy(seed) };
+    let lonely = (1..4).fold(five, |plan, at| plan.with(4_000, 9_000, Fault::Cut(0, at)));
+    lonely.with(4_000, 9_000, Fault::CutFromEtcd(Who::Node(0)))
+}
+
+/// `pg2` has balloted against `pg1`, hears it again, and cannot take its ballot back, for both have lost etcd.
+pub fn a_voter_that_has_balloted_is_asked_for_a_promise(seed: u64) -> Plan {
+    busy(seed)
+        .with(4_000, 620, Fault::Cut(0, 1))
+        .with(4_605, 6_000, Fault::CutFromEtcd(Who::Node(0)))
+        .with(4_605, 6_000, Fault::CutFromEtcd(Who::Node(1)))
+        .with(7_000, 6_000, Fault::Cut(0, 2))
+}
+
+/// `pg2` is barred from leading, `pg1`, slow, takes it out of the record, and never hears that this was written: `pg2` could not hold up
+/// a takeover any more.
+pub fn etcd_is_lost_while_the_record_changes(seed: u64) -> Plan {
+    let etcd = 3;
+    let when = about(5_700, 300, seed);
+    busy(seed)
+        .with(4_500, 3_500, Fault::SlowActions(Who::Node(0)))
+        .with(5_000, 20_000, Fault::MayNotLead(1))
+        .with(when, 12_000, Fault::Cut(etcd, 0))
+        .with(when + 1_000, 11_000, Fault::Cut(0, etcd))
+        .with(when + 1_000, 11_000, Fault::Cut(0, 2))
 }

@@ -1,7 +1,7 @@
 //! A modelled etcd: one linearizable store with leases that are swept now and then, guarded transactions, and what befalls such a store
 //! (silence, an election that gives every lease its full time again, a restore from an old backup).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use decision::names::{Lsn, MemberName, SystemId, Term};
@@ -21,6 +21,7 @@ pub enum Key {
     History,
     Request,
     Config,
+    Failsafe,
     Member(At),
     Ballot(At),
     Floor(At),
@@ -38,6 +39,7 @@ pub enum Value {
     Config(Config),
     Member(Rc<Member>),
     Ballot(Ballot),
+    List(Rc<BTreeSet<MemberName>>),
 }
 
 /// The cluster-wide settings that operators change.
@@ -280,6 +282,9 @@ impl Etcd {
                     cluster.request = Some(Request { revision: stored.revision, ..request.clone() });
                 }
                 (_, Value::Config(stored)) => config = *stored,
+                (_, Value::List(listed)) => {
+                    (cluster.failsafe, cluster.failsafe_revision) = (Some((**listed).clone()), stored.revision);
+                }
                 (Key::Member(at), Value::Member(member)) => {
                     cluster.members.insert(names[*at].clone(), (**member).clone());
                 }

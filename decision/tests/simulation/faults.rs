@@ -186,6 +186,7 @@ impl World {
             Fault::AgentKilled(_) | Fault::Leaves(_) => self.start_agent(at),
             Fault::PowerLost(_) | Fault::DiskLost(_) => {
                 self.nodes[at].powered = true;
+                self.open_book(at, true);
                 self.start_agent(at);
             }
             Fault::HostFrozen(_) => self.let_go(at, &ALL, false),
@@ -249,6 +250,8 @@ impl World {
             ack.excused |= wal.get(ack.end - 1) == Some(&ack.record);
         }
         self.nodes[at].notes = [None, None];
+        self.nodes[at].ground = None;
+        self.lose_book(at);
         let postgres = &mut self.nodes[at].postgres;
         (postgres.directory, postgres.flushed, postgres.begun) = (Directory::Empty, 0, None);
         (postgres.signal, postgres.follows, postgres.acknowledged) = (false, None, Term(0));

@@ -2,7 +2,7 @@
 
 use crate::broken::Broken;
 use crate::leases::Lease;
-use crate::time::{MS, Micros, micros};
+use crate::time::{MS, Micros};
 use crate::world::{At, Event, World};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,12 +25,11 @@ impl World {
 
     /// The agent's lock lease is another one, or has been renewed.
     pub fn fence_hears(&mut self, at: At) {
-        let margin = micros(self.settings_of_house().timing.safety_margin);
-        let margin = if self.breaks(Broken::FencesWithoutMargin) { 0 } else { margin };
-        let deadline = match self.nodes[at].agent.leases[1].state {
-            Lease::Alive { ends, .. } => ends.saturating_sub(margin),
-            Lease::Idle | Lease::Asking | Lease::Lost => 0,
-        };
+        let deadline = self.authority(at);
+        // Of an earlier life's lease nothing is known yet; the fence knows its deadline.
+        if deadline == 0 && self.nodes[at].agent.leases[1].state == Lease::Asking {
+            return;
+        }
         self.nodes[at].fence.deadline = deadline;
         self.look_later(at);
     }

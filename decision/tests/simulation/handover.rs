@@ -87,6 +87,9 @@ impl World {
             handover_lsn: (!self.breaks(Broken::HandsOverWithoutAPosition)).then_some(Lsn(last.0 + 1)),
             heir: None,
         };
+        // From here on another may lead without anybody's ballot.
+        self.reign_ends(at);
+        self.bind(at, None);
         let txn = self.hand_over(at, to, candidate.lock_lease, request, seen.cluster.term, sync);
         self.send(at, Rc::new(txn))
     }

@@ -36,6 +36,7 @@ pub const NAMES: &[&str] = &[
     "a_leader_again",
     "no_change_without_a_cause",
     "a_half_made_directory_is_never_started",
+    "a_promise_is_kept",
 ];
 
 /// How long after its end a fault may still be the cause of a new reign.
@@ -83,7 +84,7 @@ fn one_writable_leader(world: &World) -> Result<(), String> {
     Ok(())
 }
 
-/// When the lease of a leader is gone from etcd its Postgres is dead.
+/// When the lease of a leader is gone from etcd its Postgres is dead, or enough others have promised to let it go on.
 fn fenced_by_the_deadline(world: &World) -> Result<(), String> {
     if world.ledger.fences_were_off || world.ledger.restored {
         return Ok(());
@@ -94,9 +95,14 @@ fn fenced_by_the_deadline(world: &World) -> Result<(), String> {
         if !world.accepts_writes(at) || still || !node.fence.armed {
             continue;
         }
-        let lease = node.notes[1];
-        if lease.is_some_and(|lease| !world.etcd.lives(lease)) {
-            return Err(format!("{} takes writes although its lease is over", world.name(at)));
+        // It may hold the lock under another lease without having heard of it yet.
+        let holds = world.etcd.leader() == Some(at) && world.etcd.leader_lease().is_some_and(|it| world.etcd.lives(it));
+        let lease = node.agent.bound.lease().or(node.notes[1]).filter(|_| !holds);
+        if lease.is_some_and(|lease| !world.etcd.lives(lease)) && !world.is_blocked_for(at) {
+            return Err(format!(
+                "{} takes writes although its lease is over, and no promises carry it",
+                world.name(at)
+            ));
         }
     }
     Ok(())
@@ -163,6 +169,27 @@ pub fn terms_are_never_reused(world: &World, reign: &Reign) -> Result<(), String
         return Ok(());
     }
     Err(format!("term {} is given out after term {highest}", reign.term))
+}
+
+/// Nobody takes the lock from a leader that lives by the promises of its peers.
+pub fn a_promise_is_kept(world: &World, reign: &Reign) -> Result<(), String> {
+    let relies = |at: &At| {
+        let node = &world.nodes[*at];
+        let lapsed = node.agent.leases[1].left(world.local(*at)) == 0;
+        let carried = node.agent.up && node.agent.reign.carried_until > world.local(*at);
+        *at != reign.leader
+            && lapsed
+            && carried
+            && world.accepts_writes(*at)
+            && !world.ledger.stood_still.contains_key(at)
+    };
+    let excused = reign.kind == Some(ClaimKind::Forced) || world.ledger.restored || world.ledger.fences_were_off;
+    match (0..world.nodes.len()).find(relies).filter(|_| !excused) {
+        Some(at) => {
+            Err(format!("{} takes the lock from {}, which lives by promises", world.name(reign.leader), world.name(at)))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The lead moves only because something has befallen the leader, or somebody asked for it.

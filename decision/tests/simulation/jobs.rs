@@ -45,6 +45,8 @@ pub enum Step {
     /// Ends walreceivers until there is none any more and replay rests.
     ComeToRest,
     Ballot(Term),
+    /// Notes that this term is not followed any more, unless a promise forbids it.
+    Revoke(Term),
     ClearReaders,
     StartStandby(Option<(At, Term)>),
     StartPrimary(Quorum, Term),
@@ -215,11 +217,12 @@ impl World {
                 vec![configure, Step::ReplaceReceiver { before }, Step::DropLockLease { always: false }]
             }
             Action::Pledge { revoked } if self.breaks(Broken::PledgesWhileItStreams) => {
-                vec![Step::LockLease { needed: false }, Step::Ballot(*revoked), Step::Configure(None), Step::ComeToRest]
+                let lease = Step::LockLease { needed: false };
+                vec![Step::Revoke(*revoked), lease, Step::Ballot(*revoked), Step::Configure(None), Step::ComeToRest]
             }
             Action::Pledge { revoked } => {
                 let lease = Step::LockLease { needed: false };
-                vec![lease, Step::Configure(None), Step::ComeToRest, Step::Ballot(*revoked)]
+                vec![Step::Revoke(*revoked), lease, Step::Configure(None), Step::ComeToRest, Step::Ballot(*revoked)]
             }
             Action::Withdraw { revoked } => {
                 let ballot = seen.cluster.ballots.get(&self.names[at]).filter(|ballot| ballot.revoked == *revoked);
@@ -364,6 +367,9 @@ impl World {
             Some(Step::HandOver { .. } | Step::NameHeir(_)) => Refused::Fails,
             _ => Refused::Ends,
         };
+        let (action, front) = (job.action.clone(), job.steps.front().cloned());
+        self.settle_claims(at, &action, front.as_ref(), outcome);
+        let Some(job) = self.nodes[at].agent.job.as_mut() else { return };
         let goes_back = matches!(job.steps.front(), Some(Step::BreakOff { .. }));
         let next = match (outcome, refused) {
             // Whatever of the way back fails is done by the next decisions.
@@ -390,7 +396,11 @@ impl World {
                 self.ask(at, Purpose::Job(id), Ask::Recall(txn));
             }
             _ if matches!(job.steps.front(), Some(Step::BreakOff { .. })) => self.follow_up(at, Next::Go),
-            _ => self.job_fails(at, "etcd does not answer"),
+            _ => {
+                let (action, front) = (job.action.clone(), job.steps.front().cloned());
+                self.settle_claims(at, &action, front.as_ref(), Outcome::Unknown);
+                self.job_fails(at, "etcd does not answer");
+            }
         }
     }
 }

@@ -148,6 +148,7 @@ impl World {
         let held = tending.held.take();
         (tending.state, tending.asked) = (Lease::Idle, false);
         tending.turn += 1;
+        self.bind(at, None);
         if let Some(id) = held {
             self.ask(at, Purpose::Errand, Ask::Revoke(id));
         }

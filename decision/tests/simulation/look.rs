@@ -105,17 +105,29 @@ impl World {
         Upstream { member: self.names[who].clone(), host: self.names[who].to_string(), port: 5432, term }
     }
 
-    /// Until when the lock is certainly this node's.
-    fn lock(&self, at: At) -> Lock {
-        let agent = &self.nodes[at].agent;
-        let margin = micros(self.settings_of_house().timing.safety_margin);
-        let Some(picture) = &agent.picture else { return Lock::NotHeld };
-        let Lease::Alive { id, ends } = agent.leases[1].state else { return Lock::NotHeld };
-        if picture.cluster.leader.as_ref() != Some(&self.names[at]) || picture.leader_lease != id {
-            return Lock::NotHeld;
+    /// Until when the lock is certainly this node's: the key names it, under the lease that it keeps alive; or, where nobody holds it as far
+    /// as it sees, and nobody has led since, its claim still lasts.
+    fn lock(&mut self, at: At) -> Lock {
+        let now = self.local(at);
+        let picture = self.nodes[at].agent.picture.clone();
+        let lease = self.nodes[at].agent.leases[1].id();
+        let cluster = picture.as_ref().map(|picture| &picture.cluster);
+        let (seen, leader) = cluster.map_or((Term(0), None), |cluster| (cluster.term, cluster.leader.clone()));
+        let mine = leader.as_ref() == Some(&self.names[at]);
+        let by_key = mine && lease.is_some() && picture.as_ref().map(|picture| picture.leader_lease) == lease;
+        if by_key {
+            self.bind(at, lease);
         }
-        let left = ends.saturating_sub(margin).saturating_sub(self.local(at));
-        Lock::Held { term: picture.cluster.term, left: duration(left) }
+        let until = self.authority(at);
+        let ground = self.nodes[at].agent.reign.ground.as_ref().map(|ground| ground.term);
+        let left = duration(until.saturating_sub(now));
+        match ground {
+            _ if by_key => Lock::Held { term: seen, left },
+            Some(term) if until > now && (seen < term || (seen == term && (leader.is_none() || mine))) => {
+                Lock::Held { term, left }
+            }
+            _ => Lock::NotHeld,
+        }
     }
 
     pub fn view(&mut self, at: At) -> View {
@@ -153,8 +165,8 @@ impl World {
             hearing,
             signs: Signs::default(),
             fence,
-            promise: None,
-            reliance: None,
+            promise: self.promise_seen(at),
+            reliance: self.reliance_seen(at),
             settings,
         }
     }

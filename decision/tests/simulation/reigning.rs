@@ -69,7 +69,11 @@ impl World {
                     Some(SyncRecord { mode: *mode, policies: policies.clone(), heir, released: false, ..sync })
                 })
             }
-            Step::Report => self.change_sync(at, |sync| Some(SyncRecord { released: true, heir: None, ..sync })),
+            Step::Report => {
+                // Whoever has promised is free as soon as it hears of it.
+                self.reign_ends(at);
+                self.change_sync(at, |sync| Some(SyncRecord { released: true, heir: None, ..sync }))
+            }
             Step::Prove(mode, quorum) => self.prove(at, *mode, quorum),
             Step::AskCandidate(to) if self.replayed_at(at, *to).is_some() => Next::Go,
             Step::AskCandidate(_) => Next::Fail("the candidate cannot be reached"),
@@ -97,13 +101,7 @@ impl World {
             Step::BreakOff { request } => self.break_off(at, *request),
             Step::ClearAway => self.clear_away(at),
             Step::Failed(why) => Next::Fail(why),
-            Step::Release => {
-                let Some(sync) = self.seen(at).and_then(|seen| self.my_sync(at, &seen)) else {
-                    return Next::Fail("the record is not mine");
-                };
-                let txn = self.release(at, SyncRecord { released: true, ..sync });
-                self.send(at, Rc::new(txn))
-            }
+            Step::Release => self.let_the_lock_go(at),
             other => unreachable!("{other:?}"),
         }
     }
@@ -139,6 +137,21 @@ impl World {
         let k = quorum.k.saturating_sub(u32::from(self.breaks(Broken::WaitsForOneTooFew)));
         self.nodes[at].postgres.names = (Quorum::of(k, quorum.voters.clone()), term);
         Next::Go
+    }
+
+    fn let_the_lock_go(&mut self, at: At) -> Next {
+        let Some((seen, told)) = self.nodes[at].agent.job.as_ref().map(|job| (Rc::clone(&job.seen), job.revision > 0))
+        else {
+            return Next::End;
+        };
+        let Some(sync) = self.my_sync(at, &seen) else { return Next::Fail("the record is not mine") };
+        self.reign_ends(at);
+        self.bind(at, None);
+        let txn = match told {
+            true => self.delete_lock(at, sync.term),
+            false => self.release(at, SyncRecord { released: true, ..sync }, seen.sync_revision),
+        };
+        self.send(at, Rc::new(txn))
     }
 
     /// A marker is written once; its acknowledgement lets the job go on.
@@ -187,6 +200,10 @@ impl World {
         match change(sync) {
             None => Next::Go,
             Some(changed) => {
+                if !changed.released && !self.may_write(at, &seen, Some((changed.mode, changed.policies.clone())), None)
+                {
+                    return Next::Fail("not while promises carry this leader");
+                }
                 let txn = self.record_sync(at, changed, seen.sync_revision);
                 self.send(at, Rc::new(txn))
             }

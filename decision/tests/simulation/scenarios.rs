@@ -71,10 +71,45 @@ fn a_switchover_that_nobody_can_carry_out_does_not_bar_a_failover() {
     survives(&alone.with(12_000, 97, Fault::Switchover(Some(0))));
 }
 
+/// Losing all of etcd costs no write, in any mode: the leader goes on by its peers' promises, under the same term.
+#[test]
+fn a_leader_goes_on_while_all_of_etcd_is_lost() {
+    for mode in [Mode::Quorum, Mode::Strict, Mode::Async] {
+        for seed in 0..10 {
+            let told = tell(&Plan::quiet(seed).in_mode(mode).with(6_000, 30_000, Fault::EtcdGone), &[]);
+            assert_eq!((told.violation, told.reigns), (None, 1), "{}", told.story);
+            assert!(!told.story.contains("Postgres process is killed"), "{}", told.story);
+        }
+    }
+}
+
+/// A pledge is broken off while its ballot is on its way, for the leader is heard again. The voter follows and acknowledges, and its ballot,
+/// of which it knows nothing, stands in etcd with less.
+#[test]
+#[ignore = "a ballot that is on its way cannot be made void yet: its write would have to name what a withdrawal changes"]
+fn a_ballot_on_its_way_is_not_counted_once_its_voter_follows_again() {
+    let seen_again = Plan::quiet(0).with(4_000, 580, Fault::Cut(0, 1));
+    let cut = seen_again.with(4_570, 6_000, Fault::CutFromEtcd(Who::Node(0)));
+    survives(&cut.with(4_570, 6_000, Fault::CutFromEtcd(Who::Node(1))).with(7_070, 6_000, Fault::Cut(0, 2)));
+}
+
+/// Writes of member records that etcd carries out when it is back, the oldest last: what the leader says of itself is out of date for good,
+/// and whoever waits for its checkpoint waits in vain.
+#[test]
+#[ignore = "the registrar does not notice that an older write of its own has come last"]
+fn a_member_record_that_went_back_is_written_again() {
+    let isolated = Plan::quiet(0).with(3_068, 3_718, Fault::Isolated(Who::Leader));
+    let plan = isolated.with(3_752, 10_330, Fault::EtcdGone);
+    for seed in 0..2_000 {
+        let told = tell(&Plan { seed, ..plan.clone() }, &[]);
+        assert_eq!(told.violation, None, "{}", told.story);
+    }
+}
+
 /// An etcd that comes back from a backup knows nothing of the reigns since. The last leader that it remembers then takes its lock back and
 /// gives a term out twice.
 #[test]
-#[ignore = "the rules do not notice yet that etcd has forgotten a reign"]
+#[ignore = "no term is given out twice any more, but the leader's member record went back as well, and nobody writes it again"]
 fn a_restored_etcd_does_not_give_a_term_out_twice() {
     let killed = Plan::quiet(0).with(3_866, 3_000, Fault::PowerLost(Who::Leader));
     survives(&killed.with(9_000, 100, Fault::EtcdRestored));

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
 use decision::names::MemberName;
+use decision::promise::Refusal;
 use fastrand::Rng;
 
 use crate::agent::Agent;
@@ -16,6 +17,8 @@ use crate::ledger::Ledger;
 use crate::links::Links;
 use crate::plan::Plan;
 use crate::postgres::Postgres;
+use crate::promises::Book;
+use crate::reliance::{Asked, Ground};
 use crate::requests::{Answer, Ask, Letter};
 use crate::story::Story;
 use crate::streaming::{Delivery, Report};
@@ -73,6 +76,12 @@ pub enum Event {
         at: At,
         life: u32,
     },
+    AskPromises {
+        at: At,
+        life: u32,
+    },
+    Question(Asked),
+    Promised(Asked, Option<Refusal>),
     Sweep,
     Client {
         at: At,
@@ -124,7 +133,10 @@ impl Event {
             | Event::Hint { at, .. }
             | Event::Confirm { at, .. }
             | Event::Register { at, .. }
+            | Event::AskPromises { at, .. }
             | Event::Beat { at, .. } => Some((*at, Part::Agent)),
+            Event::Question(asked) => Some((asked.to, Part::Agent)),
+            Event::Promised(asked, _) => Some((asked.from, Part::Agent)),
             Event::Answer(letter, _) | Event::NoAnswer(letter) => Some((letter.from, Part::Agent)),
             Event::Client { at }
             | Event::Flushed { at, .. }
@@ -183,6 +195,9 @@ pub struct Node {
     pub fence: Fence,
     /// Leases that an agent leaves for its next life: of the member record and of the lock.
     pub notes: [Option<i64>; 2],
+    /// What it leaves of promises: what it has promised, and on what ground it led.
+    pub book: Book,
+    pub ground: Option<Ground>,
     pub may_not_lead: bool,
     /// How many times slower than usual.
     pub slow_disk: u64,
@@ -230,6 +245,8 @@ impl World {
             postgres: Postgres::default(),
             fence: Fence::default(),
             notes: [None, None],
+            book: Book::default(),
+            ground: None,
             may_not_lead: false,
             slow_disk: plan.disks[at],
             slow_actions: 1,
@@ -392,6 +409,9 @@ impl World {
             Event::Confirm { at, life } => self.confirm(at, life),
             Event::Register { at, life } => self.register(at, life),
             Event::Beat { at, life } => self.beat(at, life),
+            Event::AskPromises { at, life } => self.asks_for_promises(at, life),
+            Event::Question(asked) => self.hears_a_question(asked),
+            Event::Promised(asked, refusal) => self.promised(asked, refusal),
             Event::Sweep => self.sweep(),
             Event::Client { at } => self.client_writes(at),
             Event::Flushed { at, server, end } => self.flushed(at, server, end),
