@@ -40,7 +40,7 @@ pub struct Target {
 pub struct Ear {
     /// When it was last heard.
     pub heard: Option<Instant>,
-    /// When it should have been heard next, and was not.
+    /// Since when it has been silent, where a word of it is missing.
     pub unanswered_since: Option<Instant>,
     /// The last question was refused: nobody is there. Evidence at once, where silence takes time.
     pub refused: bool,
@@ -52,8 +52,8 @@ impl Ear {
     }
 
     /// The age of `heard` stays, so that it is known that there was once an answer.
-    fn missed(&mut self, due: Instant, refused: bool) {
-        self.unanswered_since.get_or_insert(due);
+    fn missed(&mut self, since: Instant, refused: bool) {
+        self.unanswered_since.get_or_insert(since);
         self.refused = refused;
     }
 }
@@ -131,7 +131,7 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 
 async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<Heard>>, news: Arc<Notify>) {
     let mut feed = Feed::default();
-    let mut due = Instant::now();
+    let mut last = Instant::now();
     loop {
         let target = targets.borrow_and_update().clone();
         let Some(target) = target else {
@@ -139,31 +139,31 @@ async fn listen(mut targets: watch::Receiver<Option<Target>>, heard: Arc<Mutex<H
             if targets.changed().await.is_err() {
                 return;
             }
-            due = Instant::now();
+            last = Instant::now();
             continue;
         };
         tokio::select! {
             // While something is missing every round is news: the loop decides on the age of the silence.
-            missing = next_beat(&mut feed, &target, &heard, &mut due) => if missing { news.notify_one() },
+            missing = next_beat(&mut feed, &target, &heard, &mut last) => if missing { news.notify_one() },
             changed = targets.changed() => {
                 if changed.is_err() {
                     return;
                 }
-                due = Instant::now();
+                last = Instant::now();
             }
         }
     }
 }
 
-/// Waits for the next beat, `due` at a certain time. Says whether anything is, or had been, missing.
-async fn next_beat(feed: &mut Feed, target: &Target, heard: &Mutex<Heard>, due: &mut Instant) -> bool {
+/// Waits for the next beat after the one at `last`. Says whether anything is, or had been, missing.
+async fn next_beat(feed: &mut Feed, target: &Target, heard: &Mutex<Heard>, last: &mut Instant) -> bool {
     let begun = Instant::now();
     let doubt = lock(heard).agent.unanswered_since.is_some();
-    if !doubt && begun > *due {
+    if !doubt && begun > *last + EVERY {
         // This thread comes late: what it could not hear meanwhile is not missing.
-        *due = begun;
+        *last = begun;
     }
-    let patience = if doubt { BEAT_WITHIN } else { *due + LATE - begun };
+    let patience = if doubt { BEAT_WITHIN } else { *last + EVERY + LATE - begun };
     let beat = tokio::time::timeout(patience, feed.next(&target.api_url, "/beats"));
     let (beat, ()) = tokio::join!(beat, async {
         if doubt {
@@ -173,7 +173,7 @@ async fn next_beat(feed: &mut Feed, target: &Target, heard: &Mutex<Heard>, due: 
     match beat {
         Ok(Ok(beat)) => {
             let at = Instant::now();
-            *due = at + EVERY;
+            *last = at;
             take_in(&mut lock(heard), &beat, at, target.term, doubt);
             return doubt || lock(heard).dead;
         }
@@ -181,12 +181,12 @@ async fn next_beat(feed: &mut Feed, target: &Target, heard: &Mutex<Heard>, due: 
             if !doubt {
                 note_port(target, heard).await;
             }
-            lock(heard).agent.missed((*due).min(begun), is_refusal(&error));
+            lock(heard).agent.missed(*last, is_refusal(&error));
             tokio::time::sleep_until((begun + EVERY).into()).await;
         }
         Err(_) if !doubt && begun.elapsed() > patience + LATE => return false,
         Err(_) => {
-            lock(heard).agent.missed(*due, false);
+            lock(heard).agent.missed(*last, false);
             // The first silence is no reason yet to hang up.
             if doubt {
                 feed.close();
@@ -204,7 +204,9 @@ fn take_in(heard: &mut Heard, beat: &Value, at: Instant, term: u64, doubt: bool)
     }
     let says = |key: &str| beat.get(key).and_then(Value::as_bool) == Some(true);
     let number = |key: &str| beat.get(key).and_then(Value::as_u64);
-    heard.dead = says("dead") && number("term") == Some(term);
+    // A leader that has given up and let go leads no more, and is no less dead for it.
+    let gives_up = says("dead") && number("term") == Some(term);
+    heard.dead = gives_up || (heard.dead && !says("leader"));
     match number("worked_ago_ms").and_then(|ago| at.checked_sub(Duration::from_millis(ago))) {
         // What was believed of the time since then was not so.
         Some(worked) => (heard.writable, heard.stalled) = (Some(worked), true),
@@ -250,15 +252,15 @@ mod tests {
     #[tokio::test]
     async fn a_closed_port_is_evidence_at_once_and_silence_takes_time() {
         let (listener, target) = target().await;
-        let (heard, mut feed, mut due) = (Mutex::new(Heard::default()), Feed::default(), Instant::now());
+        let (heard, mut feed, mut last) = (Mutex::new(Heard::default()), Feed::default(), Instant::now());
         // The kernel accepts, nobody answers: silence.
-        assert!(next_beat(&mut feed, &target, &heard, &mut due).await);
-        assert!(next_beat(&mut feed, &target, &heard, &mut due).await);
+        assert!(next_beat(&mut feed, &target, &heard, &mut last).await);
+        assert!(next_beat(&mut feed, &target, &heard, &mut last).await);
         let silent = *lock(&heard);
-        assert!(silent.agent.unanswered_since == Some(due) && !silent.agent.refused, "{silent:?}");
+        assert!(silent.agent.unanswered_since == Some(last) && !silent.agent.refused, "{silent:?}");
         assert!(silent.postgres.unanswered_since.is_some());
         drop(listener);
-        assert!(next_beat(&mut feed, &target, &heard, &mut due).await);
+        assert!(next_beat(&mut feed, &target, &heard, &mut last).await);
         let refused = *lock(&heard);
         assert!(refused.agent.refused && refused.postgres.refused, "{refused:?}");
         assert_eq!(refused.agent.unanswered_since, silent.agent.unanswered_since, "the silence began before");
@@ -274,9 +276,11 @@ mod tests {
         assert_eq!((heard.writable, heard.stalled), (Some(at(6)), true));
         take_in(&mut heard, &json!({"writable": true, "dead": true, "term": 3}), at(12), 3, false);
         assert_eq!((heard.writable, heard.stalled, heard.dead), (Some(at(6)), true, true));
-        take_in(&mut heard, &json!({"writable": false, "dead": true, "term": 2}), at(13), 3, false);
+        take_in(&mut heard, &json!({"leader": false, "term": 3}), at(13), 3, false);
+        assert!(heard.dead, "it has let go, and is not well for that");
+        take_in(&mut heard, &json!({"leader": true, "writable": true, "term": 3}), at(14), 3, false);
+        assert_eq!((heard.writable, heard.stalled, heard.dead), (Some(at(14)), false, false));
+        take_in(&mut heard, &json!({"writable": false, "dead": true, "term": 2}), at(15), 3, false);
         assert!(!heard.dead, "that was of an earlier reign");
-        take_in(&mut heard, &json!({"writable": true, "term": 3}), at(14), 3, false);
-        assert_eq!((heard.writable, heard.stalled), (Some(at(14)), false));
     }
 }

@@ -28,7 +28,11 @@ pub async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Ef
     }
     match &outcome {
         Ok(Outcome::Applied { .. }) => hands.authority.bind(lease),
-        Ok(Outcome::Refused) if !runs => hands.authority.unbind(),
+        // Whoever disarms before the claim goes is never struck: a standby that was not quick enough is needed again at once.
+        Ok(Outcome::Refused) if !runs => {
+            hands.fence.disarm();
+            hands.authority.unbind();
+        }
         Ok(Outcome::Refused) | Err(_) => {}
     }
     // Promises that carried an earlier term of mine do not carry one that may have begun now.
