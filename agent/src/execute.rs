@@ -305,9 +305,11 @@ async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Ef
         timeline: standby.timeline,
         revision: seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision),
     };
+    // Before it is sent: this job may be broken off while the ballot is on its way.
+    let before = hands.promises.book.unsure(revoked);
     let outcome = hands.store.put_ballot(hands.me(), &ballot).await;
-    if matches!(outcome, Err(consensus::Error::Unknown(_))) {
-        hands.promises.book.unsure(revoked);
+    if !matches!(outcome, Err(consensus::Error::Unknown(_))) {
+        hands.promises.book.certain_again(before);
     }
     let outcome = outcome?;
     hands.recorder.lap("pledge");

@@ -42,6 +42,9 @@ struct Cell {
     unsure: u64,
 }
 
+/// What was unknown before a ballot was sent.
+pub struct Unsure(u64);
+
 /// The book of one node.
 pub struct Book {
     path: PathBuf,
@@ -135,10 +138,17 @@ impl Book {
         self.write(&mut cell, notes).context("noting that this node revokes a term")
     }
 
-    /// The outcome of the ballot against `term` is unknown.
-    pub fn unsure(&self, term: Term) {
+    /// A ballot against `term` is about to be sent: from now on its outcome is unknown. Returns what was unknown before.
+    pub fn unsure(&self, term: Term) -> Unsure {
         let mut cell = self.lock();
-        cell.unsure = cell.unsure.max(term.0);
+        let before = cell.unsure;
+        cell.unsure = before.max(term.0);
+        Unsure(before)
+    }
+
+    /// The outcome of the ballot that was sent since is known.
+    pub fn certain_again(&self, before: Unsure) {
+        self.lock().unsure = before.0;
     }
 
     /// Whether a ballot against `term` may still appear in etcd, sent by this life or an earlier one.
@@ -270,9 +280,14 @@ mod tests {
         let unsure = Book::open(other.path(), "boot".into());
         unsure.saw_etcd(None);
         unsure.revoke(Term(7), |_| false).unwrap();
-        unsure.unsure(Term(7));
+        let before = unsure.unsure(Term(7));
         unsure.follows(Term(7), false);
-        assert!(!gives(&unsure, 1));
+        assert!(!gives(&unsure, 1), "it may be on its way");
         assert!(unsure.may_have_balloted(Term(7)) && !book.may_have_balloted(Term(7)));
+        let lost = unsure.unsure(Term(7));
+        unsure.certain_again(lost);
+        assert!(unsure.may_have_balloted(Term(7)), "an earlier one may still be on its way");
+        unsure.certain_again(before);
+        assert!(!unsure.may_have_balloted(Term(7)));
     }
 }
