@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use consensus::records::MemberRecord;
-use consensus::{BootInstant, ClusterWatch, Snapshot};
+use consensus::{BootInstant, ClusterView, ClusterWatch, Snapshot};
 use decision::action::Action;
 use decision::promise::worth_asking;
 use decision::reason::Reason;
@@ -108,6 +108,11 @@ impl Body {
     /// The member record, for whoever keeps it in etcd.
     pub fn begin_registration(&mut self) -> watch::Receiver<MemberRecord> {
         self.record.subscribe()
+    }
+
+    /// What etcd says, for whoever keeps something up to date there.
+    pub fn cluster_views(&self) -> watch::Receiver<ClusterView> {
+        self.cluster.views()
     }
 
     /// Goes on for ever.

@@ -136,7 +136,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();
-    tokio::spawn(keep_registered(hands, record, patience, taken));
+    tokio::spawn(keep_registered(hands, record, body.cluster_views(), patience, taken));
     Ok(body)
 }
 
