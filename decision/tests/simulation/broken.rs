@@ -44,6 +44,8 @@ pub enum Broken {
     IgnoresTheTermInTheName,
     /// A pledge is not taken back before the leader is followed again.
     FollowsInSpiteOfItsPledge,
+    /// A pledge that is broken off is taken for one that never became a ballot.
+    IsSureOfABallotOnItsWay,
     /// What was cut off is started.
     StartsWhatIsHalfMade,
     /// One missed beat is enough.

@@ -222,7 +222,9 @@ impl World {
             timeline: standby.timeline,
             revision: 0,
         };
-        let txn = self.put_ballot(at, ballot);
+        let seen = self.nodes[at].agent.job.as_ref().and_then(|job| job.seen.cluster.ballots.get(&self.names[at]));
+        let txn = self.put_ballot(at, ballot, seen.map_or(0, |before| before.revision));
+        self.unsure_of_its_ballot(at, revoked);
         let Some(job) = self.nodes[at].agent.job.as_mut() else { return Next::End };
         job.steps.pop_front();
         job.steps.push_front(commit(txn));

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use decision::action::{Claim, ClaimKind};
-use decision::names::{Lsn, Term};
+use decision::names::{Lsn, Term, Timeline};
 use decision::view::{Ballot, Member, SyncRecord};
 
 use crate::broken::Broken;
@@ -116,15 +116,25 @@ impl World {
         Txn { guards, writes: vec![Write::Put(Key::Sync, record(sync), None)] }
     }
 
-    pub fn put_ballot(&self, me: At, ballot: Ballot) -> Txn {
-        let guards = vec![still(ballot.revoked)];
-        Txn { guards, writes: vec![Write::Put(Key::Ballot(me), Value::Ballot(ballot), None)] }
+    /// `before` is the revision of the ballot that it replaces; 0: there is none.
+    pub fn put_ballot(&self, me: At, ballot: Ballot, before: i64) -> Txn {
+        let key = Key::Ballot(me);
+        let guards = vec![Guard::Unchanged(key, before), still(ballot.revoked)];
+        Txn { guards, writes: vec![Write::Put(key, Value::Ballot(ballot), None)] }
+    }
+
+    /// An empty ballot in the place that one which may be on its way was to take.
+    pub fn void_ballot(&self, me: At, term: Term, before: i64) -> Txn {
+        let none = Ballot { revoked: Term(0), wal_term: Term(0), received: Lsn(0), timeline: Timeline(0), revision: 0 };
+        let txn = self.put_ballot(me, none, before);
+        Txn { guards: vec![Guard::Unchanged(Key::Ballot(me), before), still(term)], ..txn }
     }
 
     pub fn withdraw_ballot(&self, me: At, ballot: &Ballot) -> Txn {
         let key = Key::Ballot(me);
         let guards = vec![Guard::Unchanged(key, ballot.revision), still(ballot.revoked)];
-        Txn { guards, writes: vec![Write::Delete(key)] }
+        let empty = Ballot { revoked: Term(0), ..ballot.clone() };
+        Txn { guards, writes: vec![Write::Put(key, Value::Ballot(empty), None)] }
     }
 
     pub fn remove_request(&self, revision: i64) -> Txn {

@@ -71,6 +71,13 @@ pub fn a_ballot_is_taken_back_while_it_is_counted(seed: u64) -> Plan {
         .with(4_000 + heard_at + 140, 2_000, Fault::Cut(0, 2))
 }
 
+/// `pg2` hears `pg1` again while its ballot is on its way to etcd, breaks the pledge off and follows; both lose etcd, and `pg3` loses sight of `pg1`.
+pub fn a_leader_is_heard_again_while_a_ballot_is_on_its_way(seed: u64) -> Plan {
+    let seen_again = Plan::quiet(seed).with(4_000, 580, Fault::Cut(0, 1));
+    let cut = seen_again.with(4_570, 6_000, Fault::CutFromEtcd(Who::Node(0)));
+    cut.with(4_570, 6_000, Fault::CutFromEtcd(Who::Node(1))).with(7_070, 6_000, Fault::Cut(0, 2))
+}
+
 /// `pg3` pledges for a moment, follows `pg1` again, and both are cut off from etcd before `pg2` loses sight of `pg1`.
 pub fn a_voter_follows_again_after_its_pledge(seed: u64) -> Plan {
     busy(seed)

@@ -214,7 +214,14 @@ impl World {
             Action::Follow(upstream) => {
                 let before = self.nodes[at].postgres.receiver.as_ref().map(|receiver| receiver.connection);
                 let configure = Step::Configure(Some(self.whom(upstream)));
-                vec![configure, Step::ReplaceReceiver { before }, Step::DropLockLease { always: false }]
+                let mut steps =
+                    vec![configure, Step::ReplaceReceiver { before }, Step::DropLockLease { always: false }];
+                if self.may_have_balloted(at, upstream.term) {
+                    let before = seen.cluster.ballots.get(&self.names[at]).map_or(0, |ballot| ballot.revision);
+                    let void = self.void_ballot(at, upstream.term, before);
+                    steps.insert(0, Step::Commit(Rc::new(void), Refused::Fails));
+                }
+                steps
             }
             Action::Pledge { revoked } if self.breaks(Broken::PledgesWhileItStreams) => {
                 let lease = Step::LockLease { needed: false };

@@ -87,6 +87,7 @@ const ROWS: &[Row] = &[
         30,
     ),
     told(&[Broken::FollowsInSpiteOfItsPledge], LOST, a_voter_follows_again_after_its_pledge, 20),
+    told(&[Broken::IsSureOfABallotOnItsWay], PROMISED, a_leader_is_heard_again_while_a_ballot_is_on_its_way, 20),
     told(&[Broken::IgnoresTheTermInTheName], TWO_ACKNOWLEDGE, an_old_address_leads_back_to_the_old_leader, 20),
     told(&[Broken::DeposesWithoutProof], TWO_WRITE, an_isolated_leader_whose_commits_wait_for_nobody, 20),
     told(&[Broken::ReleasesBeforeItIsDead], TWO_WRITE, a_leader_lets_go_and_stands_still, 200),

@@ -31,6 +31,8 @@ pub struct Book {
     known: bool,
     /// A ballot against this term may have been written.
     unsure: Term,
+    /// The same before the last ballot was sent.
+    unsure_before: Term,
     given: Option<Given>,
 }
 
@@ -72,9 +74,32 @@ impl World {
         true
     }
 
+    /// A ballot is about to be sent.
     pub fn unsure_of_its_ballot(&mut self, at: At, term: Term) {
+        if !self.breaks(Broken::IsSureOfABallotOnItsWay) {
+            self.unsure(at, term);
+        }
+    }
+
+    fn unsure(&mut self, at: At, term: Term) {
         let book = &mut self.nodes[at].book;
-        book.unsure = book.unsure.max(term);
+        (book.unsure_before, book.unsure) = (book.unsure, book.unsure.max(term));
+    }
+
+    /// What became of it; `known`: that is certain.
+    pub fn heard_of_its_ballot(&mut self, at: At, term: Term, known: bool) {
+        if known {
+            let book = &mut self.nodes[at].book;
+            book.unsure = book.unsure_before;
+        } else {
+            self.unsure(at, term);
+        }
+    }
+
+    /// Whether a ballot against `term` may be on its way.
+    pub fn may_have_balloted(&self, at: At, term: Term) -> bool {
+        let book = &self.nodes[at].book;
+        term > Term(0) && book.revoked == term && book.unsure >= term
     }
 
     /// A term is followed: a pledge against it that never became a ballot, or was withdrawn, is forgotten.

@@ -104,7 +104,12 @@ impl World {
                 }
             }
             (Action::Resume { .. }, Some(Step::Resume(_))) if applied => self.bind(at, lease),
-            (Action::Pledge { revoked }, _) if outcome == Outcome::Unknown => self.unsure_of_its_ballot(at, *revoked),
+            (Action::Pledge { revoked }, Some(Step::Commit(..))) => {
+                self.heard_of_its_ballot(at, *revoked, outcome != Outcome::Unknown)
+            }
+            (Action::Follow(upstream), Some(Step::Commit(..))) if applied => {
+                self.follows_again(at, upstream.term, true)
+            }
             (Action::Withdraw { revoked }, _) if applied => self.follows_again(at, *revoked, true),
             _ => {}
         }

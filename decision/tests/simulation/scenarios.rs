@@ -83,16 +83,6 @@ fn a_leader_goes_on_while_all_of_etcd_is_lost() {
     }
 }
 
-/// A pledge is broken off while its ballot is on its way, for the leader is heard again. The voter follows and acknowledges, and its ballot,
-/// of which it knows nothing, stands in etcd with less.
-#[test]
-#[ignore = "a pledge that is broken off is not noted as one whose ballot may still appear"]
-fn a_ballot_on_its_way_is_not_counted_once_its_voter_follows_again() {
-    let seen_again = Plan::quiet(0).with(4_000, 580, Fault::Cut(0, 1));
-    let cut = seen_again.with(4_570, 6_000, Fault::CutFromEtcd(Who::Node(0)));
-    survives(&cut.with(4_570, 6_000, Fault::CutFromEtcd(Who::Node(1))).with(7_070, 6_000, Fault::Cut(0, 2)));
-}
-
 /// Writes of member records that etcd carries out when it is back, the oldest last: what the leader says of itself is out of date for good,
 /// and whoever waits for its checkpoint waits in vain.
 #[test]
