@@ -45,7 +45,7 @@ pub async fn a_frozen_server_is_silent_and_a_thawed_one_answers() -> Outcome {
 pub async fn one_stuck_backend_is_no_silence() -> Outcome {
     let node = primary("pg1").await?;
     let pulse = watched(&node).await?;
-    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgvigil' AND query = 'SELECT 1'";
+    let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pgvigil' AND query LIKE 'SELECT CASE WHEN NOT pg_is_in_recovery%'";
     let probing: i32 = node.ask(sql).await?.parse()?;
     kill(Pid::from_raw(probing), Signal::SIGSTOP)?;
     let longest = longest_silence(&pulse, Duration::from_secs(2)).await;
