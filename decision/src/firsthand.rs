@@ -17,6 +17,8 @@ use crate::view::{Cluster, DiskFault, Postgres, Primary, Server, SyncRecord, Vie
 pub(crate) const UNSURE: u32 = 4;
 /// How long after it has asked in vain a leader with a full disk asks again to be relieved.
 const ASK_AGAIN: Duration = Duration::from_secs(300);
+/// After so long a request to be relieved that is not there any more has failed: a full disk takes no checkpoint, either.
+const ASKED_IN_VAIN: Duration = Duration::from_secs(2);
 
 /// Those that can take over at once without losing anything; nobody, where they have just left the lock to me.
 pub(crate) fn sure_successors(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
@@ -103,7 +105,8 @@ pub(crate) fn full_disk(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Op
     Some((Action::Release, Reason::DiskFailed { what }))
 }
 
-/// All is well but for a disk that is about to fill: hand over before it does, to somebody who has room. Nobody with room is asked twice.
+/// All is well but for a disk that is about to fill: hand over before it does, to somebody who has room. Nobody with room is asked twice. A disk
+/// that was full before the hand-over could be prepared takes no writes: where the voters can prove that they have everything, they lead.
 pub(crate) fn low_disk(view: &View, cluster: &Cluster, primary: &Primary) -> Option<Choice> {
     let disk = &view.signs.disk;
     if !disk.low {
@@ -111,7 +114,15 @@ pub(crate) fn low_disk(view: &View, cluster: &Cluster, primary: &Primary) -> Opt
     }
     let free_bytes = disk.free_bytes.unwrap_or_default();
     let has_room = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.disk_low);
-    let rests = view.ages.asked_switchover.is_some_and(|age| age < ASK_AGAIN);
+    let asked = view.ages.asked_switchover;
+    let in_vain = disk.full && cluster.request.is_none() && asked.is_some_and(|age| age >= ASKED_IN_VAIN);
+    if in_vain
+        && let Some(sync) = &cluster.sync
+        && sure_successors(view, cluster, sync).iter().any(has_room)
+    {
+        return Some((Action::Abdicate, Reason::DiskFailed { what: format!("is full ({} free)", bytes(free_bytes)) }));
+    }
+    let rests = asked.is_some_and(|age| age < ASK_AGAIN);
     let Some(to) = best_standby(cluster, &primary.standbys).filter(has_room).filter(|_| !rests) else {
         return Some(wait(Reason::DiskLow { free_bytes }));
     };

@@ -161,3 +161,20 @@ fn a_disk_about_to_fill_is_handed_over_to_somebody_with_room_and_never_to_and_fr
     let asked = low().within(cluster().asked(RequestKind::Switchover, None, Some("pg2")));
     check(&asked, "wait: awaiting_candidate");
 }
+
+#[test]
+fn a_full_disk_that_could_not_be_handed_over_is_left_to_the_voters_where_nothing_is_lost() {
+    let full = |age| {
+        on(|disk| (disk.low, disk.full, disk.free_bytes) = (true, true, Some(0)))
+            .aged(|ages| ages.asked_switchover = Some(secs(age)))
+    };
+    check(&full(1), "wait: disk_low");
+    check(&full(2), "abdicate: disk_failed");
+    let none_has_room =
+        ["pg2", "pg3"].into_iter().fold(cluster(), |cluster, who| cluster.member(who, |member| member.disk_low = true));
+    check(&full(2).within(none_has_room), "wait: disk_low");
+    let asked = full(2).within(cluster().asked(RequestKind::Switchover, None, Some("pg2")));
+    check(&asked, "wait: awaiting_candidate");
+    let low = on(|disk| (disk.low, disk.free_bytes) = (true, Some(50 << 20)));
+    check(&low.aged(|ages| ages.asked_switchover = Some(secs(2))), "wait: disk_low");
+}
