@@ -11,7 +11,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Uri};
 use serde_json::Value;
 
-use crate::peers::{Running, dial, driven};
+use crate::peers::{Running, dial, driven, uri_at};
 
 /// No honest line is longer.
 const LINE_BYTES_MAX: usize = 64 << 10;
@@ -39,31 +39,31 @@ impl Feed {
     /// # Errors
     /// Nobody answers there, the answer has ended again, or a line is no JSON.
     pub async fn next(&mut self, base: &str, path: &str) -> Result<Value> {
-        let uri: Uri =
-            format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
+        let uri = uri_at(base, path)?;
         if self.open.as_ref().is_some_and(|open| open.uri != uri) {
             self.close();
         }
-        if let Some(open) = self.open.as_mut() {
-            match open.line().await {
-                Ok(line) => return serde_json::from_slice(&line).context("the line is no JSON"),
-                Err(_) => self.close(),
-            }
+        if let Some(open) = &mut self.open
+            && let Ok(line) = open.line().await
+        {
+            return parsed(&line);
         }
-        let open = self.open.insert(Open::listen_at(uri).await?);
-        match open.line().await {
-            Ok(line) => serde_json::from_slice(&line).context("the line is no JSON"),
-            Err(error) => {
-                self.close();
-                Err(error)
-            }
+        self.close();
+        let line = self.open.insert(Open::listen_at(uri).await?).line().await;
+        if line.is_err() {
+            self.close();
         }
+        parsed(&line?)
     }
 
     /// Hangs up: the next call dials anew.
     pub fn close(&mut self) {
         self.open = None;
     }
+}
+
+fn parsed(line: &[u8]) -> Result<Value> {
+    serde_json::from_slice(line).context("the line is no JSON")
 }
 
 impl Open {

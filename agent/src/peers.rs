@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::body::{Body, Bytes};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::HOST;
 use hyper::http::uri::{Authority, PathAndQuery};
@@ -16,6 +16,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::net::TcpStream;
+
+use crate::promises::SEAL;
 
 /// No honest answer is longer.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -41,19 +43,14 @@ impl Peers {
     /// # Errors
     /// No answer within the deadline, or none that is JSON.
     pub async fn get(&self, base: &str, path: &str, within: Duration) -> Result<Value> {
-        let uri: Uri =
-            format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
+        let uri = uri_at(base, path)?;
         let ask = async {
             let request = Request::get(uri.clone()).body(Full::default()).context("building the request")?;
             let answer = self.client.request(request).await?;
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes();
+            let body = whole(answer.into_body()).await?;
             serde_json::from_slice(&body).context("the answer is no JSON")
         };
-        match tokio::time::timeout(within, ask).await {
-            Ok(answer) => answer.with_context(|| format!("asking {uri}")),
-            Err(_) => bail!("no answer from {uri} within {within:?}"),
-        }
+        answered(&uri, within, ask).await
     }
 
     /// Posts a sealed question; the answer with its seal, if it was looked at.
@@ -68,25 +65,37 @@ impl Peers {
         seal: &str,
         within: Duration,
     ) -> Result<(String, String)> {
-        use crate::promises::SEAL;
-        let uri: Uri =
-            format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
+        let uri = uri_at(base, path)?;
         let ask = async {
             let request = Request::post(uri.clone()).header(SEAL, seal).body(Full::from(body));
             let answer = self.client.request(request.context("building the request")?).await?;
             let (status, seal) = (answer.status(), answer.headers().get(SEAL).and_then(|seal| seal.to_str().ok()));
             let seal = seal.unwrap_or_default().to_owned();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes();
+            let body = whole(answer.into_body()).await?;
             let text = String::from_utf8_lossy(&body).into_owned();
             anyhow::ensure!(status.is_success(), "{status}: {text}");
             Ok((text, seal))
         };
-        match tokio::time::timeout(within, ask).await {
-            Ok(answer) => answer.with_context(|| format!("asking {uri}")),
-            Err(_) => bail!("no answer from {uri} within {within:?}"),
-        }
+        answered(&uri, within, ask).await
     }
+}
+
+/// The path under the base URL of an agent's health API.
+pub(crate) fn uri_at(base: &str, path: &str) -> Result<Uri> {
+    format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))
+}
+
+/// The answer of `uri`, if it comes in time.
+async fn answered<T>(uri: &Uri, within: Duration, ask: impl Future<Output = Result<T>>) -> Result<T> {
+    match tokio::time::timeout(within, ask).await {
+        Ok(answer) => answer.with_context(|| format!("asking {uri}")),
+        Err(_) => bail!("no answer from {uri} within {within:?}"),
+    }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes> {
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    Ok(body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes())
 }
 
 /// One kept connection to one agent, for a question that is asked often. It is driven by whoever asks, so that an answer wakes that task
@@ -111,17 +120,11 @@ impl Line {
     /// # Errors
     /// As [`Peers::get`].
     pub async fn get(&mut self, base: &str, path: &str, within: Duration) -> Result<Value> {
-        let uri: Uri =
-            format!("{}{path}", base.trim_end_matches('/')).parse().with_context(|| format!("bad URL {base}{path}"))?;
+        let uri = uri_at(base, path)?;
         let kept = self.open.take();
-        match tokio::time::timeout(within, ask(kept, &uri)).await {
-            Ok(Ok((open, answer))) => {
-                self.open = Some(open);
-                serde_json::from_slice(&answer).context("the answer is no JSON")
-            }
-            Ok(Err(error)) => Err(error.context(format!("asking {uri}"))),
-            Err(_) => bail!("no answer from {uri} within {within:?}"),
-        }
+        let (open, answer) = answered(&uri, within, ask(kept, &uri)).await?;
+        self.open = Some(open);
+        serde_json::from_slice(&answer).context("the answer is no JSON")
     }
 }
 
@@ -151,8 +154,7 @@ impl Open {
         let answer = async {
             sender.ready().await?;
             let answer = sender.send_request(request).await?;
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok(body.map_err(|error| anyhow::anyhow!("reading the answer: {error}"))?.to_bytes())
+            whole(answer.into_body()).await
         };
         driven(&mut self.connection, answer).await
     }
