@@ -162,6 +162,13 @@ impl Store {
         self.commit(&guards, &[Write::put_leased(keys.leader(), me.as_str(), lock_lease)]).await
     }
 
+    /// The guards of a leader that replaces what it has seen at `key`: it still leads, and nobody else has changed that.
+    fn leader_over(&self, me: &MemberName, term: Term, key: String, revision: i64) -> Vec<Guard> {
+        let mut guards = self.leadership_guard(term, me).to_vec();
+        guards.push(Guard::unchanged(key, revision));
+        guards
+    }
+
     /// Lists who may lead where no proof is asked for, with the URLs of their health APIs, if I still lead and the list is unchanged.
     pub async fn write_failsafe(
         &self,
@@ -170,8 +177,7 @@ impl Store {
         listed: &BTreeMap<MemberName, String>,
         revision: i64,
     ) -> Result<Outcome, Error> {
-        let mut guards = self.leadership_guard(term, me).to_vec();
-        guards.push(Guard::unchanged(self.keys().failsafe(), revision));
+        let guards = self.leader_over(me, term, self.keys().failsafe(), revision);
         self.commit(&guards, &[Write::put(self.keys().failsafe(), records::to_json(listed))]).await
     }
 
@@ -200,8 +206,7 @@ impl Store {
         request_revision: i64,
     ) -> Result<Outcome, Error> {
         let keys = self.keys();
-        let mut guards = self.leadership_guard(sync.term, me).to_vec();
-        guards.push(Guard::unchanged(keys.sync(), sync_revision));
+        let mut guards = self.leader_over(me, sync.term, keys.sync(), sync_revision);
         guards.push(Guard::unchanged(keys.failover(), request_revision));
         let writes = [Write::put(keys.sync(), sync::to_stored(sync)), Write::delete(keys.failover())];
         self.commit(&guards, &writes).await
@@ -223,8 +228,7 @@ impl Store {
         sync_revision: i64,
     ) -> Result<Outcome, Error> {
         let keys = self.keys();
-        let mut guards = self.leadership_guard(term, me).to_vec();
-        guards.push(Guard::unchanged(keys.sync(), sync_revision));
+        let guards = self.leader_over(me, term, keys.sync(), sync_revision);
         let writes = [Write::delete(keys.leader()), Write::put(keys.sync(), sync::to_stored(sync))];
         self.commit(&guards, &writes).await
     }
@@ -237,8 +241,7 @@ impl Store {
         sync: &SyncRecord,
         sync_revision: i64,
     ) -> Result<Outcome, Error> {
-        let mut guards = self.leadership_guard(term, me).to_vec();
-        guards.push(Guard::unchanged(self.keys().sync(), sync_revision));
+        let guards = self.leader_over(me, term, self.keys().sync(), sync_revision);
         self.commit(&guards, &[Write::put(self.keys().sync(), sync::to_stored(sync))]).await
     }
 
@@ -310,8 +313,8 @@ impl Store {
         let mut rows = read.map_err(|why| Error::Corrupt { key: key.clone(), why })?;
         rows.retain(|old| old.timeline != row.timeline);
         rows.push(row.clone());
-        let mut guards = self.leadership_guard(term, me).to_vec();
-        guards.push(Guard::unchanged(&key, stored.map_or(0, etcd_client::KeyValue::mod_revision)));
+        let revision = stored.map_or(0, etcd_client::KeyValue::mod_revision);
+        let guards = self.leader_over(me, term, key.clone(), revision);
         self.commit(&guards, &[Write::put(key, progress::history_to_stored(&rows))]).await
     }
 

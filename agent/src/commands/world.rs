@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use consensus::records::api_base;
 use consensus::{Snapshot, Store};
 use decision::names::MemberName;
 use serde_json::Value;
@@ -145,8 +146,7 @@ fn known_apis(snapshot: Option<&Snapshot>, own: Option<&Answer>) -> BTreeMap<Mem
 }
 
 fn api_of(member: &Value) -> Option<String> {
-    let url = member.get("api_url")?.as_str()?.trim_end_matches('/');
-    Some(url.strip_suffix("/patroni").unwrap_or(url).to_owned())
+    Some(api_base(member.get("api_url")?.as_str()?).to_owned())
 }
 
 impl World {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use consensus::records::api_base;
 use consensus::{BootInstant, Snapshot};
 use decision::durability::Policies;
 use decision::names::{MemberName, SystemId, Term};
@@ -217,8 +218,7 @@ impl Reign {
         let mut peers = match &cell.ground {
             Some(before) if before.term == cluster.term => before.peers.clone(),
             Some(_) | None => {
-                let base = |url: &String| url.trim_end_matches('/').trim_end_matches("/patroni").to_owned();
-                snapshot.failsafe_urls.iter().map(|(name, url)| (name.clone(), base(url))).collect()
+                snapshot.failsafe_urls.iter().map(|(name, url)| (name.clone(), api_base(url).to_owned())).collect()
             }
         };
         peers.extend(cluster.members.iter().map(|(name, member)| (name.clone(), member.api_url.clone())));

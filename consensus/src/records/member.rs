@@ -85,6 +85,12 @@ impl Default for MemberRecord {
     }
 }
 
+/// The base URL of a health API from how members publish theirs, which is as Patroni does: `http://host:port/patroni`.
+pub fn api_base(api_url: &str) -> &str {
+    let url = api_url.trim_end_matches('/');
+    url.strip_suffix("/patroni").unwrap_or(url)
+}
+
 impl MemberRecord {
     /// `postgres://host:port/postgres`; an IPv6 address gets its brackets.
     pub fn conn_url_of(host: &str, port: u16) -> String {
@@ -114,11 +120,10 @@ impl MemberRecord {
             ("running", "replica") => MemberRole::Standby,
             _ => MemberRole::Down,
         };
-        let api_url = self.api_url.trim_end_matches('/');
         Ok(Member {
             host,
             port,
-            api_url: api_url.strip_suffix("/patroni").unwrap_or(api_url).to_owned(),
+            api_url: api_base(&self.api_url).to_owned(),
             role,
             timeline: self.timeline.map(Timeline),
             tags: self.tags.to_tags(),

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use config::{ClusterConfig, PauseRecord};
-pub use member::{COMPAT_VERSION, MemberRecord, TagsRecord};
+pub use member::{COMPAT_VERSION, MemberRecord, TagsRecord, api_base};
 pub use progress::HistoryRow;
 pub use request::FailoverRecord;
 pub use secrets::Secrets;
