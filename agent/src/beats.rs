@@ -6,7 +6,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 
@@ -21,8 +20,6 @@ const BEAT_WITHIN: Duration = Duration::from_millis(400);
 const LATE: Duration = Duration::from_millis(150);
 /// How long Postgres may take to answer the first packet of a connection.
 const PORT_WITHIN: Duration = Duration::from_millis(200);
-/// `SSLRequest`: the smallest packet that a live postmaster answers, with one byte and without any authentication.
-const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Whom to listen to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,8 +171,9 @@ async fn next_beat(feed: &mut Feed, target: &Target, heard: &Mutex<Heard>, last:
         Ok(Ok(beat)) => {
             let at = Instant::now();
             *last = at;
-            take_in(&mut lock(heard), &beat, at, target.term, doubt);
-            return doubt || lock(heard).dead;
+            let mut now = lock(heard);
+            take_in(&mut now, &beat, at, target.term, doubt);
+            return doubt || now.dead;
         }
         Ok(Err(error)) => {
             if !doubt {
@@ -230,9 +228,8 @@ async fn note_port(target: &Target, heard: &Mutex<Heard>) {
 /// Whether a live postmaster answers at `address`.
 async fn ask_port(address: &str) -> std::io::Result<()> {
     let ask = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(&SSL_REQUEST).await?;
-        stream.read_u8().await.map(|_| ())
+        let stream = TcpStream::connect(address).await?;
+        pg_control::opens(stream).await
     };
     tokio::time::timeout(PORT_WITHIN, ask).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
 }

@@ -43,6 +43,6 @@ pub use instance::{Instance, InstanceConfig, Secrets};
 pub use observe::{Extras, Observation};
 pub use process::Postmaster;
 pub use promote::Promoted;
-pub use pulse::{Heartbeat, Pulse};
+pub use pulse::{Heartbeat, Pulse, opens};
 pub use timeline::Fork;
 pub use walend::{Beyond, EndOfWal};

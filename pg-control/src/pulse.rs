@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use decision::names::Lsn;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -29,7 +29,7 @@ const LATE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(25);
 /// One question to the postmaster.
 const DOOR_WITHIN: Duration = Duration::from_millis(250);
-/// `SSLRequest`: what a live postmaster answers with one byte, without any authentication.
+/// `SSLRequest`: the smallest packet that a live postmaster answers, with one byte and without any authentication.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// Every server answers it, and a primary tells how far its WAL is on disk.
@@ -203,6 +203,15 @@ fn socket_of(instance: &Instance) -> PathBuf {
     config.socket_dir.join(format!(".s.PGSQL.{}", config.port))
 }
 
+/// Resolves when whoever is at the other end has answered as a live postmaster does.
+///
+/// # Errors
+/// The connection has ended without.
+pub async fn opens(mut door: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<()> {
+    door.write_all(&SSL_REQUEST).await?;
+    door.read_u8().await.map(|_| ())
+}
+
 /// Goes on for ever, and says whenever somebody opens.
 async fn keep_knocking(socket: PathBuf, opened: &Cell<bool>) {
     loop {
@@ -216,9 +225,8 @@ async fn keep_knocking(socket: PathBuf, opened: &Cell<bool>) {
 /// Whether the postmaster answers at its socket, or is not there at all: what is gone does not hang, and is noticed elsewhere.
 async fn knock(socket: &std::path::Path) -> bool {
     let ask = async {
-        let mut stream = UnixStream::connect(socket).await?;
-        stream.write_all(&SSL_REQUEST).await?;
-        stream.read_u8().await.map(|_| ())
+        let stream = UnixStream::connect(socket).await?;
+        opens(stream).await
     };
     match timeout(DOOR_WITHIN, ask).await {
         Ok(Ok(())) => true,
