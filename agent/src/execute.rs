@@ -10,17 +10,16 @@ use consensus::{Bootstrap, Outcome, Snapshot};
 use decision::action::{Action, StartAs, StopMode};
 use decision::durability::{Policies, Quorum, quorum_for_new_leader};
 use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
-use decision::promise::{Promise, is_released};
 use decision::settings::Mode;
-use decision::view::{Ballot, SyncRecord, Upstream};
+use decision::view::{SyncRecord, Upstream};
 use pg_control::pidfile::Status;
 use tokio_util::sync::CancellationToken;
 
+use crate::ballots;
 use crate::discard;
 use crate::handover;
 use crate::hands::Hands;
 use crate::lock;
-use crate::promises::Promises;
 
 /// How long a clean shutdown may take before it is cut short.
 const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -28,8 +27,6 @@ const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
 const SURVIVES_AFTER: Duration = Duration::from_millis(1500);
 /// How long a repointing may take.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(5);
-/// How long replay may take to come to its end; a pledge without that is given all the same, with what has been received.
-const PLEDGE_WITHIN: Duration = Duration::from_secs(3);
 /// How long a promotion may take; it has to replay what was received.
 const PROMOTE_WITHIN: Duration = Duration::from_secs(60);
 /// How long a marker waits for its acknowledgement before the loop looks again at who is there to acknowledge.
@@ -71,8 +68,8 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Start(how) => start(&hands, &seen, how).await,
         Action::Stop(mode) => stop(&hands, mode).await,
         Action::Follow(upstream) => follow(&hands, &seen, &upstream).await,
-        Action::Pledge { revoked } => pledge(&hands, &seen, revoked).await,
-        Action::Withdraw { revoked } => withdraw(&hands, &seen, revoked).await,
+        Action::Pledge { revoked } => ballots::pledge(&hands, &seen, revoked).await,
+        Action::Withdraw { revoked } => ballots::withdraw(&hands, &seen, revoked).await,
         Action::ClearFloor => clear_floor(&hands, &seen).await,
         Action::StandReady => stand_ready(&hands, &seen).await,
         Action::StandDown => {
@@ -225,7 +222,7 @@ async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
         StartAs::Standby(upstream) => {
             end_what_was_fenced(hands).await?;
             if let Some(upstream) = &upstream {
-                no_ballot_is_on_its_way(hands, seen, upstream.term).await?;
+                ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
                 hands.ensure_secrets().await?;
                 // Whoever comes back under another leader has nothing to measure any more.
                 hands.recorder.abandon();
@@ -267,7 +264,7 @@ async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
 }
 
 async fn follow(hands: &Hands, seen: &Snapshot, upstream: &Upstream) -> Result<Effect> {
-    no_ballot_is_on_its_way(hands, seen, upstream.term).await?;
+    ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
     hands.ensure_secrets().await?;
     hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
     // Only a standby follows, and the lease that it might have led with is given back below.
@@ -278,71 +275,6 @@ async fn follow(hands: &Hands, seen: &Snapshot, upstream: &Upstream) -> Result<E
         hands.drop_spare_lease().await;
     }
     Ok(Effect::LOCAL)
-}
-
-/// The lease that may be needed to lead is fetched while the pledge is made, so that the election does not wait for it.
-async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Effect> {
-    let may_lead = !hands.config.tags.never_leads();
-    let lease = async {
-        if may_lead && let Err(error) = hands.leases.ensure_lock_lease().await {
-            tracing::debug!(%error, "no lease for the lock yet");
-        }
-    };
-    let known = Arc::clone(seen);
-    let released = move |promise: &Promise| is_released(&known.cluster, promise);
-    // A promise forbids it; and what is noted first keeps this node from promising, also in its next life.
-    hands.noting(move |promises| promises.book.revoke(revoked, released)).await?;
-    let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
-    let standby = standby?;
-    if !standby.replay_done {
-        // Until replay rests, a server that was restarted does not know how much WAL it has: its ballot would tell too little.
-        bail!("no ballot yet: replay has come to {} and has not ended", standby.replayed);
-    }
-    let ballot = Ballot {
-        revoked,
-        wal_term: standby.wal_term,
-        received: standby.received,
-        timeline: standby.timeline,
-        revision: seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision),
-    };
-    // Before it is sent: this job may be broken off while the ballot is on its way.
-    let before = hands.promises.book.unsure(revoked);
-    let outcome = hands.store.put_ballot(hands.me(), &ballot).await;
-    if !matches!(outcome, Err(consensus::Error::Unknown(_))) {
-        hands.promises.book.certain_again(before);
-    }
-    let outcome = outcome?;
-    hands.recorder.lap("pledge");
-    tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
-    Ok(Effect::of(outcome))
-}
-
-/// A ballot against `term` whose answer was lost may still be on its way. It would be counted with what had been received then, while this node
-/// follows the term again and acknowledges more: first it is made certain that it never appears.
-async fn no_ballot_is_on_its_way(hands: &Hands, seen: &Snapshot, term: Term) -> Result<()> {
-    if !hands.promises.book.may_have_balloted(term) {
-        return Ok(());
-    }
-    let revision = seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision);
-    if !hands.store.void_ballot(hands.me(), term, revision).await?.applied() {
-        bail!("a ballot whose answer was lost has appeared, or its term has passed: looking again");
-    }
-    let void = move |promises: &Promises| {
-        promises.book.follows(term, true);
-        anyhow::Ok(())
-    };
-    hands.noting(void).await
-}
-
-async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<Effect> {
-    let Some(ballot) = seen.cluster.ballots.get(hands.me()).filter(|ballot| ballot.revoked == revoked) else {
-        return Ok(Effect::LOCAL);
-    };
-    let outcome = hands.store.withdraw_ballot(hands.me(), ballot).await?;
-    if outcome.applied() {
-        hands.promises.book.follows(revoked, true);
-    }
-    Ok(Effect::of(outcome))
 }
 
 async fn clear_floor(hands: &Hands, seen: &Snapshot) -> Result<Effect> {

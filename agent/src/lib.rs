@@ -3,6 +3,7 @@
 
 mod ages;
 mod authority;
+mod ballots;
 mod beats;
 mod body;
 pub mod cli;

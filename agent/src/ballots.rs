@@ -1,0 +1,93 @@
+//! Giving a ballot and taking it back. From before it is sent until its fate is known a ballot binds this node: it promises nothing to the leader
+//! that it is against, and does not follow it again before the ballot is gone for certain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use consensus::Snapshot;
+use decision::names::Term;
+use decision::promise::{Promise, is_released};
+use decision::view::Ballot;
+
+use crate::execute::Effect;
+use crate::hands::Hands;
+use crate::promises::Promises;
+
+/// How long replay may take to come to its end; a pledge without that is given all the same, with what has been received.
+const PLEDGE_WITHIN: Duration = Duration::from_secs(3);
+
+/// The lease that may be needed to lead is fetched while the pledge is made, so that the election does not wait for it.
+///
+/// # Errors
+/// A promise forbids it, replay has not ended, or etcd does not answer.
+pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Effect> {
+    let may_lead = !hands.config.tags.never_leads();
+    let lease = async {
+        if may_lead && let Err(error) = hands.leases.ensure_lock_lease().await {
+            tracing::debug!(%error, "no lease for the lock yet");
+        }
+    };
+    let known = Arc::clone(seen);
+    let released = move |promise: &Promise| is_released(&known.cluster, promise);
+    // A promise forbids it; and what is noted first keeps this node from promising, also in its next life.
+    hands.noting(move |promises| promises.book.revoke(revoked, released)).await?;
+    let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
+    let standby = standby?;
+    if !standby.replay_done {
+        // Until replay rests, a server that was restarted does not know how much WAL it has: its ballot would tell too little.
+        bail!("no ballot yet: replay has come to {} and has not ended", standby.replayed);
+    }
+    let ballot = Ballot {
+        revoked,
+        wal_term: standby.wal_term,
+        received: standby.received,
+        timeline: standby.timeline,
+        revision: seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision),
+    };
+    // Before it is sent: this job may be broken off while the ballot is on its way.
+    let before = hands.promises.book.unsure(revoked);
+    let outcome = hands.store.put_ballot(hands.me(), &ballot).await;
+    if !matches!(outcome, Err(consensus::Error::Unknown(_))) {
+        hands.promises.book.certain_again(before);
+    }
+    let outcome = outcome?;
+    hands.recorder.lap("pledge");
+    tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
+    Ok(Effect::of(outcome))
+}
+
+/// A ballot against `term` whose answer was lost may still be on its way. It would be counted with what had been received then, while this node
+/// follows the term again and acknowledges more: first it is made certain that it never appears.
+///
+/// # Errors
+/// It has appeared, or etcd does not answer.
+pub async fn none_is_on_its_way(hands: &Hands, seen: &Snapshot, term: Term) -> Result<()> {
+    if !hands.promises.book.may_have_balloted(term) {
+        return Ok(());
+    }
+    let revision = seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision);
+    if !hands.store.void_ballot(hands.me(), term, revision).await?.applied() {
+        bail!("a ballot whose answer was lost has appeared, or its term has passed: looking again");
+    }
+    let void = move |promises: &Promises| {
+        promises.book.follows(term, true);
+        anyhow::Ok(())
+    };
+    hands.noting(void).await
+}
+
+/// Takes the ballot against `revoked` back, after which that term may be followed again.
+///
+/// # Errors
+/// etcd does not answer.
+pub async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<Effect> {
+    let Some(ballot) = seen.cluster.ballots.get(hands.me()).filter(|ballot| ballot.revoked == revoked) else {
+        return Ok(Effect::LOCAL);
+    };
+    let outcome = hands.store.withdraw_ballot(hands.me(), ballot).await?;
+    if outcome.applied() {
+        hands.promises.book.follows(revoked, true);
+    }
+    Ok(Effect::of(outcome))
+}
