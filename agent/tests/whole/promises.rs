@@ -27,6 +27,21 @@ async fn etcd_is_lost(stage: &Stage, leader: &str) -> Result<()> {
     says(stage, leader, "leading_on_promises").await
 }
 
+async fn all_have_promised(stage: &Stage, voters: &[String]) -> Result<()> {
+    for voter in voters {
+        says(stage, voter, "promised").await?;
+    }
+    Ok(())
+}
+
+/// The links between its leader and etcd are cut, and every voter has promised to let it go on.
+async fn leader_alone_loses_etcd(stage: &Stage, leader: &str) -> Result<Links> {
+    let links = Links::between(stage, leader).await?;
+    links.cut();
+    all_have_promised(stage, &stage.others(leader)).await?;
+    Ok(links)
+}
+
 fn etcd_is_back(stage: &Stage) -> Result<()> {
     stage.say("etcd is back");
     stage.cluster.etcd().iter().try_for_each(Service::start)
@@ -169,11 +184,7 @@ async fn a_promise_outlives_the_agent_that_gave_it_and_forbids_every_takeover_un
     on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
         let voters = stage.others(&leader);
-        let links = Links::between(stage, &leader).await?;
-        links.cut();
-        for voter in &voters {
-            says(stage, voter, "promised").await?;
-        }
+        let links = leader_alone_loses_etcd(stage, &leader).await?;
         // An operator is not refused for ever; nothing happens while the promises last.
         let asked = stage.cluster.pgvigil(&voters[0], &["switchover", "--to", &voters[0], "-y"]).await?;
         stage.say(&format!("a switchover is asked for meanwhile: {}", asked.status));
@@ -186,9 +197,7 @@ async fn a_promise_outlives_the_agent_that_gave_it_and_forbids_every_takeover_un
         let lost = Instant::now();
         voters.iter().try_for_each(|voter| stage.start(voter))?;
         stage.say("the leader's host is lost, and its voters' agents are new");
-        for voter in &voters {
-            says(stage, voter, "promised").await?;
-        }
+        all_have_promised(stage, &voters).await?;
         let new = stage.leader_other_than(&leader).await?;
         stage.say(&format!("{new} leads after {} ms", lost.elapsed().as_millis()));
         stage.writes_go_on().await?;
@@ -203,11 +212,7 @@ async fn a_leader_that_has_its_lease_again_frees_its_voters_at_once() {
     on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
         let voters = stage.others(&leader);
-        let links = Links::between(stage, &leader).await?;
-        links.cut();
-        for voter in &voters {
-            says(stage, voter, "promised").await?;
-        }
+        let links = leader_alone_loses_etcd(stage, &leader).await?;
         links.mend();
         says(stage, &leader, "leading").await?;
         let back = Instant::now();

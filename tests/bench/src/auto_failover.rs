@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use agent::demo::account::Account;
 use agent::demo::processes::signal;
 use agent::demo::programs::{self, PostgresPrograms};
-use agent::demo::service::Service;
 use anyhow::{Context, Result, bail, ensure};
 use chaos::host::Host;
 use chaos::site::Site;
-use chaos::system::{Member, Recorded, Spot, System};
+use chaos::system::{Member, Parts, Recorded, Spot, System};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -38,9 +37,7 @@ const PARTITION_TIMEOUT_S: &str = "5";
 
 /// The system.
 pub struct AutoFailover {
-    spots: Vec<Spot>,
-    agents: Vec<Service>,
-    members: Vec<Member>,
+    parts: Parts,
     monitor_home: PathBuf,
     postgres: PostgresPrograms,
     account: Account,
@@ -68,11 +65,12 @@ impl AutoFailover {
             agents.push(run(&home).service(account, &format!("pg_autoctl on {name}"), &host, log));
             spots.push(Spot { name, data_dir: home.join("data"), home, port: POSTGRES_PORT, host });
         }
-        Ok(Self { spots, agents, members, monitor_home, postgres, account })
+        let parts = Parts { spots, agents, members };
+        Ok(Self { parts, monitor_home, postgres, account })
     }
 
     fn monitor(&self) -> &Host {
-        &self.members[0].host
+        &self.parts.members[0].host
     }
 
     async fn create_monitor(&self) -> Result<()> {
@@ -83,11 +81,11 @@ impl AutoFailover {
         create.run(self.account, self.monitor(), COMMAND_WITHIN).await?;
         append(&data.join("postgresql.conf"), MONITOR_TUNING)?;
         append(&data.join("pg_hba.conf"), &format!("host all all {NETWORK} trust\n"))?;
-        self.members[0].service.start()
+        self.parts.members[0].service.start()
     }
 
     async fn create_node(&self, node: usize) -> Result<()> {
-        let spot = &self.spots[node];
+        let spot = &self.parts.spots[node];
         let (data, address) = (text(&spot.data_dir), spot.host.address().to_string());
         let monitor = format!("postgres://autoctl_node@{}:5432/pg_auto_failover", self.monitor().address());
         let arguments = ["create", "postgres", "--pgdata", &data, "--pgport", "5432", "--hostname", &address];
@@ -96,12 +94,12 @@ impl AutoFailover {
         create.run(self.account, &spot.host, COMMAND_WITHIN).await.with_context(|| spot.name.clone())?;
         let setting = ["config", "set", "--pgdata", &data, "timeout.network_partition_timeout", PARTITION_TIMEOUT_S];
         call(&self.postgres, &spot.home, &setting).run(self.account, &spot.host, COMMAND_WITHIN).await?;
-        self.agents[node].start()
+        self.parts.agents[node].start()
     }
 
     /// Lets the clients in. Standbys are copies of the primary, its rules included.
     async fn let_clients_in(&self) -> Result<()> {
-        append(&self.spots[0].data_dir.join("pg_hba.conf"), &format!("host all all {NETWORK} trust\n"))?;
+        append(&self.parts.spots[0].data_dir.join("pg_hba.conf"), &format!("host all all {NETWORK} trust\n"))?;
         let begin = Instant::now();
         while let Err(error) = self.superuser(0, "SELECT pg_reload_conf()").await {
             ensure!(begin.elapsed() < COMMAND_WITHIN, "{error:#}");
@@ -161,16 +159,8 @@ impl System for AutoFailover {
         "auto-failover"
     }
 
-    fn spots(&self) -> &[Spot] {
-        &self.spots
-    }
-
-    fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    fn agent(&self, node: usize) -> &Service {
-        &self.agents[node]
+    fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     fn patience(&self) -> Duration {
@@ -179,16 +169,16 @@ impl System for AutoFailover {
 
     /// It is a family of processes, and the one that is started watches over the others.
     fn kill_agent(&self, node: usize) {
-        let family = crate::costs::agents_on(&self.spots[node].host);
+        let family = crate::costs::agents_on(&self.parts.spots[node].host);
         family.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
         family.iter().for_each(|pid| signal(*pid, Signal::SIGKILL));
-        self.agents[node].kill();
+        self.parts.agents[node].kill();
     }
 
     /// The monitor is a Postgres with its family.
     fn kill_member(&self, _member: usize) -> Result<()> {
         self.monitor().kill_everything()?;
-        self.members[0].service.kill();
+        self.parts.members[0].service.kill();
         Ok(())
     }
 
@@ -206,12 +196,12 @@ impl System for AutoFailover {
     }
 
     async fn superuser(&self, node: usize, sql: &str) -> Result<String> {
-        psql(self.account, &self.postgres, &self.spots[node], sql).await
+        psql(self.account, &self.postgres, &self.parts.spots[node], sql).await
     }
 
     async fn content(&self) -> Result<()> {
         let state = self.state().await?;
-        ensure!(state.len() == self.spots.len(), "the monitor knows of {} nodes", state.len());
+        ensure!(state.len() == self.parts.spots.len(), "the monitor knows of {} nodes", state.len());
         let is = |node: &Value, what: &str| node["current_group_state"] == what && node["assigned_group_state"] == what;
         let primaries = state.iter().filter(|node| is(node, "primary")).count();
         ensure!(primaries == 1, "{primaries} nodes are settled as primary");
@@ -233,7 +223,7 @@ impl System for AutoFailover {
     }
 
     async fn switch_over(&self, _from: usize, to: usize) -> Result<()> {
-        let spot = &self.spots[to];
+        let spot = &self.parts.spots[to];
         let arguments =
             ["perform", "promotion", "--pgdata", &text(&self.monitor_home.join("data")), "--name", &spot.name];
         call(&self.postgres, &self.monitor_home, &arguments)

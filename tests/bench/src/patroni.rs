@@ -8,7 +8,7 @@ use agent::demo::programs::{self, PostgresPrograms};
 use agent::demo::service::Service;
 use anyhow::{Context, Result, bail, ensure};
 use chaos::site::Site;
-use chaos::system::{Member, Recorded, Spot, System};
+use chaos::system::{Parts, Recorded, Spot, System};
 use serde_json::{Value, json};
 
 use crate::http;
@@ -33,9 +33,7 @@ pub enum Flavour {
 /// The system.
 pub struct Patroni {
     flavour: Flavour,
-    spots: Vec<Spot>,
-    agents: Vec<Service>,
-    members: Vec<Member>,
+    parts: Parts,
     urls: Vec<String>,
     postgres: PostgresPrograms,
     account: Account,
@@ -83,16 +81,17 @@ impl Patroni {
             agents.push(call.service(account, &format!("Patroni on {}", host.name()), &host, log));
             spots.push(spot);
         }
-        Ok(Self { flavour, spots, agents, members, urls, postgres, account })
+        let parts = Parts { spots, agents, members };
+        Ok(Self { flavour, parts, urls, postgres, account })
     }
 
     fn api(&self, node: usize) -> String {
-        format!("{}:{API_PORT}", self.spots[node].host.address())
+        format!("{}:{API_PORT}", self.parts.spots[node].host.address())
     }
 
     /// The cluster as one of the nodes that answer sees it.
     async fn cluster(&self) -> Result<Value> {
-        for node in 0..self.spots.len() {
+        for node in 0..self.parts.spots.len() {
             if let Ok((_, body)) = http::get(&self.api(node), "/cluster", Duration::from_secs(2)).await {
                 return Ok(serde_json::from_str(&body)?);
             }
@@ -157,16 +156,8 @@ impl System for Patroni {
         }
     }
 
-    fn spots(&self) -> &[Spot] {
-        &self.spots
-    }
-
-    fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    fn agent(&self, node: usize) -> &Service {
-        &self.agents[node]
+    fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     fn patience(&self) -> Duration {
@@ -174,17 +165,17 @@ impl System for Patroni {
     }
 
     async fn form(&self) -> Result<()> {
-        self.members.iter().try_for_each(|member| member.service.start())?;
+        self.parts.members.iter().try_for_each(|member| member.service.start())?;
         crate::crowd::ready(&self.urls).await?;
-        self.agents.iter().try_for_each(Service::start)?;
+        self.parts.agents.iter().try_for_each(Service::start)?;
         let begin = Instant::now();
         while let Err(error) = self.content().await {
             ensure!(begin.elapsed() < FORMED_WITHIN, "Patroni has not formed: {error:#}");
-            self.agents.iter().try_for_each(Service::must_run)?;
+            self.parts.agents.iter().try_for_each(Service::must_run)?;
             tokio::time::sleep(POLL).await;
         }
         let cluster = self.cluster().await?;
-        let leader = self.spots.iter().position(|spot| member(&cluster, &spot.name)["role"] == "leader");
+        let leader = self.parts.spots.iter().position(|spot| member(&cluster, &spot.name)["role"] == "leader");
         for sql in client() {
             self.superuser(leader.context("nobody leads")?, &sql).await?;
         }
@@ -192,14 +183,14 @@ impl System for Patroni {
     }
 
     async fn superuser(&self, node: usize, sql: &str) -> Result<String> {
-        psql(self.account, &self.postgres, &self.spots[node], sql).await
+        psql(self.account, &self.postgres, &self.parts.spots[node], sql).await
     }
 
     async fn content(&self) -> Result<()> {
         let cluster = self.cluster().await?;
         let replica = if self.flavour == Flavour::Quorum20 { "quorum_standby" } else { "replica" };
         let mut leaders = 0;
-        for spot in &self.spots {
+        for spot in &self.parts.spots {
             let member = member(&cluster, &spot.name);
             let (role, state) = (member["role"].as_str(), member["state"].as_str());
             match (role, state) {
@@ -217,7 +208,7 @@ impl System for Patroni {
     }
 
     async fn switch_over(&self, from: usize, to: usize) -> Result<()> {
-        let wanted = json!({"leader": self.spots[from].name, "candidate": self.spots[to].name}).to_string();
+        let wanted = json!({"leader": self.parts.spots[from].name, "candidate": self.parts.spots[to].name}).to_string();
         let (status, said) = http::post(&self.api(from), "/switchover", &wanted, self.patience()).await?;
         ensure!(status == 200, "Patroni answers {status}: {said}");
         Ok(())

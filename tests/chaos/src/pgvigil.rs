@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use crate::net::CLIENTS;
 use crate::site::{Layout, Site};
-use crate::system::{Member, Recorded, Spot, System};
+use crate::system::{Parts, Recorded, Spot, System};
 
 const POSTGRES_PORT: u16 = 5432;
 const API_PORT: u16 = 8008;
@@ -44,9 +44,7 @@ pub struct Plan {
 /// The system.
 pub struct Pgvigil {
     plan: Plan,
-    spots: Vec<Spot>,
-    agents: Vec<Service>,
-    members: Vec<Member>,
+    parts: Parts,
     urls: Vec<String>,
     lookout: Lookout,
     postgres: PostgresPrograms,
@@ -82,7 +80,8 @@ impl Pgvigil {
         }
         let url = |spot: &Spot| (spot.name.clone(), format!("http://{}:{API_PORT}", spot.host.address()));
         let lookout = Lookout::new(spots.iter().map(url).collect());
-        Ok(Self { plan: plan.clone(), spots, agents, members, urls, lookout, postgres, program, account })
+        let parts = Parts { spots, agents, members };
+        Ok(Self { plan: plan.clone(), parts, urls, lookout, postgres, program, account })
     }
 
     /// What the agents say.
@@ -97,10 +96,10 @@ impl Pgvigil {
     pub async fn command(&self, node: usize, arguments: &[&str]) -> Result<String> {
         use agent::demo::service::Ground;
         let mut command = self.account.command(&self.program);
-        command.args(arguments).env("PGVIGIL_CONFIG", self.spots[node].home.join("pgvigil.toml"));
+        command.args(arguments).env("PGVIGIL_CONFIG", self.parts.spots[node].home.join("pgvigil.toml"));
         command.stdin(std::process::Stdio::null());
         command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        let child = self.spots[node].host.spawn(command).context("running pgvigil")?;
+        let child = self.parts.spots[node].host.spawn(command).context("running pgvigil")?;
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).trim().to_owned();
@@ -111,7 +110,7 @@ impl Pgvigil {
 
     async fn etcd_answers(&self) -> Result<()> {
         let (peers, begin) = (agent::peers::Peers::default(), Instant::now());
-        for (member, url) in self.members.iter().zip(&self.urls) {
+        for (member, url) in self.parts.members.iter().zip(&self.urls) {
             loop {
                 let answer = peers.get(url, "/health", Duration::from_secs(2)).await;
                 if answer.is_ok_and(|body| body["health"] == "true" || body["health"] == true) {
@@ -171,22 +170,14 @@ impl System for Pgvigil {
         true
     }
 
-    fn spots(&self) -> &[Spot] {
-        &self.spots
-    }
-
-    fn members(&self) -> &[Member] {
-        &self.members
-    }
-
-    fn agent(&self, node: usize) -> &Service {
-        &self.agents[node]
+    fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     async fn form(&self) -> Result<()> {
-        self.members.iter().try_for_each(|member| member.service.start())?;
+        self.parts.members.iter().try_for_each(|member| member.service.start())?;
         self.etcd_answers().await?;
-        self.agents.iter().try_for_each(Service::start)?;
+        self.parts.agents.iter().try_for_each(Service::start)?;
         let begin = Instant::now();
         loop {
             match self.content().await {
@@ -196,7 +187,7 @@ impl System for Pgvigil {
                 }
                 Err(_) => tokio::time::sleep(POLL).await,
             }
-            self.agents.iter().try_for_each(Service::must_run)?;
+            self.parts.agents.iter().try_for_each(Service::must_run)?;
         }
         let sights = self.lookout.survey().await;
         let leader = sights.iter().position(|sight| sight.writable).context("nobody leads")?;
@@ -206,7 +197,7 @@ impl System for Pgvigil {
     }
 
     async fn superuser(&self, node: usize, sql: &str) -> Result<String> {
-        let spot = &self.spots[node];
+        let spot = &self.parts.spots[node];
         let mut command = self.account.command(self.postgres.bin_dir.join("psql"));
         command.args(["-AtXq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-p"]);
         // A unix socket knows no hosts.
@@ -239,13 +230,13 @@ impl System for Pgvigil {
     }
 
     async fn switch_over(&self, from: usize, to: usize) -> Result<()> {
-        let (leader, to) = (&self.spots[from].name, &self.spots[to].name);
+        let (leader, to) = (&self.parts.spots[from].name, &self.parts.spots[to].name);
         let arguments = ["switchover", "--to", to, "--expect-leader", leader, "--reason", "chaos", "-y"];
         self.command(from, &arguments).await.map(drop)
     }
 
     async fn recorded(&self) -> Vec<Recorded> {
-        for spot in &self.spots {
+        for spot in &self.parts.spots {
             let Ok(body) = self.lookout.ask(&spot.name, "/transitions").await else { continue };
             let records = body["transitions"].as_array().into_iter().flatten();
             return records.filter(|record| record["outcome"] != "in_progress").map(recorded).collect();

@@ -35,6 +35,17 @@ pub struct Member {
     pub service: Service,
 }
 
+/// What every system is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its database nodes.
+    pub spots: Vec<Spot>,
+    /// The agent of each node, in the same order.
+    pub agents: Vec<Service>,
+    /// The members of etcd (or what takes its place), the leading one not known.
+    pub members: Vec<Member>,
+}
+
 /// A transition as the system itself recorded it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
@@ -51,14 +62,23 @@ pub trait System: Sync {
     /// Its name, for the table.
     fn name(&self) -> &str;
 
+    /// What it is made of.
+    fn parts(&self) -> &Parts;
+
     /// Its database nodes.
-    fn spots(&self) -> &[Spot];
+    fn spots(&self) -> &[Spot] {
+        &self.parts().spots
+    }
 
     /// The members of etcd (or what takes its place), the leading one not known.
-    fn members(&self) -> &[Member];
+    fn members(&self) -> &[Member] {
+        &self.parts().members
+    }
 
     /// The agent of a node: the program that starts, stops and promotes Postgres.
-    fn agent(&self, node: usize) -> &Service;
+    fn agent(&self, node: usize) -> &Service {
+        &self.parts().agents[node]
+    }
 
     /// Kills the agent of a node, with all of its processes.
     fn kill_agent(&self, node: usize) {
