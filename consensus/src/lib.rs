@@ -2,6 +2,7 @@
 //! one revision and writes only under guards; [`lease`] keeps this agent's claims alive, [`watch`] keeps the latest picture at hand.
 //! etcd may fail, freeze or answer late at any call: what is not known is reported as not known, never guessed.
 
+mod alarms;
 mod attempt;
 pub mod claims;
 pub mod clock;

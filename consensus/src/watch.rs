@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use decision::view::{Cluster, Seen};
-use etcd_client::{AlarmAction, AlarmType, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::alarms;
 use crate::clock::BootInstant;
 use crate::endpoints::{Failure, classify};
 use crate::error::Error;
@@ -225,24 +226,7 @@ impl Watcher {
             return false;
         }
         alarms.asked_at = Some(Instant::now());
-        let ask = |mut client: etcd_client::Client| async move {
-            client.alarm(AlarmAction::Get, AlarmType::None, None).await
-        };
-        let Ok(answer) = self.store.endpoints().call(ask).await else { return false };
-        let problem = |alarm: &etcd_client::AlarmMember| {
-            let why = match alarm.alarm() {
-                AlarmType::Nospace => {
-                    "etcd has no space left and refuses every write: the leader stays, but nobody can take over from \
-                                       it; compact and defragment etcd, or raise --quota-backend-bytes, then `etcdctl alarm disarm`"
-                }
-                AlarmType::Corrupt => {
-                    "etcd has found its data corrupt: restore the member that says so, then `etcdctl alarm disarm`"
-                }
-                AlarmType::None => return None,
-            };
-            Some(Problem { key: format!("alarm of etcd member {:x}", alarm.member_id()), why: why.to_owned() })
-        };
-        let found: Vec<Problem> = answer.alarms().iter().filter_map(problem).collect();
+        let Ok(found) = alarms::ask(self.store.endpoints()).await else { return false };
         let changed = alarms.problems != found;
         alarms.problems = found;
         changed
