@@ -27,6 +27,8 @@ const MEASURED: Duration = Duration::from_secs(30);
 /// So many clusters come up at once.
 const AT_ONCE: usize = 8;
 const AGENTS: usize = 3;
+/// How often a cluster is brought up before that is given up.
+const ATTEMPTS: usize = 5;
 
 /// What a crowd costs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,17 +149,35 @@ async fn next(coming: &mut JoinSet<Result<Vec<Agent>>>) -> Result<Vec<Agent>> {
     coming.join_next().await.context("no cluster is coming up")??
 }
 
-/// One cluster of three agents.
+/// One cluster of three agents. Where a busy etcd leaves a write unanswered it is begun anew under another name.
 async fn cluster(number: usize, spread: bool, urls: Vec<String>, latencies: Arc<Latencies>) -> Result<Vec<Agent>> {
+    for attempt in 1.. {
+        let name = format!("cluster-{number:03}-{attempt}");
+        match attempted(&name, number, spread, &urls, &latencies).await {
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            up => return up,
+        }
+    }
+    bail!("no attempt was made")
+}
+
+async fn attempted(
+    cluster: &str,
+    number: usize,
+    spread: bool,
+    urls: &[String],
+    latencies: &Arc<Latencies>,
+) -> Result<Vec<Agent>> {
     let timing = Timing::default();
     let names: Vec<MemberName> =
         (1..=AGENTS).map(|agent| MemberName::new(format!("pg{agent}"))).collect::<Result<_, _>>()?;
     let mut agents = Vec::new();
     for (index, name) in names.iter().enumerate() {
-        let mut nearest = urls.clone();
+        let mut nearest = urls.to_vec();
         let turn = if spread { (number + index) % nearest.len() } else { 0 };
         nearest.rotate_left(turn);
-        let store = Store::new(endpoints(&nearest)?, Keys::new("service", &format!("cluster-{number:03}")));
+        let store = Store::new(endpoints(&nearest)?, Keys::new("service", cluster));
         let leases = LeaseKeeper::start(options(&nearest), timing.ttl, timing.heartbeat, Adopted::default())?;
         let watch = ClusterWatch::start(store.clone(), timing.heartbeat);
         let member_lease = granted(&leases).await.with_context(|| format!("cluster {number}"))?;
@@ -169,7 +189,7 @@ async fn cluster(number: usize, spread: bool, urls: Vec<String>, latencies: Arc<
             ensure!(store.acquire(name, lock, &claim, 0).await?.applied(), "the lock of cluster {number} is taken");
         }
         for mut lease in [leases.member(), leases.lock()] {
-            let latencies = Arc::clone(&latencies);
+            let latencies = Arc::clone(latencies);
             tokio::spawn(async move {
                 while lease.changed().await.is_ok() {
                     let state = lease.borrow_and_update().alive();
