@@ -25,6 +25,7 @@ use crate::notes::{Notebook, Notes};
 use crate::published::{Board, Picture};
 use crate::task::Tasks;
 use crate::upkeep::Upkeep;
+use crate::worked::worked_at;
 
 /// How often the loop looks whether etcd's news have caught up with what it has written itself.
 const OWN_WRITE_WATCH: Duration = Duration::from_millis(20);
@@ -200,11 +201,8 @@ impl Body {
             self.hands.fence.disarm();
         }
         self.hands.promises.worth_asking.store(worth_asking(seen), Ordering::SeqCst);
-        match server {
-            Some(Server::Primary(_)) if leads => self.hands.recorder.restarted(),
-            // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
-            Some(Server::Starting { .. }) if leads && self.look.was_primary() => self.hands.recorder.restarting(),
-            _ => {}
+        if leads {
+            self.measure(server);
         }
         let Some(cluster) = seen.cluster.now() else { return };
         self.hands.promises.book.saw_etcd(cluster.ballots.get(&seen.me).map(|ballot| ballot.revoked));
@@ -248,6 +246,20 @@ impl Body {
             }
         }
         self.led_before = leads;
+    }
+
+    /// What the recorder must know of the primary here, which leads.
+    fn measure(&self, server: Option<&Server>) {
+        if matches!(server, Some(Server::Primary(_) | Server::Hung { .. })) {
+            let (heartbeat, disk) = (self.hands.pulse.heartbeat(), &self.hands.disk);
+            self.hands.recorder.stuck(worked_at(&heartbeat, &disk.disk(), disk.worked_at()));
+        }
+        match server {
+            Some(Server::Primary(_)) => self.hands.recorder.restarted(),
+            // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
+            Some(Server::Starting { .. }) if self.look.was_primary() => self.hands.recorder.restarting(),
+            _ => {}
+        }
     }
 
     /// Whether there is nothing to fence: this node does not lead, does nothing, and its Postgres is down or a standby. Seen twice, for

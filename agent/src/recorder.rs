@@ -34,6 +34,8 @@ struct Measuring {
     record: Option<Transition>,
     /// Written, and waiting for redundancy: its id, and since when writes work.
     awaiting_redundancy: Option<(String, Instant)>,
+    /// Since when the primary here takes no writes, though it lives.
+    stuck_since: Option<Instant>,
     /// Why the last action was begun.
     reason: String,
     /// How many restarts this agent has recorded.
@@ -62,11 +64,17 @@ impl Recorder {
         }
     }
 
-    /// The local primary has died.
+    /// The local primary lives, and takes no writes since `since`; `None`: nothing is in the way of one.
+    pub fn stuck(&self, since: Option<Instant>) {
+        self.now().stuck_since = since;
+    }
+
+    /// The local primary has died. Where it was killed because it hung, the outage began before.
     pub fn primary_died(&self) {
         let mut now = self.now();
         if now.watch.is_none() {
-            now.watch = Some(Stopwatch::start(&self.me));
+            let began = now.stuck_since.take().unwrap_or_else(Instant::now);
+            now.watch = Some(Stopwatch::started(&self.me, began));
         }
     }
 

@@ -6,12 +6,16 @@ use std::time::Instant;
 use decision::view::Disk;
 use pg_control::Heartbeat;
 
-/// When a write last worked, at the latest that is certain; `None`: nothing is in the way of one. `disk_worked_at` is when the disk last
-/// took a write of the agent's own.
+/// When a write last worked, as near as can be told; `None`: nothing is in the way of one. A server fell silent between its last answer and
+/// the first question that it has not answered: the middle is off by half of that at most. `disk_worked_at` is when the disk last took a
+/// write of the agent's own.
 pub fn worked_at(heartbeat: &Heartbeat, disk: &Disk, disk_worked_at: Option<Instant>) -> Option<Instant> {
     let hangs = !heartbeat.silent_for.is_zero();
     let fails = disk.frozen_for.is_some() || disk.fault.is_some();
-    let of_server = heartbeat.answered_at.filter(|_| hangs);
+    let of_server = heartbeat.answered_at.filter(|_| hangs).map(|answered| {
+        let asked = Instant::now().checked_sub(heartbeat.silent_for).unwrap_or(answered);
+        answered + asked.saturating_duration_since(answered) / 2
+    });
     let of_disk = heartbeat.flushed_at.max(disk_worked_at).filter(|_| fails);
     [of_server, of_disk].into_iter().flatten().min()
 }
@@ -34,5 +38,14 @@ mod tests {
         assert_eq!(worked_at(&alive, &frozen, Some(begin)), Some(flushed), "clients wrote after the probe did");
         assert_eq!(worked_at(&hung, &frozen, Some(begin)), Some(flushed));
         assert_eq!(worked_at(&Heartbeat::default(), &frozen, None), None);
+    }
+
+    #[test]
+    fn a_server_fell_silent_between_an_answer_and_a_question() {
+        let answered_at = Instant::now().checked_sub(Duration::from_millis(1200));
+        let silent_for = Duration::from_secs(1);
+        let hung = Heartbeat { silent_for, answered_at, ..Heartbeat::default() };
+        let after = worked_at(&hung, &Disk::default(), None).zip(answered_at).map(|(at, answered)| at - answered);
+        assert!(after.is_some_and(|after| (100..200).contains(&after.as_millis())), "{after:?}");
     }
 }
