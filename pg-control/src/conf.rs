@@ -92,8 +92,9 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("wal_receiver_status_interval", "1s"),
     // A client whose host vanished is noticed, and so is a server towards a standby that vanished.
     ("tcp_user_timeout", "10s"),
-    // After a failed attempt to reach the upstream the default waits 5 s; a leader is often back sooner.
-    ("wal_retrieve_retry_interval", "200ms"),
+    // The default waits 5 s after a failed attempt. The end of a timeline counts as one: a standby that has gone over to the next leader waits
+    // so long since its last attempt before it asks for the new timeline, and the first commit of the new reign waits for it.
+    ("wal_retrieve_retry_interval", "50ms"),
 ];
 
 /// Refuses parameters that the agent owns, and values that would void what an acknowledged commit is promised.
