@@ -84,6 +84,9 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
     if view.settings.paused {
         return wait(Reason::Paused {});
     }
+    if let Some(reason) = not_ours(cluster, postgres) {
+        return wait(reason);
+    }
     let unfenced = || lets_go_for_want_of_a_fence(view, postgres, cluster.term);
     let went_back = || vacancy::etcd_went_back(view, cluster, postgres);
     let unfenced = if cluster.leader.as_ref() == Some(&view.me) { unfenced() } else { None };
@@ -118,6 +121,21 @@ fn foreign(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice
     let useless_lock = leads(view, cluster) && postgres.server == Server::Stopped && !view.settings.paused;
     let idle = view.job.is_none();
     (disk.system_id != theirs).then(|| if useless_lock && idle { (Action::Release, reason) } else { wait(reason) })
+}
+
+/// A cluster to which no term was ever given out was not made here: another system keeps it, Patroni for instance, and it may be running.
+fn not_ours(cluster: &Cluster, postgres: &Postgres) -> Option<Reason> {
+    let made_elsewhere = cluster.term == Term(0) && matches!(cluster.initialize, Initialize::Done(_));
+    (made_elsewhere && is_unmarked(postgres)).then_some(Reason::NotOurs {})
+}
+
+/// Whether no leader of any term has left its marker in what runs here, as far as can be seen.
+pub(crate) fn is_unmarked(postgres: &Postgres) -> bool {
+    match &postgres.server {
+        Server::Primary(primary) => primary.marked_term == Term(0),
+        Server::Standby(standby) => standby.wal_term == Term(0),
+        Server::Stopped | Server::Stopping | Server::Starting { .. } | Server::Hung { .. } => true,
+    }
 }
 
 /// One long action at a time. Broken off are: a copy from a member that is gone or not the leader any more; a pledge that is not

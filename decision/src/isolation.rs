@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use crate::action::{Action, StartAs, StopMode};
-use crate::decide::{Choice, wait};
+use crate::decide::{Choice, is_unmarked, wait};
 use crate::firsthand;
+use crate::names::Term;
 use crate::promise::Reliance;
 use crate::reason::Reason;
 use crate::view::{Data, Lock, Postgres, Seen, Server, View};
@@ -30,6 +31,7 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
             Some(_) | None => silent(Some(left)),
         }),
         (_, false) => wait(silent(None)),
+        (Lock::NotHeld, true) if is_somebody_elses(view, postgres) => wait(silent(None)),
         (Lock::NotHeld, true) if just_started(view) => wait(silent(view.fence.covers)),
         (Lock::NotHeld | Lock::Held { .. }, true) => match &view.job {
             Some(job) if job.is_a_stop() => wait(silent(None)),
@@ -74,6 +76,12 @@ fn restart(view: &View, postgres: &Postgres) -> Option<Choice> {
     let quorum = sync.policies.last().cloned().unwrap_or_default();
     let because = "etcd is silent and nobody else can lead".to_owned();
     Some((Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because }))
+}
+
+/// A primary that was never led by anybody here: no marker in it, no term in etcd as far as that was seen, and no fence from an earlier life.
+fn is_somebody_elses(view: &View, postgres: &Postgres) -> bool {
+    let no_term = view.cluster.last().is_none_or(|cluster| cluster.term == Term(0));
+    no_term && is_unmarked(postgres) && view.fence.covers.is_none()
 }
 
 /// An agent that has only just started asks etcd first: the Postgres that it found may be covered by a lease that it will adopt. An armed

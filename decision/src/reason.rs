@@ -63,6 +63,8 @@ Reason:
         ("this node is not registered under its name yet; if that lasts, another living agent has the name: nothing is done under it");
     NotInitialized { in_progress: bool } "not_initialized"
         ("{}", if *in_progress { "another node is creating the cluster" } else { "there is a database here or on another member but no cluster in etcd: it is left alone; start with an empty data directory, or restore the etcd keys" });
+    NotOurs {} "not_ours"
+        ("the cluster of this name in etcd was not made by pgvigil, and may be kept by another system: nothing is touched; stop that system and take another `cluster` or `etcd.namespace`");
     DataUnreadable { why: String } "data_unreadable" ("the data directory cannot be used: {why}");
     HalfMade { by: String } "half_made" ("an earlier {by} was cut off; the directory is replaced, never started");
     CreateCluster {} "create_cluster" ("no cluster in etcd and no data here: create it");

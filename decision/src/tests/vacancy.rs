@@ -35,6 +35,24 @@ fn no_cluster_is_created_over_data_or_beside_another_creator() {
 }
 
 #[test]
+fn a_cluster_that_another_system_keeps_is_left_alone() {
+    let led_by = |leader: Option<&str>| Cluster { term: Term(0), sync: None, leader: leader.map(name), ..cluster() };
+    let unmarked = || Server::Primary(Primary { marked_term: Term(0), waits_for: None, ..primary() });
+    let copied = Server::Standby(Standby { wal_term: Term(0), ..standby() });
+    for theirs in [led_by(Some("pg1")), led_by(Some("pg9")), led_by(None)] {
+        for server in [unmarked(), copied.clone(), Server::Stopped, Server::Hung { since: secs(99) }] {
+            let seen = view("pg1").within(theirs.clone()).lock(Lock::NotHeld).runs(server.clone());
+            check(&seen, "wait: not_ours");
+            let silent = View { cluster: Seen::Before { value: theirs.clone(), age: secs(9) }, ..seen };
+            check(&silent, "wait: etcd_silent");
+        }
+        let unseen = View { cluster: Seen::Never { tried_for: secs(99) }, ..view("pg1").lock(Lock::NotHeld) };
+        check(&unseen.clone().runs(unmarked()), "wait: etcd_never_seen");
+        check(&unseen.runs(Server::Primary(primary())), "kill: lock_lost");
+    }
+}
+
+#[test]
 fn an_empty_node_creates_no_cluster_beside_a_member_that_has_a_database() {
     let mut wiped = cluster().vacant();
     (wiped.initialize, wiped.sync) = (Initialize::Absent, None);
