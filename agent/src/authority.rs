@@ -112,6 +112,13 @@ impl Authority {
         self.granted().map(|granted| confirmed.map_or(granted, |confirmed| granted.min(confirmed)))
     }
 
+    /// Whether the fence is known to strike no later than at the end of what has been granted; it lags behind by a moment when that has
+    /// become less.
+    pub fn is_fenced(&self) -> bool {
+        let confirmed = self.fence.as_ref().and_then(|fence| *fence.borrow());
+        confirmed.is_none_or(|confirmed| self.granted().is_some_and(|granted| confirmed <= granted))
+    }
+
     /// Time until Postgres must be dead. No claim: none.
     pub fn left(&self) -> Duration {
         self.until().map_or(Duration::ZERO, BootInstant::remaining)
@@ -209,8 +216,10 @@ mod tests {
         let sooner = BootInstant::now() + Duration::from_secs(1);
         fence.send_replace(Some(sooner));
         assert_eq!((authority.until(), authority.granted()), (Some(sooner), Some(end.minus(MARGIN))));
+        assert!(authority.is_fenced());
         fence.send_replace(Some(end + Duration::from_secs(1)));
         assert_eq!(authority.until(), Some(end.minus(MARGIN)));
+        assert!(!authority.is_fenced(), "it would strike too late");
     }
 
     #[tokio::test]

@@ -12,7 +12,6 @@ use decision::view::Ballot;
 
 use crate::execute::Effect;
 use crate::hands::Hands;
-use crate::promises::Promises;
 
 /// How long replay may take to come to its end; a pledge without that is given all the same, with what has been received.
 const PLEDGE_WITHIN: Duration = Duration::from_secs(3);
@@ -70,11 +69,7 @@ pub async fn none_is_on_its_way(hands: &Hands, seen: &Snapshot, term: Term) -> R
     if !hands.store.void_ballot(hands.me(), term, revision).await?.applied() {
         bail!("a ballot whose answer was lost has appeared, or its term has passed: looking again");
     }
-    let void = move |promises: &Promises| {
-        promises.book.follows(term, true);
-        anyhow::Ok(())
-    };
-    hands.noting(void).await
+    hands.noting(move |promises| promises.book.follows(term, true)).await
 }
 
 /// Takes the ballot against `revoked` back, after which that term may be followed again.
@@ -87,7 +82,7 @@ pub async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<E
     };
     let outcome = hands.store.withdraw_ballot(hands.me(), ballot).await?;
     if outcome.applied() {
-        hands.promises.book.follows(revoked, true);
+        hands.noting(move |promises| promises.book.follows(revoked, true)).await?;
     }
     Ok(Effect::of(outcome))
 }

@@ -213,8 +213,15 @@ async fn end_what_was_fenced(hands: &Hands) -> Result<()> {
 }
 
 async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
+    let mut effect = Effect::LOCAL;
     match how {
-        StartAs::Primary { term, quorum } => {
+        StartAs::Primary { term, quorum, record_anew } => {
+            if record_anew {
+                let Outcome::Applied { revision } = write_record_anew(hands, seen).await? else {
+                    return Ok(Effect::LOCAL);
+                };
+                effect = Effect { revision };
+            }
             hands.fence.arm_confirmed().await?;
             hands.recorder.restarting();
             hands.instance.start_as_primary(&quorum, term).await?;
@@ -230,12 +237,23 @@ async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
             hands.instance.start_as_standby(upstream.as_ref()).await?;
         }
     }
-    survives_its_start(hands).await
+    survives_its_start(hands).await?;
+    Ok(effect)
+}
+
+/// The record of my term as it is, so that whatever this reign has sent to etcd over it before can never come true.
+async fn write_record_anew(hands: &Hands, seen: &Snapshot) -> Result<Outcome> {
+    let sync = SyncRecord { heir: None, ..my_sync(hands, seen)? };
+    let outcome = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?;
+    if outcome.applied() {
+        hands.promises.reign.renewed();
+    }
+    Ok(outcome)
 }
 
 /// A server that dies while it starts (a taken port, a library that is not there) has failed, and is not started over and over. One that
 /// takes longer than this to start is recovering, and is only watched.
-async fn survives_its_start(hands: &Hands) -> Result<Effect> {
+async fn survives_its_start(hands: &Hands) -> Result<()> {
     let begin = Instant::now();
     while begin.elapsed() < SURVIVES_AFTER {
         match hands.instance.postmaster().map(|postmaster| postmaster.status) {
@@ -246,7 +264,7 @@ async fn survives_its_start(hands: &Hands) -> Result<Effect> {
             Some(Status::Starting | Status::Stopping) => tokio::time::sleep(Duration::from_millis(3)).await,
         }
     }
-    Ok(Effect::LOCAL)
+    Ok(())
 }
 
 async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
@@ -269,7 +287,8 @@ async fn follow(hands: &Hands, seen: &Snapshot, upstream: &Upstream) -> Result<E
     hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
     // Only a standby follows, and the lease that it might have led with is given back below.
     hands.fence.disarm();
-    hands.promises.book.follows(upstream.term, false);
+    let term = upstream.term;
+    hands.noting(move |promises| promises.book.follows(term, false)).await?;
     hands.recorder.abandon();
     if hands.spare_lease.load(Ordering::SeqCst) == 0 {
         hands.drop_spare_lease().await;

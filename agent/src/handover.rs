@@ -135,7 +135,8 @@ impl<'a> Plan<'a> {
         self.watch.lap("confirm");
         let order = self.order(last);
         // From here on another may lead without anybody's ballot, so promises carry this reign no more.
-        self.hands.noting(|promises| promises.reign.end()).await?;
+        let over = self.sync_revision;
+        self.hands.noting(move |promises| promises.reign.end(over)).await?;
         let outcome = self.hands.store.hand_over(&order).await?;
         crash_point("hand_over", "handed");
         self.watch.lap("hand_over");
@@ -200,6 +201,7 @@ impl<'a> Plan<'a> {
             to_lease: self.candidate.lock_lease,
             new_term: sync.term,
             sync,
+            sync_revision: self.sync_revision,
             request_revision: Some(self.request),
         }
     }

@@ -87,15 +87,17 @@ impl Hands {
 
     /// No promise carries this node any more. It does not wait for the disk, which may be why: nobody takes the lock without ballots now,
     /// and whoever has balloted tells the next life so.
-    pub fn renounce_promises(&self) {
-        self.promises.reign.forget();
+    ///
+    /// `over`: the revision of the record that what is sent next replaces.
+    pub fn renounce_promises(&self, over: i64) {
+        self.promises.reign.forget(over);
         let promises = Arc::clone(&self.promises);
         tokio::task::spawn_blocking(move || promises.reign.write_or_forget());
     }
 
     /// The lock is let go: nothing is a claim any more, neither a lease nor a promise.
-    pub fn renounce(&self) {
-        self.renounce_promises();
+    pub fn renounce(&self, over: i64) {
+        self.renounce_promises(over);
         self.authority.unbind();
     }
 

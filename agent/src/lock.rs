@@ -2,7 +2,7 @@
 //! the fence and for the promises of peers alike, before anybody else may lead without ballots.
 
 use anyhow::Result;
-use consensus::{Outcome, Snapshot, Write};
+use consensus::{Outcome, Snapshot};
 use decision::action::{Claim, ClaimKind};
 use decision::names::Term;
 use decision::view::SyncRecord;
@@ -37,7 +37,8 @@ pub async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Ef
     }
     // Promises that carried an earlier term of mine do not carry one that may have begun now.
     if matches!(outcome, Ok(Outcome::Applied { .. }) | Err(consensus::Error::Unknown(_))) {
-        hands.noting(|promises| promises.reign.end()).await?;
+        let over = seen.sync_revision;
+        hands.noting(move |promises| promises.reign.end(over)).await?;
     }
     let outcome = outcome?;
     if outcome.applied() {
@@ -59,20 +60,24 @@ async fn armed_lease(hands: &Hands, runs: bool) -> Result<i64> {
     Ok(lease)
 }
 
-/// The lock under a new lease and the old term: nothing else changes, for clients or for standbys.
+/// The lock under a new lease and the old term: nothing else changes, for clients or for standbys. Whatever this reign has sent to etcd and
+/// is still on its way comes to nothing, a hand-over that was broken off as well.
 ///
 /// # Errors
 /// No lease, or etcd does not answer.
 pub async fn resume(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect> {
+    let sync = SyncRecord { heir: None, ..my_sync(hands, seen)? };
+    anyhow::ensure!(sync.term == term, "the record is of {}, not of {term}", sync.term);
     let mut lease = hands.leases.ensure_lock_lease().await?;
-    let mut outcome = hands.store.resume(hands.me(), term, lease, seen.sync_revision).await;
+    let mut outcome = hands.store.resume(lease, &sync, seen.sync_revision).await;
     if matches!(outcome, Err(consensus::Error::LeaseGone(_))) {
         hands.leases.lock_lease_is_gone(lease).await;
         lease = hands.leases.ensure_lock_lease().await?;
-        outcome = hands.store.resume(hands.me(), term, lease, seen.sync_revision).await;
+        outcome = hands.store.resume(lease, &sync, seen.sync_revision).await;
     }
     let outcome = outcome?;
     if outcome.applied() {
+        hands.promises.reign.renewed();
         hands.authority.bind(lease);
         hands.recorder.abandon();
         tracing::info!(%term, lease, "the leader lock is bound to a lease again; nobody has led meanwhile");
@@ -88,7 +93,7 @@ pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     hands.instance.kill_all().await?;
     hands.fence.disarm();
     let before = my_sync(hands, seen)?;
-    hands.renounce();
+    hands.renounce(seen.sync_revision);
     let sync = SyncRecord { released: true, ..before };
     let outcome = hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?;
     hands.drop_spare_lease().await;
@@ -103,19 +108,20 @@ pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
 pub async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     let sync = SyncRecord { released: true, heir: None, ..my_sync(hands, seen)? };
     // Whoever has promised is free as soon as it hears of it, so from here on no promise carries this reign.
-    hands.renounce_promises();
+    hands.renounce_promises(seen.sync_revision);
     let report = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision);
     let (told, killed) = tokio::join!(report, hands.instance.kill_all());
     killed?;
     hands.fence.disarm();
-    hands.renounce();
-    // The record is not touched again where it says so already: the voters' claim names its revision.
     let outcome = match told {
-        Ok(Outcome::Applied { .. }) => {
-            let lock = Write::delete(hands.store.keys().leader());
-            hands.store.write_as_leader(hands.me(), sync.term, &[lock]).await?
+        Ok(Outcome::Applied { revision }) => {
+            hands.renounce(revision);
+            hands.store.let_go(hands.me(), sync.term, revision).await?
         }
-        Ok(Outcome::Refused) | Err(_) => hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?,
+        Ok(Outcome::Refused) | Err(_) => {
+            hands.renounce(seen.sync_revision);
+            hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?
+        }
     };
     hands.drop_spare_lease().await;
     Ok(Effect::of(outcome))

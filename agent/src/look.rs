@@ -286,9 +286,10 @@ pub fn view(
     };
     let standing = hands.fence.standing();
     let fence = Fence { trouble: standing.trouble, covers: standing.armed_until.map(BootInstant::remaining) };
-    let (promise, reliance) = (hands.promises.book.running(), hands.authority.carried().reliance());
+    let book = &hands.promises.book;
+    let (promise, pledged, reliance) = (book.running(), book.pledged(), hands.authority.carried().reliance());
     let me = hands.me().clone();
-    View { me, cluster: seen, postgres, lock, job, ages, hearing, fence, promise, reliance, signs, settings }
+    View { me, cluster: seen, postgres, lock, job, ages, hearing, fence, promise, pledged, reliance, signs, settings }
 }
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;

@@ -145,11 +145,13 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
     let store = store(&config)?;
     let timing = config.timing;
     let leases = LeaseKeeper::start(etcd_options(&config)?, timing.ttl, timing.heartbeat, adopted)?;
-    let promises = Promises::open(&config.state_dir, &config.cluster, config.member_name());
-    Asker::start(Arc::clone(&promises), leases.lock(), timing)?;
+    let advertise = &config.postgres.advertise;
+    let address = (advertise.host.clone(), advertise.port);
+    let promises = Promises::open(&config.state_dir, &config.cluster, config.member_name(), address);
     let authority = Authority::new(leases.lock(), promises.reign.carried(), timing.safety_margin);
     let fence = Fence::start(FenceOptions::new(&config)?, authority.clone())?;
     let authority = authority.fenced_by(fence.bound());
+    Asker::start(Arc::clone(&promises), leases.lock(), authority.clone(), timing)?;
     let pulse = Pulse::start(instance.clone())?;
     let disk = DiskWatch::start(instance.clone(), config.disk_min_free_bytes)?;
     let metrics = Arc::new(Metrics::new(&config.cluster, config.name.as_str()));

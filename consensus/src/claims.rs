@@ -49,6 +49,8 @@ pub struct HandOver {
     pub new_term: Term,
     /// The durability record of the new leader, with the position that it must have replayed.
     pub sync: SyncRecord,
+    /// The revision of the record that it replaces: once that has been written anew, this hand-over can never be.
+    pub sync_revision: i64,
     /// The revision of the request that asked for it, which is fulfilled and removed; `None`: nobody asked.
     pub request_revision: Option<i64>,
 }
@@ -147,19 +149,17 @@ impl Store {
         self.commit(&guards, &writes).await
     }
 
-    /// Binds the lock to a lease of the leader of `term` again: nobody holds it, no term was given out since, and `sync` is unchanged, so
-    /// nobody has led since.
-    pub async fn resume(
-        &self,
-        me: &MemberName,
-        term: Term,
-        lock_lease: i64,
-        sync_revision: i64,
-    ) -> Result<Outcome, Error> {
+    /// Binds the lock to a lease of the leader of `sync.term` again: nobody holds it, no term was given out since, and its record is
+    /// unchanged, so nobody has led since. The record is written anew, which voids whatever of that leader is still on its way to etcd.
+    pub async fn resume(&self, lock_lease: i64, sync: &SyncRecord, sync_revision: i64) -> Result<Outcome, Error> {
         let keys = self.keys();
-        let guards =
-            [Guard::absent(keys.leader()), self.term_guard(term), Guard::unchanged(keys.sync(), sync_revision)];
-        self.commit(&guards, &[Write::put_leased(keys.leader(), me.as_str(), lock_lease)]).await
+        let unchanged = Guard::unchanged(keys.sync(), sync_revision);
+        let guards = [Guard::absent(keys.leader()), self.term_guard(sync.term), unchanged];
+        let writes = [
+            Write::put_leased(keys.leader(), sync.leader.as_str(), lock_lease),
+            Write::put(keys.sync(), sync::to_stored(sync)),
+        ];
+        self.commit(&guards, &writes).await
     }
 
     /// The guards of a leader that replaces what it has seen at `key`: it still leads, and nobody else has changed that.
@@ -184,7 +184,7 @@ impl Store {
     /// Moves the lock to a candidate that is alive. [`Error::LeaseGone`]: its published lease does not live any more.
     pub async fn hand_over(&self, hand_over: &HandOver) -> Result<Outcome, Error> {
         let keys = self.keys();
-        let mut guards = self.leadership_guard(hand_over.term, &hand_over.me).to_vec();
+        let mut guards = self.leader_over(&hand_over.me, hand_over.term, keys.sync(), hand_over.sync_revision);
         guards.push(Guard::KeyExists { key: keys.member(&hand_over.to) });
         guards.extend(hand_over.request_revision.map(|revision| Guard::unchanged(keys.failover(), revision)));
         let mut writes = vec![
@@ -231,6 +231,13 @@ impl Store {
         let guards = self.leader_over(me, term, keys.sync(), sync_revision);
         let writes = [Write::delete(keys.leader()), Write::put(keys.sync(), sync::to_stored(sync))];
         self.commit(&guards, &writes).await
+    }
+
+    /// Lets go of the lock where `sync` says since `sync_revision` that it was released, and leaves the record as it is: the voters' claim
+    /// names its revision.
+    pub async fn let_go(&self, me: &MemberName, term: Term, sync_revision: i64) -> Result<Outcome, Error> {
+        let guards = self.leader_over(me, term, self.keys().sync(), sync_revision);
+        self.commit(&guards, &[Write::delete(self.keys().leader())]).await
     }
 
     /// Writes the durability record, if I still lead and nobody else has changed it.

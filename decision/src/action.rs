@@ -129,6 +129,9 @@ pub enum StartAs {
         term: Term,
         /// Whom commits wait for.
         quorum: Quorum,
+        /// Write my durability record anew first: nothing that I have sent to etcd and that may still be on its way, a release above all,
+        /// can come true after that. Not while etcd is silent: then promises carry the start, and those end before any release is sent.
+        record_anew: bool,
     },
     /// As a standby that follows somebody, or nobody yet.
     Standby(Option<Upstream>),

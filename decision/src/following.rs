@@ -11,7 +11,7 @@ use crate::reason::Reason;
 use crate::rejoin;
 use crate::suspicion;
 use crate::vacancy;
-use crate::view::{Cluster, Postgres, RequestKind, Server, Standby, Upstream, View};
+use crate::view::{Cluster, Data, OnDisk, Postgres, RequestKind, Server, Standby, SyncRecord, Upstream, View};
 
 /// A standby that hangs holds nobody up for long: it stops being a voter.
 const STANDBY_HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -73,6 +73,10 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     if let Some(choice) = stand_ready(view, cluster) {
         return choice;
     }
+    if view.pledged == Some(term) && streams_from_leader && view.retry_in().is_none() {
+        // A pledge that was broken off before it became a ballot: as long as it is noted, this node promises that leader nothing.
+        return (Action::Follow(upstream), Reason::LeaderIsBack { leader: leader.clone(), term });
+    }
     let leader = leader.clone();
     match view.ages.not_streaming {
         Some(since) if since >= NOT_STREAMING_AFTER => wait(Reason::NotStreaming { leader, since }),
@@ -88,16 +92,32 @@ fn whom_to_follow(view: &View, cluster: &Cluster, leader: &MemberName) -> Option
     ahead.or_else(|| cluster.upstream(leader, cluster.term))
 }
 
-/// Nobody holds the lock, but this node has promised `promise.leader` to let it go on: it is followed as if it held the lock.
+/// Nobody holds the lock, but this node has promised `promise.leader` to let it go on: it is followed as if it held the lock. Where its
+/// member record has ended with its lease, its Postgres is where the leader said when it asked.
 pub(crate) fn under_promise(view: &View, cluster: &Cluster, postgres: &Postgres, promise: &Promise) -> Choice {
     let (leader, same_term) = (&promise.leader, promise.term == cluster.term);
-    match (&postgres.server, cluster.upstream(leader, promise.term)) {
-        (Server::Standby(standby), Some(upstream)) if standby.follows.as_ref() != Some(&upstream) && same_term => {
+    let registered = cluster.upstream(leader, promise.term);
+    let is_registered = registered.is_some();
+    let Some(upstream) = registered.or_else(|| promise.upstream.clone()).filter(|_| same_term) else {
+        return wait(promised(promise));
+    };
+    match (&postgres.server, &postgres.data) {
+        (Server::Standby(standby), _) if standby.follows.as_ref() != Some(&upstream) && view.retry_in().is_none() => {
             (Action::Follow(upstream), Reason::Repoint { leader: leader.clone(), term: promise.term })
         }
-        (Server::Stopped, Some(_)) if same_term => rejoin::stopped(view, cluster, &postgres.data, leader),
+        (Server::Stopped, data) if is_registered => rejoin::stopped(view, cluster, data, leader),
+        (Server::Stopped, Data::Present(disk)) if streamed_from(cluster, disk, leader) => {
+            rejoin::as_it_is(view, disk, upstream).unwrap_or_else(|| wait(promised(promise)))
+        }
         _ => wait(promised(promise)),
     }
+}
+
+/// Whether this directory is that of a standby of the present term's leader: it has nothing that the leader does not have.
+fn streamed_from(cluster: &Cluster, disk: &OnDisk, leader: &MemberName) -> bool {
+    let of_term = |sync: &&SyncRecord| sync.leader == *leader && sync.term == cluster.term;
+    let sync = cluster.sync.as_ref().filter(of_term);
+    disk.standby_signal && sync.is_some_and(|sync| sync.timeline == disk.timeline)
 }
 
 fn promised(promise: &Promise) -> Reason {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::action::{Action, StartAs, StopMode};
 use crate::decide::{Choice, is_unmarked, wait};
 use crate::firsthand;
+use crate::following;
 use crate::names::Term;
-use crate::promise::Reliance;
+use crate::promise::{Reliance, binding};
 use crate::reason::Reason;
 use crate::view::{Data, Lock, Postgres, Seen, Server, View};
 
@@ -22,7 +23,8 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
         return wait(silent(None));
     }
     let deposed = view.reliance.as_ref().is_some_and(|reliance| reliance.deposed_by.is_some());
-    if let Some(choice) = kill_what_hangs(view, postgres).or_else(|| restart(view, postgres)).filter(|_| !deposed) {
+    let in_place = || kill_what_hangs(view, postgres).or_else(|| restart(view, postgres)).filter(|_| !deposed);
+    if let Some(choice) = in_place().or_else(|| keep_following(view, postgres)) {
         return choice;
     }
     match (view.lock, accepts_writes(&postgres.server)) {
@@ -75,7 +77,16 @@ fn restart(view: &View, postgres: &Postgres) -> Option<Choice> {
     }
     let quorum = sync.policies.last().cloned().unwrap_or_default();
     let because = "etcd is silent and nobody else can lead".to_owned();
-    Some((Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because }))
+    Some((Action::Start(StartAs::Primary { term, quorum, record_anew: false }), Reason::RestartInPlace { because }))
+}
+
+/// Whoever has promised a leader to let it go on is needed by it: its commits may wait for this very standby.
+fn keep_following(view: &View, postgres: &Postgres) -> Option<Choice> {
+    let Seen::Before { value: cluster, .. } = &view.cluster else { return None };
+    let promise = binding(view, cluster).filter(|promise| promise.term == cluster.term && view.job.is_none())?;
+    let choice = following::under_promise(view, cluster, postgres, promise);
+    // A copy or a rewind needs its floor in etcd first.
+    matches!(choice.0, Action::Follow(_) | Action::Start(StartAs::Standby(_))).then_some(choice)
 }
 
 /// A primary that was never led by anybody here: no marker in it, no term in etcd as far as that was seen, and no fence from an earlier life.

@@ -107,7 +107,7 @@ fn stopped_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, data: &Data,
         }
         (true, false) => format!("recovery takes about {restart}, a hand-over about {handover}"),
     };
-    (Action::Start(StartAs::Primary { term, quorum }), Reason::RestartInPlace { because })
+    (Action::Start(StartAs::Primary { term, quorum, record_anew: true }), Reason::RestartInPlace { because })
 }
 
 /// I had let go of the lead and still have it, for nobody could take it: the voters must not go on pledging against me.

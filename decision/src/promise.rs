@@ -20,7 +20,7 @@ use crate::durability::Policies;
 use crate::firsthand;
 use crate::names::{MemberName, SystemId, Term};
 use crate::settings::Mode;
-use crate::view::{Cluster, Data, Initialize, Lock, Server, View};
+use crate::view::{Cluster, Data, Initialize, Lock, Server, Upstream, View};
 
 /// A promise of this node that still runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,9 @@ pub struct Promise {
     pub term: Term,
     /// For how long still.
     pub left: Duration,
+    /// Where to follow it meanwhile, as it said itself when it asked.
+    #[serde(default)]
+    pub upstream: Option<Upstream>,
 }
 
 /// The question of a leader: will you let me go on?

@@ -30,6 +30,13 @@ pub(crate) fn stopped(view: &View, cluster: &Cluster, data: &Data, leader: &Memb
     }
 }
 
+/// The start of a directory that has nothing beyond what its upstream has; `None`: not now.
+pub(crate) fn as_it_is(view: &View, disk: &OnDisk, upstream: Upstream) -> Option<Choice> {
+    let reason = Reason::CleanRejoin { leader: upstream.member.clone(), end: disk.checkpoint };
+    let fit = view.retry_in().is_none() && disk_trouble(view).is_none();
+    fit.then_some((Action::Start(StartAs::Standby(Some(upstream))), reason))
+}
+
 fn copy(cluster: &Cluster, from: Upstream, reason: Reason) -> Choice {
     if !is_primary(cluster, &from.member) {
         return wait(Reason::LeaderNotPrimary { leader: from.member });

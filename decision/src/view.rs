@@ -39,6 +39,9 @@ pub struct View {
     /// The promise that this node has given to a leader that cannot reach etcd, while it runs.
     #[serde(default)]
     pub promise: Option<Promise>,
+    /// The term against which this node has noted a pledge on its disk: it promises the leader of that term nothing.
+    #[serde(default)]
+    pub pledged: Option<Term>,
     /// What this node, as the leader, hears from its peers while it cannot renew its lease.
     #[serde(default)]
     pub reliance: Option<Reliance>,

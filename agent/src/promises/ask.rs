@@ -12,16 +12,21 @@ use decision::settings::Timing;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Answered, Asked, Ground, PATH, Promises, Round};
+use super::{Answered, Asked, Ground, PATH, Promises, Round, answer_to};
+use crate::authority::Authority;
 use crate::peers::Peers;
 
 /// How soon peers are asked again while their promises do not carry.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How long the fencer may take to confirm an earlier deadline, before the peers are told that they are free; and how often that is looked at.
+const FENCED_WITHIN: Duration = Duration::from_secs(1);
+const LOOKS_EVERY: Duration = Duration::from_millis(2);
 
 /// The asking side.
 pub struct Asker {
     promises: Arc<Promises>,
     lock: watch::Receiver<Lease>,
+    authority: Authority,
     timing: Timing,
     peers: Peers,
     number: u64,
@@ -32,14 +37,19 @@ impl Asker {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn start(promises: Arc<Promises>, lock: watch::Receiver<Lease>, timing: Timing) -> std::io::Result<()> {
+    pub fn start(
+        promises: Arc<Promises>,
+        lock: watch::Receiver<Lease>,
+        authority: Authority,
+        timing: Timing,
+    ) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("promises".into()).spawn(move || {
             runtime.block_on(async move {
                 let peers = Peers::default();
                 // Above the numbers of earlier lives, as far as the wall clock goes; a peer that has heard higher ones says so.
                 let number = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-                Self { promises, lock, timing, peers, number }.run().await;
+                Self { promises, lock, authority, timing, peers, number }.run().await;
             });
         })?;
         Ok(())
@@ -61,6 +71,7 @@ impl Asker {
                     self.promises.reign.rest();
                     if let Some(ground) = ground.filter(|_| self.holds())
                         && self.promises.reign.settle(ground.term)
+                        && self.is_fenced_by_the_lease().await
                     {
                         self.free(&ground).await;
                     }
@@ -97,6 +108,17 @@ impl Asker {
         self.lock.borrow().alive().is_some_and(|state| state.id == held_under && renewed(&state))
     }
 
+    /// The fencer was armed with the end of the promises. Nobody is free before it would strike at the end of the lease; a fencer that does
+    /// not say so leaves them to wait.
+    async fn is_fenced_by_the_lease(&self) -> bool {
+        let fenced = async {
+            while !self.authority.is_fenced() {
+                tokio::time::sleep(LOOKS_EVERY).await;
+            }
+        };
+        tokio::time::timeout(FENCED_WITHIN, fenced).await.is_ok()
+    }
+
     /// Tells everybody that their promises are not relied upon any more, so that they need not wait for the end should this leader die now.
     async fn free(&mut self, ground: &Ground) {
         self.send(ground, Duration::ZERO, AGAIN_AFTER).join_all().await;
@@ -114,6 +136,7 @@ impl Asker {
                 term: ground.term,
                 to: to.clone(),
                 number: self.number,
+                upstream: Some(self.promises.upstream(ground.term)),
                 for_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
             };
             under_way.spawn(ask(Arc::clone(&self.promises), self.peers.clone(), url.clone(), asked, within));
@@ -159,8 +182,9 @@ async fn ask(promises: Arc<Promises>, peers: Peers, url: String, asked: Asked, w
     let answer = async {
         let body = serde_json::to_string(&asked)?;
         let Some(seal) = promises.seal.sign("question", &body) else { anyhow::bail!("the key is not known") };
-        let (answer, seal) = peers.post_sealed(&url, PATH, body, &seal, within).await?;
-        anyhow::ensure!(promises.seal.fits("answer", &answer, &seal), "the seal of the answer does not fit");
+        let (answer, seal_of_answer) = peers.post_sealed(&url, PATH, body, &seal, within).await?;
+        let fits = promises.seal.fits(&answer_to(&seal), &answer, &seal_of_answer);
+        anyhow::ensure!(fits, "the seal of the answer does not fit");
         let answered: Answered = serde_json::from_str(&answer)?;
         anyhow::ensure!(answered.from == asked.to && answered.number == asked.number, "it answers another question");
         Ok(answered)

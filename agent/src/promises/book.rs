@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use consensus::BootInstant;
 use decision::names::{MemberName, Term};
 use decision::promise::{Promise, Refusal};
+use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
 
 /// The notes, as they are on disk.
@@ -18,6 +19,9 @@ use serde::{Deserialize, Serialize};
 struct Notes {
     /// The highest term that this node may have balloted against; 0: none.
     revoked: u64,
+    /// The highest one below it, which stands again when that one has been withdrawn.
+    #[serde(default)]
+    revoked_before: u64,
     given: Option<Given>,
     /// The number of the last question heard from each leader: an older one is a replay.
     heard: BTreeMap<MemberName, u64>,
@@ -32,6 +36,18 @@ struct Given {
     boot: String,
     until: u64,
     whole_ms: u64,
+    #[serde(default)]
+    upstream: Option<Upstream>,
+}
+
+/// To whom something is promised.
+pub struct To {
+    /// The leader.
+    pub leader: MemberName,
+    /// Its term.
+    pub term: Term,
+    /// Where it is to be followed.
+    pub upstream: Option<Upstream>,
 }
 
 struct Cell {
@@ -52,6 +68,8 @@ pub struct Book {
     cell: Mutex<Cell>,
     /// What has been promised, also while it is being written: whoever looks does not wait for the disk.
     shown: Mutex<Option<Given>>,
+    /// What has been revoked, for whoever looks.
+    pledged: AtomicU64,
     known: AtomicBool,
 }
 
@@ -86,8 +104,9 @@ impl Book {
             (given.until, given.boot) = (until, boot.clone());
         }
         let unsure = notes.revoked;
-        let shown = Mutex::new(notes.given.clone());
-        Self { path, boot, cell: Mutex::new(Cell { notes, known, unsure }), shown, known: AtomicBool::new(known) }
+        let (shown, pledged) = (Mutex::new(notes.given.clone()), AtomicU64::new(notes.revoked));
+        let cell = Mutex::new(Cell { notes, known, unsure });
+        Self { path, boot, cell, shown, pledged, known: AtomicBool::new(known) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cell> {
@@ -97,6 +116,7 @@ impl Book {
     fn write(&self, cell: &mut Cell, notes: Notes) -> std::io::Result<()> {
         if cell.notes != notes || !cell.known {
             super::durably(&self.path, &serde_json::to_vec(&notes)?)?;
+            self.pledged.store(notes.revoked, Ordering::SeqCst);
             (cell.notes, cell.known) = (notes, true);
             self.known.store(true, Ordering::SeqCst);
         }
@@ -106,6 +126,11 @@ impl Book {
     /// The promise that runs.
     pub fn running(&self) -> Option<Promise> {
         running(self.shown.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
+    }
+
+    /// The term against which a pledge is noted.
+    pub fn pledged(&self) -> Option<Term> {
+        Some(Term(self.pledged.load(Ordering::SeqCst))).filter(|term| term.0 > 0)
     }
 
     /// etcd has been seen, with `balloted` as the term of this node's ballot there: from now on it is known what it has revoked.
@@ -134,7 +159,10 @@ impl Book {
         {
             bail!("{} has been promised to lead term {} on, for {:?} more", promise.leader, promise.term, promise.left);
         }
-        let notes = Notes { revoked: cell.notes.revoked.max(term.0), ..cell.notes.clone() };
+        let mut notes = cell.notes.clone();
+        if term.0 > notes.revoked {
+            (notes.revoked_before, notes.revoked) = (notes.revoked, term.0);
+        }
         self.write(&mut cell, notes).context("noting that this node revokes a term")
     }
 
@@ -159,44 +187,48 @@ impl Book {
 
     /// This node follows `term`. A pledge against it that never became a ballot is forgotten; one that may have become a ballot only once
     /// it has been withdrawn for certain.
-    pub fn follows(&self, term: Term, withdrawn: bool) {
+    ///
+    /// # Errors
+    /// It stays noted, for the notes cannot be written.
+    pub fn follows(&self, term: Term, withdrawn: bool) -> Result<()> {
         let mut cell = self.lock();
         let free = withdrawn || cell.unsure < term.0;
         if cell.notes.revoked == term.0 && term.0 > 0 && free {
-            let notes = Notes { revoked: 0, ..cell.notes.clone() };
-            match self.write(&mut cell, notes) {
-                Ok(()) => cell.unsure = 0,
-                Err(error) => tracing::warn!(%error, "a withdrawn pledge stays noted"),
-            }
+            let before = cell.notes.revoked_before;
+            let notes = Notes { revoked: before, revoked_before: 0, ..cell.notes.clone() };
+            self.write(&mut cell, notes).context("a withdrawn pledge stays noted")?;
+            cell.unsure = cell.unsure.min(before);
         }
+        Ok(())
     }
 
-    /// Promises `leader` to let it lead `term` for `time`, if `rules` (which are told what has been revoked, and what promise runs) agree.
+    /// Promises the leader `to` to let it lead its term for `time`, if `rules` (which are told what has been revoked, and what promise runs) agree.
     pub fn promise(
         &self,
-        leader: &MemberName,
-        term: Term,
+        to: To,
         number: u64,
         time: Duration,
         rules: impl FnOnce(Option<Term>, Option<Promise>) -> Result<(), Refusal>,
     ) -> Result<(), No> {
         let mut cell = self.lock();
-        let last = cell.notes.heard.get(leader).copied().unwrap_or_default();
+        let last = cell.notes.heard.get(&to.leader).copied().unwrap_or_default();
         if number <= last {
             return Err(No::Stale(last));
         }
         let revoked = cell.known.then_some(Term(cell.notes.revoked));
         rules(revoked, running(cell.notes.given.as_ref())).map_err(No::Refused)?;
+        let leader = to.leader.clone();
         let given = Given {
-            leader: leader.clone(),
-            term,
+            leader: to.leader,
+            term: to.term,
+            upstream: to.upstream,
             boot: self.boot.clone(),
             until: (BootInstant::now() + time).0,
             whole_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
         };
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(given.clone());
         let mut notes = Notes { given: Some(given), ..cell.notes.clone() };
-        notes.heard.insert(leader.clone(), number);
+        notes.heard.insert(leader, number);
         self.write(&mut cell, notes).map_err(No::Unwritten)
     }
 }
@@ -204,7 +236,8 @@ impl Book {
 fn running(given: Option<&Given>) -> Option<Promise> {
     let given = given?;
     let left = BootInstant(given.until).remaining();
-    (!left.is_zero()).then(|| Promise { leader: given.leader.clone(), term: given.term, left })
+    let promise = || Promise { leader: given.leader.clone(), term: given.term, left, upstream: given.upstream.clone() };
+    (!left.is_zero()).then(promise)
 }
 
 #[cfg(test)]
@@ -218,8 +251,13 @@ mod tests {
         MemberName::new("pg1").unwrap()
     }
 
+    fn pg1_leads() -> To {
+        let upstream = Upstream { member: pg1(), host: "10.0.0.1".to_owned(), port: 5432, term: Term(7) };
+        To { leader: pg1(), term: Term(7), upstream: Some(upstream) }
+    }
+
     fn gives(book: &Book, number: u64) -> bool {
-        book.promise(&pg1(), Term(7), number, TIME, |revoked, _| match revoked {
+        book.promise(pg1_leads(), number, TIME, |revoked, _| match revoked {
             Some(Term(revoked)) if revoked < 7 => Ok(()),
             Some(_) => Err(Refusal::Revoked),
             None => Err(Refusal::KnowsTooLittle),
@@ -237,7 +275,7 @@ mod tests {
         assert!(book.revoke(Term(7), |_| false).is_err());
         let freed = Book::open(dir.path(), "boot".into());
         assert!(freed.revoke(Term(7), |promise| promise.leader == pg1()).is_ok(), "its leader has let go");
-        freed.follows(Term(7), true);
+        freed.follows(Term(7), true).unwrap();
         book.revoke(Term(8), |_| false).unwrap();
         for boot in ["boot", "another boot"] {
             let next = Book::open(dir.path(), boot.into());
@@ -251,9 +289,9 @@ mod tests {
         assert!(!gives(&book, 1));
         let next = Book::open(other.path(), "boot".into());
         assert!(!gives(&next, 1));
-        next.follows(Term(7), false);
+        next.follows(Term(7), false).unwrap();
         assert!(!gives(&next, 1), "an earlier life may have balloted");
-        next.follows(Term(7), true);
+        next.follows(Term(7), true).unwrap();
         assert!(gives(&next, 1));
     }
 
@@ -263,7 +301,7 @@ mod tests {
         let book = Book::open(dir.path(), "boot".into());
         book.saw_etcd(None);
         assert!(gives(&book, 5));
-        assert!(matches!(book.promise(&pg1(), Term(7), 5, TIME, |_, _| Ok(())), Err(No::Stale(5))));
+        assert!(matches!(book.promise(pg1_leads(), 5, TIME, |_, _| Ok(())), Err(No::Stale(5))));
         assert!(!gives(&Book::open(dir.path(), "boot".into()), 4));
         assert!(gives(&book, 6));
     }
@@ -274,20 +312,39 @@ mod tests {
         let book = Book::open(dir.path(), "boot".into());
         book.saw_etcd(None);
         book.revoke(Term(7), |_| false).unwrap();
-        book.follows(Term(7), false);
+        book.follows(Term(7), false).unwrap();
         assert!(gives(&book, 1));
         let other = tempfile::tempdir().unwrap();
         let unsure = Book::open(other.path(), "boot".into());
         unsure.saw_etcd(None);
         unsure.revoke(Term(7), |_| false).unwrap();
         let before = unsure.unsure(Term(7));
-        unsure.follows(Term(7), false);
+        unsure.follows(Term(7), false).unwrap();
         assert!(!gives(&unsure, 1), "it may be on its way");
         assert!(unsure.may_have_balloted(Term(7)) && !book.may_have_balloted(Term(7)));
+        assert_eq!((unsure.pledged(), book.pledged()), (Some(Term(7)), None));
         let lost = unsure.unsure(Term(7));
         unsure.certain_again(lost);
         assert!(unsure.may_have_balloted(Term(7)), "an earlier one may still be on its way");
         unsure.certain_again(before);
         assert!(!unsure.may_have_balloted(Term(7)));
+    }
+    #[test]
+    fn a_pledge_that_is_withdrawn_leaves_an_earlier_one_standing() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = Book::open(dir.path(), "boot".into());
+        book.saw_etcd(None);
+        book.revoke(Term(7), |_| false).unwrap();
+        let _ = book.unsure(Term(7));
+        book.revoke(Term(8), |_| false).unwrap();
+        book.follows(Term(8), true).unwrap();
+        assert!(
+            !gives(&book, 1) && book.may_have_balloted(Term(7)),
+            "term 7 has been revoked, and may come back with an old etcd"
+        );
+        assert!(!gives(&Book::open(dir.path(), "boot".into()), 2));
+        book.follows(Term(7), true).unwrap();
+        assert!(gives(&book, 3));
+        assert_eq!(book.running().unwrap().upstream, pg1_leads().upstream);
     }
 }

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use decision::promise::{Question, answer};
-use decision::view::View;
+use decision::view::{Upstream, View};
 
-use super::book::No;
-use super::{Answered, Asked, Promises};
+use super::book::{No, To};
+use super::{Answered, Asked, Promises, answer_to};
 
 /// What to reply.
 pub enum Reply {
@@ -40,7 +40,7 @@ pub fn hear(promises: &Promises, view: &View, body: &str, seal: &str) -> Reply {
     let Ok(body) = serde_json::to_string(&answered) else {
         return Reply::TurnedAway(500, "the answer cannot be written");
     };
-    match promises.seal.sign("answer", &body) {
+    match promises.seal.sign(&answer_to(seal), &body) {
         Some(seal) => Reply::Sealed { body, seal },
         None => Reply::TurnedAway(503, "the key of the cluster is gone"),
     }
@@ -49,10 +49,16 @@ pub fn hear(promises: &Promises, view: &View, body: &str, seal: &str) -> Reply {
 fn judge(promises: &Promises, view: &View, asked: &Asked) -> Answered {
     let time = Duration::from_millis(asked.for_ms).min(view.settings.timing.ttl);
     let question = Question { system_id: asked.system_id, leader: asked.leader.clone(), term: asked.term };
+    let of_the_asker = |upstream: &&Upstream| upstream.member == asked.leader && upstream.term == asked.term;
+    let to = To {
+        leader: asked.leader.clone(),
+        term: asked.term,
+        upstream: asked.upstream.as_ref().filter(of_the_asker).cloned(),
+    };
     let rules = |revoked, running| answer(&View { promise: running, ..view.clone() }, revoked, &question);
     let none =
         Answered { from: promises.me.clone(), number: asked.number, for_ms: 0, refusal: None, last_number: None };
-    match promises.book.promise(&asked.leader, asked.term, asked.number, time, rules) {
+    match promises.book.promise(to, asked.number, time, rules) {
         Ok(()) => Answered { for_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX), ..none },
         Err(No::Refused(refusal)) => {
             tracing::info!(leader = %asked.leader, term = %asked.term, ?refusal, "no promise to a leader without etcd");

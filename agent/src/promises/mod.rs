@@ -1,12 +1,15 @@
 //! Promises between agents: a leader that cannot renew its lease asks its peers to let it go on, and goes on while enough of them do.
-//! `ask` is the leader's side and `hear` the peers'; `book` keeps what has been promised, `reign` on what ground a leader stands, `seal`
+//! `ask` is the leader's side and `hear` the peers'; `book` keeps what has been promised, `reign` on what `ground` a leader stands, `seal`
 //! keeps strangers out. The rules are in `decision::promise`.
 
 mod ask;
 mod book;
+mod ground;
 mod hear;
 mod reign;
 mod seal;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::path::Path;
@@ -15,12 +18,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use decision::names::{MemberName, SystemId, Term};
 use decision::promise::Refusal;
+use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
 
 pub use ask::Asker;
 pub use book::Book;
+pub use ground::Ground;
 pub use hear::{Reply, hear};
-pub use reign::{Carried, Ground, Reign, Round};
+pub use reign::{Carried, Reign, Round};
 pub use seal::Seal;
 
 /// The path of the endpoint.
@@ -43,11 +48,13 @@ pub struct Promises {
     pub held_under: AtomicI64,
     cluster: String,
     me: MemberName,
+    /// Where the Postgres of this node is: host and port.
+    address: (String, u16),
 }
 
 impl Promises {
-    /// What earlier lives have left in `state_dir`.
-    pub fn open(state_dir: &Path, cluster: &str, me: &MemberName) -> Arc<Self> {
+    /// What earlier lives have left in `state_dir`. `address`: where others reach the Postgres of this node, host and port.
+    pub fn open(state_dir: &Path, cluster: &str, me: &MemberName, address: (String, u16)) -> Arc<Self> {
         // A kernel that does not tell its boot leaves promises of an earlier life at their whole length.
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Arc::new(Self {
@@ -58,8 +65,19 @@ impl Promises {
             held_under: AtomicI64::new(0),
             cluster: cluster.to_owned(),
             me: me.clone(),
+            address,
         })
     }
+
+    /// Where this node is to be followed while it leads `term`.
+    fn upstream(&self, term: Term) -> Upstream {
+        Upstream { member: self.me.clone(), host: self.address.0.clone(), port: self.address.1, term }
+    }
+}
+
+/// The role in which the answer to a question with this seal is sealed: an answer to one question is none to another.
+fn answer_to(seal: &str) -> String {
+    format!("answer to {seal}")
 }
 
 /// A question, as it travels.
@@ -73,6 +91,9 @@ struct Asked {
     to: MemberName,
     /// Higher with each question of this leader: a question that has been heard is not heard again.
     number: u64,
+    /// Where the leader is to be followed; its member record may end with its lease.
+    #[serde(default)]
+    upstream: Option<Upstream>,
     /// 0: the leader relies on no promise any more.
     for_ms: u64,
 }

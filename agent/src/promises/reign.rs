@@ -10,12 +10,14 @@ use std::time::Duration;
 use consensus::records::api_base;
 use consensus::{BootInstant, Snapshot};
 use decision::durability::Policies;
-use decision::names::{MemberName, SystemId, Term};
-use decision::promise::{Basis, Reliance, carried_for};
+use decision::names::{MemberName, Term};
+use decision::promise::{Reliance, carried_for};
 use decision::settings::Mode;
 use decision::view::Initialize;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use super::ground::{Ground, Record};
 
 /// What the promises carry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,47 +58,24 @@ pub struct Round {
     pub deposed_by: Option<Term>,
 }
 
-/// The ground on which a leader stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ground {
-    /// The database.
-    pub system_id: SystemId,
-    /// The term.
-    pub term: Term,
-    /// Every mode with its quorums that may be in force.
-    pub records: Vec<Record>,
-    /// Every list of those who may lead without proof that may be in force.
-    pub lists: Vec<Option<BTreeSet<MemberName>>>,
-    /// The health APIs of the other members.
-    pub peers: BTreeMap<MemberName, String>,
-}
-
-/// A mode with its quorums.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    mode: Mode,
-    policies: Policies,
-}
-
-impl Ground {
-    /// Every combination that may be in force.
-    pub fn bases(&self) -> Vec<Basis> {
-        let of_record = |record: &Record| {
-            let basis = |listed: &Option<_>| Basis {
-                mode: record.mode,
-                policies: record.policies.clone(),
-                listed: listed.clone(),
-            };
-            self.lists.iter().map(basis).collect::<Vec<_>>()
-        };
-        self.records.iter().flat_map(of_record).collect()
-    }
+/// What is on disk.
+#[derive(Serialize, Deserialize)]
+struct Noted {
+    #[serde(flatten)]
+    ground: Option<Ground>,
+    #[serde(default)]
+    ended_over: i64,
 }
 
 /// The ground, and what has been written, or may have been, over the revision beside it.
 #[derive(Default)]
 struct Cell {
     ground: Option<Ground>,
+    /// The ground is that of an earlier life, and nothing has been seen of etcd since.
+    is_inherited: bool,
+    /// The lock may have been let go by a write over the record of this revision: no picture of that record or an earlier one gives the
+    /// ground back. 0: it was not.
+    ended_over: i64,
     records: Vec<(i64, Record)>,
     lists: Vec<(i64, BTreeSet<MemberName>)>,
     /// The promises to this reign, and until when each counts.
@@ -118,9 +97,11 @@ impl Reign {
     /// The reign of an earlier life; whether it still lasts, its peers tell.
     pub fn open(state_dir: &Path, me: MemberName) -> Self {
         let path = state_dir.join("reign.json");
-        let ground = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let noted = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let Noted { ground, ended_over } = noted.unwrap_or(Noted { ground: None, ended_over: 0 });
         let (carried, _) = watch::channel(Carried::default());
-        Self { path, me, cell: Mutex::new(Cell { ground, ..Cell::default() }), pen: Mutex::default(), carried }
+        let cell = Cell { is_inherited: ground.is_some(), ground, ended_over, ..Cell::default() };
+        Self { path, me, cell: Mutex::new(cell), pen: Mutex::default(), carried }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cell> {
@@ -178,11 +159,12 @@ impl Reign {
     pub fn see(&self, snapshot: &Snapshot, leads: bool) -> bool {
         let mut cell = self.lock();
         let before = cell.ground.clone();
+        cell.inherit(snapshot);
         match self.ground_in(&cell, snapshot, leads) {
             Seen::Same => return false,
             Seen::Over => self.clear(&mut cell),
             Seen::Ground(ground) => {
-                if cell.term() != ground.term {
+                if cell.ground.as_ref().is_some_and(|before| before.term != ground.term) {
                     self.clear(&mut cell);
                 }
                 // Each write is guarded by the revision that it was to replace: once that has passed, it is in the snapshot or never comes.
@@ -202,7 +184,7 @@ impl Reign {
             return if passed || other { Seen::Over } else { Seen::Same };
         }
         let (Some(sync), Initialize::Done(system_id)) = (&cluster.sync, cluster.initialize) else { return Seen::Same };
-        if sync.leader != self.me || sync.term != cluster.term {
+        if sync.leader != self.me || sync.term != cluster.term || snapshot.sync_revision <= cell.ended_over {
             return Seen::Same;
         }
         if sync.released {
@@ -232,10 +214,10 @@ impl Reign {
     /// The note cannot be written, or the promises that carry me now would not carry me then.
     pub fn may_record(&self, seen: &Snapshot, mode: Mode, policies: Policies) -> std::io::Result<()> {
         let record = Record { mode, policies };
-        self.widen(|cell, ground| {
-            ground.records.push(record.clone());
-            cell.records.push((seen.sync_revision, record));
-        })
+        self.widen(
+            |cell| cell.records.push((seen.sync_revision, record.clone())),
+            |ground| ground.records.push(record.clone()),
+        )
     }
 
     /// Before the list of those who may lead without proof is written anew.
@@ -243,17 +225,17 @@ impl Reign {
     /// # Errors
     /// The note cannot be written, or the promises that carry me now would not carry me then.
     pub fn may_list(&self, seen: &Snapshot, listed: BTreeSet<MemberName>) -> std::io::Result<()> {
-        self.widen(|cell, ground| {
-            ground.lists.push(Some(listed.clone()));
-            cell.lists.push((seen.cluster.failsafe_revision, listed));
-        })
+        let over = seen.cluster.failsafe_revision;
+        self.widen(|cell| cell.lists.push((over, listed.clone())), |ground| ground.lists.push(Some(listed.clone())))
     }
 
-    fn widen(&self, by: impl FnOnce(&mut Cell, &mut Ground)) -> std::io::Result<()> {
+    fn widen(&self, noting: impl FnOnce(&mut Cell), widening: impl FnOnce(&mut Ground)) -> std::io::Result<()> {
         let mut cell = self.lock();
-        let Some(mut wider) = cell.ground.clone() else { return Ok(()) };
         let kept = (cell.records.len(), cell.lists.len());
-        by(&mut cell, &mut wider);
+        // Without a ground, too: the next one must heed what was written before it.
+        noting(&mut cell);
+        let Some(mut wider) = cell.ground.clone() else { return Ok(()) };
+        widening(&mut wider);
         let now = self.carried.borrow().clone();
         if let Some(round) = cell.round.filter(|_| now.term == wider.term && !now.until.remaining().is_zero()) {
             let then = Carried { asking: now.asking, ..cell.carried(&wider, &round, &self.me) };
@@ -269,18 +251,28 @@ impl Reign {
         self.write()
     }
 
-    /// No promise carries this reign any more, from this instant on. What the disk has of it is left to [`Reign::write`].
-    pub fn forget(&self) {
+    /// No promise carries this reign any more, from this instant on, nor again while the record of revision `over` stands, which whatever
+    /// is sent to etcd next replaces. What the disk has of it is left to [`Reign::write`].
+    pub fn forget(&self, over: i64) {
         let mut cell = self.lock();
         self.clear(&mut cell);
+        cell.ended_over = over;
     }
 
-    /// Before the lock may be somebody else's without ballots: no promise carries this reign any more, in this life or the next.
+    /// My record has been written anew: nothing that was sent before can come true, and promises may carry this reign again.
+    pub fn renewed(&self) {
+        let mut cell = self.lock();
+        (cell.ended_over, cell.is_inherited) = (0, false);
+        cell.records.clear();
+    }
+
+    /// Before the lock may be somebody else's without ballots, by a write over the record of revision `over`: no promise carries this reign
+    /// any more, in this life or the next.
     ///
     /// # Errors
-    /// The note cannot be removed.
-    pub fn end(&self) -> std::io::Result<()> {
-        self.forget();
+    /// The note cannot be written.
+    pub fn end(&self, over: i64) -> std::io::Result<()> {
+        self.forget(over);
         self.write()
     }
 
@@ -290,9 +282,13 @@ impl Reign {
     /// It cannot be written, or not removed. A note that is out of date might let the next life rely on too few.
     pub fn write(&self) -> std::io::Result<()> {
         let _pen = self.pen.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.ground() {
-            Some(ground) => super::durably(&self.path, &serde_json::to_vec(&ground)?),
-            None => remove(&self.path),
+        let noted = {
+            let cell = self.lock();
+            Noted { ground: cell.ground.clone(), ended_over: cell.ended_over }
+        };
+        match noted {
+            Noted { ground: None, ended_over: 0 } => remove(&self.path),
+            noted => super::durably(&self.path, &serde_json::to_vec(&noted)?),
         }
     }
 
@@ -300,13 +296,15 @@ impl Reign {
     pub fn write_or_forget(&self) {
         if let Err(error) = self.write() {
             tracing::warn!(%error, "the notes about this reign cannot be written: it cannot be carried by promises");
-            self.forget();
+            let mut cell = self.lock();
+            self.clear(&mut cell);
+            drop(cell);
             let _ = self.write();
         }
     }
 
     fn clear(&self, cell: &mut Cell) {
-        *cell = Cell::default();
+        *cell = Cell { ended_over: cell.ended_over, ..Cell::default() };
         self.carried.send_replace(Carried::default());
     }
 }
@@ -321,6 +319,21 @@ enum Seen {
 impl Cell {
     fn term(&self) -> Term {
         self.ground.as_ref().map_or(Term(0), |ground| ground.term)
+    }
+
+    /// What an earlier life may have written, and etcd does not show, may still be on its way there: over what etcd shows first.
+    fn inherit(&mut self, snapshot: &Snapshot) {
+        if !std::mem::take(&mut self.is_inherited) {
+            return;
+        }
+        let Some(ground) = &self.ground else { return };
+        let shown =
+            snapshot.cluster.sync.as_ref().map(|sync| Record { mode: sync.mode, policies: sync.policies.clone() });
+        let records = ground.records.iter().filter(|record| Some(*record) != shown.as_ref());
+        self.records.extend(records.map(|record| (snapshot.sync_revision, record.clone())));
+        let over = snapshot.cluster.failsafe_revision;
+        let lists = ground.lists.iter().flatten().filter(|list| Some(*list) != snapshot.cluster.failsafe.as_ref());
+        self.lists.extend(lists.map(|list| (over, list.clone())));
     }
 
     fn carried(&self, ground: &Ground, round: &Round, me: &MemberName) -> Carried {

@@ -215,14 +215,20 @@ async fn a_hand_over_leaves_no_gap_and_needs_a_living_candidate() {
     let record = FailoverRecord { leader: Some("pg1".to_owned()), ..FailoverRecord::default() };
     let request_revision = Some(revision(store.request_failover(&record).await.unwrap()));
     let sync = SyncRecord { handover_lsn: Some(Lsn(99)), ..sync_of("pg2", 2) };
-    let (term, new_term) = (Term(1), Term(2));
-    let mut hand_over = HandOver { me: pg1.clone(), term, to: pg2.clone(), to_lease, new_term, sync, request_revision };
+    let (me, to, term, new_term) = (pg1.clone(), pg2.clone(), Term(1), Term(2));
+    let sync_revision = store.read().await.unwrap().sync_revision;
+    let mut hand_over = HandOver { me, term, to, to_lease, new_term, sync, sync_revision, request_revision };
     assert_eq!(store.hand_over(&hand_over).await, Ok(Outcome::Refused), "the candidate is not there");
     assert!(register(&store, "pg2", member_lease, to_lease).await.applied());
     hand_over.to_lease = 12_345;
     assert!(matches!(store.hand_over(&hand_over).await, Err(Error::LeaseGone(_))));
     assert_eq!(store.read().await.unwrap().cluster.leader, Some(pg1.clone()));
     hand_over.to_lease = to_lease;
+    // Whoever leads on writes the record anew first, so that a hand-over that is still on its way comes to nothing.
+    let anew = store.record_sync(&pg1, term, &sync_of("pg1", 1), sync_revision).await.unwrap();
+    assert_eq!(store.hand_over(&hand_over).await, Ok(Outcome::Refused), "the record was written since");
+    assert_eq!(store.let_go(&pg1, term, sync_revision).await, Ok(Outcome::Refused), "as above");
+    hand_over.sync_revision = revision(anew);
     assert!(store.hand_over(&hand_over).await.unwrap().applied());
     assert_eq!(store.hand_over(&hand_over).await, Ok(Outcome::Refused), "once is enough");
     etcd.client().await.lease_revoke(old_lease).await.unwrap();

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use consensus::Outcome;
 use decision::action::Claim;
 use decision::names::Term;
+use decision::view::SyncRecord;
 
 use crate::etcd::{Etcd, claim, name};
 
@@ -14,19 +15,25 @@ async fn a_leader_whose_lease_was_revoked_resumes_under_its_term_unless_somebody
     let store = etcd.store();
     let (first, second) = (etcd.lease(60).await, etcd.lease(60).await);
     assert!(store.acquire(&name("pg1"), first, &claim(0, "pg2"), 0).await.unwrap().applied());
-    let sync = store.read().await.unwrap().sync_revision;
-    assert_eq!(store.resume(&name("pg1"), Term(1), second, sync).await, Ok(Outcome::Refused), "the lock is held");
+    let before = store.read().await.unwrap();
+    let (record, over) = (before.cluster.sync.unwrap(), before.sync_revision);
+    assert_eq!(store.resume(second, &record, over).await, Ok(Outcome::Refused), "the lock is held");
     etcd.client().await.lease_revoke(first).await.unwrap();
-    assert!(store.resume(&name("pg1"), Term(1), second, sync).await.unwrap().applied());
+    assert!(store.resume(second, &record, over).await.unwrap().applied());
     let seen = store.read().await.unwrap();
     assert_eq!((seen.cluster.leader, seen.cluster.term), (Some(name("pg1")), Term(1)));
-    assert_eq!((seen.leader_lease, seen.sync_revision), (second, sync));
+    assert_eq!((seen.leader_lease, seen.cluster.sync.as_ref()), (second, Some(&record)));
+    let late = store.release(&name("pg1"), Term(1), &SyncRecord { released: true, ..record.clone() }, over).await;
+    assert_eq!(late, Ok(Outcome::Refused), "what was sent before comes to nothing");
     etcd.client().await.lease_revoke(second).await.unwrap();
     let third = etcd.lease(60).await;
-    assert!(store.acquire(&name("pg2"), third, &claim(1, "pg1"), sync).await.unwrap().applied());
+    assert!(store.acquire(&name("pg2"), third, &claim(1, "pg1"), seen.sync_revision).await.unwrap().applied());
     etcd.client().await.lease_revoke(third).await.unwrap();
     let fourth = etcd.lease(60).await;
-    assert_eq!(store.resume(&name("pg1"), Term(1), fourth, sync).await, Ok(Outcome::Refused), "pg2 has led");
+    let now = store.read().await.unwrap().sync_revision;
+    for over in [seen.sync_revision, now] {
+        assert_eq!(store.resume(fourth, &record, over).await, Ok(Outcome::Refused), "pg2 has led");
+    }
 }
 
 #[tokio::test]

@@ -173,6 +173,7 @@ pub(crate) fn view(me: &str) -> View {
         fence: Fence::default(),
         signs: Signs::default(),
         promise: None,
+        pledged: None,
         reliance: None,
         settings,
     }
@@ -210,7 +211,7 @@ impl View {
 
     /// It has promised `pg1` to let it lead the present term.
     pub(crate) fn promised(mut self) -> Self {
-        self.promise = Some(Promise { leader: name("pg1"), term: TERM, left: secs(3) });
+        self.promise = Some(Promise { leader: name("pg1"), term: TERM, left: secs(3), upstream: None });
         self
     }
 

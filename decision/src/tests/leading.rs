@@ -244,7 +244,7 @@ fn a_leader_without_usable_data_lets_go() {
 #[test]
 fn a_started_leader_tells_postgres_the_recorded_quorum() {
     let view = view("pg1").stopped(clean_primary()).within(cluster().policies(&[any(1, &["pg2"]), any(1, &["pg3"])]));
-    let expected = Action::Start(StartAs::Primary { term: TERM, quorum: any(1, &["pg3"]) });
+    let expected = Action::Start(StartAs::Primary { term: TERM, quorum: any(1, &["pg3"]), record_anew: true });
     assert_eq!(decide(&view).action, expected);
 }
 

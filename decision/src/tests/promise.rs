@@ -161,7 +161,7 @@ fn a_primary_that_dies_while_promises_carry_it_is_started_again() {
     };
     check(&carried(4), "start_primary: restart_in_place");
     let Action::Start(start) = decide(&carried(4)).action else { panic!("not started") };
-    assert_eq!(start, StartAs::Primary { term: TERM, quorum: any(1, &["pg2", "pg3"]) });
+    assert_eq!(start, StartAs::Primary { term: TERM, quorum: any(1, &["pg2", "pg3"]), record_anew: false });
     check(&carried(0), "wait: etcd_silent");
     check(&carried(4).lock(Lock::NotHeld), "wait: etcd_silent");
     check(&carried(4).stopped(disk()), "wait: leading_on_promises");
@@ -180,6 +180,38 @@ fn a_primary_that_hangs_while_promises_carry_it_is_killed_to_be_started_again() 
     check(&hung(4, 2000), "kill: hung");
     check(&hung(0, 2000), "wait: etcd_silent");
     check(&hung(4, 2000).job("stop", None, secs(1)), "wait: leading_on_promises");
+}
+
+#[test]
+fn whoever_has_promised_goes_on_following_without_etcd_and_without_the_leaders_member_record() {
+    let upstream = cluster().upstream(&name("pg1"), TERM).expect("a member");
+    let start = Action::Start(StartAs::Standby(Some(upstream.clone())));
+    for view in [silent("pg2"), view("pg2").within(cluster().vacant().without("pg1"))] {
+        let mut promised = view.promised();
+        promised.promise.as_mut().expect("promised").upstream = Some(upstream.clone());
+        let (stopped, pledged) = (promised.clone().stopped(disk()), promised.clone().runs(pledged(900)));
+        assert_eq!(decide(&stopped).action, start);
+        assert_eq!(decide(&pledged).action, Action::Follow(upstream.clone()));
+        let stays = [
+            stopped.clone().aged(|ages| ages.last_failure = Some(secs(1))),
+            pledged.aged(|ages| ages.last_failure = Some(secs(1))),
+            stopped.job("start_standby", None, secs(1)),
+            promised.clone().stopped(OnDisk { timeline: Timeline(9), ..disk() }),
+            promised,
+        ];
+        stays.iter().for_each(|view| assert_eq!(decide(view).action, Action::Wait, "{:?}", decide(view)));
+    }
+    // Nobody who has not promised is started without etcd: the leader may be another by now.
+    check(&silent("pg2").stopped(disk()), "wait: etcd_silent");
+}
+
+#[test]
+fn a_pledge_that_never_became_a_ballot_is_forgotten_once_its_leader_is_followed_again() {
+    let noted = |term| View { pledged: Some(term), ..view("pg2") };
+    check(&noted(TERM), "follow: leader_is_back");
+    check(&noted(Term(TERM.0 - 1)), "wait: following");
+    check(&noted(TERM).aged(|ages| ages.last_failure = Some(secs(1))), "wait: following");
+    check(&noted(TERM).within(cluster().ballot("pg2", 4, 900)), "withdraw: leader_is_back");
 }
 
 #[test]

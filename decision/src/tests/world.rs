@@ -334,6 +334,7 @@ impl World {
             fence: Fence::default(),
             signs: Signs::default(),
             promise: None,
+            pledged: None,
             reliance: None,
             settings: self.settings.clone(),
         }

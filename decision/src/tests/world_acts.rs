@@ -75,7 +75,7 @@ impl World {
         let node = &mut self.nodes[at];
         (node.clean, node.end_known, node.proving) = (false, false, None);
         match how {
-            StartAs::Primary { term, quorum } => {
+            StartAs::Primary { term, quorum, .. } => {
                 assert!(!node.signal, "a standby's directory started as primary");
                 (node.runs, node.waits_for, node.visible) = (Runs::Primary, (quorum, term), node.wal.len());
             }

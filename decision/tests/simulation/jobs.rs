@@ -203,7 +203,7 @@ impl World {
             Action::Clone { from, floor } => self.clone_steps(at, self.whom(from), *floor),
             Action::Rewind { from, floor } => self.rewind_steps(self.whom(from), *floor),
             Action::FindEndOfWal => vec![Step::FindEnd],
-            Action::Start(StartAs::Primary { term, quorum }) => {
+            Action::Start(StartAs::Primary { term, quorum, .. }) => {
                 vec![Step::Arm, Step::StartPrimary(quorum.clone(), *term), Step::Survive]
             }
             Action::Start(StartAs::Standby(upstream)) => {

@@ -166,6 +166,7 @@ impl World {
             signs: Signs::default(),
             fence,
             promise: self.promise_seen(at),
+            pledged: self.pledged_seen(at),
             reliance: self.reliance_seen(at),
             settings,
         }

@@ -46,7 +46,13 @@ impl World {
     pub fn promise_seen(&self, at: At) -> Option<Promise> {
         let given = self.given(at).filter(|_| !self.breaks(Broken::IgnoresItsPromise))?;
         let left = duration(given.until.saturating_sub(self.local(at)));
-        Some(Promise { leader: self.names[given.leader].clone(), term: given.term, left })
+        let upstream = Some(self.upstream(given.leader, given.term));
+        Some(Promise { leader: self.names[given.leader].clone(), term: given.term, left, upstream })
+    }
+
+    /// The pledge that is noted.
+    pub fn pledged_seen(&self, at: At) -> Option<Term> {
+        Some(self.nodes[at].book.revoked).filter(|term| *term > Term(0))
     }
 
     /// etcd has been seen: from now on it is known what was revoked.
@@ -148,6 +154,7 @@ impl World {
             leader: self.names[given.leader].clone(),
             term: given.term,
             left: duration(given.until - self.local(at)),
+            upstream: Some(self.upstream(given.leader, given.term)),
         });
         let book = self.nodes[at].book;
         let forgets = self.breaks(Broken::PromisesInSpiteOfItsBallot);

@@ -1,0 +1,95 @@
+//! On what ground a leader stands, as etcd shows it picture after picture, and what its disk tells its next life.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+
+use consensus::Snapshot;
+use decision::durability::Quorum;
+use decision::names::{MemberName, SystemId, Term, Timeline};
+use decision::settings::Mode;
+use decision::view::{Cluster, Initialize, SyncRecord};
+
+use super::Reign;
+
+fn pg1() -> MemberName {
+    MemberName::new("pg1").unwrap()
+}
+
+fn waits_for(k: u32) -> Vec<Quorum> {
+    let voters = ["pg2", "pg3"].map(|text| MemberName::new(text).unwrap());
+    vec![Quorum { k, voters: voters.into() }]
+}
+
+/// pg1 leads term 7; its record was written at `revision`.
+fn picture(revision: i64) -> Snapshot {
+    let sync = SyncRecord {
+        leader: pg1(),
+        term: Term(7),
+        mode: Mode::Quorum,
+        policies: waits_for(1),
+        timeline: Timeline(1),
+        released: false,
+        reclaimed: false,
+        handover_lsn: None,
+        heir: None,
+    };
+    let cluster = Cluster {
+        initialize: Initialize::Done(SystemId(1)),
+        leader: Some(pg1()),
+        term: Term(7),
+        sync: Some(sync),
+        ..Cluster::default()
+    };
+    let mut picture = Snapshot::default();
+    (picture.cluster, picture.sync_revision) = (cluster, revision);
+    picture
+}
+
+fn reign(dir: &Path) -> Reign {
+    Reign::open(dir, pg1())
+}
+
+fn records(reign: &Reign) -> Option<usize> {
+    reign.ground().map(|ground| ground.records.len())
+}
+
+#[test]
+fn whoever_may_have_let_the_lock_go_stands_on_no_ground_until_its_record_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = reign(dir.path());
+    assert!(first.see(&picture(10), true) && records(&first) == Some(1));
+    first.end(10).unwrap();
+    for life in [first, reign(dir.path())] {
+        for old in [9, 10] {
+            assert!(!life.see(&picture(old), true) && life.ground().is_none(), "{old}");
+        }
+    }
+    let next = reign(dir.path());
+    assert!(next.see(&picture(11), true) && next.ground().is_some());
+    next.end(11).unwrap();
+    next.renewed();
+    assert!(next.see(&picture(11), true) && next.ground().is_some(), "nothing that was sent before can come true");
+}
+
+#[test]
+fn what_may_be_on_its_way_to_etcd_is_heeded_until_its_time_has_passed() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = reign(dir.path());
+    first.may_record(&picture(10), Mode::Quorum, waits_for(2)).unwrap();
+    assert!(first.see(&picture(10), true));
+    assert_eq!(records(&first), Some(2), "written before there was a ground");
+    first.write().unwrap();
+    let second = reign(dir.path());
+    assert_eq!(records(&second), Some(2));
+    let _ = second.see(&picture(10), true);
+    let _ = second.see(&picture(10), true);
+    assert_eq!(records(&second), Some(2), "written by an earlier life");
+    assert!(second.see(&picture(11), true));
+    assert_eq!(records(&second), Some(1), "the record has been written since, so that one never comes");
+    for life in [first, reign(dir.path())] {
+        life.renewed();
+        let _ = life.see(&picture(12), true);
+        assert_eq!(records(&life), Some(1));
+    }
+}
