@@ -115,16 +115,7 @@ pub fn covered(policies: &Policies, running: &Quorum) -> bool {
     policies.iter().any(|quorum| quorum.covers(running))
 }
 
-/// The list with one more quorum.
-pub fn with(policies: &Policies, quorum: &Quorum) -> Policies {
-    let mut more = policies.clone();
-    if !more.contains(quorum) {
-        more.push(quorum.clone());
-    }
-    more
-}
-
-/// The list with this quorum at its end, where a new leader looks for what Postgres is to wait for.
+/// The list with this quorum at its end, where a leader looks for what Postgres is to wait for.
 pub fn ending_with(policies: &Policies, quorum: &Quorum) -> Policies {
     let mut list: Policies = policies.iter().filter(|other| *other != quorum).cloned().collect();
     list.push(quorum.clone());
@@ -159,14 +150,20 @@ pub enum Step {
 /// The next safe step from what is recorded and what Postgres waits for to `wanted`.
 ///
 /// `running` is `None` when Postgres waits for something that this system has not set, or for names of another term.
+///
+/// **Invariant: nothing is applied or proven but the last quorum of the record.** So whatever was written over this record and may still be on
+/// its way, its answer having been lost, has that quorum as well: it is a longer list, or that quorum alone. Whoever goes back to an earlier
+/// one records it as the last first, which voids what is on its way.
 pub fn next_step(recorded: &Policies, running: Option<&Quorum>, wanted: &Quorum) -> Step {
-    if !recorded.contains(wanted) {
-        return Step::Record(with(recorded, wanted));
+    if recorded.last() != Some(wanted) {
+        return Step::Record(ending_with(recorded, wanted));
     }
     match running {
         Some(running) if running == wanted && recorded.len() == 1 => Step::Settled,
         Some(running) if running == wanted => Step::Prove(wanted.clone()),
-        Some(running) if !covered(recorded, running) => Step::Record(with(recorded, running)),
+        Some(running) if !covered(recorded, running) => {
+            Step::Record(ending_with(&ending_with(recorded, running), wanted))
+        }
         Some(_) | None => Step::Apply(wanted.clone()),
     }
 }

@@ -60,30 +60,56 @@ fn the_ballots_needed_meet_every_acknowledging_set_and_one_less_does_not() {
 struct Walk {
     recorded: Policies,
     running: Option<Quorum>,
+    /// What was written over this record and given up as lost. It may still come true, until the record is another.
+    on_its_way: Vec<Policies>,
 }
 
 impl Walk {
     /// One step towards `wanted`; `None` once it is settled.
     fn step(&mut self, wanted: &Quorum) -> Option<()> {
-        match next_step(&self.recorded, self.running.as_ref(), wanted) {
+        match self.next(wanted) {
             Step::Settled => return None,
-            Step::Record(policies) => self.recorded = policies,
             Step::Apply(quorum) => self.running = Some(quorum),
-            Step::Prove(quorum) => {
-                assert_eq!(self.running.as_ref(), Some(&quorum), "a proof of what Postgres does not do");
-                self.recorded = vec![quorum];
+            write @ (Step::Record(_) | Step::Prove(_)) => {
+                self.recorded = written(write);
+                self.on_its_way.clear();
             }
         }
         if let Some(running) = &self.running {
-            assert!(covered(&self.recorded, running), "towards {wanted}: {self:?}");
+            let may_be_in_force = self.on_its_way.iter().chain([&self.recorded]);
+            may_be_in_force.for_each(|list| assert!(covered(list, running), "towards {wanted}: {self:?}"));
         }
         Some(())
+    }
+
+    fn next(&self, wanted: &Quorum) -> Step {
+        let step = next_step(&self.recorded, self.running.as_ref(), wanted);
+        if let Step::Prove(quorum) = &step {
+            assert_eq!(self.running.as_ref(), Some(quorum), "a proof of what Postgres does not do");
+        }
+        step
+    }
+
+    /// The next step is a write of the record, and its answer is lost.
+    fn loses_the_answer(mut self, wanted: &Quorum) -> Self {
+        if let write @ (Step::Record(_) | Step::Prove(_)) = self.next(wanted) {
+            self.on_its_way.push(written(write));
+        }
+        self
     }
 
     fn settle(mut self, wanted: &Quorum) {
         let steps = (0..10).take_while(|_| self.step(wanted).is_some()).count();
         assert!(steps <= 5, "{steps} steps to {wanted}");
         assert_eq!((self.recorded.as_slice(), self.running.as_ref()), (std::slice::from_ref(wanted), Some(wanted)));
+    }
+}
+
+fn written(step: Step) -> Policies {
+    match step {
+        Step::Record(policies) => policies,
+        Step::Prove(quorum) => vec![quorum],
+        Step::Settled | Step::Apply(_) => unreachable!("{step:?} writes nothing"),
     }
 }
 
@@ -99,11 +125,14 @@ fn every_change_is_covered_at_every_instant_and_ends_also_when_it_is_broken_off_
         let covered: Vec<_> = quorums.iter().filter(|running| covered(&recorded, running)).cloned().map(Some).collect();
         for running in covered.into_iter().chain([None]) {
             for wanted in &quorums {
-                let mut walk = Walk { recorded: recorded.clone(), running: running.clone() };
+                let mut walk = Walk { recorded: recorded.clone(), running: running.clone(), on_its_way: Vec::new() };
                 walk.clone().settle(wanted);
                 // The leader dies, or changes its mind, after each step. Every fifth of the others is enough to find what there is.
+                let others = || quorums.iter().step_by(5).chain(&recorded);
+                others().for_each(|other| walk.clone().loses_the_answer(wanted).settle(other));
                 while walk.step(wanted).is_some() {
-                    quorums.iter().step_by(5).for_each(|other| walk.clone().settle(other));
+                    others().for_each(|other| walk.clone().settle(other));
+                    others().for_each(|other| walk.clone().loses_the_answer(wanted).settle(other));
                     (Walk { running: None, ..walk.clone() }).settle(wanted);
                 }
             }
@@ -115,11 +144,12 @@ fn every_change_is_covered_at_every_instant_and_ends_also_when_it_is_broken_off_
 fn what_is_running_uncovered_is_recorded_before_anything_else_changes() {
     for recorded in quorums(&NODES[..3]) {
         for running in quorums(&NODES[..3]).iter().filter(|running| !recorded.covers(running)) {
-            let mut walk = Walk { recorded: vec![recorded.clone()], running: Some(running.clone()) };
-            if recorded != *running {
+            let (list, running) = (vec![recorded.clone()], Some(running.clone()));
+            let mut walk = Walk { recorded: list, running: running.clone(), on_its_way: Vec::new() };
+            if Some(&recorded) != running.as_ref() {
                 match next_step(&walk.recorded, walk.running.as_ref(), &recorded) {
                     Step::Record(list) => walk.recorded = list,
-                    other => panic!("recorded {recorded}, running {running}: {other:?}"),
+                    other => panic!("recorded {recorded}, running {running:?}: {other:?}"),
                 }
                 walk.settle(&recorded);
             }

@@ -10,7 +10,7 @@ use decision::settings::{Settings, Timing};
 use decision::view::{Member, Postgres as SeenPostgres, Server, Sound, View};
 
 use crate::ages::AgeKeeper;
-use crate::broken::{self, Broken};
+use crate::broken;
 use crate::etcd::Snapshot;
 use crate::hearing::Ears;
 use crate::jobs::Job;
@@ -205,7 +205,6 @@ impl World {
         let revision = agent.picture.as_ref().map_or(0, |picture| picture.cluster.revision);
         // A picture that was confirmed after the write shows it, whatever its number says.
         let shown = revision >= agent.own_revision || agent.confirmed_at > agent.own_write_at;
-        let shown = shown || self.breaks(Broken::DecidesFromAnOldPicture);
         if !shown {
             return self.wake_within(at, OWN_WRITE_WATCH);
         }

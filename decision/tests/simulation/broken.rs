@@ -64,8 +64,6 @@ pub enum Broken {
     FencesWithoutMargin,
     /// A marker counts when it is written, not when it is acknowledged.
     TrustsAMarkerThatNobodyAcknowledged,
-    /// Decides from a picture of the cluster from before its own last write.
-    DecidesFromAnOldPicture,
     /// The lock is handed over before the candidate has replayed everything.
     HandsOverTooEarly,
     /// A hand-over does not say which position the new leader must have replayed.

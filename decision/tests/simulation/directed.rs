@@ -161,14 +161,6 @@ pub fn one_of_four_still_hears_the_leader(seed: u64) -> Plan {
     (1..4).fold(five, |plan, at| plan.with(4_000, 3_000, Fault::Cut(0, at)))
 }
 
-/// The answers to the reads are lost while a change of the voters goes through.
-pub fn the_answers_to_the_reads_are_lost(seed: u64) -> Plan {
-    Plan { write_every: 200 * MS, ..Plan::quiet(seed) }
-        .with(3_161, 1_371, Fault::CutFromEtcd(Who::Node(1)))
-        .with(4_425, 1_809, Fault::AnswersLost(24))
-        .with(4_775, 80, Fault::PostgresKilled(Who::Leader))
-}
-
 /// The candidate of a switchover is cut off from the WAL just before the end.
 pub fn the_candidate_misses_the_end_of_the_wal(seed: u64) -> Plan {
     Plan { write_every: 4 * MS, ..Plan::quiet(seed) }.with(4_000, 100, Fault::Switchover(Some(1))).with(

@@ -66,7 +66,6 @@ const ROWS: &[Row] = &[
     told(&[Broken::PledgesWhileItStreams], LOST, backends_commit_on_while_the_voters_ballot, 100),
     told(&[Broken::ForgetsToGuardBallots], LOST, a_ballot_is_taken_back_while_it_is_counted, 60),
     told(&[Broken::TakesOverAnyRecord], LOST, the_record_changes_while_it_is_taken_over, 120),
-    told(&[Broken::DecidesFromAnOldPicture], COVERED, the_answers_to_the_reads_are_lost, 150),
     told(
         &[Broken::HandsOverTooEarly, Broken::HandsOverWithoutAPosition],
         LOST,
