@@ -1,4 +1,5 @@
-//! What a node hears of the leader: its agent is asked ten times a second, and its Postgres as well once the agent has missed one.
+//! What a node hears of the leader: its agent is asked ten times a second, and its Postgres as well once the agent has missed one. A leader
+//! that gives up says so itself.
 
 use decision::names::Term;
 use decision::view::{Hearing, Sound};
@@ -22,6 +23,8 @@ pub struct Ears {
     target: Option<(At, Term)>,
     agent: Ear,
     postgres: Ear,
+    /// The leader's agent has said that its Postgres is done for, and not taken it back.
+    dead: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +76,10 @@ impl World {
             return;
         }
         self.after_local(at, EVERY, Event::Beat { at, life });
-        let Some((leader, _)) = self.nodes[at].agent.ears.target else { return };
+        let Some((leader, term)) = self.nodes[at].agent.ears.target else { return };
         let local = self.local(at);
         let (agent_said, postgres_said) = (self.agent_says(at, leader), self.postgres_says(at, leader));
+        let given_up = (self.gives_up(leader, term), self.says_that_it_leads(leader));
         let ears = &mut self.nodes[at].agent.ears;
         let doubt = ears.agent.unanswered_since.is_some();
         if agent_said != Said::Yes || doubt {
@@ -84,11 +88,26 @@ impl World {
             ears.postgres = Ear::default();
         }
         ears.agent.hear(agent_said, local);
+        if agent_said == Said::Yes {
+            let (gives_up, leads) = given_up;
+            ears.dead = gives_up || (ears.dead && !leads);
+        }
         match agent_said {
-            Said::Yes | Said::Refused if doubt || agent_said == Said::Refused => self.wake_soon(at),
+            Said::Yes | Said::Refused if doubt || ears.dead || agent_said == Said::Refused => self.wake_soon(at),
             Said::Yes | Said::Refused => {}
             Said::Nothing => self.wake_later(at, LATE),
         }
+    }
+
+    /// Whether its agent says, under this term, that it gives up.
+    fn gives_up(&self, leader: At, term: Term) -> bool {
+        let seen = self.nodes[leader].agent.picture.as_ref();
+        self.job_action(leader) == Some("abdicate") && seen.is_some_and(|seen| seen.cluster.term == term)
+    }
+
+    fn says_that_it_leads(&self, leader: At) -> bool {
+        let seen = self.nodes[leader].agent.picture.as_ref();
+        seen.is_some_and(|seen| seen.cluster.leader.as_ref() == Some(&self.names[leader]))
     }
 
     fn reaches(&self, at: At, leader: At) -> bool {
@@ -131,6 +150,7 @@ impl World {
         let receiver = self.nodes[at].postgres.receiver.as_ref();
         let streams = receiver.is_some_and(|receiver| self.now - receiver.last_message < lately);
         let postgres = match ears.postgres.sound(was_heard, local) {
+            _ if ears.dead => Sound::ReportedDead,
             Sound::Silent { .. } | Sound::Unknown if streams => Sound::Fine,
             sound => sound,
         };
