@@ -10,7 +10,7 @@ use decision::settings::{Settings, Timing};
 use decision::view::{Member, Postgres as SeenPostgres, Server, Sound, View};
 
 use crate::ages::AgeKeeper;
-use crate::broken;
+use crate::broken::{self, Broken};
 use crate::etcd::Snapshot;
 use crate::hearing::Ears;
 use crate::jobs::Job;
@@ -58,6 +58,8 @@ pub struct Agent {
 
     pub name_is_mine: bool,
     pub registered: Option<(i64, Rc<Member>)>,
+    /// When that was heard of.
+    pub registered_at: Micros,
     pub registering: bool,
     pub spare_lease: i64,
     pub lock_seen: Option<i64>,
@@ -100,10 +102,12 @@ impl World {
     /// A new life of the agent of a host that has power.
     pub fn start_agent(&mut self, at: At) {
         let local = self.local(at);
+        let forgets = self.breaks(Broken::ForgetsWhatItGaveUp);
         let node = &mut self.nodes[at];
         if !node.powered || node.agent.up {
             return;
         }
+        node.given_up = node.given_up.filter(|_| !forgets);
         let life = node.agent.life + 1;
         let ages = AgeKeeper::default();
         node.agent = Agent {

@@ -2,6 +2,7 @@
 //! carried out; the real rules are not touched.
 
 use decision::action::{Action, Claim, ClaimKind, StopMode};
+use decision::durability::Policies;
 use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::reason::Reason;
 use decision::view::{ControlState, Data, Lock, OnDisk, Seen, Server, Sound, View};
@@ -70,6 +71,16 @@ pub enum Broken {
     HandsOverWithoutAPosition,
     /// A hand-over is not guarded by the request that it answers.
     HandsOverWithoutItsRequest,
+    /// A hand-over does not look whether the record has been written anew.
+    HandsOverOverAnyRecord,
+    /// Postgres is started again on the record as it is, so that what was sent before may still come true.
+    StartsOnTheOldRecord,
+    /// What is found in etcd counts as written, though it may have been there before.
+    TakesWhatWasThereForItsOwn,
+    /// The ground that was given up for a hand-over or a release is taken again from a picture of before.
+    TakesItsGroundBack,
+    /// That it was given up is not known to the next life of the agent.
+    ForgetsWhatItGaveUp,
     /// A hand-over that failed is not taken back in etcd.
     DoesNotTakeAHandOverBack,
     /// Postgres is started again while the request for its hand-over still lies in etcd.
@@ -94,6 +105,10 @@ pub enum Broken {
     WaitsForOneTooFew,
     /// A new quorum takes the place of the old one in the record, while Postgres still waits for the old one.
     RecordsTheNewAlone,
+    /// A quorum that the record has, but not as the last, is applied at once.
+    GoesBackOnTheRecordAsItIs,
+    /// The member record is not written again when an older one has come after it.
+    WritesItsMemberRecordOnce,
 }
 
 /// The rules that are broken in a world: none, one, or the layers that hide each other.
@@ -187,6 +202,11 @@ fn think(broken: Broken, view: &View, action: Action) -> Action {
         (Broken::AppliesBeforeItRecords, Action::RecordSync { policies, .. }) if policies.len() > 1 => {
             Action::ApplySync(policies.last().cloned().unwrap_or_default())
         }
+        (Broken::GoesBackOnTheRecordAsItIs, Action::RecordSync { policies, .. })
+            if recorded(view).is_some_and(|before| before.len() == policies.len() && *before != policies) =>
+        {
+            Action::ApplySync(policies.last().cloned().unwrap_or_default())
+        }
         (Broken::RecordsTheNewAlone, Action::RecordSync { policies, mode }) => {
             Action::RecordSync { mode, policies: policies.last().cloned().into_iter().collect() }
         }
@@ -197,6 +217,10 @@ fn think(broken: Broken, view: &View, action: Action) -> Action {
         (broken, Action::Acquire(claim)) => Action::Acquire(changed(broken, view, claim)),
         (_, action) => action,
     }
+}
+
+fn recorded(view: &View) -> Option<&Policies> {
+    view.cluster.now().and_then(|cluster| cluster.sync.as_ref()).map(|sync| &sync.policies)
 }
 
 fn changed(broken: Broken, view: &View, claim: Claim) -> Claim {

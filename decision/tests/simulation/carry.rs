@@ -5,7 +5,7 @@ use std::rc::Rc;
 use decision::action::ClaimKind;
 use decision::durability::Quorum;
 use decision::names::Term;
-use decision::view::Ballot;
+use decision::view::{Ballot, SyncRecord};
 
 use crate::jobs::{Next, Step, commit};
 use crate::postgres::{Directory, Process};
@@ -32,7 +32,10 @@ impl World {
             Step::Resume(term) => {
                 let Some(lease) = self.nodes[at].agent.leases[1].id() else { return Next::Fail("no lease") };
                 let Some(seen) = self.seen(at) else { return Next::End };
-                let txn = self.resume(at, lease, *term, &seen);
+                let Some(sync) = self.my_sync(at, &seen).filter(|sync| sync.term == *term) else {
+                    return Next::Fail("the record is not mine");
+                };
+                let txn = self.resume(at, lease, SyncRecord { heir: None, ..sync }, seen.sync_revision);
                 self.send(at, Rc::new(txn))
             }
             Step::Commit(txn, _) => self.send(at, Rc::clone(txn)),

@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use decision::names::{Term, Timeline};
 use decision::settings::Mode;
-use decision::view::{Cluster, HistoryEntry, Lock, Primary, Server, View};
+use decision::view::{Cluster, HistoryEntry, Lock, Member, Primary, Server, View};
 
+use crate::broken::Broken;
 use crate::claims::leads;
 use crate::etcd::{Guard, Key, Outcome, Txn, Value, Write};
 use crate::requests::{Ask, Purpose};
@@ -17,7 +18,7 @@ use crate::world::{At, Event, World};
 const RETRY_AFTER: Micros = 300 * MS;
 
 impl World {
-    // The member record: written when a slow fact or the lease changes.
+    // The member record: written when a slow fact or the lease changes, and when etcd has another one than was written.
 
     pub fn register_soon(&mut self, at: At) {
         let agent = &self.nodes[at].agent;
@@ -28,12 +29,21 @@ impl World {
         }
     }
 
-    fn unregistered(&self, at: At) -> Option<(i64, decision::view::Member)> {
+    fn unregistered(&self, at: At) -> Option<(i64, Member)> {
         let agent = &self.nodes[at].agent;
         let lease = agent.leases[0].id()?;
         let wanted = self.member_record(at);
         let same = agent.registered.as_ref().is_some_and(|(of, written)| *of == lease && **written == wanted);
-        (!same).then_some((lease, wanted))
+        (!same || self.has_another_record(at)).then_some((lease, wanted))
+    }
+
+    /// Whether etcd, asked after the last write was answered, has another record than was written.
+    fn has_another_record(&self, at: At) -> bool {
+        let agent = &self.nodes[at].agent;
+        let newer = agent.picture.as_ref().filter(|_| agent.confirmed_at > agent.registered_at);
+        let there = newer.and_then(|picture| picture.cluster.members.get(&self.names[at]));
+        let another = |(_, written): &(i64, Rc<Member>)| there.is_some_and(|there| *there != **written);
+        agent.registered.as_ref().is_some_and(another) && !self.breaks(Broken::WritesItsMemberRecordOnce)
     }
 
     pub fn register(&mut self, at: At, life: u32) {
@@ -58,8 +68,9 @@ impl World {
         let life = self.nodes[at].agent.life;
         match outcome {
             Some(Outcome::Applied(_)) => {
+                let local = self.local(at);
                 let agent = &mut self.nodes[at].agent;
-                (agent.name_is_mine, agent.registering) = (true, false);
+                (agent.name_is_mine, agent.registering, agent.registered_at) = (true, false, local);
                 self.wake_soon(at);
                 self.register_soon(at);
             }

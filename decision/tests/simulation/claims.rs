@@ -66,15 +66,21 @@ impl World {
         Txn { guards, writes }
     }
 
-    /// The lock is bound to a lease of its last leader again, nobody having led since.
-    pub fn resume(&self, me: At, lease: i64, term: Term, seen: &Snapshot) -> Txn {
-        let guards = vec![Guard::Absent(Key::Leader), still(term), Guard::Unchanged(Key::Sync, seen.sync_revision)];
-        Txn { guards, writes: vec![Write::Put(Key::Leader, Value::Leader(me), Some(lease))] }
+    /// The lock is bound to a lease of its last leader again, nobody having led since. Its record is written anew, so that nothing that it
+    /// has sent before can come true.
+    pub fn resume(&self, me: At, lease: i64, sync: SyncRecord, sync_revision: i64) -> Txn {
+        let unchanged = Guard::Unchanged(Key::Sync, sync_revision);
+        let guards = vec![Guard::Absent(Key::Leader), still(sync.term), unchanged];
+        let lock = Write::Put(Key::Leader, Value::Leader(me), Some(lease));
+        Txn { guards, writes: vec![lock, Write::Put(Key::Sync, record(sync), None)] }
     }
 
-    /// The lock goes over to `to`, whose record `sync` is.
-    pub fn hand_over(&self, me: At, to: At, lease: i64, request: i64, term: Term, sync: SyncRecord) -> Txn {
-        let mut guards = leads(term, me);
+    /// The lock goes over to `to` with its lease: `sync` is its record, and takes the place of the one of `sync_revision`.
+    pub fn hand_over(&self, me: At, (to, lease): (At, i64), request: i64, sync: SyncRecord, sync_revision: i64) -> Txn {
+        let mut guards = leads(Term(sync.term.0 - 1), me);
+        if !self.breaks(Broken::HandsOverOverAnyRecord) {
+            guards.push(Guard::Unchanged(Key::Sync, sync_revision));
+        }
         guards.push(Guard::Exists(Key::Member(to)));
         if !self.breaks(Broken::HandsOverWithoutItsRequest) {
             guards.push(Guard::Unchanged(Key::Request, request));
@@ -102,9 +108,11 @@ impl World {
         Txn { guards, writes: vec![Write::Delete(Key::Leader), Write::Put(Key::Sync, record(sync), None)] }
     }
 
-    /// The lock alone: the record says already that its leader is done for.
-    pub fn delete_lock(&self, me: At, term: Term) -> Txn {
-        Txn { guards: leads(term, me), writes: vec![Write::Delete(Key::Leader)] }
+    /// The lock alone: the record says since `sync_revision` that its leader is done for.
+    pub fn let_go_of_lock(&self, me: At, term: Term, sync_revision: i64) -> Txn {
+        let mut guards = leads(term, me);
+        guards.push(Guard::Unchanged(Key::Sync, sync_revision));
+        Txn { guards, writes: vec![Write::Delete(Key::Leader)] }
     }
 
     pub fn record_sync(&self, me: At, sync: SyncRecord, sync_revision: i64) -> Txn {

@@ -181,6 +181,61 @@ pub fn the_order_to_hand_over_comes_late(seed: u64) -> Plan {
     )
 }
 
+/// Commits wait for nobody. `pg1` cannot start its Postgres again and lets go of the lock, but that is held up on its way to etcd; it tries
+/// once more, and hears nothing of etcd any more when the lock goes.
+pub fn the_release_comes_late(seed: u64) -> Plan {
+    let etcd = 3;
+    let when = about(4_080, 40, seed);
+    Plan { disks: vec![5, 1, 1], ..busy(seed).in_mode(Mode::Async) }
+        .with(4_000, 100, Fault::PostgresKilled(Who::Node(0)))
+        .with(when, 20, Fault::PostgresKilled(Who::Node(0)))
+        .with(when, 150, Fault::QuestionsHeldUp(Who::Node(0), 6))
+        .with(9_000, 4_000, Fault::Cut(etcd, 0))
+}
+
+/// As above, and what `pg1` writes before it starts never reaches etcd.
+pub fn the_release_comes_late_and_the_record_stays_as_it_was(seed: u64) -> Plan {
+    let etcd = 3;
+    the_release_comes_late(seed).with(7_700, 600, Fault::Cut(0, etcd))
+}
+
+/// `pg1` sends the order to hand over to `pg2`, and its agent begins another life while Postgres still waits for `pg3`, which stands still. It
+/// sees etcd for a moment, is promised to go on without it, and starts Postgres again before the order arrives.
+pub fn another_life_goes_on_before_the_order_to_hand_over_arrives(seed: u64) -> Plan {
+    a_life_ends_with_a_hand_over(3_300, about(4_060, 100, seed), seed)
+}
+
+/// As above, and `pg2` was named as the heir, which the next life takes back.
+pub fn another_life_takes_the_heir_back(seed: u64) -> Plan {
+    a_life_ends_with_a_hand_over(3_900, about(4_480, 160, seed), seed)
+}
+
+fn a_life_ends_with_a_hand_over(frozen_ms: u64, ordered_ms: u64, seed: u64) -> Plan {
+    let etcd = 3;
+    busy(seed)
+        .with(frozen_ms, 9_000, Fault::PostgresFrozen(Who::Node(2)))
+        .with(4_000, 100, Fault::Switchover(Some(1)))
+        .with(ordered_ms, 40, Fault::QuestionsHeldUp(Who::Node(0), 6))
+        .with(ordered_ms + 45, 80, Fault::AgentKilled(Who::Node(0)))
+        .with(ordered_ms + 500, 9_000, Fault::Cut(etcd, 0))
+}
+
+/// `pg2` is away, `pg1` proves with a commit that it does without, and the record that says so is held up until `pg2` is a voter again.
+pub fn a_proof_is_recorded_late(seed: u64) -> Plan {
+    let when = about(4_990, 80, seed);
+    busy(seed).with(4_000, 1_200, Fault::PowerLost(Who::Node(1))).with(
+        when,
+        30,
+        Fault::QuestionsHeldUp(Who::Node(0), 2),
+    )
+}
+
+/// etcd comes back from a backup of before the reign of the present leader, with its member record of then.
+pub fn etcd_comes_back_from_a_backup(seed: u64) -> Plan {
+    let killed = Plan::quiet(seed).with(3_866, 3_000, Fault::PowerLost(Who::Leader));
+    killed.with(9_000, 100, Fault::EtcdRestored)
+}
+
 /// `pg1` alone has lost etcd, and goes on by the promises of the others.
 pub fn a_leader_goes_on_by_promises(seed: u64) -> Plan {
     busy(seed).with(4_000, 12_000, Fault::CutFromEtcd(Who::Node(0)))

@@ -219,9 +219,14 @@ impl Etcd {
         Outcome::Applied(self.revision)
     }
 
-    /// What became of a transaction whose answer was lost, as far as its keys tell.
-    pub fn recall(&self, txn: &Txn) -> Outcome {
+    /// What became of a transaction whose answer was lost, as far as its keys tell. A key that it would have changed and that has not been
+    /// written since tells that it was not applied, whatever its value; `by_value`: unless only the value is looked at.
+    pub fn recall(&self, txn: &Txn, by_value: bool) -> Outcome {
+        let untouched = |key: &Key| {
+            txn.guards.iter().any(|guard| matches!(guard, Guard::Unchanged(of, _) if of == key) && self.holds(guard))
+        };
         let in_effect = |write: &Write| match write {
+            Write::Put(key, ..) if !by_value && untouched(key) => false,
             Write::Put(key, value, lease) => {
                 self.store.get(key).is_some_and(|stored| stored.value == *value && stored.lease == *lease)
             }

@@ -10,7 +10,7 @@ use crate::ledger::Cause;
 use crate::plan::{Fault, Who};
 use crate::postgres::{Directory, Process};
 use crate::time::{MS, SECOND};
-use crate::world::{At, Event, Part, World};
+use crate::world::{At, Event, Node, Part, World};
 
 const ALL: [Part; 3] = [Part::Agent, Part::Postgres, Part::Fence];
 
@@ -37,6 +37,7 @@ impl World {
             | Fault::SlowDisk(who)
             | Fault::SlowActions(who)
             | Fault::QuestionsLate(who)
+            | Fault::QuestionsHeldUp(who, _)
             | Fault::Reader(who) => Some(self.who(who)),
             // A link has two ends; between two nodes neither knows whose fault it is.
             Fault::Isolated(who) | Fault::CutFromEtcd(who) | Fault::Mute(who) | Fault::Deaf(who) => {
@@ -119,7 +120,10 @@ impl World {
             }
             Fault::SlowDisk(_) => self.nodes[at].slow_disk = 20 * self.plan.disks[at],
             Fault::SlowActions(_) => self.nodes[at].slow_actions = 60,
-            Fault::QuestionsLate(_) => drop(self.questions_late.insert(at)),
+            Fault::QuestionsLate(_) => self.questions_late.extend([(at, 700 * MS..1_600 * MS)]),
+            Fault::QuestionsHeldUp(_, seconds) => {
+                self.questions_late.extend([(at, seconds * SECOND..(seconds + 1) * SECOND)]);
+            }
             Fault::Reader(_) => {
                 let postgres = &mut self.nodes[at].postgres;
                 postgres.held_up |= postgres.process == Process::Standby;
@@ -204,7 +208,9 @@ impl World {
             }
             Fault::SlowDisk(_) => self.nodes[at].slow_disk = self.plan.disks[at],
             Fault::SlowActions(_) => self.nodes[at].slow_actions = 1,
-            Fault::QuestionsLate(_) => drop(self.questions_late.remove(&at)),
+            Fault::QuestionsLate(_) | Fault::QuestionsHeldUp(..) => {
+                self.questions_late.remove(&at);
+            }
             Fault::Reader(_) => {
                 let postgres = &mut self.nodes[at].postgres;
                 postgres.held_up = false;
@@ -242,6 +248,9 @@ impl World {
     }
 
     fn lose_disk(&mut self, at: At) {
+        let is_whole = |node: &Node| node.postgres.directory == Directory::Whole;
+        let others_have_one = self.nodes.iter().enumerate().any(|(other, node)| other != at && is_whole(node));
+        self.ledger.last_copy_lost |= is_whole(&self.nodes[at]) && !others_have_one;
         self.power_off(at);
         self.ledger.disk_lost = true;
         // What was promised to be here alone is gone with the disk.
@@ -250,7 +259,7 @@ impl World {
             ack.excused |= wal.get(ack.end - 1) == Some(&ack.record);
         }
         self.nodes[at].notes = [None, None];
-        self.nodes[at].ground = None;
+        (self.nodes[at].ground, self.nodes[at].given_up) = (None, None);
         self.lose_book(at);
         let postgres = &mut self.nodes[at].postgres;
         (postgres.directory, postgres.flushed, postgres.begun) = (Directory::Empty, 0, None);
@@ -290,6 +299,12 @@ impl World {
         let request = Request { kind, from: None, to, accept_data_loss, revision: 0 };
         let writes = vec![Write::Put(Key::Request, Value::Request(request), None)];
         self.etcd.commit(&Txn { guards: vec![Guard::Absent(Key::Request)], writes });
+        self.etcd_changed(None);
+    }
+
+    /// An operator takes back what was asked for, to ask for something else.
+    pub fn take_request_back(&mut self) {
+        self.etcd.commit(&Txn { guards: Vec::new(), writes: vec![Write::Delete(Key::Request)] });
         self.etcd_changed(None);
     }
 

@@ -70,7 +70,7 @@ impl World {
     }
 
     pub fn hand_the_lock_over(&mut self, at: At, to: At, request: i64) -> Next {
-        let Some(seen) = self.seen(at) else { return Next::End };
+        let Some((seen, named)) = self.seen_and_written(at) else { return Next::End };
         let Some(before) = seen.cluster.sync.clone() else { return Next::Fail("there is no durability record") };
         let name = self.names[to].clone();
         let Some(candidate) = seen.cluster.members.get(&name) else { return Next::Fail("the candidate is gone") };
@@ -87,10 +87,11 @@ impl World {
             handover_lsn: (!self.breaks(Broken::HandsOverWithoutAPosition)).then_some(Lsn(last.0 + 1)),
             heir: None,
         };
+        let over = seen.sync_revision.max(named);
         // From here on another may lead without anybody's ballot.
-        self.reign_ends(at);
+        self.gives_ground_up(at, seen.cluster.term, over);
         self.bind(at, None);
-        let txn = self.hand_over(at, to, candidate.lock_lease, request, seen.cluster.term, sync);
+        let txn = self.hand_over(at, (to, candidate.lock_lease), request, sync, over);
         self.send(at, Rc::new(txn))
     }
 
@@ -108,10 +109,7 @@ impl World {
 
     /// Takes heir and request back in one write, after which the hand-over can never be.
     pub fn break_off(&mut self, at: At, request: i64) -> Next {
-        let Some((seen, named)) = self.nodes[at].agent.job.as_ref().map(|job| (Rc::clone(&job.seen), job.revision))
-        else {
-            return Next::End;
-        };
+        let Some((seen, named)) = self.seen_and_written(at) else { return Next::End };
         let Some(sync) = self.my_sync(at, &seen).filter(|_| !self.breaks(Broken::DoesNotTakeAHandOverBack)) else {
             return Next::Go;
         };

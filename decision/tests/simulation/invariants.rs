@@ -9,6 +9,7 @@ use decision::view::Sound;
 use crate::etcd::{Key, Value};
 use crate::ledger::{Acknowledged, Reign};
 use crate::plan::Fault;
+use crate::postgres::Directory;
 use crate::time::{Micros, SECOND};
 use crate::wal::lsn;
 use crate::world::{At, Part, World};
@@ -231,6 +232,12 @@ fn still_heard(world: &World, reign: &Reign, before: &Reign) -> Option<At> {
     };
     let deposed = reign.kind == Some(ClaimKind::Takeover) && !reign.had_let_go;
     (0..world.nodes.len()).filter(|at| deposed && ![before.leader, reign.leader].contains(at)).find(hears)
+}
+
+/// Whether the disk that was lost held the last whole database, and nobody has had one since: then there is nothing that anybody could
+/// start or copy, and a backup is needed.
+pub fn no_database_is_left(world: &World) -> bool {
+    world.ledger.last_copy_lost && world.nodes.iter().all(|node| node.postgres.directory != Directory::Whole)
 }
 
 /// All is well again: a marked leader acknowledges, and everybody streams from it.

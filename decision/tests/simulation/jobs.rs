@@ -31,6 +31,8 @@ pub enum Step {
     Commit(Rc<Txn>, Refused),
     /// Says in the record that this primary is done for.
     Report,
+    /// Writes the record anew, so that nothing that was sent before it can come true.
+    RecordAnew,
     Arm,
     Disarm,
     KillAll,
@@ -203,8 +205,12 @@ impl World {
             Action::Clone { from, floor } => self.clone_steps(at, self.whom(from), *floor),
             Action::Rewind { from, floor } => self.rewind_steps(self.whom(from), *floor),
             Action::FindEndOfWal => vec![Step::FindEnd],
-            Action::Start(StartAs::Primary { term, quorum, .. }) => {
-                vec![Step::Arm, Step::StartPrimary(quorum.clone(), *term), Step::Survive]
+            Action::Start(StartAs::Primary { term, quorum, record_anew }) => {
+                let mut steps = vec![Step::Arm, Step::StartPrimary(quorum.clone(), *term), Step::Survive];
+                if *record_anew {
+                    steps.insert(0, Step::RecordAnew);
+                }
+                steps
             }
             Action::Start(StartAs::Standby(upstream)) => {
                 vec![Step::StartStandby(upstream.as_ref().map(|upstream| self.whom(upstream))), Step::Survive]
@@ -305,6 +311,11 @@ impl World {
         seen.cluster.sync.clone().filter(|sync| sync.leader == self.names[at])
     }
 
+    /// What the job was decided from, and the revision of what it has written since; 0: nothing.
+    pub fn seen_and_written(&self, at: At) -> Option<(Rc<Snapshot>, i64)> {
+        self.nodes[at].agent.job.as_ref().map(|job| (Rc::clone(&job.seen), job.revision))
+    }
+
     pub fn job_goes_on(&mut self, at: At, life: u32, id: u32, turn: u32) {
         let agent = &self.nodes[at].agent;
         let due = |job: &Job| job.id == id && job.turn == turn;
@@ -378,6 +389,7 @@ impl World {
         self.settle_claims(at, &action, front.as_ref(), outcome);
         let Some(job) = self.nodes[at].agent.job.as_mut() else { return };
         let goes_back = matches!(job.steps.front(), Some(Step::BreakOff { .. }));
+        let anew = matches!(job.steps.front(), Some(Step::RecordAnew));
         let next = match (outcome, refused) {
             // Whatever of the way back fails is done by the next decisions.
             (_, _) if goes_back => Next::Go,
@@ -387,6 +399,8 @@ impl World {
             }
             (Outcome::Refused, Refused::Ends) if matches!(job.action, Action::Release | Action::Abdicate) => Next::Go,
             (Outcome::Refused, Refused::Ends) => Next::End,
+            // Nothing was started, so nothing has failed: the next picture of etcd tells.
+            (Outcome::Unknown, _) if anew => Next::End,
             (Outcome::Refused, Refused::Fails) => Next::Fail("the cluster changed meanwhile"),
             (Outcome::LeaseGone, _) => Next::Fail("the lease is gone"),
             (Outcome::Unknown, _) => Next::Fail("nobody knows whether the write was applied"),
@@ -403,6 +417,7 @@ impl World {
                 self.ask(at, Purpose::Job(id), Ask::Recall(txn));
             }
             _ if matches!(job.steps.front(), Some(Step::BreakOff { .. })) => self.follow_up(at, Next::Go),
+            _ if matches!(job.steps.front(), Some(Step::RecordAnew)) => self.follow_up(at, Next::End),
             _ => {
                 let (action, front) = (job.action.clone(), job.steps.front().cloned());
                 self.settle_claims(at, &action, front.as_ref(), Outcome::Unknown);

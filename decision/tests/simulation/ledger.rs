@@ -76,6 +76,8 @@ pub struct Ledger {
     pub fences_were_off: bool,
     pub restored: bool,
     pub disk_lost: bool,
+    /// A disk was lost when no other node had a whole directory.
+    pub last_copy_lost: bool,
     pub violation: Option<Violation>,
     /// The mode on record after the last event, and whether its leader had let go.
     record_seen: Option<(Mode, bool)>,

@@ -130,6 +130,13 @@ impl World {
         }
     }
 
+    /// Whether what it knows of etcd is fresh enough to decide from.
+    pub fn sees_etcd(&self, at: At) -> bool {
+        let timing = self.settings_of_house().timing;
+        let fresh = micros(timing.heartbeat) * 2 + micros(timing.request_timeout);
+        self.local(at).saturating_sub(self.nodes[at].agent.confirmed_at) <= fresh
+    }
+
     pub fn view(&mut self, at: At) -> View {
         let local = self.local(at);
         let settings = self.settings_at(at);
@@ -137,12 +144,11 @@ impl World {
         let agent = &self.nodes[at].agent;
         let asking = agent.leases[1].state == Lease::Asking;
         let newly = local.saturating_sub(agent.started) < 3 * micros(settings.timing.request_timeout);
-        let fresh = micros(settings.timing.heartbeat) * 2 + micros(settings.timing.request_timeout);
         let age = local.saturating_sub(agent.confirmed_at);
         let cluster = match &agent.picture {
             _ if asking && newly => Seen::Never { tried_for: duration(0) },
             None => Seen::Never { tried_for: duration(age) },
-            Some(picture) if age <= fresh => Seen::Now(picture.cluster.clone()),
+            Some(picture) if self.sees_etcd(at) => Seen::Now(picture.cluster.clone()),
             Some(picture) => Seen::Before { value: picture.cluster.clone(), age: duration(age) },
         };
         let postgres = match &agent.look {

@@ -50,6 +50,8 @@ pub enum Fault {
     AnswersLate,
     /// Its questions to etcd arrive when it does not wait for the answer any more.
     QuestionsLate(Who),
+    /// Its questions to etcd are held up on the way for so many seconds.
+    QuestionsHeldUp(Who, u64),
     /// Whatever address the first one's Postgres looks up, it reaches the second.
     Misled(At, At),
     SlowDisk(Who),
@@ -82,9 +84,11 @@ impl Planned {
     pub fn may_move_the_lead(&self, nodes: usize) -> bool {
         match self.fault {
             Fault::Cut(..) | Fault::Misled(..) => nodes == 2,
-            Fault::AgentKilled(_) | Fault::AgentFrozen(_) | Fault::CutFromEtcd(_) | Fault::QuestionsLate(_) => {
-                self.lasts > 2 * SECOND
-            }
+            Fault::AgentKilled(_)
+            | Fault::AgentFrozen(_)
+            | Fault::CutFromEtcd(_)
+            | Fault::QuestionsLate(_)
+            | Fault::QuestionsHeldUp(..) => self.lasts > 2 * SECOND,
             Fault::HostFrozen(_)
             | Fault::MachinePaused(_)
             | Fault::PostgresFrozen(_)

@@ -59,6 +59,8 @@ impl World {
                 node.agent.acknowledged = node.agent.acknowledged.max(*term);
                 Next::Go
             }
+            Step::RecordAnew if self.breaks(Broken::StartsOnTheOldRecord) => Next::Go,
+            Step::RecordAnew => self.change_sync(at, |sync| Some(SyncRecord { heir: None, ..sync })),
             Step::Settle => {
                 self.change_sync(at, |sync| sync.reclaimed.then_some(SyncRecord { reclaimed: false, ..sync }))
             }
@@ -71,7 +73,9 @@ impl World {
             }
             Step::Report => {
                 // Whoever has promised is free as soon as it hears of it.
-                self.reign_ends(at);
+                if let Some(seen) = self.seen(at) {
+                    self.gives_ground_up(at, seen.cluster.term, seen.sync_revision);
+                }
                 self.change_sync(at, |sync| Some(SyncRecord { released: true, heir: None, ..sync }))
             }
             Step::Prove(mode, quorum) => self.prove(at, *mode, quorum),
@@ -140,16 +144,13 @@ impl World {
     }
 
     fn let_the_lock_go(&mut self, at: At) -> Next {
-        let Some((seen, told)) = self.nodes[at].agent.job.as_ref().map(|job| (Rc::clone(&job.seen), job.revision > 0))
-        else {
-            return Next::End;
-        };
+        let Some((seen, told)) = self.seen_and_written(at) else { return Next::End };
         let Some(sync) = self.my_sync(at, &seen) else { return Next::Fail("the record is not mine") };
-        self.reign_ends(at);
+        self.gives_ground_up(at, sync.term, seen.sync_revision.max(told));
         self.bind(at, None);
         let txn = match told {
-            true => self.delete_lock(at, sync.term),
-            false => self.release(at, SyncRecord { released: true, ..sync }, seen.sync_revision),
+            0 => self.release(at, SyncRecord { released: true, ..sync }, seen.sync_revision),
+            told => self.let_go_of_lock(at, sync.term, told),
         };
         self.send(at, Rc::new(txn))
     }

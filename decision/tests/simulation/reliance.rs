@@ -100,7 +100,8 @@ impl World {
                     self.bind(at, lease);
                 }
                 if applied || outcome == Outcome::Unknown {
-                    self.reign_ends(at);
+                    let before = self.seen(at).map_or((Term(0), 0), |seen| (seen.cluster.term, seen.sync_revision));
+                    self.gives_ground_up(at, before.0, before.1);
                 }
             }
             (Action::Resume { .. }, Some(Step::Resume(_))) if applied => self.bind(at, lease),
@@ -175,6 +176,9 @@ impl World {
         if sync.released {
             return self.reign_ends(at);
         }
+        if self.has_given_up(at, cluster.term, picture.sync_revision) {
+            return;
+        }
         if term != cluster.term {
             self.reign_ends(at);
         }
@@ -194,6 +198,20 @@ impl World {
         self.nodes[at].agent.reign = Reign { worth, ..Reign::default() };
         self.nodes[at].ground = None;
         self.fence_hears(at);
+    }
+
+    /// Before the lock of `term` may be somebody else's without ballots: no promise carries this reign until its record has been written
+    /// anew, over the one of revision `over`.
+    pub fn gives_ground_up(&mut self, at: At, term: Term, over: i64) {
+        let before = self.nodes[at].given_up.filter(|(of, _)| *of == term).map_or(0, |(_, before)| before);
+        self.nodes[at].given_up = Some((term, before.max(over)));
+        self.reign_ends(at);
+    }
+
+    /// Whether a picture is from before that: what was sent then may come true after it.
+    fn has_given_up(&self, at: At, term: Term, sync_revision: i64) -> bool {
+        let given_up = self.nodes[at].given_up.is_some_and(|(of, over)| of == term && sync_revision <= over);
+        given_up && !self.breaks(Broken::TakesItsGroundBack)
     }
 
     /// What the next life of the agent finds.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use decision::durability::Quorum;
 use decision::settings::{Durability, Mode};
 
+use crate::broken::Broken;
 use crate::etcd::{Config, Outcome, Snapshot, Txn};
 use crate::leases::Side;
 use crate::time::{MS, Micros, micros};
@@ -69,8 +70,8 @@ impl World {
         if self.dice(from).u16(0..1_000) == 0 {
             later += self.dice(from).u64(50 * MS..900 * MS);
         }
-        if self.questions_late.contains(&from) {
-            later += self.dice(from).u64(700 * MS..1_600 * MS);
+        if let Some(late) = self.questions_late.get(&from).cloned() {
+            later += self.dice(from).u64(late);
         }
         let timeout = micros(self.settings_of_house().timing.request_timeout);
         self.nodes[from].agent.open.insert(ticket);
@@ -143,7 +144,7 @@ impl World {
                 }
                 Answer::Done(outcome)
             }
-            Ask::Recall(txn) => Answer::Done(self.etcd.recall(txn)),
+            Ask::Recall(txn) => Answer::Done(self.etcd.recall(txn, self.breaks(Broken::TakesWhatWasThereForItsOwn))),
         }
     }
 

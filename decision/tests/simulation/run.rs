@@ -9,7 +9,7 @@ use decision::view::{RequestKind, SyncRecord};
 
 use crate::broken::Rules;
 use crate::etcd::{Key, Txn, Value, Write};
-use crate::invariants::is_well;
+use crate::invariants::{is_well, no_database_is_left};
 use crate::ledger::Violation;
 use crate::look::SYSTEM;
 use crate::plan::{Fault, Plan};
@@ -59,7 +59,7 @@ pub fn played(plan: &Plan, broken: Rules, story: Story) -> World {
     let deadline = plan.healed_at + WELL_WITHIN;
     let mut operator = excusable(plan);
     let mut until = plan.healed_at;
-    while world.ledger.violation.is_none() && !is_well(&world) {
+    while world.ledger.violation.is_none() && !is_well(&world) && !no_database_is_left(&world) {
         if until >= deadline {
             let leader = world.etcd.leader().map(|at| world.names[at].to_string()).unwrap_or("nobody".to_owned());
             let what =
@@ -69,6 +69,7 @@ pub fn played(plan: &Plan, broken: Rules, story: Story) -> World {
         }
         if operator && until >= plan.healed_at + OPERATOR_AFTER && world.etcd.leader().is_none() {
             operator = false;
+            world.take_request_back();
             world.ask_for(RequestKind::Failover, None, true);
         }
         until += 250 * MS;

@@ -1,10 +1,11 @@
 //! The whole modelled world and its one queue of events. Nothing happens between two events, and after each the invariants are looked at.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap};
+use std::ops::Range;
 use std::rc::Rc;
 
-use decision::names::MemberName;
+use decision::names::{MemberName, Term};
 use decision::promise::Refusal;
 use fastrand::Rng;
 
@@ -198,6 +199,8 @@ pub struct Node {
     /// What it leaves of promises: what it has promised, and on what ground it led.
     pub book: Book,
     pub ground: Option<Ground>,
+    /// Up to which record of which term it has given that ground up.
+    pub given_up: Option<(Term, i64)>,
     pub may_not_lead: bool,
     /// How many times slower than usual.
     pub slow_disk: u64,
@@ -222,8 +225,8 @@ pub struct World {
     pub connections: u32,
     pub answers_lost: u8,
     pub answers_late: bool,
-    /// Whose questions to etcd come late.
-    pub questions_late: BTreeSet<At>,
+    /// Whose questions to etcd come late, and how late.
+    pub questions_late: BTreeMap<At, Range<Micros>>,
     /// Whom a node reaches, whatever address it asks for.
     pub misled: BTreeMap<At, At>,
     /// The faults that last, and whom they struck.
@@ -247,6 +250,7 @@ impl World {
             notes: [None, None],
             book: Book::default(),
             ground: None,
+            given_up: None,
             may_not_lead: false,
             slow_disk: plan.disks[at],
             slow_actions: 1,
@@ -268,7 +272,7 @@ impl World {
             connections: 0,
             answers_lost: 0,
             answers_late: false,
-            questions_late: BTreeSet::new(),
+            questions_late: BTreeMap::new(),
             misled: BTreeMap::new(),
             struck: BTreeMap::new(),
             queue: BinaryHeap::new(),
