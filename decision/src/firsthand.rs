@@ -92,13 +92,19 @@ pub(crate) fn failing_disk(view: &View, cluster: &Cluster, sync: &SyncRecord, se
     }
 }
 
+fn full(view: &View) -> Option<String> {
+    let disk = &view.signs.disk;
+    disk.full.then(|| format!("is full ({} free)", bytes(disk.free_bytes.unwrap_or_default())))
+}
+
+/// Why a primary would not live on the disk here, if anything: it fails, or is full.
+pub(crate) fn unfit_disk(view: &View) -> Option<String> {
+    disk_trouble(view).or_else(|| full(view))
+}
+
 /// My server is down and its disk is full: it would fail again at once.
 pub(crate) fn full_disk(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Option<Choice> {
-    let free = view.signs.disk.free_bytes.unwrap_or_default();
-    if !view.signs.disk.full {
-        return None;
-    }
-    let what = format!("is full ({} free)", bytes(free));
+    let what = full(view)?;
     if others_ready(view, cluster, sync).is_empty() || sync.reclaimed {
         return Some(wait(Reason::DiskUnfit { what }));
     }

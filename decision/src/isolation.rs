@@ -72,7 +72,8 @@ fn restart(view: &View, postgres: &Postgres) -> Option<Choice> {
     let (Server::Stopped, Data::Present(disk)) = (&postgres.server, &postgres.data) else { return None };
     let sync = cluster.sync.as_ref().filter(|_| cluster.last_led_by(&view.me) && cluster.term == term)?;
     let was_primary = !disk.standby_signal && disk.timeline == sync.timeline && !sync.released;
-    if !carried(view) || left.is_zero() || !was_primary || view.job.is_some() || view.retry_in().is_some() {
+    let rests = view.job.is_some() || view.retry_in().is_some() || firsthand::unfit_disk(view).is_some();
+    if !carried(view) || left.is_zero() || !was_primary || rests {
         return None;
     }
     let quorum = sync.policies.last().cloned().unwrap_or_default();

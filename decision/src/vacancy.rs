@@ -139,6 +139,10 @@ fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
     let last = |sync: &&SyncRecord| cluster.last_led_by(&view.me) && !another_has_led(cluster, sync, disk);
     let led = cluster.sync.as_ref().filter(|sync| last(sync) && has_everything(sync, disk));
     if let Some(sync) = led.filter(|_| !view.is_barred_from_leading(cluster)) {
+        // With the lock in its hand it would keep from leading whoever can.
+        if let Some(what) = firsthand::unfit_disk(view) {
+            return wait(Reason::DiskUnfit { what });
+        }
         let released = sync.released;
         let waited = view.ages.vacancy.unwrap_or_default();
         let patience = view.settings.timing.reclaim_after;

@@ -166,6 +166,9 @@ fn a_primary_that_dies_while_promises_carry_it_is_started_again() {
     check(&carried(4).lock(Lock::NotHeld), "wait: etcd_silent");
     check(&carried(4).stopped(disk()), "wait: leading_on_promises");
     check(&carried(4).aged(|ages| ages.last_failure = Some(secs(1))), "wait: leading_on_promises");
+    let mut full = carried(4);
+    full.signs.disk.full = true;
+    check(&full, "wait: leading_on_promises");
 }
 
 #[test]

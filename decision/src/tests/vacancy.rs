@@ -113,6 +113,20 @@ fn a_leader_that_let_go_leaves_the_lock_to_others_for_a_while() {
 }
 
 #[test]
+fn a_last_leader_whose_disk_has_failed_leaves_the_lock_to_others() {
+    let on = |change: fn(&mut Disk)| {
+        let mut view = vacant("pg1").stopped(crashed_primary());
+        change(&mut view.signs.disk);
+        view
+    };
+    check(&on(|disk| disk.fault = Some(DiskFault::ReadOnly)), "wait: disk_unfit");
+    check(&on(|disk| disk.frozen_for = Some(secs(3))), "wait: disk_unfit");
+    check(&on(|disk| disk.full = true), "wait: disk_unfit");
+    check(&on(|disk| disk.frozen_for = Some(secs(2))), "acquire: last_leader");
+    check(&on(|disk| disk.low = true), "acquire: last_leader");
+}
+
+#[test]
 fn a_standby_stops_following_and_reports_what_it_has() {
     check(&vacant("pg2"), "pledge: vacant");
     says(&vacant("pg2"), "nobody holds the lock of term 7: stop following it and report what is here");
