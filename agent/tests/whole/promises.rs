@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use agent::demo::processes;
 use agent::demo::service::Service;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::direct::DirectWriter;
 use crate::http;
@@ -16,7 +16,8 @@ const TTL: Duration = Duration::from_secs(5);
 /// What a busy machine may add between the end of a promise and the kill that follows it.
 const GRACE: Duration = Duration::from_secs(1);
 
-async fn says(stage: &Stage, name: &str, code: &str) -> Result<()> {
+/// Waits until the agent of a node gives this reason for what it does.
+pub async fn says(stage: &Stage, name: &str, code: &str) -> Result<()> {
     let so = async || Ok(stage.ask(name, "/why").await?["reason"]["code"] == code);
     stage.eventually(&format!("{name} does not say {code}"), so).await
 }
@@ -35,7 +36,7 @@ async fn all_have_promised(stage: &Stage, voters: &[String]) -> Result<()> {
 }
 
 /// The links between its leader and etcd are cut, and every voter has promised to let it go on.
-async fn leader_alone_loses_etcd(stage: &Stage, leader: &str) -> Result<Links> {
+pub async fn leader_alone_loses_etcd(stage: &Stage, leader: &str) -> Result<Links> {
     let links = Links::between(stage, leader).await?;
     links.cut();
     all_have_promised(stage, &stage.others(leader)).await?;
@@ -47,12 +48,20 @@ fn etcd_is_back(stage: &Stage) -> Result<()> {
     stage.cluster.etcd().iter().try_for_each(Service::start)
 }
 
-async fn nobody_is_primary(stage: &Stage, among: &[String]) -> Result<()> {
+/// Nobody among these takes writes at this moment.
+pub async fn nobody_is_primary(stage: &Stage, among: &[String]) -> Result<()> {
     for name in among {
         let answer = http::ask(stage.node(name)?, "GET", "/primary").await?;
         ensure!(answer.status == 503, "{name} says that it is primary");
     }
     Ok(())
+}
+
+/// Whether a node is bound by a promise at this moment.
+pub async fn keeps_a_promise(stage: &Stage, name: &str) -> Result<bool> {
+    let metrics = http::ask(stage.node(name)?, "GET", "/metrics").await?.body;
+    let told = metrics.lines().find(|line| line.starts_with("pgvigil_promised{"));
+    Ok(!told.context("no metric tells of promises")?.ends_with(" 0.0"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -217,10 +226,7 @@ async fn a_leader_that_has_its_lease_again_frees_its_voters_at_once() {
         says(stage, &leader, "leading").await?;
         let back = Instant::now();
         for voter in &voters {
-            let free = async || {
-                let metrics = http::ask(stage.node(voter)?, "GET", "/metrics").await?.body;
-                Ok(metrics.lines().any(|line| line.starts_with("pgvigil_promised{") && line.ends_with(" 0.0")))
-            };
+            let free = async || Ok(!keeps_a_promise(stage, voter).await?);
             stage.eventually(&format!("{voter} keeps its promise for ever"), free).await?;
         }
         let freed = back.elapsed();

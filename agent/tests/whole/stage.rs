@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use crate::http;
+use crate::volume::Volume;
 
 /// As many clusters as a machine of two cores carries.
 static STAGES: Semaphore = Semaphore::const_new(2);
@@ -32,6 +33,8 @@ pub fn options() -> ClusterOptions {
 
 /// A cluster on which something is played.
 pub struct Stage {
+    /// Disks of single nodes. They end before the cluster does: what hangs with a disk cannot be killed.
+    pub disks: Vec<Volume>,
     /// The cluster.
     pub cluster: LocalCluster,
     writer: Option<Writer>,
@@ -44,7 +47,8 @@ pub struct Stage {
 pub async fn on_empty_stage(options: &ClusterOptions, play: impl AsyncFnOnce(&mut Stage) -> Result<()>) {
     let _turn = STAGES.acquire().await.expect("the semaphore is never closed");
     let cluster = LocalCluster::prepare(options).expect("this machine has all that a cluster needs");
-    let mut stage = Stage { cluster, writer: None, further: Vec::new(), lossy: Vec::new(), began: Instant::now() };
+    let (writer, began) = (None, Instant::now());
+    let mut stage = Stage { disks: Vec::new(), cluster, writer, further: Vec::new(), lossy: Vec::new(), began };
     if let Err(error) = play(&mut stage).await {
         let says = told(&stage.survey().await);
         panic!("after {:.1} s: {error:#}{says}", stage.began.elapsed().as_secs_f64());
