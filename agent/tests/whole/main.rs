@@ -19,6 +19,7 @@ mod meeting_place;
 mod operators;
 mod outages;
 mod promises;
+mod race;
 mod rest;
 mod restarts;
 mod stage;
