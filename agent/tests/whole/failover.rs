@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::direct::DirectWriter;
+use crate::etcdctl;
 use crate::stage::{Stage, on_stage, options};
 
 /// Longer than the lease and everything that follows its end.
@@ -44,6 +45,49 @@ async fn a_frozen_leader_that_wakes_up_acknowledges_nothing_that_is_lost() {
         each_has_a_record(stage, 1).await
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_lease_must_be_waited_for_nobody_is_promoted_before_it_has_ended() {
+    on_stage(&options().with("failover.wait_for_lease", "true"), async |stage| {
+        the_node_is_killed(stage).await?;
+        was_free_when_it_was_taken(stage).await?;
+        postgres_is_killed(stage).await?;
+        was_free_when_it_was_taken(stage).await?;
+        the_node_is_frozen(stage).await?;
+        was_free_when_it_was_taken(stage).await
+    })
+    .await;
+}
+
+/// Nobody held the lock when the leader took it: the key was created by the transaction that raised the term. Whoever is deposed while its
+/// lease runs leaves a key of an earlier one.
+async fn was_free_when_it_was_taken(stage: &Stage) -> Result<()> {
+    let (leader, term) = (stored(stage, "leader").await?, stored(stage, "term").await?);
+    let (created, taken) = (&leader["create_revision"], &term["mod_revision"]);
+    ensure!(created == taken, "the lock is of revision {created} and was taken in {taken}, while its lease ran");
+    Ok(())
+}
+
+async fn stored(stage: &Stage, key: &str) -> Result<serde_json::Value> {
+    let key = format!("/service/demo/{key}");
+    let found = etcdctl::etcdctl(&stage.cluster, &["get", &key, "--write-out=json"]).await?;
+    let found: serde_json::Value = serde_json::from_str(&found)?;
+    ensure!(found["kvs"][0]["mod_revision"].is_number(), "{key} is not there: {found}");
+    Ok(found["kvs"][0].clone())
+}
+
+async fn the_node_is_frozen(stage: &Stage) -> Result<()> {
+    let old = stage.leader().await?;
+    let node = stage.node(&old)?;
+    node.agent().freeze()?;
+    node.freeze_postgres();
+    stage.say(&format!("{old} is frozen"));
+    stage.leader_other_than(&old).await?;
+    stage.writes_go_on().await?;
+    node.thaw_postgres();
+    node.agent().thaw()?;
+    stage.whole().await
 }
 
 async fn the_node_is_killed(stage: &Stage) -> Result<()> {
