@@ -217,10 +217,16 @@ async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
     match how {
         StartAs::Primary { term, quorum, record_anew } => {
             if record_anew {
-                let Outcome::Applied { revision } = write_record_anew(hands, seen).await? else {
-                    return Ok(Effect::LOCAL);
-                };
-                effect = Effect { revision };
+                match write_record_anew(hands, seen).await {
+                    Ok(Outcome::Applied { revision }) => effect = Effect { revision },
+                    Ok(Outcome::Refused) => return Ok(Effect::LOCAL),
+                    Err(error) if error.is::<consensus::Error>() => {
+                        // Nothing is wrong with Postgres, which others would lead for: the next picture of etcd tells what to do.
+                        tracing::warn!(%error, "Postgres is not started before its record has been written anew");
+                        return Ok(Effect::LOCAL);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             hands.fence.arm_confirmed().await?;
             hands.recorder.restarting();

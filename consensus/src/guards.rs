@@ -191,7 +191,8 @@ impl Store {
     /// Carries out all writes in one transaction if every guard holds, none otherwise.
     ///
     /// A transaction that certainly was not sent goes to the next endpoint. One whose answer was lost is never sent again: the keys are
-    /// read back. Where every write is in effect it is `Applied` (also if it was so before); where a guard does not hold any more and
+    /// read back. Where every write is in effect it is `Applied` (also if it was so before, unless a guard names the revision of the very key
+    /// that is put); where a guard does not hold any more and
     /// none of the puts is in effect, `Refused`; else [`Error::Unknown`]: it may even be applied later, so look before acting.
     pub async fn commit(&self, guards: &[Guard], writes: &[Write]) -> Result<Outcome, Error> {
         let endpoints = self.endpoints();
@@ -226,12 +227,19 @@ impl Store {
         let keys: Vec<&str> = guards.iter().map(Guard::key).chain(writes.iter().map(Write::key)).collect();
         let found = self.read_keys(&keys).await.map_err(|error| Error::Unknown(format!("{why}; then {error}")))?;
         let at = |key: &str| found.get(key);
-        if writes.iter().all(|write| write.in_effect(at(write.key()))) {
+        // A put of what was there already is told by its revision alone: as long as the one that it was to replace stands, it has not come.
+        let stands = |key: &str| {
+            let replaces =
+                |guard: &&Guard| matches!(guard, Guard::ModRevision { key: replaced, .. } if replaced == key);
+            guards.iter().filter(replaces).any(|guard| guard.holds(at(key)))
+        };
+        let is_put = |write: &Write| matches!(write, Write::Put { .. });
+        let has_come = |write: &Write| write.in_effect(at(write.key())) && !(is_put(write) && stands(write.key()));
+        if writes.iter().all(has_come) {
             let revision = writes.iter().filter_map(|write| at(write.key())).map(KeyValue::mod_revision).max();
             return Ok(Outcome::Applied { revision: revision.unwrap_or_default() });
         }
-        let is_put = |write: &&Write| matches!(write, Write::Put { .. });
-        let some_put_in_effect = writes.iter().filter(is_put).any(|write| write.in_effect(at(write.key())));
+        let some_put_in_effect = writes.iter().any(|write| is_put(write) && has_come(write));
         if !some_put_in_effect && guards.iter().any(|guard| !guard.holds(at(guard.key()))) {
             return Ok(Outcome::Refused);
         }

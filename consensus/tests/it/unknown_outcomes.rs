@@ -38,6 +38,21 @@ async fn a_write_that_was_lost_on_the_way_is_unknown_and_one_that_cannot_hold_is
 }
 
 #[tokio::test]
+async fn a_write_of_what_was_there_already_is_told_by_its_revision() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    let key = store.keys().sync();
+    let writes = [Write::put(&key, "the same")];
+    let Ok(Outcome::Applied { revision: first }) = store.commit(&[], &writes).await else { panic!("not written") };
+    let over_first = [Guard::unchanged(&key, first)];
+    let unknown = store.read_back(&over_first, &writes, "the answer was lost").await;
+    assert!(matches!(unknown, Err(Error::Unknown(_))), "it may still come: {unknown:?}");
+    let second = store.commit(&over_first, &writes).await;
+    assert!(second.as_ref().is_ok_and(|outcome| outcome.applied()), "{second:?}");
+    assert_eq!(store.read_back(&over_first, &writes, "the answer was lost").await, second);
+}
+
+#[tokio::test]
 async fn without_any_endpoint_left_to_ask_it_is_unknown() {
     let etcd = Etcd::start(1).await;
     let proxy = Proxy::before(&etcd.urls()[0]).await;
