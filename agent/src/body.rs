@@ -202,7 +202,7 @@ impl Body {
         }
         self.hands.promises.worth_asking.store(worth_asking(seen), Ordering::SeqCst);
         if leads {
-            self.measure(server);
+            self.measure(server, seen.postgres.now().map(|postgres| &postgres.server));
         }
         let Some(cluster) = seen.cluster.now() else { return };
         self.hands.promises.book.saw_etcd(cluster.ballots.get(&seen.me).map(|ballot| ballot.revoked));
@@ -249,10 +249,12 @@ impl Body {
     }
 
     /// What the recorder must know of the primary here, which leads.
-    fn measure(&self, server: Option<&Server>) {
-        if matches!(server, Some(Server::Primary(_) | Server::Hung { .. })) {
-            let (heartbeat, disk) = (self.hands.pulse.heartbeat(), &self.hands.disk);
-            self.hands.recorder.stuck(worked_at(&heartbeat, &disk.disk(), disk.worked_at()));
+    fn measure(&self, server: Option<&Server>, fresh: Option<&Server>) {
+        let (heartbeat, disk) = (self.hands.pulse.heartbeat(), &self.hands.disk);
+        let worked_at = worked_at(&heartbeat, &disk.disk(), disk.worked_at());
+        // Only a look that shows it at work says that nothing is in the way any more: a killed server is not silent, either.
+        if worked_at.is_some() || matches!(fresh, Some(Server::Primary(_))) {
+            self.hands.recorder.stuck(worked_at);
         }
         match server {
             Some(Server::Primary(_)) => self.hands.recorder.restarted(),
