@@ -168,11 +168,12 @@ pub fn next_step(recorded: &Policies, running: Option<&Quorum>, wanted: &Quorum)
     }
 }
 
-/// The mode in force: `auto` becomes `quorum` once two standbys have been seen, and never goes back by itself.
+/// The mode in force: `auto` becomes `quorum` once two standbys have been seen, and never goes back by itself. Where the record of a reign
+/// is missing, it may have been so.
 pub fn mode_in_force(settings: &Settings, cluster: &Cluster) -> Mode {
     match settings.durability.mode {
         Mode::Auto => {
-            let was_quorum = cluster.sync.as_ref().is_some_and(|sync| sync.mode != Mode::Async);
+            let was_quorum = cluster.sync.as_ref().map_or(cluster.term > Term(0), |sync| sync.mode != Mode::Async);
             if was_quorum || cluster.eligible().len() > 2 { Mode::Quorum } else { Mode::Async }
         }
         mode => mode,

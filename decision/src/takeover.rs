@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::candidacy::{best, counted};
 use crate::durability::proven;
-use crate::names::MemberName;
+use crate::names::{MemberName, Term};
 use crate::reason::Reason;
 use crate::settings::Mode;
 use crate::view::{Ballot, Cluster, SyncRecord, View};
@@ -30,6 +30,10 @@ pub(crate) enum Count<'a> {
 
 /// Counts the ballots of the present term. Every candidate that sees the same ballots reaches the same answer.
 pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
+    if cluster.sync.is_none() && cluster.term > Term(0) {
+        // Somebody has led, and what was promised under that reign is not known: no ballot proves anything.
+        return Count::Nobody(Reason::RecordMissing { term: cluster.term });
+    }
     let mut ballots = counted(cluster);
     let Some((member, ballot)) = best(&ballots) else {
         return Count::Nobody(nobody_has_balloted(cluster));

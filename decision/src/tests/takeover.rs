@@ -17,6 +17,18 @@ fn pg1_died() -> Cluster {
 }
 
 #[test]
+fn without_the_record_of_a_reign_nobody_leads_unless_somebody_accepts_the_loss() {
+    let lost = || Cluster { sync: None, ..cluster().vacant().ballot("pg2", 4, 1000).ballot("pg3", 4, 1000) };
+    let waited = |who: &str| view(who).within(lost()).runs(pledged(1000)).aged(|ages| ages.vacancy = Some(secs(60)));
+    for who in ["pg2", "pg3"] {
+        check(&waited(who), "wait: record_missing");
+    }
+    let mut forced = lost().asked(RequestKind::Failover, None, Some("pg2"));
+    forced.request.as_mut().expect("asked").accept_data_loss = true;
+    check(&waited("pg2").within(forced), "acquire: forced");
+}
+
+#[test]
 fn the_best_of_a_sufficient_set_takes_the_lock() {
     let view = pg2_sees(pg1_died().ballot("pg3", 4, 990));
     check(&view, "acquire: elected");

@@ -3,8 +3,7 @@
 use super::builders::*;
 use crate::action::{Action, ClaimKind};
 use crate::decide;
-use crate::names::{Lsn, Term, Timeline};
-use crate::settings::Mode;
+use crate::names::{Term, Timeline};
 use crate::view::*;
 
 fn vacant(me: &str) -> View {
@@ -221,15 +220,4 @@ fn a_switchover_that_nobody_can_carry_out_makes_room_for_a_failover() {
     let late = asked.aged(|ages| ages.vacancy = Some(secs(5)));
     check(&late, "refuse_request: request_refused");
     says(&late, "refused: nobody leads, so there is nobody to hand over: ask for a failover");
-}
-
-#[test]
-fn the_first_leader_of_a_half_created_cluster_is_elected_without_a_record() {
-    let mut young = cluster().vacant().without("pg2").without("pg3").ballot("pg1", 1, 100);
-    (young.sync, young.leader_lsn, young.history) = (None, None, Vec::new());
-    let disk = OnDisk { timeline: Timeline(1), ..disk() };
-    let server = Standby { timeline: Timeline(1), follows: None, receiver_running: false, ..standby() };
-    let server = Standby { received: Lsn(100), replayed: Lsn(100), streaming: false, ..server };
-    let view = view("pg1").within(young).lock(Lock::NotHeld).stopped(disk).runs(Server::Standby(server));
-    check(&view.set(|settings| settings.durability.mode = Mode::Auto), "acquire: elected");
 }
