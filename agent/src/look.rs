@@ -8,7 +8,7 @@ use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
 use decision::names::{Lsn, MemberName, Term};
 use decision::settings::Settings;
-use decision::view::{Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, View};
+use decision::view::{Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View};
 use pg_control::{Death, Extras, Heartbeat, Observation};
 use tokio::task::JoinHandle;
 
@@ -36,6 +36,8 @@ pub struct LastLook {
     under_way: Option<JoinHandle<Glance>>,
     /// One that took long and has ended.
     ended: Option<Glance>,
+    /// When the last question was asked that the server has answered.
+    answered: Option<Instant>,
     /// The primary here as it last answered.
     last_primary: Option<Primary>,
     /// Where the upstream has no WAL any more that this standby needs.
@@ -94,6 +96,9 @@ impl LastLook {
         if let Some(word) = age.and_then(|age| Instant::now().checked_sub(age)) {
             self.last_word = Some(word);
         }
+        if observation.extras.is_some() {
+            self.answered = Some(glance.asked);
+        }
         match &observation.postgres.server {
             Server::Primary(primary) => self.last_primary = Some(primary.clone()),
             Server::Standby(_) => self.last_primary = None,
@@ -103,19 +108,30 @@ impl LastLook {
         self.extras = observation.extras;
     }
 
+    /// What hangs of the primary here, and for how long. What has answered a look since then is not silent; and where the disk takes no
+    /// writes, it is the disk that holds them up.
+    pub fn hang(&self, mut heartbeat: Heartbeat, disk: &Disk) -> Option<(Stuck, Duration)> {
+        if let Some(asked) = self.answered {
+            heartbeat.silent_for = heartbeat.silent_for.min(asked.elapsed());
+            heartbeat.logins_stuck_for = heartbeat.logins_stuck_for.min(asked.elapsed());
+        }
+        if disk.frozen_for.is_some() || disk.fault.is_some() || disk.full {
+            heartbeat.writes_stuck_for = Duration::ZERO;
+        }
+        heartbeat.hang().filter(|(stuck, since)| *since >= SILENT * stuck.patience())
+    }
+
     /// Postgres as a decision sees it. A busy server that would not tell is seen as it was, one that answers no probe hangs.
-    pub fn postgres(&self, since_start: Instant, heartbeat: Heartbeat) -> Seen<Postgres> {
-        match &self.seen {
-            None => Seen::Never { tried_for: since_start.elapsed() },
-            Some((postgres, _))
-                if heartbeat.silent_for >= SILENT
-                    && matches!(postgres.server, Server::Primary(_) | Server::Hung { .. }) =>
+    pub fn postgres(&self, since_start: Instant, hang: Option<(Stuck, Duration)>) -> Seen<Postgres> {
+        match (&self.seen, hang) {
+            (None, _) => Seen::Never { tried_for: since_start.elapsed() },
+            (Some((postgres, _)), Some((_, since)))
+                if matches!(postgres.server, Server::Primary(_) | Server::Hung { .. }) =>
             {
-                let server = Server::Hung { since: heartbeat.silent_for };
-                Seen::Now(Postgres { data: postgres.data.clone(), server })
+                Seen::Now(Postgres { data: postgres.data.clone(), server: Server::Hung { since } })
             }
-            Some((postgres, at)) if at.elapsed() < Duration::from_secs(1) => Seen::Now(postgres.clone()),
-            Some((postgres, at)) => Seen::Before { value: postgres.clone(), age: at.elapsed() },
+            (Some((postgres, at)), _) if at.elapsed() < Duration::from_secs(1) => Seen::Now(postgres.clone()),
+            (Some((postgres, at)), _) => Seen::Before { value: postgres.clone(), age: at.elapsed() },
         }
     }
 
@@ -134,6 +150,7 @@ pub type Lacking = Option<(MemberName, Lsn)>;
 
 /// One look: what was seen, and the postmaster if it is another than the one that is watched.
 struct Glance {
+    asked: Instant,
     observation: pg_control::Result<Observation>,
     newcomer: Option<(i32, Death)>,
 }
@@ -142,10 +159,11 @@ struct Glance {
 fn glance(hands: Arc<Hands>, watched: Option<i32>) -> JoinHandle<Glance> {
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
+        let asked = Instant::now();
         let observation = runtime.block_on(hands.instance.observe());
         let pid = observation.as_ref().ok().and_then(|seen| seen.extras.as_ref()).map(|extras| extras.postmaster_pid);
         let newcomer = if watched.is_some() && pid == watched { None } else { newcomer(&hands, watched) };
-        Glance { observation, newcomer }
+        Glance { asked, observation, newcomer }
     })
 }
 
@@ -270,7 +288,9 @@ pub fn view(
     };
     let postgres = if heard.dead { Sound::ReportedDead } else { postgres };
     let hearing = Hearing { agent: sound(heard.agent, was_heard), postgres };
-    let postgres = look.postgres(since_start, hands.pulse.heartbeat());
+    let disk = hands.disk.disk();
+    let hang = look.hang(hands.pulse.heartbeat(), &disk);
+    let postgres = look.postgres(since_start, hang);
     let lacks = &mut *look.upstream_lacks.lock().unwrap_or_else(PoisonError::into_inner);
     let still = |(leader, position): &(MemberName, Lsn)| {
         let standby = look.server().and_then(Server::as_standby);
@@ -279,10 +299,11 @@ pub fn view(
     };
     *lacks = lacks.take().filter(still);
     let signs = Signs {
-        disk: hands.disk.disk(),
+        disk,
         last_primary: look.last_primary.clone(),
         upstream_lacks: lacks.as_ref().map(|(_, position)| *position),
         replay_paused: look.extras.as_ref().is_some_and(|extras| extras.replay_paused),
+        stuck: hang.map(|(stuck, _)| stuck).unwrap_or_default(),
     };
     let standing = hands.fence.standing();
     let fence = Fence { trouble: standing.trouble, covers: standing.armed_until.map(BootInstant::remaining) };

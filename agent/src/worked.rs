@@ -10,14 +10,15 @@ use pg_control::Heartbeat;
 /// the first question that it has not answered: the middle is off by half of that at most. `disk_worked_at` is when the disk last took a
 /// write of the agent's own.
 pub fn worked_at(heartbeat: &Heartbeat, disk: &Disk, disk_worked_at: Option<Instant>) -> Option<Instant> {
-    let hangs = !heartbeat.silent_for.is_zero();
+    let silent_for = heartbeat.silent_for.max(heartbeat.logins_stuck_for);
     let fails = disk.frozen_for.is_some() || disk.fault.is_some();
-    let of_server = heartbeat.answered_at.filter(|_| hangs).map(|answered| {
-        let asked = Instant::now().checked_sub(heartbeat.silent_for).unwrap_or(answered);
+    let of_server = heartbeat.answered_at.filter(|_| !silent_for.is_zero()).map(|answered| {
+        let asked = Instant::now().checked_sub(silent_for).unwrap_or(answered);
         answered + asked.saturating_duration_since(answered) / 2
     });
     let of_disk = heartbeat.flushed_at.max(disk_worked_at).filter(|_| fails);
-    [of_server, of_disk].into_iter().flatten().min()
+    let of_writes = heartbeat.flushed_at.filter(|_| !heartbeat.writes_stuck_for.is_zero());
+    [of_server, of_disk, of_writes].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -37,6 +38,10 @@ mod tests {
         assert_eq!(worked_at(&hung, &Disk::default(), Some(begin)), Some(answered));
         assert_eq!(worked_at(&alive, &frozen, Some(begin)), Some(flushed), "clients wrote after the probe did");
         assert_eq!(worked_at(&hung, &frozen, Some(begin)), Some(flushed));
+        let stuck = Heartbeat { writes_stuck_for: Duration::from_secs(1), ..alive };
+        assert_eq!(worked_at(&stuck, &Disk::default(), Some(begin)), Some(flushed));
+        let shut = Heartbeat { logins_stuck_for: Duration::from_secs(1), ..alive };
+        assert_eq!(worked_at(&shut, &Disk::default(), Some(begin)), Some(answered));
         assert_eq!(worked_at(&Heartbeat::default(), &frozen, None), None);
     }
 

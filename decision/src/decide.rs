@@ -157,7 +157,7 @@ fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
 
 /// Whatever is under way on a server that hangs, or on a disk that does, only keeps the end from being seen.
 fn cannot_end(view: &View, postgres: &Postgres) -> bool {
-    let hangs = matches!(postgres.server, Server::Hung { since } if since >= view.settings.timing.hang_after);
+    let hangs = matches!(postgres.server, Server::Hung { since } if since >= view.hang_after());
     hangs || firsthand::disk_trouble(view).is_some()
 }
 

@@ -25,14 +25,15 @@ pub(crate) fn sure_successors(view: &View, cluster: &Cluster, sync: &SyncRecord)
     if sync.mode == Mode::Async || sync.reclaimed { Vec::new() } else { others_ready(view, cluster, sync) }
 }
 
-/// My server does not answer.
+/// My server does not answer, or something of it does not go on.
 pub(crate) fn hung(view: &View, cluster: &Cluster, sync: &SyncRecord, since: Duration) -> Choice {
     let sure = !sure_successors(view, cluster, sync).is_empty();
-    let limit = view.settings.timing.hang_after * if sure { 1 } else { UNSURE };
+    let limit = view.hang_after() * if sure { 1 } else { UNSURE };
+    let reason = Reason::Hung { since, stuck: view.signs.stuck };
     match (since >= limit, sure) {
-        (false, _) => wait(Reason::Hung { since }),
-        (true, true) => (Action::Abdicate, Reason::Hung { since }),
-        (true, false) => (Action::Stop(StopMode::Kill), Reason::Hung { since }),
+        (false, _) => wait(reason),
+        (true, true) => (Action::Abdicate, reason),
+        (true, false) => (Action::Stop(StopMode::Kill), reason),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::reason::Reason;
 use crate::rejoin;
 use crate::suspicion;
 use crate::vacancy;
-use crate::view::{Cluster, Data, OnDisk, Postgres, RequestKind, Server, Standby, SyncRecord, Upstream, View};
+use crate::view::{Cluster, Data, OnDisk, Postgres, RequestKind, Server, Standby, Stuck, SyncRecord, Upstream, View};
 
 /// A standby that hangs holds nobody up for long: it stops being a voter.
 const STANDBY_HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -30,9 +30,9 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader
         Server::Stopping => stopping(view),
         Server::Starting { since } => wait(Reason::Starting { since: *since }),
         Server::Hung { since } if *since >= STANDBY_HANGS_AFTER => {
-            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
+            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since, stuck: Stuck::Server })
         }
-        Server::Hung { since } => wait(Reason::Hung { since: *since }),
+        Server::Hung { since } => wait(Reason::Hung { since: *since, stuck: Stuck::Server }),
     }
 }
 

@@ -56,9 +56,9 @@ fn on_promises(view: &View, reliance: &Reliance, left: Duration) -> Reason {
 fn kill_what_hangs(view: &View, postgres: &Postgres) -> Option<Choice> {
     let Server::Hung { since } = postgres.server else { return None };
     let held = matches!(view.lock, Lock::Held { left, .. } if !left.is_zero());
-    let too_long = since >= view.settings.timing.hang_after * firsthand::UNSURE;
+    let too_long = since >= view.hang_after() * firsthand::UNSURE;
     (held && carried(view) && too_long && view.job.is_none())
-        .then_some((Action::Stop(StopMode::Kill), Reason::Hung { since }))
+        .then_some((Action::Stop(StopMode::Kill), Reason::Hung { since, stuck: view.signs.stuck }))
 }
 
 fn carried(view: &View) -> bool {

@@ -162,6 +162,38 @@ pub struct Upstream {
     pub term: Term,
 }
 
+/// What of a server that hangs does not go on: one process that is frozen may hold up much or little.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stuck {
+    /// Nothing: neither a kept connection nor the postmaster answers.
+    #[default]
+    Server,
+    /// The postmaster answers, but neither a kept connection nor a new login does.
+    Logins,
+    /// It answers questions, but no write ends: processes wait for a lock that nobody gives back.
+    Writes,
+}
+
+impl Stuck {
+    /// How many times as long as silence it is given: the less is stuck, the dearer is a mistake.
+    pub fn patience(self) -> u32 {
+        match self {
+            Stuck::Server => 1,
+            Stuck::Logins | Stuck::Writes => 4,
+        }
+    }
+
+    /// What is so, as the middle of a sentence that goes on with "for 2 s".
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Stuck::Server => "is there but has not answered",
+            Stuck::Logins => "has answered no question and let nobody in, though its postmaster lives,",
+            Stuck::Writes => "answers, but one of its processes holds a lock that every write needs: none has ended",
+        }
+    }
+}
+
 impl Postgres {
     /// Whether it accepts writes, or will as far as its directory tells: a server that starts, or hangs, without `standby.signal`.
     pub(crate) fn is_or_becomes_primary(&self) -> bool {

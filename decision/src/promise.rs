@@ -188,7 +188,7 @@ pub fn worth_asking(view: &View) -> bool {
         Some(Server::Primary(_)) | None => true,
         Some(Server::Starting { since }) => *since < timing.primary_start_timeout,
         // By then it has been killed, if it can be.
-        Some(Server::Hung { since }) => *since < timing.hang_after * (firsthand::UNSURE + 2),
+        Some(Server::Hung { since }) => *since < view.hang_after() * (firsthand::UNSURE + 2),
         // A start that failed is tried again, but others shall not wait for it.
         Some(Server::Stopped | Server::Stopping) => view.ages.last_failure.is_none() && !view.signs.disk.full,
         Some(Server::Standby(_)) => false,

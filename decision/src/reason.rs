@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::view::Stuck;
 
 /// One line a reason: name, evidence, code, sentence.
 macro_rules! reasons {
@@ -85,7 +86,7 @@ Reason:
     Retrying { after: Duration } "retrying" ("the last attempt failed; the next one follows in {}", span(*after));
     Starting { since: Duration } "starting" ("Postgres has been starting for {}", span(*since));
     Stopping {} "stopping" ("Postgres is stopping");
-    Hung { since: Duration } "hung" ("Postgres is there but has not answered for {}", span(*since));
+    Hung { since: Duration, stuck: Stuck } "hung" ("Postgres {} for {}", stuck.words(), span(*since));
     Repoint { leader: MemberName, term: Term } "repoint" ("follow {leader} under term {term}");
     LeaderIsBack { leader: MemberName, term: Term } "leader_is_back" ("{leader} still leads term {term}: take the pledge against it back");
     Candidate {} "candidate" ("a switchover may need this node: stand ready to hold the lock");

@@ -52,10 +52,10 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
         (Server::Primary(primary), _) => reclaim(view, cluster, primary.timeline, primary.marked_term),
         (Server::Starting { since }, _) => wait(Reason::Starting { since: *since }),
         (Server::Stopping, _) => stopping(view),
-        (Server::Hung { since }, _) if *since >= view.settings.timing.hang_after * firsthand::UNSURE => {
-            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since })
+        (Server::Hung { since }, _) if *since >= view.hang_after() * firsthand::UNSURE => {
+            (Action::Stop(StopMode::Kill), Reason::Hung { since: *since, stuck: view.signs.stuck })
         }
-        (Server::Hung { since }, _) => wait(Reason::Hung { since: *since }),
+        (Server::Hung { since }, _) => wait(Reason::Hung { since: *since, stuck: view.signs.stuck }),
         (Server::Standby(standby), _) => standby_without_leader(view, cluster, standby),
         (Server::Stopped, Data::Present(disk)) => stopped(view, cluster, disk),
         (Server::Stopped, Data::Empty) => wait(Reason::NothingToCopy {}),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
-pub use crate::postgres::{ControlState, Data, OnDisk, Postgres, Primary, Server, Standby, Streaming, Upstream};
+pub use crate::postgres::{ControlState, Data, OnDisk, Postgres, Primary, Server, Standby, Streaming, Stuck, Upstream};
 use crate::promise::{Promise, Reliance};
 use crate::settings::{Mode, Settings, Tags};
 
@@ -177,6 +177,9 @@ pub struct Signs {
     pub upstream_lacks: Option<Lsn>,
     /// Somebody has paused replay here.
     pub replay_paused: bool,
+    /// What it is that hangs, where the primary here does.
+    #[serde(default)]
+    pub stuck: Stuck,
 }
 
 /// What is known of the disks under the data directory and its WAL, the worse of the two where they are two.
@@ -426,6 +429,11 @@ impl Cluster {
 }
 
 impl View {
+    /// How long what hangs of my primary is waited for, where its voters can take over.
+    pub(crate) fn hang_after(&self) -> Duration {
+        self.settings.timing.hang_after * self.signs.stuck.patience()
+    }
+
     /// How long to wait before a failed long action is tried again; `None`: now.
     ///
     /// A hand-over that failed is none of them: nothing here is broken, and clients wait.

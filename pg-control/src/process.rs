@@ -75,6 +75,11 @@ fn alive_for(process: &Process) -> Option<Duration> {
     Some(Duration::from(now).saturating_sub(started))
 }
 
+/// Whether somebody has stopped the process, or traces it and holds it up: it does nothing until it is let go on.
+pub(crate) fn is_stopped(pid: i32) -> bool {
+    Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
+}
+
 pub(crate) fn is_alive(pid: i32) -> bool {
     Process::new(pid).ok().and_then(|process| alive_for(&process)).is_some()
 }

@@ -1,22 +1,23 @@
 //! Is the primary alive? Asked several times a second on a connection that is kept for that alone, so that neither full slots nor locks nor
-//! a long checkpoint look like death; and where it does not answer, the postmaster is asked as well, for one backend may be
-//! stuck alone. Time in which this process itself did not run counts as nobody's silence. A thread and a runtime of its own:
-//! whatever else the agent waits for, this goes on.
+//! a long checkpoint look like death; and where it does not answer, the postmaster is asked as well, and a new login tried, for one backend
+//! may be stuck alone. The answers tell whether writes go on, too. Time in which this process itself did not run counts as nobody's silence.
+//! A thread and a runtime of its own: whatever else the agent waits for, this goes on.
+
+mod writes;
 
 use std::cell::Cell;
-use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use decision::names::Lsn;
+use decision::view::Stuck;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::SimpleQueryMessage;
 
+use self::writes::{Answer, Writes};
 use crate::error::Error;
 use crate::instance::Instance;
 use crate::sql::Session;
@@ -29,23 +30,47 @@ const LATE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(25);
 /// One question to the postmaster.
 const DOOR_WITHIN: Duration = Duration::from_millis(250);
+/// A question that has been unanswered for so long is asked on a new connection as well. So early that its slot is not taken yet by clients
+/// that pile up because nobody else is answered, either.
+const LOGIN_AFTER: Duration = Duration::from_millis(300);
+/// A login that the server has refused is tried again after so long.
+const LOGIN_AGAIN: Duration = Duration::from_millis(250);
 /// `SSLRequest`: the smallest packet that a live postmaster answers, with one byte and without any authentication.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-
-/// Every server answers it, and a primary tells how far its WAL is on disk.
-const FLUSHED: &str = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END";
 
 /// What the probes say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
     /// For how long neither the kept connection nor the postmaster has answered, this process' own lateness left out.
     pub silent_for: Duration,
+    /// For how long neither the kept connection nor a whole new login has come to an end, though the postmaster may answer.
+    pub logins_stuck_for: Duration,
+    /// For how long no write has come to an end although processes wait for one, and nobody is at the disk.
+    pub writes_stuck_for: Duration,
     /// When the last answer came, of whatever kind.
     pub answered_at: Option<std::time::Instant>,
     /// When the WAL that is safe on disk was last seen to have grown: the disk took a write then.
     pub flushed_at: Option<std::time::Instant>,
     /// How many times the kept connection has been cut by the server: all sessions end when one of its processes dies.
     pub cuts: u64,
+}
+
+impl Heartbeat {
+    /// What hangs and for how long, if anything seems to: the worst, each measured by what it is given.
+    pub fn hang(&self) -> Option<(Stuck, Duration)> {
+        let all = [
+            (Stuck::Server, self.silent_for),
+            (Stuck::Logins, self.logins_stuck_for),
+            (Stuck::Writes, self.writes_stuck_for),
+        ];
+        let seeming = all.into_iter().filter(|(_, since)| !since.is_zero());
+        seeming.max_by_key(|(stuck, since)| *since / stuck.patience())
+    }
+
+    /// Nothing hangs that could be asked.
+    fn calm(&mut self) {
+        (self.silent_for, self.logins_stuck_for) = (Duration::ZERO, Duration::ZERO);
+    }
 }
 
 /// The probing of one server. Cheap to clone; clones share it.
@@ -99,11 +124,14 @@ impl Pulse {
 }
 
 async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Shared) {
-    let (mut session, mut flushed) = (None, None);
+    let (mut session, mut writes, mut heard) = (None, Writes::default(), Instant::now());
     loop {
         if !*told.borrow_and_update() {
-            (session, flushed) = (None, None);
-            shared.change(|beat| beat.silent_for = Duration::ZERO);
+            (session, writes) = (None, Writes::default());
+            shared.change(|beat| {
+                beat.calm();
+                beat.writes_stuck_for = Duration::ZERO;
+            });
             if told.changed().await.is_err() {
                 return;
             }
@@ -112,21 +140,30 @@ async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Sha
         let asked = Instant::now();
         let kept = session.take();
         let had_one = kept.is_some();
-        let question = ask(instance, kept);
+        let question = writes.question();
         tokio::select! {
-            (answer, again) = patiently(question, instance, shared) => {
+            (answer, again) = patiently(question, kept, instance, shared) => {
                 session = again;
                 let cut = had_one && matches!(answer, Err(Error::Down(_)));
-                let grown = answer.is_ok_and(|now| std::mem::replace(&mut flushed, now) != now);
+                let since_last = heard.elapsed().min(EVERY * 2);
+                heard = Instant::now();
+                let grown = match answer {
+                    Ok(answer) => writes.hear(answer, since_last),
+                    Err(_) => {
+                        writes = Writes::default();
+                        false
+                    }
+                };
                 shared.change(|beat| {
-                    beat.silent_for = Duration::ZERO;
+                    beat.calm();
+                    beat.writes_stuck_for = writes.stuck_for;
                     beat.answered_at = Some(std::time::Instant::now());
                     if grown {
                         beat.flushed_at = beat.answered_at;
                     }
                     beat.cuts += u64::from(cut);
                 });
-                if cut {
+                if cut || !writes.stuck_for.is_zero() {
                     shared.news.notify_one();
                 }
             }
@@ -136,55 +173,72 @@ async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Sha
     }
 }
 
+/// What came of a question, and the connection if it is good for another.
+type Asked = (Result<Answer, Error>, Option<Session>);
+
 /// One question on the kept connection, or on a new one where there is none. Whatever the server says, it lives; only silence tells.
-async fn ask(instance: &Instance, kept: Option<Session>) -> (Result<Option<Lsn>, Error>, Option<Session>) {
+async fn ask(question: &str, instance: &Instance, kept: Option<Session>) -> Asked {
     let session = match kept {
         Some(session) => session,
-        None => match instance.open_session().await {
-            Ok(session) => session,
-            // Nobody took the connection from the full backlog of the socket: that is silence, and goes on.
-            Err(Error::Timeout { .. }) => std::future::pending().await,
-            Err(error) => return (Err(error), None),
+        None => loop {
+            match instance.open_session().await {
+                Ok(session) => break session,
+                // Nobody took the connection from the full backlog of the socket: that is silence, and goes on.
+                Err(Error::Timeout { .. }) => {}
+                Err(error) => return (Err(error), None),
+            }
         },
     };
-    match session.client.simple_query(FLUSHED).await {
-        Ok(rows) => (Ok(position_in(&rows)), Some(session)),
+    match session.client.simple_query(question).await {
+        Ok(rows) => (Ok(Answer::read(question, &rows)), Some(session)),
         Err(error) => (Err(error.into()), None),
     }
 }
 
-fn position_in(rows: &[SimpleQueryMessage]) -> Option<Lsn> {
-    let position = |row: &SimpleQueryMessage| match row {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-        _ => None,
-    };
-    rows.iter().find_map(position)
-}
-
-/// Waits for the answer, and once it is late says for how long it has been missing, while the postmaster's door is knocked at.
-async fn patiently<T>(question: impl Future<Output = T>, instance: &Instance, shared: &Shared) -> T {
-    let mut question = pin!(question);
-    if let Ok(answer) = timeout(LATE, &mut question).await {
+/// Waits for the answer, and once it is late says for how long it has been missing, while the postmaster's door is knocked at and the same is
+/// asked on a new connection. Where that is answered the old one is given up: its backend is stuck alone.
+async fn patiently(question: &str, kept: Option<Session>, instance: &Instance, shared: &Shared) -> Asked {
+    let mut asking = pin!(ask(question, instance, kept));
+    if let Ok(answer) = timeout(LATE, &mut asking).await {
         return answer;
     }
-    let (mut silence, mut at_door) = (Silence(LATE), Silence(LATE));
-    let opened = Cell::new(false);
+    let (mut silence, mut at_door, mut at_login) = (Silence(LATE), Silence(LATE), Silence(LATE));
+    let (opened, refused) = (Cell::new(false), Cell::new(false));
     let mut knocking = pin!(keep_knocking(socket_of(instance), &opened));
+    let mut entering = pin!(keep_entering(question, instance, &refused));
     loop {
         let looked = Instant::now();
         tokio::select! {
             biased;
-            answer = &mut question => return answer,
+            answer = &mut asking => return answer,
+            answer = &mut entering => return answer,
             () = &mut knocking => {}
             () = sleep(TICK) => {}
         }
-        silence.passed(looked.elapsed());
-        at_door.passed(looked.elapsed());
+        [&mut silence, &mut at_door, &mut at_login].into_iter().for_each(|silence| silence.passed(looked.elapsed()));
         if opened.take() {
             at_door = Silence::default();
         }
-        shared.change(|beat| beat.silent_for = silence.0.min(at_door.0));
+        if refused.take() {
+            at_login = Silence::default();
+        }
+        shared.change(|beat| {
+            beat.silent_for = silence.0.min(at_door.0);
+            beat.logins_stuck_for = silence.0.min(at_login.0);
+        });
         shared.news.notify_one();
+    }
+}
+
+/// Asks on a new connection. Whoever is refused has been answered, and tries again; only a login or a question that never ends is silence.
+async fn keep_entering(question: &str, instance: &Instance, refused: &Cell<bool>) -> Asked {
+    sleep(LOGIN_AFTER.saturating_sub(LATE)).await;
+    loop {
+        match ask(question, instance, None).await {
+            (Err(_), _) => refused.set(true),
+            answered => return answered,
+        }
+        sleep(LOGIN_AGAIN).await;
     }
 }
 

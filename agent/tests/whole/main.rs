@@ -12,6 +12,7 @@ mod doomed;
 mod etcdctl;
 mod failover;
 mod fencing;
+mod hangs;
 mod http;
 mod lagging;
 mod links;

@@ -23,6 +23,32 @@ fn a_hung_leader_is_killed() {
 }
 
 #[test]
+fn what_answers_and_takes_no_writes_is_given_longer_and_the_reason_says_what_is_stuck() {
+    let hung = |stuck, millis| {
+        let mut view = view("pg1").runs(Server::Hung { since: std::time::Duration::from_millis(millis) });
+        view.signs.stuck = stuck;
+        view
+    };
+    for stuck in [Stuck::Logins, Stuck::Writes] {
+        check(&hung(stuck, 1999), "wait: hung");
+        check(&hung(stuck, 2000), "abdicate: hung");
+        let alone = cluster().without("pg3");
+        check(&hung(stuck, 7999).within(alone.clone()), "wait: hung");
+        check(&hung(stuck, 8000).within(alone), "kill: hung");
+        check(&hung(stuck, 1999).job("prove_sync", None, secs(1)), "wait: busy");
+        check(&hung(stuck, 2000).job("prove_sync", None, secs(1)), "cancel: busy");
+    }
+    says(
+        &hung(Stuck::Writes, 2000),
+        "Postgres answers, but one of its processes holds a lock that every write needs: none has ended for 2.0 s",
+    );
+    says(
+        &hung(Stuck::Logins, 2000),
+        "Postgres has answered no question and let nobody in, though its postmaster lives, for 2.0 s",
+    );
+}
+
+#[test]
 fn what_hangs_is_noticed_whatever_is_under_way() {
     let marking = |server| view("pg1").runs(server).job("prove_sync", None, secs(1));
     check(&marking(Server::Primary(primary())), "wait: busy");

@@ -31,13 +31,9 @@ macro_rules! tests {
     };
 }
 
-fn main() -> ExitCode {
-    if nix::unistd::geteuid().is_root() {
-        return run_as_postgres();
-    }
-    // Orphans come to this process, as they come to an agent that is the first of its container; the init of some machines is slow.
-    nix::sys::prctl::set_child_subreaper(true).expect("Linux");
-    let tests: Vec<Test> = tests! {
+/// Every test, in the order in which they run.
+fn all() -> Vec<Test> {
+    tests! {
         lifecycle: a_new_cluster_has_roles_of_least_privilege, another_agent_adopts_the_running_server,
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
             orphans_are_found_and_killed, a_taken_port_is_explained, a_fast_stop_tells_its_checkpoint_early,
@@ -64,11 +60,22 @@ fn main() -> ExitCode {
             whoever_holds_a_lock_on_the_marker_table_is_named;
         health: a_frozen_server_hangs, full_slots_are_no_outage, a_locked_marker_table_is_no_outage;
         pulse: a_frozen_server_is_silent_and_a_thawed_one_answers, one_stuck_backend_is_no_silence,
-            full_slots_locks_and_checkpoints_are_no_silence,
+            full_slots_locks_and_checkpoints_are_no_silence, a_stuck_backend_of_the_probe_is_given_up_for_a_new_one,
+            a_backend_frozen_inside_its_commit_stops_all_writes_and_is_noticed,
+            an_open_transaction_and_many_commits_are_no_stuck_writes,
             a_backend_that_is_killed_cuts_every_session_and_postgres_mends_itself;
         disk: a_frozen_disk_is_known_and_what_hangs_on_it_counts_as_dead_once_killed, a_read_only_disk_is_known,
             a_disk_that_fills_is_low_then_full;
-    };
+    }
+}
+
+fn main() -> ExitCode {
+    if nix::unistd::geteuid().is_root() {
+        return run_as_postgres();
+    }
+    // Orphans come to this process, as they come to an agent that is the first of its container; the init of some machines is slow.
+    nix::sys::prctl::set_child_subreaper(true).expect("Linux");
+    let tests = all();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| name.contains(argument.as_str()));
     let begin = Instant::now();

@@ -1,0 +1,51 @@
+//! Single processes of a server that are stopped while everything else lives: the server answers, and something that clients need does not go
+//! on. It is noticed, and costs no acknowledged row.
+
+use std::time::{Duration, Instant};
+
+use agent::demo::processes;
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::stage::{Stage, on_stage, options};
+
+/// A commit that takes longer waits for something that does not come.
+const NO_COMMIT_TAKES: Duration = Duration::from_millis(400);
+/// Commits of its own, which wait for nobody else.
+const COMMIT: &str = "SET synchronous_commit = local; SELECT pg_logical_emit_message(true, 'test', 'x')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_one_backend_is_frozen_inside_a_commit_is_replaced() {
+    on_stage(&options(), async |stage| {
+        let old = stage.leader().await?;
+        let (frozen, begin) = freeze_inside_a_commit(stage, &old).await?;
+        stage.say(&format!("process {frozen} of {old} is stopped, and no commit ends any more"));
+        let new = stage.leader_other_than(&old).await?;
+        stage.writes_go_on().await?;
+        stage.say(&format!("{new} leads; {} ms without writes", stage.silence_since(begin)?.as_millis()));
+        stage.whole().await
+    })
+    .await;
+}
+
+/// A client of a node that commits as fast as it can is stopped, again and again, until nobody's commits end any more.
+async fn freeze_inside_a_commit(stage: &Stage, name: &str) -> Result<(i32, Instant)> {
+    let (busy, other) = (stage.cluster.connect(name).await?, stage.cluster.connect(name).await?);
+    let pid: i32 = busy.query_one("SELECT pg_backend_pid()", &[]).await.context("asking for the pid")?.get(0);
+    tokio::spawn(async move { while busy.batch_execute(COMMIT).await.is_ok() {} });
+    for _ in 0..500 {
+        tokio::time::sleep(Duration::from_millis(7)).await;
+        let begin = Instant::now();
+        processes::signal(pid, Signal::SIGSTOP);
+        match tokio::time::timeout(NO_COMMIT_TAKES, other.batch_execute(COMMIT)).await {
+            Ok(done) => done.context("committing beside it")?,
+            Err(_) => {
+                // What was asked for goes on waiting, as long as its connection lasts.
+                std::mem::forget(other);
+                return Ok((pid, begin));
+            }
+        }
+        processes::signal(pid, Signal::SIGCONT);
+    }
+    bail!("it was never stopped while it held anything")
+}
