@@ -79,7 +79,7 @@ pub const KEYS: &[Key] = &[
     key("postgres.rewind_password_file", "none", "the file with the password of the rewind role"),
     key("postgres.initdb.encoding", "\"UTF8\"", "the encoding of a new cluster"),
     key("postgres.initdb.locale", "\"C.UTF-8\"", "the locale of a new cluster"),
-    key("postgres.initdb.wal_segment_size_mb", "16", "the WAL segment size of a new cluster"),
+    key("postgres.initdb.wal_segment_size_mb", "4", "the WAL segment size of a new cluster"),
     key("api.listen", "\"0.0.0.0:8008\"", "where the health API listens"),
     key("api.advertise", "derived from listen", "where the others reach the health API"),
     key("tags.nofailover", "false", "bars this node from ever leading"),

@@ -136,7 +136,7 @@ pub struct Initdb {
     pub encoding: String,
     /// `--locale`.
     pub locale: String,
-    /// `--wal-segsize`: a power of two from 1 to 1024.
+    /// `--wal-segsize`: a power of two from 1 to 1024. The smaller, the sooner a promotion ends (ADR 0014).
     pub wal_segment_size_mb: u32,
 }
 

@@ -215,7 +215,7 @@ fn postgres(raw: RawPostgres, durability: Durability, found: &mut Vec<Problem>) 
     let initdb = Initdb {
         encoding: raw.initdb.encoding.unwrap_or("UTF8".into()),
         locale: raw.initdb.locale.unwrap_or("C.UTF-8".into()),
-        wal_segment_size_mb: raw.initdb.wal_segment_size_mb.unwrap_or(16),
+        wal_segment_size_mb: raw.initdb.wal_segment_size_mb.unwrap_or(4),
     };
     rules::initdb(&initdb, found);
     let passwords = [
