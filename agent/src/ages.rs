@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use decision::names::{Lsn, MemberName, Term};
-use decision::view::{Ages, Cluster, Lock, Primary, Server};
+use decision::view::{Ages, Cluster, Lock, Primary, Server, Streaming};
 
 /// Remembers since when.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub struct AgeKeeper {
     vacancy: Option<Instant>,
     reign: Option<(Term, Instant)>,
     voters_missing: BTreeMap<MemberName, Instant>,
+    resting: BTreeMap<MemberName, (Lsn, Duration)>,
+    answered: Option<Instant>,
     request: Option<(i64, Instant)>,
     not_streaming: Option<Instant>,
     last_failure: Option<(&'static str, Instant)>,
@@ -19,6 +21,9 @@ pub struct AgeKeeper {
     wal: Option<(Lsn, Instant)>,
     asked_switchover: Option<Instant>,
 }
+
+/// A look that comes later after the one before than this counts no more: nobody looked meanwhile, and on a host that was paused everybody rested.
+const LOOKS_APART: Duration = Duration::from_secs(1);
 
 /// `since` while the condition holds, restarted when it begins anew.
 fn hold(since: &mut Option<Instant>, condition: bool) {
@@ -49,8 +54,14 @@ impl AgeKeeper {
         self.asked_switchover = Some(Instant::now());
     }
 
-    /// Takes in what is seen now, and tells all ages.
-    pub fn look(&mut self, cluster: Option<&Cluster>, server: Option<&Server>, lock: Lock) -> Ages {
+    /// Takes in what is seen now, and tells all ages. `answered`: when the server was asked for what is seen of it.
+    pub fn look(
+        &mut self,
+        cluster: Option<&Cluster>,
+        server: Option<&Server>,
+        answered: Option<Instant>,
+        lock: Lock,
+    ) -> Ages {
         if let Some(cluster) = cluster {
             hold(&mut self.vacancy, cluster.leader.is_none());
             hold_for(&mut self.request, cluster.request.as_ref().map(|request| request.revision));
@@ -72,7 +83,27 @@ impl AgeKeeper {
             (Some(Server::Primary(primary)), Some(cluster), Some(term)) => self.look_at_voters(cluster, primary, term),
             _ => self.voters_missing.clear(),
         }
+        match (server, term) {
+            (Some(Server::Primary(primary)), Some(term)) => self.look_at_rest(primary, term, answered),
+            _ => (self.resting, self.answered) = (BTreeMap::new(), None),
+        }
         self.tell()
+    }
+
+    /// Who rests: counted from one answer of the server to the next, so that neither an old answer nor a pause of this agent makes anybody rest.
+    fn look_at_rest(&mut self, primary: &Primary, term: Term, answered: Option<Instant>) {
+        let Some(now) = answered.filter(|now| self.answered != Some(*now)) else { return };
+        let before = self.answered.replace(now);
+        let step = before.map_or(Duration::ZERO, |before| now.saturating_duration_since(before)).min(LOOKS_APART);
+        let behind = primary
+            .standbys
+            .iter()
+            .filter(|standby| standby.term == term && standby.caught_up && standby.flushed < primary.flushed);
+        let age = |standby: &Streaming| match self.resting.get(&standby.member) {
+            Some((flushed, age)) if *flushed == standby.flushed => *age + step,
+            _ => Duration::ZERO,
+        };
+        self.resting = behind.map(|standby| (standby.member.clone(), (standby.flushed, age(standby)))).collect();
     }
 
     fn look_at_voters(&mut self, cluster: &Cluster, primary: &Primary, term: Term) {
@@ -93,6 +124,7 @@ impl AgeKeeper {
             vacancy: age(&self.vacancy),
             reign: self.reign.map(|(_, since)| since.elapsed()),
             voters_missing: self.voters_missing.iter().map(|(voter, since)| (voter.clone(), since.elapsed())).collect(),
+            voters_resting: self.resting.iter().map(|(voter, (_, age))| (voter.clone(), *age)).collect(),
             not_streaming: age(&self.not_streaming),
             request: self.request.map(|(_, since)| since.elapsed()),
             last_failure: self.last_failure.map(|(_, since)| since.elapsed()),
@@ -113,5 +145,46 @@ impl AgeKeeper {
             .flat_map(|since| limits.iter().map(move |limit| limit.saturating_sub(since.elapsed())))
             .filter(|left| !left.is_zero())
             .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn primary(flushed: u64, acknowledged: u64) -> Server {
+        let member = MemberName::new("pg2").expect("a good name");
+        let (flushed_there, replayed) = (Lsn(acknowledged), Lsn(acknowledged));
+        let standby = Streaming { member, term: Term(1), caught_up: true, flushed: flushed_there, replayed };
+        Server::Primary(Primary {
+            timeline: decision::names::Timeline(1),
+            flushed: Lsn(flushed),
+            marked_term: Term(1),
+            control_timeline: decision::names::Timeline(1),
+            waits_for: None,
+            standbys: vec![standby],
+        })
+    }
+
+    /// For how long the standby has rested after these looks: the second of each, the leader's end of WAL, the acknowledged one.
+    fn rested(looks: &[(u64, u64, u64)]) -> Option<Duration> {
+        let (mut keeper, begin) = (AgeKeeper::default(), Instant::now());
+        let lock = Lock::Held { term: Term(1), left: Duration::from_secs(4) };
+        let mut ages = Ages::default();
+        for (second, flushed, acknowledged) in looks {
+            let answered = begin + Duration::from_secs(*second);
+            ages = keeper.look(None, Some(&primary(*flushed, *acknowledged)), Some(answered), lock);
+        }
+        ages.voters_resting.into_values().next()
+    }
+
+    #[test]
+    fn a_voter_rests_while_it_is_behind_and_acknowledges_nothing() {
+        let seconds = Duration::from_secs;
+        assert_eq!(rested(&[(0, 10, 9), (1, 20, 9), (2, 20, 9)]), Some(seconds(2)));
+        assert_eq!(rested(&[(0, 10, 9), (1, 20, 9), (2, 30, 10)]), Some(seconds(0)), "slow, but it moves");
+        assert_eq!(rested(&[(0, 10, 10), (9, 10, 10)]), None, "there is nothing to acknowledge");
+        assert_eq!(rested(&[(0, 10, 9), (1, 10, 9), (1, 10, 9), (1, 10, 9)]), Some(seconds(1)), "the same answer");
+        assert_eq!(rested(&[(0, 10, 9), (60, 10, 9)]), Some(seconds(1)), "nobody looked for a minute");
     }
 }

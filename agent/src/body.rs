@@ -123,7 +123,7 @@ impl Body {
             self.death = self.look.newcomer.take().or(self.death.take());
             let seen = self.view();
             self.remember();
-            self.upkeep.see(&seen, &self.look.upstream_lacks);
+            self.upkeep.see(&seen, self.look.extras.as_ref(), &self.look.upstream_lacks);
             self.exposure.see(&seen);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);

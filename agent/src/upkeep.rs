@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use consensus::Write;
 use consensus::records::{HistoryRow, Transition};
-use decision::names::{Lsn, MemberName, Term, Timeline};
+use decision::names::{Lsn, MemberName, Term, Timeline, application_name};
 use decision::settings::Mode;
 use decision::view::{Cluster, Data, Initialize, Lock, Postgres, Primary, Server, Standby, View};
+use pg_control::Extras;
+use pg_control::process::is_stopped;
 
 use crate::hands::Hands;
 use crate::look::Lacking;
@@ -48,6 +50,8 @@ pub struct Upkeep {
     history_of: Arc<AtomicU32>,
     recorded_at: i64,
     copies_removed: bool,
+    /// A walreceiver that somebody has stopped, and since when.
+    frozen: Option<(i32, Instant)>,
 }
 
 /// One kind of chore: at most one at a time, and not at once again.
@@ -100,12 +104,16 @@ impl Upkeep {
             history_of: Arc::new(AtomicU32::new(0)),
             recorded_at: 0,
             copies_removed: false,
+            frozen: None,
         }
     }
 
     /// Looks whether there is something to do.
-    pub fn see(&mut self, view: &View, upstream_lacks: &Arc<Mutex<Lacking>>) {
+    pub fn see(&mut self, view: &View, extras: Option<&Extras>, upstream_lacks: &Arc<Mutex<Lacking>>) {
         self.prove(view);
+        if let Some(extras) = extras.filter(|_| !view.settings.paused) {
+            self.unfreeze(view, extras);
+        }
         let Some(cluster) = view.cluster.now() else { return };
         if cluster.initialize != Initialize::Absent && !self.hands.secrets_known.load(Ordering::SeqCst) {
             // Without etcd it would be too late to ask for the key of the promises.
@@ -148,6 +156,36 @@ impl Upkeep {
             }
             (Server::Stopped, _) => self.copies_removed = false,
             _ => {}
+        }
+    }
+
+    /// A WAL sender or a walreceiver that somebody has stopped holds up commits, and nobody takes its place while it is there. It is ended,
+    /// and its standby connects again: a leader ends the sender of a standby that rests, a standby its own walreceiver.
+    fn unfreeze(&mut self, view: &View, extras: &Extras) {
+        let term = match view.lock {
+            Lock::Held { term, .. } => Some(term),
+            Lock::NotHeld => None,
+        };
+        let patience = view.settings.timing.voter_drop_after;
+        let resting = view.ages.voters_resting.iter().filter(|(_, age)| **age >= patience).map(|(name, _)| name);
+        let names: Vec<String> =
+            term.iter().flat_map(|term| resting.clone().map(|name| application_name(name, *term))).collect();
+        let senders =
+            extras.replication.iter().filter(|row| names.iter().any(|name| row["application_name"] == **name));
+        let senders = senders.filter_map(|row| i32::try_from(row["pid"].as_i64()?).ok());
+        let receiver = extras.receiver.filter(|pid| is_stopped(*pid));
+        self.frozen = receiver.map(|pid| match self.frozen {
+            Some((before, since)) if before == pid => (pid, since),
+            _ => (pid, Instant::now()),
+        });
+        let receiver = self.frozen.filter(|(_, since)| since.elapsed() >= patience).map(|(pid, _)| pid);
+        for pid in senders.chain(receiver) {
+            if self.hands.instance.end_stopped(pid) {
+                tracing::warn!(
+                    pid,
+                    "this process of replication has been stopped by somebody: it is ended, so that another takes its place"
+                );
+            }
         }
     }
 

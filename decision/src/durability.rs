@@ -212,7 +212,11 @@ fn may_vote(cluster: &Cluster) -> BTreeSet<MemberName> {
     cluster.eligible().into_iter().filter(votes).collect()
 }
 
-/// What the leader wants Postgres to wait for: voters that stream, less those that have been away too long.
+/// A voter that streams and acknowledges nothing may be merely slow: it is given so many times as long as one that is gone.
+const RESTS: u32 = 2;
+
+/// What the leader wants Postgres to wait for: voters that stream, less those that have been away too long. Whoever has acknowledged nothing
+/// for long, while there was something to acknowledge, streams in name only.
 pub fn wanted_quorum(
     me: &MemberName,
     term: Term,
@@ -233,10 +237,15 @@ pub fn wanted_quorum(
         .filter_map(|sync| sync.policies.last())
         .flat_map(|last| last.voters.iter().cloned())
         .collect();
-    let streams = |name: &MemberName| {
-        primary.standbys.iter().any(|standby| standby.member == *name && fit(standby, term, cluster))
+    let rests = |name: &MemberName| {
+        let age = ages.voters_resting.get(name).copied();
+        age.filter(|age| *age >= settings.timing.voter_drop_after * RESTS)
     };
-    let away = |name: &MemberName| ages.voters_missing.get(name).copied();
+    let streams = |name: &MemberName| {
+        let fits = |standby: &Streaming| standby.member == *name && fit(standby, term, cluster);
+        rests(name).is_none() && primary.standbys.iter().any(fits)
+    };
+    let away = |name: &MemberName| ages.voters_missing.get(name).copied().max(rests(name));
     let stays = |name: &MemberName| match away(name) {
         None => true,
         Some(age) => age < settings.timing.voter_drop_after,

@@ -109,6 +109,10 @@ pub struct Ages {
     pub reign: Option<Duration>,
     /// For each voter that does not stream from me: since when. Counted by the leader.
     pub voters_missing: BTreeMap<MemberName, Duration>,
+    /// For each standby that streams from me and has acknowledged less than I have on disk: for how long it has acknowledged nothing, from
+    /// the first look that showed it so to the last. Whoever acknowledges anything, however slowly, begins anew.
+    #[serde(default)]
+    pub voters_resting: BTreeMap<MemberName, Duration>,
     /// Since my standby last received WAL or a keep-alive from its upstream, when it ought to stream.
     pub not_streaming: Option<Duration>,
     /// Since the operator's request that is on the table was first seen.

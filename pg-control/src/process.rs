@@ -76,7 +76,7 @@ fn alive_for(process: &Process) -> Option<Duration> {
 }
 
 /// Whether somebody has stopped the process, or traces it and holds it up: it does nothing until it is let go on.
-pub(crate) fn is_stopped(pid: i32) -> bool {
+pub fn is_stopped(pid: i32) -> bool {
     Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
 }
 

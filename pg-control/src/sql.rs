@@ -178,11 +178,23 @@ impl Instance {
         *self.0.writer.lock().await = None;
     }
 
-    /// Ends backends by signal. The agent runs as the user that owns the server, so this needs no right inside the database.
+    /// Ends backends by signal. The agent runs as the user that owns the server, so this needs no right inside the database. One that is
+    /// stopped ends only once it is let go on: the signal to end is pending by then, and comes first.
     pub(crate) fn end_backends(&self, pids: &[i32]) {
         if let Some(postmaster) = self.postmaster() {
             process::send_to_children(postmaster.pid, pids, Signal::SIGTERM);
+            process::send_to_children(postmaster.pid, pids, Signal::SIGCONT);
         }
+    }
+
+    /// Ends a WAL sender or a walreceiver that somebody has stopped, and says whether it is one; another takes its place. `SIGKILL` would end
+    /// every session.
+    pub fn end_stopped(&self, pid: i32) -> bool {
+        let stopped = process::is_stopped(pid);
+        if stopped {
+            self.end_backends(&[pid]);
+        }
+        stopped
     }
 
     /// Lets the server read its configuration again.

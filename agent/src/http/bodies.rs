@@ -1,7 +1,7 @@
 //! The JSON that Patroni's users and tools know (`/patroni`, `/cluster`, `/history`), and our own `/why` and `/beat`.
 //! Field names and types follow Patroni exactly; what we add stands beside.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use consensus::Problem;
 use consensus::records::{COMPAT_VERSION, MemberRecord};
@@ -11,6 +11,9 @@ use pg_control::Heartbeat;
 use serde_json::{Map, Value, json};
 
 use crate::published::{Picture, SyncKind};
+
+/// Who has acknowledged nothing for less is merely slow.
+const RESTS: Duration = Duration::from_secs(1);
 
 /// The body of `/patroni` and of every health path.
 pub fn patroni(picture: &Picture) -> Value {
@@ -171,6 +174,11 @@ fn add_lag(body: &mut Value, picture: &Picture, name: &str, record: &MemberRecor
     body["replay_lag"] = lag(replayed);
     body["lsn"] = text(received.max(replayed));
     body["lag"] = lag(received.max(replayed));
+    let rests =
+        picture.view.ages.voters_resting.iter().find(|(member, _)| member.as_str() == name).map(|(_, age)| *age);
+    if let Some(rests) = rests.filter(|rests| picture.leads().is_some() && *rests >= RESTS) {
+        body["acknowledges_nothing_ms"] = json!(milliseconds(rests));
+    }
 }
 
 /// The body of `/history`.
@@ -212,7 +220,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
     })
 }
 
-fn milliseconds(duration: std::time::Duration) -> u64 {
+fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

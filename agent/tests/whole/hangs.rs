@@ -49,3 +49,31 @@ async fn freeze_inside_a_commit(stage: &Stage, name: &str) -> Result<(i32, Insta
     }
     bail!("it was never stopped while it held anything")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_processes_of_replication_are_ended_and_commits_go_on() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let term = stage.ask(&leader, "/beat").await?["term"].clone();
+        for (kind, names) in [("walsender", vec![leader.clone()]), ("walreceiver", stage.others(&leader))] {
+            stage.whole().await?;
+            let begin = Instant::now();
+            for name in &names {
+                let pids =
+                    format!("SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE backend_type = '{kind}'");
+                let pids = stage.cluster.psql(name, &pids).await?;
+                pids.split(' ')
+                    .filter_map(|pid| pid.parse().ok())
+                    .for_each(|pid| processes::signal(pid, Signal::SIGSTOP));
+                stage.say(&format!("{kind} {pids} of {name} stopped"));
+            }
+            stage.writes_go_on().await?;
+            stage.whole().await?;
+            stage.writes_go_on().await?;
+            stage.say(&format!("{} ms without writes", stage.silence_since(begin)?.as_millis()));
+        }
+        anyhow::ensure!(stage.ask(&leader, "/beat").await?["term"] == term, "somebody else leads");
+        Ok(())
+    })
+    .await;
+}

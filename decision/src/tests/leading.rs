@@ -55,6 +55,40 @@ fn without_its_record_a_leader_changes_nothing() {
 }
 
 #[test]
+fn a_voter_that_acknowledges_nothing_streams_in_name_only() {
+    let rests = |who: &[(&str, u64)]| {
+        let behind = |name: &str, lsn| {
+            if who.iter().any(|(rests, _)| *rests == name) { streaming(name, lsn) } else { streaming(name, 1000) }
+        };
+        let server = Server::Primary(Primary { standbys: vec![behind("pg2", 900), behind("pg3", 900)], ..primary() });
+        view("pg1").runs(server).aged(|ages| {
+            ages.voters_resting = who.iter().map(|(who, age)| (name(who), secs(*age))).collect();
+        })
+    };
+    check(&rests(&[("pg2", 1)]), "wait: leading");
+    check(&rests(&[("pg2", 2)]), "record_sync: change_durability");
+    says(&rests(&[("pg2", 2)]), "commits are to wait for any 1 of pg3; recorded first, so that a takeover heeds both");
+    // It votes again once it has moved, and not before, however well it streams.
+    let alone = |view: View| {
+        let policies = [any(1, &["pg3"])];
+        let server = Primary { waits_for: Some((any(1, &["pg3"]), TERM)), ..primary() };
+        view.runs(Server::Primary(server)).within(cluster().policies(&policies))
+    };
+    check(&alone(rests(&[("pg2", 9)])), "wait: leading");
+    check(&alone(rests(&[])), "record_sync: change_durability");
+    // With all of them at rest commits wait as long as for voters that are gone, and then for nobody.
+    check(&rests(&[("pg2", 2), ("pg3", 2)]), "wait: leading");
+    check(&rests(&[("pg2", 9), ("pg3", 2)]), "wait: leading");
+    says(
+        &rests(&[("pg2", 3), ("pg3", 3)]),
+        "commits are to wait for nobody; recorded first, so that a takeover heeds both",
+    );
+    let strict =
+        |view: View| view.within(cluster().mode(Mode::Strict)).set(|settings| settings.durability.mode = Mode::Strict);
+    check(&strict(rests(&[("pg2", 9), ("pg3", 9)])), "wait: leading");
+}
+
+#[test]
 fn a_voter_that_is_away_for_a_moment_stays_a_voter() {
     let server = Server::Primary(Primary { standbys: vec![streaming("pg2", 1000)], ..primary() });
     let away = |millis| {

@@ -30,6 +30,8 @@ pub struct MemberStatus {
     pub receive_lag_bytes: Option<u64>,
     /// How much it has not replayed.
     pub replay_lag_bytes: Option<u64>,
+    /// For how long it has acknowledged nothing although there is something to acknowledge, as the leader sees it.
+    pub acknowledges_nothing_ms: Option<u64>,
     /// `leader`, `voter` or `none`: its part in acknowledging commits.
     pub sync: String,
     /// Whether nothing bars it from leading.
@@ -113,6 +115,7 @@ fn member(world: &World, name: &MemberName) -> MemberStatus {
         timeline: says.and_then(|says| says.beat["timeline"].as_u64()),
         receive_lag_bytes: lag(world, name, "receive_lag"),
         replay_lag_bytes: lag(world, name, "replay_lag"),
+        acknowledges_nothing_ms: lag(world, name, "acknowledges_nothing_ms"),
         sync: sync(world, name, leads, listed.as_ref()).to_owned(),
         may_lead: bars.as_ref().map(|bars| bars.is_empty() || leads),
         bars: bars.unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use decision::durability::{Policies, proven};
 use decision::names::MemberName;
-use decision::reason::bytes;
+use decision::reason::{bytes, span};
 use decision::settings::Mode;
 use serde::Serialize;
 
@@ -156,6 +156,16 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
     }
     if member.state != "streaming" && status.leader.is_some() {
         return trouble("not_streaming", format!("{name} does not stream: {}", member.state), why());
+    }
+    if let Some(rests) = member.acknowledges_nothing_ms {
+        let rests = span(Duration::from_millis(rests));
+        let problem =
+            format!("{name} streams, and has acknowledged nothing for {rests}, although commits wait for it or may");
+        let hint = format!(
+            "look for a walreceiver on {name} or its WAL sender on {} that is stopped (state T in ps), and for a slow disk on {name}",
+            status.leader.as_deref().unwrap_or("the leader")
+        );
+        return trouble("acknowledges_nothing", problem, hint);
     }
     let leader_timeline = status.members.iter().find(|other| other.role == "leader").and_then(|leader| leader.timeline);
     if leader_timeline.is_some() && member.timeline.is_some() && member.timeline != leader_timeline {
