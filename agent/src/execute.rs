@@ -62,7 +62,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
     match action {
         Action::Wait | Action::Cancel => Ok(Effect::LOCAL),
         Action::Bootstrap => bootstrap(&hands, &seen, &cancel).await,
-        Action::Clone { from, floor } => clone(&hands, &from, floor, &cancel).await,
+        Action::Clone { from, floor } => clone(&hands, &seen, &from, floor, &cancel).await,
         Action::Rewind { from, floor } => rewind(&hands, &seen, &from, floor, &cancel).await,
         Action::FindEndOfWal => find_end_of_wal(&hands, &cancel).await,
         Action::Start(how) => start(&hands, &seen, how).await,
@@ -72,10 +72,7 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Withdraw { revoked } => ballots::withdraw(&hands, &seen, revoked).await,
         Action::ClearFloor => clear_floor(&hands, &seen).await,
         Action::StandReady => stand_ready(&hands, &seen).await,
-        Action::StandDown => {
-            hands.drop_spare_lease().await;
-            Ok(Effect::LOCAL)
-        }
+        Action::StandDown => stand_down(&hands).await,
         Action::Acquire(claim) => lock::acquire(&hands, &claim, &seen).await,
         Action::Resume { term } => lock::resume(&hands, &seen, term).await,
         Action::Promote { term, timeline, quorum } => promote(&hands, &seen, term, timeline, &quorum).await,
@@ -156,9 +153,16 @@ async fn set_floor(hands: &Hands, from: &Upstream, floor: Lsn) -> Result<()> {
     Ok(())
 }
 
-async fn clone(hands: &Hands, from: &Upstream, floor: Lsn, cancel: &CancellationToken) -> Result<Effect> {
+async fn clone(
+    hands: &Hands,
+    seen: &Snapshot,
+    from: &Upstream,
+    floor: Lsn,
+    cancel: &CancellationToken,
+) -> Result<Effect> {
     end_what_was_fenced(hands).await?;
     hands.ensure_secrets().await?;
+    discard::note_timeline(hands, seen).await?;
     set_floor(hands, from, floor).await?;
     hands.instance.clone_from(from, cancel).await?;
     Ok(Effect::LOCAL)
@@ -173,13 +177,14 @@ async fn rewind(
 ) -> Result<Effect> {
     end_what_was_fenced(hands).await?;
     hands.ensure_secrets().await?;
+    discard::note_timeline(hands, seen).await?;
     set_floor(hands, from, floor).await?;
     let counted = discard::count(hands, seen, cancel).await;
     hands.instance.rewind(from, None, cancel).await?;
     let noted = async {
         let Some((timeline, discarded)) = counted? else { return anyhow::Ok(()) };
         tracing::info!(%timeline, bytes = discarded.bytes, transactions = discarded.transactions, "rewound; this is what was here alone");
-        discard::record(hands, timeline, discarded).await
+        discard::record(hands, seen, timeline, discarded).await
     };
     // Counting is for people: a rewind that worked has worked.
     if let Err(error) = noted.await {
@@ -314,6 +319,12 @@ async fn stand_ready(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     let quorum = quorum_for_new_leader(hands.me(), &seen.cluster, &hands.settings(seen));
     hands.instance.expect_promotion(&quorum, seen.cluster.term.next(), APPLY_WITHIN).await?;
     hands.spare_lease.store(lease, Ordering::SeqCst);
+    Ok(Effect::LOCAL)
+}
+
+async fn stand_down(hands: &Hands) -> Result<Effect> {
+    hands.drop_spare_lease().await;
+    hands.instance.expect_no_promotion(APPLY_WITHIN).await?;
     Ok(Effect::LOCAL)
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use consensus::records::Transition;
 use consensus::{HandOver, Outcome, Snapshot};
+use decision::candidacy::highest_timeline;
 use decision::durability::{ending_with, inherited, may_go_over_ahead, quorum_for_new_leader};
 use decision::names::{Lsn, MemberName, Timeline};
 use decision::view::{Member, MemberRole, SyncRecord};
@@ -77,7 +78,7 @@ fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Trans
         term_before: seen.cluster.term.0,
         term_after: seen.cluster.term.next().0,
         timeline_before: seen.cluster.sync.as_ref().map(|sync| sync.timeline.0),
-        timeline_after: seen.cluster.sync.as_ref().map(|sync| sync.timeline.0 + 1),
+        timeline_after: seen.cluster.sync.as_ref().map(|sync| highest_timeline(&seen.cluster, sync.timeline).0 + 1),
         requested_by: asked.requested_by.unwrap_or_default(),
         reason: asked.reason.unwrap_or_default(),
         started_at: jiff::Timestamp::now().to_string(),
@@ -215,7 +216,7 @@ impl<'a> Plan<'a> {
             term: self.seen.cluster.term.next(),
             mode: self.sync.mode,
             policies: ending_with(&inherited(&self.sync), &quorum),
-            timeline: Timeline(self.sync.timeline.0 + 1),
+            timeline: Timeline(highest_timeline(&self.seen.cluster, self.sync.timeline).0 + 1),
             released: false,
             reclaimed: false,
             // Behind the start of the last record, that is: the record itself.

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
-use decision::names::{Lsn, MemberName, Term};
+use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::settings::Settings;
-use decision::view::{Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View};
+use decision::view::{
+    Data, Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View,
+};
 use pg_control::{Death, Extras, Heartbeat, Observation};
 use tokio::task::JoinHandle;
 
@@ -140,6 +142,13 @@ impl LastLook {
         self.last_primary.is_some()
     }
 
+    fn timeline_on_disk(&self) -> Option<Timeline> {
+        match &self.seen.as_ref()?.0.data {
+            Data::Present(disk) => Some(disk.timeline),
+            Data::Empty | Data::HalfMade { .. } | Data::Unreadable { .. } => None,
+        }
+    }
+
     fn server(&self) -> Option<&Server> {
         self.seen.as_ref().map(|(postgres, _)| &postgres.server)
     }
@@ -244,6 +253,8 @@ impl Hands {
                 record.receive_lsn = positions.then_some(standby.received.0);
                 record.replay_lsn = positions.then_some(standby.replayed.0);
             }
+            // What a promotion behind our back has begun is told as long as this agent lives.
+            Some(Server::Stopped) => record.timeline = look.timeline_on_disk().map(|timeline| timeline.0),
             _ => {}
         }
         record

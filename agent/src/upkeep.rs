@@ -28,6 +28,9 @@ const PROOF_WITHIN: Duration = Duration::from_secs(2);
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
 /// A standby that streams nothing for so long asks whether its leader has the WAL that it needs.
 const ASK_FOR_WAL_AFTER: Duration = Duration::from_secs(30);
+/// How often a standby is looked after that could acknowledge something on its own, and how long it may take to read its names.
+const LOOK_AFTER_NAMES_EVERY: Duration = Duration::from_secs(30);
+const HELD_BACK_WITHIN: Duration = Duration::from_secs(5);
 /// A chore that failed waits this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,7 @@ pub struct Upkeep {
     position: Chore,
     history: Chore,
     copies: Chore,
+    held_back: Chore,
     wal: Chore,
     records: Chore,
     published: Lsn,
@@ -98,6 +102,7 @@ impl Upkeep {
             position: Chore::new("position"),
             history: Chore::new("history"),
             copies: Chore::new("old copies"),
+            held_back: Chore::new("names of a standby"),
             wal: Chore::new("WAL of the upstream"),
             records: Chore::new("transition records"),
             published: Lsn(0),
@@ -148,12 +153,7 @@ impl Upkeep {
                     self.leader(view, cluster, primary, term);
                 }
             }
-            (Server::Standby(standby), _) if standby.streaming && !self.copies_removed => {
-                let hands = Arc::clone(&self.hands);
-                self.copies_removed = self
-                    .copies
-                    .begin(AGAIN_AFTER, async move { Ok(hands.instance.remove_old_copies().await.map(|_| ())?) });
-            }
+            (Server::Standby(standby), _) if standby.streaming => self.standby(),
             (Server::Stopped, _) => self.copies_removed = false,
             _ => {}
         }
@@ -187,6 +187,19 @@ impl Upkeep {
                 );
             }
         }
+    }
+
+    /// What was moved aside for its copy is not needed any more; and one that an older version has started is held back from acknowledging
+    /// anything, were it promoted by hand.
+    fn standby(&mut self) {
+        if !self.copies_removed {
+            let hands = Arc::clone(&self.hands);
+            let remove = async move { Ok(hands.instance.remove_old_copies().await.map(|_| ())?) };
+            self.copies_removed = self.copies.begin(AGAIN_AFTER, remove);
+        }
+        let hands = Arc::clone(&self.hands);
+        let hold_back = async move { Ok(hands.instance.hold_back(HELD_BACK_WITHIN).await?) };
+        self.held_back.begin(LOOK_AFTER_NAMES_EVERY, hold_back);
     }
 
     /// A standby that has streamed nothing for a while may need WAL that its leader has not any more. Then it waits for ever.

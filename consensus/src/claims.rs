@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use decision::action::{Claim, ClaimKind};
-use decision::names::{Lsn, MemberName, SystemId, Term};
+use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
 use decision::view::{Ballot, SyncRecord};
 use serde_json::Value;
 
@@ -323,6 +323,19 @@ impl Store {
         let revision = stored.map_or(0, etcd_client::KeyValue::mod_revision);
         let guards = self.leader_over(me, term, key.clone(), revision);
         self.commit(&guards, &[Write::put(key, progress::history_to_stored(&rows))]).await
+    }
+
+    /// Remembers that `timeline` is taken, by a promotion that is in no history, so that no promotion takes the number again.
+    pub async fn note_stray_timeline(&self, timeline: Timeline) -> Result<Outcome, Error> {
+        let key = self.keys().stray_timeline();
+        let found = self.read_keys(&[&key]).await?;
+        let stored = found.get(&key);
+        let known = stored.and_then(|kv| progress::timeline_from_stored(&text_of(kv)).ok());
+        if known.is_some_and(|known| known >= timeline) {
+            return Ok(Outcome::Refused);
+        }
+        let revision = stored.map_or(0, etcd_client::KeyValue::mod_revision);
+        self.commit(&[Guard::unchanged(&key, revision)], &[Write::put(key, timeline.to_string())]).await
     }
 
     /// Remembers that `member` has forgotten WAL below `lsn` that it had acknowledged, so that it does not vote until it has regained it.

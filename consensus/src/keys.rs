@@ -67,6 +67,10 @@ impl Keys {
     pub fn history(&self) -> String {
         self.key("history")
     }
+    /// The highest number of a timeline that is in no history.
+    pub fn stray_timeline(&self) -> String {
+        self.key("stray_timeline")
+    }
     /// An operator's request.
     pub fn failover(&self) -> String {
         self.key("failover")

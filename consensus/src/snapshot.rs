@@ -154,6 +154,7 @@ impl Snapshot {
                 self.history_rows = progress::history_from_stored(text)?;
                 self.cluster.history = self.history_rows.iter().map(HistoryRow::to_entry).collect();
             }
+            "stray_timeline" => self.cluster.stray_timeline = progress::timeline_from_stored(text)?,
             "failover" => self.take_request(text, revision)?,
             "config" => {
                 self.config_revision = revision;

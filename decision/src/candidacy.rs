@@ -76,6 +76,9 @@ fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) 
     if let Some(floor) = cluster.floors.get(name).filter(|floor| ballot.received < **floor) {
         bars.push(Bar::BelowFloor { floor: *floor, has: ballot.received });
     }
+    if is_stray(cluster, ballot) {
+        bars.push(Bar::StrayTimeline { timeline: ballot.timeline });
+    }
     if let Some((best, its)) = best(&counted(cluster)).filter(|(best, _)| *best != name) {
         if its.timeline > ballot.timeline {
             bars.push(Bar::OlderTimeline { mine: ballot.timeline, best: its.timeline });
@@ -99,13 +102,24 @@ pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
     let counts = |name: &MemberName, ballot: &Ballot| {
         let member = cluster.members.get(name)?;
         let above_floor = cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor);
-        (above_floor && !member.never_leads()).then_some(member.tags.failover_priority)
+        let counts = above_floor && !is_stray(cluster, ballot) && !member.never_leads();
+        counts.then_some(member.tags.failover_priority)
     };
     cluster
         .current_ballots()
         .into_iter()
         .filter_map(|(name, ballot)| counts(name, ballot).map(|priority| (name, ballot, priority)))
         .collect()
+}
+
+/// Whether the ballot is of a timeline that nobody was to write: a promotion that was not ordered here began it, and not a later reign.
+///
+/// **Invariant: a timeline above the record's is no reign's**, for a claim records its number before anybody is promoted. What such a branch has
+/// beyond its fork was never acknowledged, and the leader may have gone on meanwhile. (An etcd that was restored has forgotten later reigns:
+/// there the marker of a later term tells.)
+pub(crate) fn is_stray(cluster: &Cluster, ballot: &Ballot) -> bool {
+    let recorded = cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty());
+    recorded.is_some_and(|sync| ballot.timeline > sync.timeline) && ballot.wal_term <= cluster.term
 }
 
 /// The best of these ballots: the latest timeline, then the end of what was received, then priority, then name. Never by position
@@ -119,11 +133,11 @@ pub(crate) fn best<'a>(ballots: &[(&'a MemberName, &'a Ballot, u32)]) -> Option<
 }
 
 /// The highest timeline that anybody has, or was ever to have.
-pub(crate) fn highest_timeline(cluster: &Cluster, mine: Timeline) -> Timeline {
+pub fn highest_timeline(cluster: &Cluster, mine: Timeline) -> Timeline {
     let of_ballots = cluster.ballots.values().map(|ballot| ballot.timeline);
     let of_members = cluster.members.values().filter_map(|member| member.timeline);
     let of_record = cluster.sync.iter().map(|sync| sync.timeline);
-    of_ballots.chain(of_members).chain(of_record).chain([mine]).max().unwrap_or(mine)
+    of_ballots.chain(of_members).chain(of_record).chain([mine, cluster.stray_timeline]).max().unwrap_or(mine)
 }
 
 /// The standby that would best take a switchover: streaming under this term, with room on its disk, nearest to the leader.

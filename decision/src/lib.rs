@@ -24,3 +24,4 @@ mod vacancy;
 pub mod view;
 
 pub use decide::{Decision, decide};
+pub use rejoin::shared_up_to;

@@ -149,6 +149,7 @@ Bar:
     Behind { member: MemberName, bytes_behind: u64 } "behind" ("{} behind {member}", bytes(*bytes_behind));
     OlderTimeline { mine: Timeline, best: Timeline } "older_timeline" ("it is on timeline {mine}, another has {best}");
     TooFarBehind { behind_bytes: u64, limit_bytes: u64 } "too_far_behind" ("{} behind the last leader, limit {}", bytes(*behind_bytes), bytes(*limit_bytes));
+    StrayTimeline { timeline: Timeline } "stray_timeline" ("timeline {timeline} was begun there by a promotion that nobody ordered");
     NotStreaming {} "not_streaming" ("it does not stream from the leader");
     IsLeader {} "is_leader" ("it is the leader");
 }

@@ -110,6 +110,21 @@ fn forked_at(cluster: &Cluster, leader: &MemberName, timeline: Timeline, leader_
     (newest.timeline > timeline || (is_leaders && settled)).then_some(Lsn(0))
 }
 
+/// Up to where a directory on `timeline`, with these ancestors and where each ended (oldest first), has what the leader has: where the two
+/// went apart. `None`: not known, or they have nothing in common.
+pub fn shared_up_to(cluster: &Cluster, timeline: Timeline, ancestors: &[(Timeline, Lsn)]) -> Option<Lsn> {
+    let leader = cluster.leader.as_ref()?;
+    let theirs = leader_timeline(cluster, leader)?;
+    let living = living(cluster);
+    let left_by_them = |of: Timeline| {
+        let entry = living.iter().find(|entry| entry.timeline == of && of < theirs);
+        entry.map(|entry| entry.ended_at).or((of == theirs).then_some(Lsn(u64::MAX)))
+    };
+    let mine = ancestors.iter().copied().chain([(timeline, Lsn(u64::MAX))]).rev();
+    let shared = mine.filter_map(|(of, ended_at)| left_by_them(of).map(|theirs| theirs.min(ended_at))).next();
+    shared.filter(|shared| *shared < Lsn(u64::MAX))
+}
+
 /// The rows of the history that are the leader's, newest first. Each promotion adds its row at the end, also one that does not survive:
 /// a row about a later timeline than a row behind it is of such a branch.
 fn living(cluster: &Cluster) -> Vec<&HistoryEntry> {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::candidacy::{best, counted};
+use crate::candidacy::{best, counted, is_stray};
 use crate::durability::proven;
 use crate::names::{MemberName, Term};
 use crate::reason::Reason;
@@ -110,7 +110,10 @@ fn not_proven(cluster: &Cluster, sync: &SyncRecord, have: BTreeSet<MemberName>) 
         sync.policies.iter().flat_map(|quorum| quorum.voters.difference(&have).cloned()).collect();
     missing.insert(sync.leader.clone());
     // Live members that have not answered yet are only a matter of time; the others are what a person must look after.
-    let coming: Vec<MemberName> = missing.iter().filter(|name| cluster.members.contains_key(*name)).cloned().collect();
+    let ballots = cluster.current_ballots();
+    let stray = |name: &MemberName| ballots.get(name).is_some_and(|ballot| is_stray(cluster, ballot));
+    let may_come = |name: &&MemberName| cluster.members.contains_key(*name) && !stray(name);
+    let coming: Vec<MemberName> = missing.iter().filter(may_come).cloned().collect();
     let voters: BTreeSet<MemberName> =
         have.iter().cloned().chain(coming.iter().cloned()).filter(|name| may_lead(cluster, name)).collect();
     if !coming.is_empty() && (voters.contains(&sync.leader) || proven(&sync.policies, &voters)) {

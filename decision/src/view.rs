@@ -245,6 +245,10 @@ pub struct Cluster {
     pub request: Option<Request>,
     /// Where each past timeline ended.
     pub history: Vec<HistoryEntry>,
+    /// The highest number of a timeline that is in no history, as far as is known: that of a promotion which nobody ordered, or which did not
+    /// last. No promotion takes it again.
+    #[serde(default)]
+    pub stray_timeline: Timeline,
     /// The leader's last published WAL position (for lag limits where nothing better is known).
     pub leader_lsn: Option<Lsn>,
     /// Who may lead where no proof is asked for, as the leader has listed them; `None`: no list, so nobody is barred by it.

@@ -57,7 +57,7 @@ impl Instance {
         if !said.ok {
             return Err(tool::failed("pg_basebackup", &said));
         }
-        let conf = Conf { recovery: Recovery::Following(from.clone()), ..Conf::default() };
+        let conf = Conf::of_standby(Recovery::Following(from.clone()));
         conf::write_into(into, self.config(), &self.passfile(), &conf)?;
         durable::touch(&into.join("standby.signal"))
     }

@@ -48,6 +48,20 @@ pub enum Recovery {
     Following(Upstream),
 }
 
+/// What a standby of ours has for `synchronous_standby_names`: a name that nobody bears, since names of ours end with their term.
+///
+/// **Invariant: a promotion that pgvigil did not order acknowledges nothing.** On a standby the setting means nothing; whoever makes it a
+/// primary behind the agent's back gets a server whose commits wait for ever, until the agent has ended it. A promotion of ours takes the
+/// names of its reign before the signal.
+pub const HELD_BACK: &str = "ANY 1 (\"pgvigil_has_not_promoted_this_server\")";
+
+impl Conf {
+    /// The configuration of a standby that has just been made: it follows `recovery`, and could acknowledge nothing.
+    pub(crate) fn of_standby(recovery: Recovery) -> Self {
+        Self { recovery, sync: HELD_BACK.to_owned(), ..Self::default() }
+    }
+}
+
 impl Recovery {
     /// Whom, if anybody.
     pub fn upstream(&self) -> Option<&Upstream> {
@@ -268,6 +282,7 @@ impl Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use decision::durability::Quorum;
     use decision::names::MemberName;
 
     fn config() -> InstanceConfig {
@@ -304,6 +319,13 @@ mod tests {
         assert_eq!(last("restore_command").as_deref(), Some("''"));
         assert_eq!(last("max_standby_streaming_delay").as_deref(), Some("'0'"));
         assert_eq!(last("primary_conninfo").as_deref(), Some("''"));
+    }
+
+    #[test]
+    fn what_holds_a_standby_back_is_nobodys_name_in_any_term() {
+        assert_eq!(Quorum::parse_standby_names(HELD_BACK, Term(7)), None);
+        let text = render(&config(), Path::new("/s/pgpass"), &Conf::of_standby(Recovery::Nobody));
+        assert!(text.contains(&format!("synchronous_standby_names = '{HELD_BACK}'")), "{text}");
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Instance {
         tracing::info!(from = %from.member, "rewound");
         tracing::debug!(said = %tool::last_words(&said.err), "pg_rewind");
         // The source's configuration came along, ours included: this member must never start with it.
-        let conf = Conf { recovery: Recovery::Following(from.clone()), ..Conf::default() };
+        let conf = Conf::of_standby(Recovery::Following(from.clone()));
         conf::write_into(self.data_dir(), self.config(), &self.passfile(), &conf)?;
         durable::touch(&self.data_dir().join("standby.signal"))?;
         self.memory().end_of_wal = None;

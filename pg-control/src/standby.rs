@@ -11,7 +11,7 @@ use decision::view::{Standby, Upstream};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::conf::Recovery;
+use crate::conf::{Conf, HELD_BACK, Recovery};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -38,6 +38,7 @@ impl Instance {
         let floors = self.floors_above_conf(control.standby_floors)?;
         self.update_conf(move |conf| {
             conf.recovery = recovery;
+            HELD_BACK.clone_into(&mut conf.sync);
             conf.floors = floors;
         })
         .await?;
@@ -77,7 +78,12 @@ impl Instance {
         let before = self.standby_status().await?;
         self.drop_unused_reservations(self.standby_facts(&before).timeline)?;
         let recovery = Recovery::Following(upstream.clone());
-        self.update_conf(move |conf| conf.recovery = recovery).await?;
+        self.memory().expected = None;
+        self.update_conf(move |conf| {
+            conf.recovery = recovery;
+            HELD_BACK.clone_into(&mut conf.sync);
+        })
+        .await?;
         self.reload_replay(&before)?;
         loop {
             let status = self.standby_status().await?;
@@ -137,6 +143,34 @@ impl Instance {
         let within = self.config().answer_within;
         let resumed = tokio::time::timeout(within, session.client.batch_execute("SELECT pg_wal_replay_resume()")).await;
         Ok(resumed.map_err(|_| Error::timeout("resuming replay", within))??)
+    }
+
+    /// Sees to it that a promotion of this running standby which nobody has ordered would acknowledge nothing; see [`HELD_BACK`]. One that
+    /// follows nobody, or makes ready for a promotion, is left alone.
+    ///
+    /// # Errors
+    /// `WrongState` on a primary, `Timeout` when the names are not taken in time.
+    pub async fn hold_back(&self, within: Duration) -> Result<()> {
+        if self.standby_status().await?.sync == HELD_BACK {
+            return Ok(());
+        }
+        let me = self.clone();
+        let at_rest = move |conf: &mut Conf| {
+            if conf.recovery.upstream().is_some() && me.memory().expected.is_none() {
+                HELD_BACK.clone_into(&mut conf.sync);
+            }
+        };
+        self.update_conf(at_rest).await?;
+        self.reload_commits(Instant::now() + within).await.map(|_| ())
+    }
+
+    /// The promotion for which this standby was made ready does not come; see [`Instance::expect_promotion`].
+    ///
+    /// # Errors
+    /// As [`Instance::hold_back`].
+    pub async fn expect_no_promotion(&self, within: Duration) -> Result<()> {
+        self.memory().expected = None;
+        self.hold_back(within).await
     }
 
     async fn standby_status(&self) -> Result<Status> {

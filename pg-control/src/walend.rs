@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::instance::Instance;
-use crate::timeline::{newest_with_wal, segment};
+use crate::timeline::{Fork, newest_with_wal, read_history, segment};
 use crate::tool;
 
 /// Where the valid WAL ends.
@@ -61,7 +61,8 @@ pub struct Beyond {
 }
 
 impl Instance {
-    /// What the stopped server has on its own timeline from `fork` on: what a rewind to that point throws away.
+    /// What the stopped server has from `fork` on, on its own timeline and on those that it came from: what a rewind to that point throws
+    /// away.
     ///
     /// # Errors
     /// As [`Instance::find_end_of_wal`].
@@ -69,8 +70,15 @@ impl Instance {
         let end = self.find_end_of_wal(cancel).await?;
         let segment_bytes = self.full_control().await?.wal_segment_bytes;
         let wal_dir = self.data_dir().join("pg_wal");
-        let reader = Reader { instance: self, wal_dir, timeline: end.timeline, segment_bytes, cancel };
-        let transactions = if end.lsn > fork { reader.commits_between(fork, end.lsn).await? } else { 0 };
+        let ancestors = read_history(&wal_dir, end.timeline).unwrap_or_default();
+        let last = Fork { timeline: end.timeline, ended_at: end.lsn };
+        let (mut transactions, mut from) = (0, fork);
+        for piece in ancestors.into_iter().chain([last]).filter(|piece| piece.ended_at > fork) {
+            let (wal_dir, timeline) = (wal_dir.clone(), piece.timeline);
+            let reader = Reader { instance: self, wal_dir, timeline, segment_bytes, cancel };
+            transactions += reader.commits_between(from, piece.ended_at).await?;
+            from = piece.ended_at;
+        }
         Ok(Beyond { bytes: fork.bytes_behind(end.lsn), transactions })
     }
 }

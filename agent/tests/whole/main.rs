@@ -24,5 +24,6 @@ mod race;
 mod rest;
 mod restarts;
 mod stage;
+mod stray;
 mod switchover;
 mod volume;

@@ -22,6 +22,13 @@ pub fn status_from_stored(text: &str) -> Result<Lsn, String> {
     from_json::<Status>(text).map(|status| Lsn(status.optime))
 }
 
+/// Reads `stray_timeline`: the number alone.
+pub fn timeline_from_stored(text: &str) -> Result<Timeline, String> {
+    let number =
+        text.parse().map_err(|_| format!("\"{text}\" is no number of a timeline; a promotion may take one again"))?;
+    Ok(Timeline(number))
+}
+
 /// One row of `history`: `[timeline, position, reason, timestamp, new leader]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryRow {

@@ -16,7 +16,7 @@ pub struct Transition {
     pub id: String,
     /// [`SCHEMA`].
     pub schema: String,
-    /// `failover`, `switchover`, `restart`, `bootstrap`, `reclaim` or `degrade`.
+    /// `failover`, `switchover`, `restart`, `bootstrap`, `reclaim`, `degrade` or `discard`.
     pub kind: String,
     /// The stable code of the cause.
     pub cause: String,

@@ -22,6 +22,7 @@ async fn a_corrupt_value_in_any_key_spoils_nothing_else() {
         keys.sync(),
         keys.status(),
         keys.history(),
+        keys.stray_timeline(),
         keys.failover(),
         keys.config(),
         keys.member(&pg1),
@@ -96,6 +97,19 @@ async fn history_grows_only_under_the_leader() {
         assert!(store.append_history(&pg1, Term(1), &row(timeline)).await.unwrap().applied());
     }
     assert_eq!(store.read().await.unwrap().history_rows, [row(1), row(2)]);
+}
+
+#[tokio::test]
+async fn a_number_of_a_timeline_that_is_taken_is_only_raised() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    for (noted, known) in [(5, 5), (3, 5), (6, 6)] {
+        store.note_stray_timeline(Timeline(noted)).await.unwrap();
+        assert_eq!(store.read().await.unwrap().cluster.stray_timeline, Timeline(known));
+    }
+    etcd.client().await.put(store.keys().stray_timeline(), "nonsense", None).await.unwrap();
+    assert!(store.note_stray_timeline(Timeline(7)).await.unwrap().applied());
+    assert_eq!(store.read().await.unwrap().cluster.stray_timeline, Timeline(7));
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ fn in_a_vacancy_every_bar_is_named() {
     let behind = vacant.clone().ballot("pg3", 4, 952).floor("pg3", 960);
     let floored = "pg3: it was rewound or copied and must first regain 0/3C0, it has 0/3B8; 48 bytes behind pg2";
     assert_eq!(standings(&view("pg2").within(behind))[2], floored);
+    let stray = vacant.clone().ballot("pg3", 5, 1000);
+    let by_hand = "pg3: timeline 5 was begun there by a promotion that nobody ordered";
+    assert_eq!(standings(&view("pg2").within(stray))[2], by_hand);
     let older = vacant.ballot("pg3", 3, 5000);
     assert_eq!(standings(&view("pg2").within(older))[2], "pg3: it is on timeline 3, another has 4");
 }

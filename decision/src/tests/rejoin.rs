@@ -132,3 +132,21 @@ fn a_rewound_node_must_regain_at_least_the_fork() {
     let Action::Rewind { floor, .. } = decide(&view).action else { panic!("no rewind") };
     assert_eq!(floor, Lsn(950));
 }
+
+#[test]
+fn where_two_histories_went_apart_is_found_among_all_ancestors() {
+    let shared = |cluster: &Cluster, timeline, ancestors: &[(u32, u64)]| {
+        let ancestors: Vec<_> = ancestors.iter().map(|(of, at)| (Timeline(*of), Lsn(*at))).collect();
+        crate::rejoin::shared_up_to(cluster, Timeline(timeline), &ancestors)
+    };
+    let promoted = promoted();
+    assert_eq!(shared(&promoted, 4, &[(3, 500)]), Some(Lsn(950)), "the old leader, left by the new one");
+    let here =
+        [("of the leader's own timeline", 5, 990, 990), ("before it was left", 4, 900, 900), ("after", 4, 990, 950)];
+    for (what, from, began, at) in here {
+        assert_eq!(shared(&promoted, 6, &[(from, began)]), Some(Lsn(at)), "a branch {what}");
+    }
+    assert_eq!(shared(&promoted, 7, &[(4, 940), (6, 970)]), Some(Lsn(940)), "a branch of a branch");
+    assert_eq!(shared(&promoted, 5, &[(4, 950)]), None, "the leader's own");
+    assert_eq!(shared(&promoted, 9, &[(8, 990)]), None, "nothing in common is known");
+}

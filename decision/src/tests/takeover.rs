@@ -56,6 +56,32 @@ fn a_claim_goes_above_every_term_and_timeline_ever_seen() {
     assert_eq!((claim.term, claim.timeline), (Term(31), Timeline(10)));
 }
 
+fn somebody_is_to_lead(cluster: Cluster) -> Cluster {
+    cluster.without("pg3").asked(RequestKind::Failover, None, None)
+}
+
+#[test]
+fn a_timeline_that_a_hand_made_promotion_began_is_no_later_reign_and_is_never_taken_again() {
+    let by_hand = pg1_died().ballot("pg3", 5, 1010);
+    check(&pg2_sees(by_hand.clone()), "wait: not_proven");
+    let Server::Standby(standby) = pledged(1010) else { panic!("no standby") };
+    let branch = Server::Standby(Standby { timeline: Timeline(5), ..standby });
+    let pg3 = view("pg3").within(by_hand.ballot("pg2", 4, 1000)).runs(branch);
+    check(&pg3, "wait: not_proven");
+    let alone = pg1_died().policies(&[any(2, &["pg2", "pg3"])]);
+    let claim = |view: View| match decide(&view).action {
+        Action::Acquire(claim) => Some(claim),
+        _ => None,
+    };
+    let elected = claim(pg2_sees(alone.clone().ballot("pg3", 5, 1010))).expect("the branch does not outrank it");
+    assert_eq!((elected.ballots.len(), elected.timeline), (1, Timeline(6)), "above the number of the branch");
+    let unreadable =
+        somebody_is_to_lead(pg1_died().record(|sync| (sync.timeline, sync.policies) = (Timeline(0), Vec::new())));
+    check(&pg2_sees(unreadable), "acquire: forced");
+    let later = Cluster { stray_timeline: Timeline(8), ..alone };
+    assert_eq!(claim(pg2_sees(later)).expect("alone is enough").timeline, Timeline(9), "nor one that is gone");
+}
+
 #[test]
 fn too_few_ballots_prove_nothing() {
     let view = pg2_sees(pg1_died());
@@ -108,7 +134,8 @@ fn ballots_of_an_older_term_or_of_the_dead_or_barred_or_forgetful_do_not_count()
 #[test]
 fn a_longer_dead_branch_is_outranked_by_the_living_one() {
     check(&pg2_sees(pg1_died().ballot("pg3", 3, 5000)), "acquire: elected");
-    check(&pg2_sees(pg1_died().ballot("pg3", 5, 10)), "wait: outranked");
+    let promoted = pg1_died().record(|sync| sync.timeline = Timeline(5));
+    check(&pg2_sees(promoted.ballot("pg3", 5, 10)), "wait: outranked");
 }
 
 #[test]

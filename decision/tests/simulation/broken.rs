@@ -107,6 +107,12 @@ pub enum Broken {
     RecordsTheNewAlone,
     /// A quorum that the record has, but not as the last, is applied at once.
     GoesBackOnTheRecordAsItIs,
+    /// A standby waits for nobody, should it become a primary.
+    LetsAStandbyAcknowledge,
+    /// The number of a timeline that nobody ordered is forgotten with it.
+    ForgetsAStrayTimeline,
+    /// A ballot of a timeline that nobody ordered counts like that of a later reign.
+    CountsAStrayTimeline,
     /// The member record is not written again when an older one has come after it.
     WritesItsMemberRecordOnce,
 }
@@ -161,6 +167,12 @@ fn see(broken: Broken, mut view: View) -> View {
             // Its own ballot must say what is so, or it would be given again.
             let mine = cluster.ballots.get(&me).map(|ballot| ballot.timeline);
             cluster.ballots.values_mut().for_each(|ballot| ballot.timeline = mine.unwrap_or(ballot.timeline));
+        }
+        Broken::CountsAStrayTimeline => {
+            let highest = cluster.ballots.values().map(|ballot| ballot.timeline).max();
+            if let Some(sync) = cluster.sync.as_mut().filter(|_| cluster.leader.is_none()) {
+                sync.timeline = highest.map_or(sync.timeline, |highest| highest.max(sync.timeline));
+            }
         }
         Broken::FollowsInSpiteOfItsPledge if led_by_another && !both => drop(cluster.ballots.remove(&me)),
         Broken::StartsWithTheRequestOnTheTable if stopped => cluster.request = None,

@@ -72,6 +72,7 @@ impl World {
             Step::StartPrimary(quorum, term) => self.start_primary(at, quorum, *term),
             Step::Survive => self.survives(at),
             Step::Floor { from, floor, checkpointed } => self.floor(at, *from, *floor, *checkpointed),
+            Step::NoteTimeline => self.note_timeline(at),
             Step::Unfit(by) => {
                 self.kill_orphans(at);
                 self.nodes[at].postgres.directory = Directory::Half(by);
@@ -167,6 +168,11 @@ impl World {
             postgres.drop_unused_reservations(timeline);
         }
         postgres.follows = upstream;
+        if followed.is_some() {
+            self.hold_back(at);
+            let postgres = &mut self.nodes[at].postgres;
+            postgres.in_force = postgres.names.clone();
+        }
         if let Some(term) = followed {
             self.follows_again(at, term, false);
         }
@@ -260,6 +266,7 @@ impl World {
         let postgres = &mut self.nodes[at].postgres;
         postgres.drop_unused_reservations(present);
         (postgres.follows, postgres.signal) = (upstream, true);
+        self.hold_back(at);
         self.start_server(at, false);
         Next::Go
     }

@@ -3,10 +3,11 @@
 use std::rc::Rc;
 
 use decision::durability::Quorum;
-use decision::names::{Lsn, Term, Timeline};
-use decision::view::ControlState;
+use decision::names::{Lsn, MemberName, Term, Timeline};
+use decision::view::{ControlState, Data};
 
 use crate::broken::Broken;
+use crate::etcd::{Key, Txn, Value, Write};
 use crate::jobs::{Next, Step, commit};
 use crate::postgres::{Control, Process};
 use crate::time::{MS, SECOND};
@@ -20,6 +21,28 @@ impl World {
         let there = self.links.both_ways(at, from) && self.answers(from, Process::Primary);
         let ready = !checkpointed || postgres.control.timeline == self.timeline_of(from);
         (there && ready && from != at).then_some(lsn(postgres.flushed))
+    }
+
+    /// The names of a standby: nobody bears them, so whoever promotes it behind the agent's back gets no commit acknowledged.
+    pub fn hold_back(&mut self, at: At) {
+        let nobody = MemberName::new("nobody").into_iter().collect();
+        let names = if self.breaks(Broken::LetsAStandbyAcknowledge) { Quorum::none() } else { Quorum::of(1, nobody) };
+        self.nodes[at].postgres.names = (names, Term(0));
+    }
+
+    pub fn note_timeline(&mut self, at: At) -> Next {
+        let Some(seen) = self.seen(at) else { return Next::End };
+        let Data::Present(disk) = self.observe(at).data else { return Next::Go };
+        let recorded = seen.cluster.sync.as_ref().map_or(Timeline(0), |sync| sync.timeline);
+        let known = match self.etcd.get(Key::StrayTimeline) {
+            Some(Value::Timeline(timeline)) => *timeline,
+            _ => Timeline(0),
+        };
+        if disk.timeline <= recorded.max(known) || self.breaks(Broken::ForgetsAStrayTimeline) {
+            return Next::Go;
+        }
+        let writes = vec![Write::Put(Key::StrayTimeline, Value::Timeline(disk.timeline), None)];
+        Next::First(vec![commit(Txn { guards: Vec::new(), writes })])
     }
 
     pub fn floor(&mut self, at: At, from: At, floor: Lsn, checkpointed: bool) -> Next {
@@ -68,8 +91,9 @@ impl World {
         (postgres.histories, postgres.reserved) = (histories, reserved);
         postgres.control = Control { state: ControlState::InArchiveRecovery, timeline, checkpoint: wal.len() };
         (postgres.signal, postgres.follows) = (true, Some(from));
-        (postgres.names, postgres.begun) = ((Quorum::none(), Term(0)), None);
+        postgres.begun = None;
         postgres.server += 1;
+        self.hold_back(at);
         self.nodes[at].postgres.acknowledged = Term(0);
         Next::Go
     }

@@ -282,3 +282,18 @@ pub fn etcd_is_lost_while_the_record_changes(seed: u64) -> Plan {
         .with(when + 1_000, 11_000, Fault::Cut(0, etcd))
         .with(when + 1_000, 11_000, Fault::Cut(0, 2))
 }
+
+/// `pg2` is promoted while its agent stands still, and is rewound; later the leader dies.
+pub fn a_standby_is_promoted_by_hand(seed: u64) -> Plan {
+    busy(seed).with(3_900, 600, Fault::AgentFrozen(Who::Node(1))).with(4_000, 100, Fault::PromotedByHand(1)).with(
+        about(9_500, 500, seed),
+        4_000,
+        Fault::PowerLost(Who::Node(0)),
+    )
+}
+
+/// The same, but the leader dies before `pg2` can be rewound, and after `pg3` alone has acknowledged more.
+pub fn the_leader_dies_beside_a_standby_that_was_promoted_by_hand(seed: u64) -> Plan {
+    let soon = about(4_080, 300, seed);
+    busy(seed).with(4_000, 100, Fault::PromotedByHand(1)).with(soon, 9_000, Fault::PowerLost(Who::Node(0)))
+}

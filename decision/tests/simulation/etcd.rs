@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use decision::names::{Lsn, MemberName, SystemId, Term};
+use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
 use decision::settings::Durability;
 use decision::view::{Ballot, Cluster, HistoryEntry, Initialize, Member, Request, SyncRecord};
 
@@ -22,6 +22,7 @@ pub enum Key {
     Request,
     Config,
     Failsafe,
+    StrayTimeline,
     Member(At),
     Ballot(At),
     Floor(At),
@@ -40,6 +41,7 @@ pub enum Value {
     Member(Rc<Member>),
     Ballot(Ballot),
     List(Rc<BTreeSet<MemberName>>),
+    Timeline(Timeline),
 }
 
 /// The cluster-wide settings that operators change.
@@ -283,6 +285,7 @@ impl Etcd {
                     cluster.floors.insert(names[*at].clone(), *lsn);
                 }
                 (_, Value::History(rows)) => cluster.history.clone_from(rows),
+                (_, Value::Timeline(timeline)) => cluster.stray_timeline = *timeline,
                 (_, Value::Request(request)) => {
                     cluster.request = Some(Request { revision: stored.revision, ..request.clone() });
                 }

@@ -43,7 +43,7 @@ impl World {
             Fault::Isolated(who) | Fault::CutFromEtcd(who) | Fault::Mute(who) | Fault::Deaf(who) => {
                 (self.nodes.len() > 2).then(|| self.who(who))
             }
-            Fault::MayNotLead(at) | Fault::Leaves(at) => Some(at),
+            Fault::MayNotLead(at) | Fault::Leaves(at) | Fault::PromotedByHand(at) => Some(at),
             Fault::Cut(..)
             | Fault::EtcdElection
             | Fault::EtcdGone
@@ -128,6 +128,7 @@ impl World {
                 let postgres = &mut self.nodes[at].postgres;
                 postgres.held_up |= postgres.process == Process::Standby;
             }
+            Fault::PromotedByHand(_) => self.signal_promotion(at),
             Fault::MayNotLead(_) => self.nodes[at].may_not_lead = true,
             Fault::Leaves(_) => self.leave(at),
             _ => self.befall_cluster(fault, lasts),

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use decision::action::Action;
+use decision::candidacy::highest_timeline;
 use decision::durability::{ending_with, inherited, may_go_over_ahead, quorum_for_new_leader};
 use decision::names::Lsn;
 use decision::names::Timeline;
@@ -81,7 +82,7 @@ impl World {
             term: seen.cluster.term.next(),
             mode: before.mode,
             policies: ending_with(&inherited(&before), &quorum),
-            timeline: Timeline(before.timeline.0 + 1),
+            timeline: Timeline(highest_timeline(&seen.cluster, before.timeline).0 + 1),
             released: false,
             reclaimed: false,
             handover_lsn: (!self.breaks(Broken::HandsOverWithoutAPosition)).then_some(Lsn(last.0 + 1)),

@@ -59,6 +59,8 @@ pub enum Step {
         floor: Lsn,
         checkpointed: bool,
     },
+    /// Notes in etcd the number of a timeline that is in no history, before it is forgotten here.
+    NoteTimeline,
     /// Says durably that the directory is unfit from here on.
     Unfit(&'static str),
     /// The copy begins; the whole of it takes as long as the next step waits.
@@ -294,11 +296,13 @@ impl World {
         // Where the parent directory cannot be written the copy goes into the directory itself.
         let in_place = at.is_multiple_of(2) && self.nodes[at].postgres.directory != crate::postgres::Directory::Whole;
         let copy = Step::CopyBegins { from: from.0 };
-        if in_place { vec![floor, Step::Unfit("clone"), copy] } else { vec![floor, copy] }
+        let unfit = in_place.then_some(Step::Unfit("clone"));
+        [Step::NoteTimeline, floor].into_iter().chain(unfit).chain([copy]).collect()
     }
 
     fn rewind_steps(&self, from: (At, Term), floor: Lsn) -> Vec<Step> {
         vec![
+            Step::NoteTimeline,
             Step::Floor { from: from.0, floor, checkpointed: true },
             Step::Unfit("rewind"),
             Step::Rewind { from },

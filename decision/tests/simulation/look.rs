@@ -182,11 +182,16 @@ impl World {
     pub fn member_record(&self, at: At) -> Member {
         let node = &self.nodes[at];
         let server = node.agent.look.as_ref().map(|(seen, _)| &seen.server);
+        let on_disk = match node.agent.look.as_ref().map(|(seen, _)| &seen.data) {
+            Some(Data::Present(disk)) => Some(disk.timeline),
+            _ => None,
+        };
         let (role, timeline, ready) = match server {
             Some(Server::Primary(primary)) => {
                 (MemberRole::Primary, Some(primary.timeline), primary.control_timeline >= primary.timeline)
             }
             Some(Server::Standby(standby)) => (MemberRole::Standby, Some(standby.timeline), true),
+            Some(Server::Stopped) => (MemberRole::Down, on_disk, true),
             _ => (MemberRole::Down, None, true),
         };
         let name = self.names[at].to_string();

@@ -58,6 +58,8 @@ pub enum Fault {
     SlowActions(Who),
     /// A reader holds up replay.
     Reader(Who),
+    /// Somebody promotes its Postgres behind the agent's back.
+    PromotedByHand(At),
     Switchover(Option<At>),
     Failover(Option<At>),
     /// A failover with `--accept-data-loss`.
@@ -100,6 +102,7 @@ impl Planned {
             | Fault::SlowDisk(_)
             | Fault::SlowActions(_)
             | Fault::Reader(_)
+            | Fault::PromotedByHand(_)
             | Fault::Failover(_)
             | Fault::Policy(..)
             | Fault::MayNotLead(_) => false,

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use decision::durability::Quorum;
-use decision::names::Term;
+use decision::names::{Term, Timeline};
 use pg_control::Error;
+use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
 use crate::world::{Failure, Node, PATIENCE, any, eventually, name, primary, standby_of};
@@ -224,5 +225,39 @@ pub async fn whoever_holds_a_lock_on_the_marker_table_is_named() -> Outcome {
     let Err(Error::Busy(why)) = proof else { return Err(format!("{proof:?}").into()) };
     println!("      {why}");
     assert!(why.contains("application \"report\"") && why.contains("end that transaction"), "{why}");
+    Ok(())
+}
+
+pub async fn a_standby_that_is_promoted_by_hand_acknowledges_nothing() -> Outcome {
+    let leader = primary("pg1").await?;
+    let made = standby_of(&leader, "pg2", 1).await?;
+    let repointed = standby_of(&leader, "pg3", 1).await?;
+    let relieved = standby_of(&leader, "pg4", 1).await?;
+    leader.run("CREATE TABLE t (a int)").await?;
+    // One that was made ready for a promotion which does not come, and one that has gone over to another term meanwhile.
+    for standby in [&repointed, &relieved] {
+        standby.instance.expect_promotion(&Quorum::none(), Term(2), PATIENCE).await?;
+        assert_eq!(standby.ask("current_setting('synchronous_standby_names')").await?, "");
+    }
+    repointed.instance.follow(&leader.as_upstream(2), PATIENCE).await?;
+    relieved.instance.expect_no_promotion(PATIENCE).await?;
+    for standby in [&made, &repointed, &relieved] {
+        standby.has_replayed(leader.as_primary().await?.flushed).await?;
+        let config = standby.instance.config();
+        let promote = tokio::process::Command::new(config.bin_dir.join("pg_ctl"))
+            .args(["promote", "-s", "-D"])
+            .arg(&config.data_dir)
+            .status()
+            .await?;
+        assert!(promote.success());
+        let fork = standby.instance.local_history(Timeline(2))?[0];
+        let client = standby.sql().await?;
+        let committed = tokio::time::timeout(SHORT, client.batch_execute("INSERT INTO t VALUES (1)")).await;
+        assert!(committed.is_err(), "{}: {committed:?}", config.member);
+        assert_eq!(standby.as_primary().await?.waits_for, None, "strangers' names");
+        standby.instance.kill_all().await?;
+        let beyond = standby.instance.beyond(fork.ended_at, &CancellationToken::new()).await?;
+        assert_eq!(beyond.transactions, 1, "what waited is counted: {beyond:?}");
+    }
     Ok(())
 }

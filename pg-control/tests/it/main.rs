@@ -57,6 +57,7 @@ fn all() -> Vec<Test> {
             a_timeout_in_a_block_is_a_false_acknowledgement_with_a_warning,
             orphans_of_a_postmaster_go_on_committing_until_they_are_killed,
             names_count_only_once_the_checkpointer_has_published_them,
+            a_standby_that_is_promoted_by_hand_acknowledges_nothing,
             whoever_holds_a_lock_on_the_marker_table_is_named;
         health: a_frozen_server_hangs, full_slots_are_no_outage, a_locked_marker_table_is_no_outage;
         pulse: a_frozen_server_is_silent_and_a_thawed_one_answers, one_stuck_backend_is_no_silence,
