@@ -173,6 +173,8 @@ pub enum Stuck {
     Logins,
     /// It answers questions, but no write ends: processes wait for a lock that nobody gives back.
     Writes,
+    /// The postmaster: who is in already goes on, and nobody else gets in.
+    Door,
 }
 
 impl Stuck {
@@ -181,6 +183,7 @@ impl Stuck {
         match self {
             Stuck::Server => 1,
             Stuck::Logins | Stuck::Writes => 4,
+            Stuck::Door => 10,
         }
     }
 
@@ -190,6 +193,7 @@ impl Stuck {
             Stuck::Server => "is there but has not answered",
             Stuck::Logins => "has answered no question and let nobody in, though its postmaster lives,",
             Stuck::Writes => "answers, but one of its processes holds a lock that every write needs: none has ended",
+            Stuck::Door => "answers those who are in already, but its postmaster does not: nobody has got in",
         }
     }
 }

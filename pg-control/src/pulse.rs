@@ -3,6 +3,7 @@
 //! may be stuck alone. The answers tell whether writes go on, too. Time in which this process itself did not run counts as nobody's silence.
 //! A thread and a runtime of its own: whatever else the agent waits for, this goes on.
 
+mod door;
 mod writes;
 
 use std::cell::Cell;
@@ -47,6 +48,8 @@ pub struct Heartbeat {
     pub logins_stuck_for: Duration,
     /// For how long no write has come to an end although processes wait for one, and nobody is at the disk.
     pub writes_stuck_for: Duration,
+    /// For how long the postmaster has let nobody in.
+    pub door_shut_for: Duration,
     /// When the last answer came, of whatever kind.
     pub answered_at: Option<std::time::Instant>,
     /// When the WAL that is safe on disk was last seen to have grown: the disk took a write then.
@@ -62,6 +65,7 @@ impl Heartbeat {
             (Stuck::Server, self.silent_for),
             (Stuck::Logins, self.logins_stuck_for),
             (Stuck::Writes, self.writes_stuck_for),
+            (Stuck::Door, self.door_shut_for),
         ];
         let seeming = all.into_iter().filter(|(_, since)| !since.is_zero());
         seeming.max_by_key(|(stuck, since)| *since / stuck.patience())
@@ -102,7 +106,11 @@ impl Pulse {
         let shared = Arc::new(Shared::default());
         let mine = Arc::clone(&shared);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let probe = move || runtime.block_on(live(&instance, told, &mine));
+        let probe = move || {
+            let backend = Cell::new(None);
+            let door = door::keep_watch(&instance, told.clone(), &mine, &backend);
+            runtime.block_on(async { tokio::join!(live(&instance, told, &mine, &backend), door) })
+        };
         std::thread::Builder::new().name("pulse".into()).spawn(probe)?;
         Ok(Self { wanted, shared })
     }
@@ -123,7 +131,7 @@ impl Pulse {
     }
 }
 
-async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Shared) {
+async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Shared, backend: &Cell<Option<i32>>) {
     let (mut session, mut writes, mut heard) = (None, Writes::default(), Instant::now());
     loop {
         if !*told.borrow_and_update() {
@@ -144,6 +152,7 @@ async fn live(instance: &Instance, mut told: watch::Receiver<bool>, shared: &Sha
         tokio::select! {
             (answer, again) = patiently(question, kept, instance, shared) => {
                 session = again;
+                backend.set(session.as_ref().map(|session| session.pid));
                 let cut = had_one && matches!(answer, Err(Error::Down(_)));
                 let since_last = heard.elapsed().min(EVERY * 2);
                 heard = Instant::now();

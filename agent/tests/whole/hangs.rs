@@ -77,3 +77,18 @@ async fn frozen_processes_of_replication_are_ended_and_commits_go_on() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_postmaster_alone_is_frozen_is_replaced() {
+    on_stage(&options(), async |stage| {
+        let old = stage.leader().await?;
+        let begin = Instant::now();
+        processes::signal(stage.node(&old)?.postmaster_pid().context("it runs")?, Signal::SIGSTOP);
+        stage.say(&format!("the postmaster of {old} is stopped"));
+        let new = stage.leader_other_than(&old).await?;
+        stage.writes_go_on().await?;
+        stage.say(&format!("{new} leads after {} ms", begin.elapsed().as_millis()));
+        stage.whole().await
+    })
+    .await;
+}

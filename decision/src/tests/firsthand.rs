@@ -38,6 +38,14 @@ fn what_answers_and_takes_no_writes_is_given_longer_and_the_reason_says_what_is_
         check(&hung(stuck, 1999).job("prove_sync", None, secs(1)), "wait: busy");
         check(&hung(stuck, 2000).job("prove_sync", None, secs(1)), "cancel: busy");
     }
+    check(&hung(Stuck::Door, 4999), "wait: hung");
+    check(&hung(Stuck::Door, 5000), "abdicate: hung");
+    check(&hung(Stuck::Door, 19_999).within(cluster().mode(Mode::Async)), "wait: hung");
+    check(&hung(Stuck::Door, 20_000).within(cluster().mode(Mode::Async)), "kill: hung");
+    says(
+        &hung(Stuck::Door, 5000),
+        "Postgres answers those who are in already, but its postmaster does not: nobody has got in for 5.0 s",
+    );
     says(
         &hung(Stuck::Writes, 2000),
         "Postgres answers, but one of its processes holds a lock that every write needs: none has ended for 2.0 s",

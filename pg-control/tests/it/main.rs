@@ -63,7 +63,7 @@ fn all() -> Vec<Test> {
         pulse: a_frozen_server_is_silent_and_a_thawed_one_answers, one_stuck_backend_is_no_silence,
             full_slots_locks_and_checkpoints_are_no_silence, a_stuck_backend_of_the_probe_is_given_up_for_a_new_one,
             a_backend_frozen_inside_its_commit_stops_all_writes_and_is_noticed,
-            an_open_transaction_and_many_commits_are_no_stuck_writes,
+            a_postmaster_stopped_alone_is_noticed, an_open_transaction_and_many_commits_are_no_stuck_writes,
             a_backend_that_is_killed_cuts_every_session_and_postgres_mends_itself;
         disk: a_frozen_disk_is_known_and_what_hangs_on_it_counts_as_dead_once_killed, a_read_only_disk_is_known,
             a_disk_that_fills_is_low_then_full;

@@ -95,6 +95,20 @@ pub async fn a_backend_frozen_inside_its_commit_stops_all_writes_and_is_noticed(
     eventually("writes go on", async || Ok(pulse.heartbeat().writes_stuck_for.is_zero())).await
 }
 
+pub async fn a_postmaster_stopped_alone_is_noticed() -> Outcome {
+    let node = primary("pg1").await?;
+    let pulse = watched(&node).await?;
+    let begin = Instant::now();
+    node.signal(Signal::SIGSTOP)?;
+    eventually("a door that is shut", async || Ok(pulse.heartbeat().door_shut_for >= Duration::from_secs(2))).await?;
+    println!("      shut for two seconds, {:?} after it was stopped", begin.elapsed());
+    let heartbeat = pulse.heartbeat();
+    assert!(heartbeat.hang().is_some_and(|(stuck, _)| stuck == Stuck::Door), "{heartbeat:?}");
+    assert!(longest_silence(&pulse, Duration::from_millis(500)).await < HARMLESS, "it answers all the time");
+    node.signal(Signal::SIGCONT)?;
+    eventually("an open door", async || Ok(pulse.heartbeat().hang().is_none())).await
+}
+
 pub async fn an_open_transaction_and_many_commits_are_no_stuck_writes() -> Outcome {
     let node = primary("pg1").await?;
     let pulse = watched(&node).await?;
