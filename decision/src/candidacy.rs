@@ -99,16 +99,21 @@ fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) 
 
 /// The ballots that count: of the present term, from live members that may lead and have regained what they once forgot.
 pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
-    let counts = |name: &MemberName, ballot: &Ballot| {
+    let above_floor =
+        |name: &MemberName, ballot: &Ballot| cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor);
+    may_lead_by_ballot(cluster).into_iter().filter(|(name, ballot, _)| above_floor(name, ballot)).collect()
+}
+
+/// The ballots of the present term from live members that may lead, of those too that have forgotten what they once had.
+pub(crate) fn may_lead_by_ballot(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
+    let priority = |name: &MemberName, ballot: &Ballot| {
         let member = cluster.members.get(name)?;
-        let above_floor = cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor);
-        let counts = above_floor && !is_stray(cluster, ballot) && !member.never_leads();
-        counts.then_some(member.tags.failover_priority)
+        (!is_stray(cluster, ballot) && !member.never_leads()).then_some(member.tags.failover_priority)
     };
     cluster
         .current_ballots()
         .into_iter()
-        .filter_map(|(name, ballot)| counts(name, ballot).map(|priority| (name, ballot, priority)))
+        .filter_map(|(name, ballot)| priority(name, ballot).map(|priority| (name, ballot, priority)))
         .collect()
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::action::{Action, Claim, ClaimKind, StartAs, StopMode};
-use crate::candidacy::{best, counted, highest_timeline};
+use crate::candidacy::{best, counted, highest_timeline, may_lead_by_ballot};
 use crate::decide::{Choice, stopping, wait};
 use crate::durability::{ending_with, inherited, mode_in_force, quorum_for_new_leader};
 use crate::firsthand;
@@ -284,8 +284,9 @@ fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
     if !valid || !asked || !request.from.as_ref().is_none_or(about) {
         return None;
     }
-    let lost_bytes_bound =
-        cluster.leader_lsn.map(|leader| standby.received.bytes_behind(leader)).filter(|lost| *lost > 0);
+    // What this node has forgotten was there once, whatever the last leader had published.
+    let there_was = cluster.leader_lsn.max(cluster.floors.get(&view.me).copied());
+    let lost_bytes_bound = there_was.map(|there_was| standby.received.bytes_behind(there_was)).filter(|lost| *lost > 0);
     let claim = claim(view, cluster, standby.wal_term, standby.timeline);
     let policies = vec![quorum_for_new_leader(&view.me, cluster, &view.settings)];
     let kind = ClaimKind::Forced;
@@ -293,13 +294,16 @@ fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
     Some((Action::Acquire(claim), Reason::Forced { lost_bytes_bound }))
 }
 
-/// Where the operator leaves it open who is to lead, the best does, once everybody alive has been heard or has had the time.
+/// Where the operator leaves it open who is to lead, the best does, once everybody alive has been heard or has had the time. Whoever has
+/// forgotten WAL, which proves nothing to anybody, is the last resort of this word too: it is given the lead where nobody else is there for it.
 fn is_best_of_all(view: &View, cluster: &Cluster) -> bool {
-    let ballots = counted(cluster);
-    let heard: BTreeSet<MemberName> = ballots.iter().map(|(name, _, _)| (*name).clone()).collect();
-    let all = heard.is_superset(&cluster.eligible());
-    let late = view.ages.vacancy.unwrap_or_default() >= view.settings.timing.ballot_window;
-    (all || late) && best(&ballots).is_some_and(|(best, _)| *best == view.me)
+    let (whole, heard) = (counted(cluster), may_lead_by_ballot(cluster));
+    let names: BTreeSet<MemberName> = heard.iter().map(|(name, _, _)| (*name).clone()).collect();
+    let all = names.is_superset(&cluster.eligible());
+    let waited = view.ages.vacancy.unwrap_or_default();
+    let timing = &view.settings.timing;
+    let (ballots, patience) = if whole.is_empty() { (heard, timing.ttl) } else { (whole, timing.ballot_window) };
+    (all || waited >= patience) && best(&ballots).is_some_and(|(best, _)| *best == view.me)
 }
 
 fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> Claim {

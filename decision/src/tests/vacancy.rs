@@ -3,7 +3,7 @@
 use super::builders::*;
 use crate::action::{Action, ClaimKind};
 use crate::decide;
-use crate::names::{Term, Timeline};
+use crate::names::{Lsn, Term, Timeline};
 use crate::view::*;
 
 fn vacant(me: &str) -> View {
@@ -210,6 +210,28 @@ fn an_operators_word_without_a_name_is_for_the_best_ballot_once_all_were_heard()
     check(&both(910), "wait: not_proven");
     check(&both(0), "wait: not_proven");
     check(&both(0).aged(|ages| ages.vacancy = Some(secs(1))), "acquire: forced");
+}
+
+#[test]
+fn an_operators_word_without_a_name_is_for_a_node_that_has_forgotten_wal_only_where_nobody_else_is_there_for_it() {
+    let floored = |pg3: u64| {
+        let cluster = cluster().vacant().without("pg1").ballot("pg2", 4, 890).floor("pg2", 950);
+        let cluster = if pg3 > 0 { cluster.ballot("pg3", 4, pg3) } else { cluster };
+        let quorum_of_two = cluster.policies(&[any(1, &["pg2", "pg3", "pg4"])]);
+        quorum_of_two.asked(RequestKind::Failover, None, None)
+    };
+    let pg2 = |cluster: Cluster| view("pg2").within(cluster).runs(pledged(890));
+    let alone = pg2(floored(0).without("pg3"));
+    check(&alone, "acquire: forced");
+    let mut unpublished = floored(0).without("pg3");
+    unpublished.leader_lsn = Some(Lsn(900));
+    let Action::Acquire(claim) = decide(&pg2(unpublished)).action else { panic!("no claim") };
+    assert_eq!(claim.lost_bytes_bound, Some(60), "the floor says that there was more than the leader had published");
+    // One that has forgotten nothing leads with less, and is given more time to speak than a ballot takes.
+    check(&pg2(floored(100)), "wait: not_proven");
+    check(&view("pg3").within(floored(100)).runs(pledged(100)), "acquire: forced");
+    check(&pg2(floored(0)).aged(|ages| ages.vacancy = Some(secs(4))), "wait: awaiting_ballots");
+    check(&pg2(floored(0)).aged(|ages| ages.vacancy = Some(secs(5))), "acquire: forced");
 }
 
 #[test]
