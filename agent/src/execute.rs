@@ -235,7 +235,8 @@ async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
             }
             hands.fence.arm_confirmed().await?;
             hands.recorder.restarting();
-            hands.instance.start_as_primary(&quorum, term).await?;
+            // What is written on the way may hang with its disk for longer than the fence gives, and nothing that is not there is struck.
+            hands.instance.start_as_primary(&quorum, term, || hands.fence.is_confirmed()).await?;
         }
         StartAs::Standby(upstream) => {
             end_what_was_fenced(hands).await?;

@@ -139,8 +139,8 @@ pub(crate) fn is_unmarked(postgres: &Postgres) -> bool {
 }
 
 /// One long action at a time. Broken off are: a copy from a member that is gone or not the leader any more; a pledge that is not
-/// wanted any more, for its node may be the one whose acknowledgement the new leader waits for; and, unless it is the stop itself,
-/// whatever keeps a primary alive that must not be one.
+/// wanted any more, for its node may be the one whose acknowledgement the new leader waits for; what would make a primary without a lock;
+/// and, unless it is the stop itself, whatever keeps a primary alive that must not be one.
 fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let job = view.job.as_ref()?;
     let reason = Reason::Busy { action: job.action.clone(), age: job.age };
@@ -151,7 +151,9 @@ fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let in_vain = leads(view, cluster) && !job.is_a_stop() && cannot_end(view, postgres);
     let unwanted_pledge = job.action == "pledge" && cluster.leader.is_some() && !suspect;
     let deposed = accepts_writes(&postgres.server) && !may_be_primary(view, cluster) && !job.is_a_stop();
-    let broken_off = source_is_gone || unwanted_pledge || ((deposed || in_vain) && !view.settings.paused);
+    let unfounded = job.makes_a_primary() && !view.lock.covers_a_primary();
+    let at_once = (deposed || in_vain || unfounded) && !view.settings.paused;
+    let broken_off = source_is_gone || unwanted_pledge || at_once;
     Some((if broken_off { Action::Cancel } else { Action::Wait }, reason))
 }
 

@@ -10,7 +10,7 @@ use crate::following;
 use crate::names::Term;
 use crate::promise::{Reliance, binding};
 use crate::reason::Reason;
-use crate::view::{Data, Lock, Postgres, Seen, Server, View};
+use crate::view::{Data, Job, Lock, Postgres, Seen, Server, View};
 
 /// What to do while etcd does not answer.
 pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
@@ -21,6 +21,10 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
     };
     if view.settings.paused {
         return wait(silent(None));
+    }
+    // A start may hang with its disk, and go on when others lead.
+    if view.job.as_ref().is_some_and(Job::makes_a_primary) && !view.lock.covers_a_primary() {
+        return (Action::Cancel, Reason::LockLost {});
     }
     let deposed = view.reliance.as_ref().is_some_and(|reliance| reliance.deposed_by.is_some());
     let in_place = || kill_what_hangs(view, postgres).or_else(|| restart(view, postgres)).filter(|_| !deposed);

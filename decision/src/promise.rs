@@ -20,7 +20,7 @@ use crate::durability::Policies;
 use crate::firsthand;
 use crate::names::{MemberName, SystemId, Term};
 use crate::settings::Mode;
-use crate::view::{Cluster, Data, Initialize, Lock, Server, Upstream, View};
+use crate::view::{Cluster, Data, Initialize, Lock, Member, Server, Upstream, View};
 
 /// A promise of this node that still runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +181,7 @@ fn says_it_is_done_for(cluster: &Cluster, leader: &MemberName, term: Term) -> bo
 /// only keep others from taking over.
 pub fn worth_asking(view: &View) -> bool {
     let timing = &view.settings.timing;
-    if firsthand::disk_trouble(view).is_some() {
+    if firsthand::disk_trouble(view).is_some() || is_full_beside_room(view) {
         return false;
     }
     match view.postgres.last().map(|postgres| &postgres.server) {
@@ -193,6 +193,14 @@ pub fn worth_asking(view: &View) -> bool {
         Some(Server::Stopped | Server::Stopping) => view.ages.last_failure.is_none() && !view.signs.disk.full,
         Some(Server::Standby(_)) => false,
     }
+}
+
+/// Nothing can be written here any more, and somebody else has room for it, as far as that was seen: with etcd in sight it would be asked to
+/// lead.
+fn is_full_beside_room(view: &View) -> bool {
+    let has_room =
+        |(name, member): (&MemberName, &Member)| *name != view.me && !member.never_leads() && !member.disk_low;
+    view.signs.disk.full && view.cluster.last().is_some_and(|cluster| cluster.members.iter().any(has_room))
 }
 
 /// Whether those who have promised leave nobody who could take the lock from `me`, whichever of the records is in force.

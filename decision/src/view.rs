@@ -387,6 +387,11 @@ pub struct HistoryEntry {
 }
 
 impl Lock {
+    /// Whether it still covers a primary here, whatever its term.
+    pub(crate) fn covers_a_primary(self) -> bool {
+        matches!(self, Lock::Held { left, .. } if !left.is_zero())
+    }
+
     /// Whether it makes me the leader of `term` now. A lease with no time left makes nobody the leader.
     pub(crate) fn leads(self, of: Term) -> bool {
         matches!(self, Lock::Held { term, left } if term == of && !left.is_zero())
@@ -397,6 +402,11 @@ impl Job {
     /// Whether it stops Postgres.
     pub(crate) fn is_a_stop(&self) -> bool {
         ["stop", "kill", "abdicate", "release"].contains(&self.action.as_str())
+    }
+
+    /// Whether a primary comes of it.
+    pub(crate) fn makes_a_primary(&self) -> bool {
+        ["start_primary", "promote"].contains(&self.action.as_str())
     }
 }
 

@@ -246,7 +246,7 @@ mod tests {
         spawnable(pg.rewind(upstream, None, &cancel));
         spawnable(pg.find_end_of_wal(&cancel));
         spawnable(pg.start_as_standby(Some(upstream)));
-        spawnable(pg.start_as_primary(&quorum, Term(1)));
+        spawnable(pg.start_as_primary(&quorum, Term(1), || true));
         spawnable(pg.wait_ready(within));
         spawnable(pg.stop_fast(within));
         spawnable(pg.kill_all());

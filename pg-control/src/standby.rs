@@ -47,11 +47,17 @@ impl Instance {
         self.start().await
     }
 
-    /// Starts the server as the primary of `term` on its old timeline, commits waiting for `quorum` from the first one on.
+    /// Starts the server as the primary of `term` on its old timeline, commits waiting for `quorum` from the first one on. Whether it
+    /// `may_still` is asked last, when everything has been written.
     ///
     /// # Errors
-    /// As [`Instance::start_as_standby`].
-    pub async fn start_as_primary(&self, quorum: &Quorum, term: Term) -> Result<Postmaster> {
+    /// As [`Instance::start_as_standby`]; `WrongState` when it may not any more.
+    pub async fn start_as_primary(
+        &self,
+        quorum: &Quorum,
+        term: Term,
+        may_still: impl Fn() -> bool + Send,
+    ) -> Result<Postmaster> {
         self.refuse_half_made()?;
         if let Some(running) = self.postmaster() {
             return Ok(running);
@@ -66,7 +72,7 @@ impl Instance {
         .await?;
         durable::remove(&self.data_dir().join("standby.signal"))?;
         durable::remove(&self.data_dir().join("recovery.signal"))?;
-        self.start().await
+        self.start_while(may_still).await
     }
 
     /// Points the running standby at `upstream`, without a restart. Returns once nothing streams from anybody else.

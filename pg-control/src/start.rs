@@ -27,6 +27,11 @@ impl Instance {
 
     /// Starts the server as the data directory is configured, and returns as soon as its process is there.
     pub(crate) async fn start(&self) -> Result<Postmaster> {
+        self.start_while(|| true).await
+    }
+
+    /// As [`Instance::start`], where it still may be started when nothing is left to write: a write can hang with its disk for any time.
+    pub(crate) async fn start_while(&self, may_still: impl Fn() -> bool + Send) -> Result<Postmaster> {
         if let Some(running) = self.postmaster() {
             return Ok(running);
         }
@@ -44,6 +49,9 @@ impl Instance {
         command.arg("start").arg("-w").args(["-t", "60"]).arg("-s");
         command.arg("-D").arg(self.data_dir()).arg("-l").arg(self.log_file());
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if !may_still() {
+            return Err(Error::WrongState("what allowed the start is over".to_owned()));
+        }
         // pg_ctl waits only to see an early death; dropping it kills the waiting, not the server in its own session.
         let mut pg_ctl =
             Command::from(command).kill_on_drop(true).spawn().map_err(|error| tool::missing(&pg_ctl, error))?;

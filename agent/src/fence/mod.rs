@@ -80,6 +80,13 @@ pub struct Standing {
     pub superseded: bool,
 }
 
+impl Standing {
+    fn is_confirmed(&self) -> bool {
+        let in_time = |until: BootInstant| !until.remaining().is_zero();
+        self.trouble.is_none() && self.armed_until.is_some_and(in_time)
+    }
+}
+
 /// The fence of this node.
 pub struct Fence {
     data_dir: PathBuf,
@@ -136,15 +143,17 @@ impl Fence {
     pub async fn arm_confirmed(&self) -> Result<()> {
         self.arm();
         let mut standing = self.standing.clone();
-        let armed = standing.wait_for(|standing| {
-            let in_time = |until: BootInstant| !until.remaining().is_zero();
-            standing.trouble.is_none() && standing.armed_until.is_some_and(in_time)
-        });
+        let armed = standing.wait_for(Standing::is_confirmed);
         if let Ok(Ok(_)) = tokio::time::timeout(ARM_WITHIN, armed).await {
             return Ok(());
         }
         let why = self.standing().trouble.unwrap_or_else(|| "the fencer does not confirm a deadline".to_owned());
         bail!("not without a fence: {why}")
+    }
+
+    /// Whether a fencer has confirmed a deadline that is still to come.
+    pub fn is_confirmed(&self) -> bool {
+        self.standing.borrow().is_confirmed()
     }
 
     /// Whether Postgres is to die with this node's authority, or may be so by an order of an earlier life.

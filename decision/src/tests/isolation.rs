@@ -58,6 +58,21 @@ fn a_stopped_server_stays_stopped() {
 }
 
 #[test]
+fn a_start_that_hangs_does_not_outlast_the_lease() {
+    for job in ["start_primary", "promote"] {
+        for server in [Server::Stopped, Server::Starting { since: secs(1) }, pledged(1000)] {
+            let hangs = silent("pg1").runs(server).job(job, None, secs(5));
+            check(&hangs, "wait: etcd_silent");
+            check(&hangs.clone().lock(Lock::NotHeld), "cancel: lock_lost");
+            let over = hangs.lock(Lock::Held { term: TERM, left: secs(0) });
+            check(&over, "cancel: lock_lost");
+            check(&over.clone().set(|settings| settings.paused = true), "wait: etcd_silent");
+            check(&over.job("start_standby", None, secs(5)), "wait: etcd_silent");
+        }
+    }
+}
+
+#[test]
 fn a_paused_primary_is_left_alone() {
     check(&silent("pg1").lock(Lock::NotHeld).set(|settings| settings.paused = true), "wait: etcd_silent");
 }

@@ -117,6 +117,8 @@ fn nobody_asks_for_the_sake_of_a_postgres_that_will_take_no_writes() {
         view.signs.disk = disk;
         view
     };
+    let full = || disk(Disk { full: true, low: true, ..Disk::default() });
+    let nowhere = |member: &mut Member| member.disk_low = true;
     let failed = View { ages: Ages { last_failure: Some(secs(1)), ..Ages::default() }, ..view("pg1") };
     for (worth, what, view) in [
         (true, "a primary", view("pg1").leads()),
@@ -131,6 +133,8 @@ fn nobody_asks_for_the_sake_of_a_postgres_that_will_take_no_writes() {
         (false, "its disk is read-only", disk(Disk { fault: Some(DiskFault::ReadOnly), ..Disk::default() })),
         (false, "its disk is frozen", disk(Disk { frozen_for: Some(secs(60)), ..Disk::default() })),
         (true, "its disk is about to fill", disk(Disk { low: true, ..Disk::default() })),
+        (false, "its disk is full, and others have room", full()),
+        (true, "no disk has room", full().within(cluster().member("pg2", nowhere).member("pg3", nowhere))),
         (false, "it has died on a full disk", disk(Disk { full: true, ..Disk::default() }).stopped(crashed_primary())),
     ] {
         assert_eq!(worth_asking(&view), worth, "{what}");

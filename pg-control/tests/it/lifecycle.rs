@@ -56,7 +56,7 @@ pub async fn another_agent_adopts_the_running_server() -> Outcome {
     eventually("an acknowledged marker", async || Ok(look().await?.marked_term == Term(1))).await?;
     let seen = look().await?;
     assert_eq!(seen.waits_for, Some((Quorum::none(), Term(1))));
-    assert_eq!(second.start_as_primary(&Quorum::none(), Term(1)).await?.pid, pid, "nothing is started twice");
+    assert_eq!(second.start_as_primary(&Quorum::none(), Term(1), || true).await?.pid, pid, "nothing is started twice");
     Ok(())
 }
 
@@ -129,7 +129,7 @@ pub async fn orphans_are_found_and_killed() -> Outcome {
     let took = node.instance.kill_all().await?;
     println!("      orphans killed in {took:?}");
     assert!(process::orphans(&data_dir).is_empty());
-    node.instance.start_as_primary(&Quorum::none(), Term(1)).await?;
+    node.instance.start_as_primary(&Quorum::none(), Term(1), || true).await?;
     node.instance.wait_ready(PATIENCE).await?;
     Ok(())
 }
@@ -139,11 +139,20 @@ pub async fn a_taken_port_is_explained() -> Outcome {
     node.instance.stop_fast(PATIENCE).await?;
     let _taken = std::net::TcpListener::bind(("127.0.0.1", node.instance.config().port))?;
     let started = async {
-        node.instance.start_as_primary(&Quorum::none(), Term(1)).await?;
+        node.instance.start_as_primary(&Quorum::none(), Term(1), || true).await?;
         node.instance.wait_ready(PATIENCE).await
     };
     let error = started.await.expect_err("the port is taken");
     assert!(error.to_string().contains("port is taken"), "{error}");
+    Ok(())
+}
+
+pub async fn what_may_not_be_primary_any_more_is_not_started() -> Outcome {
+    let node = primary("pg1").await?;
+    node.instance.stop_fast(PATIENCE).await?;
+    let started = node.instance.start_as_primary(&Quorum::none(), Term(1), || false).await;
+    assert!(matches!(started, Err(Error::WrongState(_))), "{started:?}");
+    assert!(node.instance.postmaster().is_none());
     Ok(())
 }
 

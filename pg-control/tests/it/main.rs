@@ -36,7 +36,7 @@ fn all() -> Vec<Test> {
     tests! {
         lifecycle: a_new_cluster_has_roles_of_least_privilege, another_agent_adopts_the_running_server,
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
-            orphans_are_found_and_killed, a_taken_port_is_explained, a_fast_stop_tells_its_checkpoint_early,
+            orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early,
             a_stale_pid_file_of_another_process_is_no_server;
         replication: a_clone_follows_and_is_promoted, a_standby_is_repointed_by_reload,
             a_pledge_ends_the_walreceiver_although_a_reader_blocks_replay, a_blocked_candidate_is_promoted_quickly,

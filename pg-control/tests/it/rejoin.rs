@@ -133,7 +133,7 @@ pub async fn a_half_made_directory_is_never_started() -> Outcome {
     assert_eq!(old.instance.observe().await?.postgres.data, Data::HalfMade { by: "rewind".to_owned() });
     for started in [
         old.instance.start_as_standby(Some(&new.as_upstream(2))).await,
-        old.instance.start_as_primary(&Quorum::none(), Term(3)).await,
+        old.instance.start_as_primary(&Quorum::none(), Term(3), || true).await,
     ] {
         assert!(matches!(started, Err(Error::NeedsClone(_))), "{started:?}");
     }

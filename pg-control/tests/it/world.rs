@@ -102,7 +102,7 @@ pub async fn primary_with(member: &str, change: impl FnOnce(&mut InstanceConfig)
     }
     let node = empty_with(member, change)?;
     copy(TEMPLATE.get().ok_or("no template")?, &node.instance.config().data_dir)?;
-    node.instance.start_as_primary(&Quorum::none(), Term(1)).await?;
+    node.instance.start_as_primary(&Quorum::none(), Term(1), || true).await?;
     node.instance.wait_ready(PATIENCE).await?;
     node.instance.mark(Term(1), &name(member), PATIENCE).await?;
     Ok(node)
