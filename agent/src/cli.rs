@@ -137,6 +137,9 @@ pub struct SwitchoverArgs {
     /// Print the checks and stop.
     #[arg(long)]
     pub dry_run: bool,
+    /// Take back what was asked for, a failover as well, while it has not been carried out.
+    #[arg(long, conflicts_with_all = ["to", "expect_leader", "dry_run"])]
+    pub cancel: bool,
     /// How long to wait for the end.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub wait: Duration,

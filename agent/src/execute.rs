@@ -20,6 +20,7 @@ use crate::discard;
 use crate::handover;
 use crate::hands::Hands;
 use crate::lock;
+use crate::transitions;
 
 /// How long a clean shutdown may take before it is cut short.
 const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -415,24 +416,11 @@ async fn ask_switchover(hands: &Hands, to: &MemberName, why: String) -> Result<E
 }
 
 async fn refuse(hands: &Hands, seen: &Snapshot, request: i64, why: String) -> Result<Effect> {
-    let record = seen.request_record.clone().unwrap_or_default();
     tracing::warn!(request, why, "refused an operator's request");
+    let asked = seen.request_record.clone().unwrap_or_default();
     let refused = Transition {
-        id: format!("s-{request}"),
-        kind: "switchover".into(),
-        cause: "request_refused".into(),
-        cause_text: why,
-        from: Some(hands.me().to_string()),
-        to: record.member,
-        term_before: seen.cluster.term.0,
-        term_after: seen.cluster.term.0,
-        requested_by: record.requested_by.unwrap_or_default(),
-        reason: record.reason.unwrap_or_default(),
-        started_at: jiff::Timestamp::now().to_string(),
-        outcome: "refused".into(),
-        lost: "none".into(),
-        lost_bytes_bound: Some(0),
-        ..Transition::default()
+        from: seen.cluster.leader.as_ref().map(ToString::to_string).or_else(|| asked.leader.clone()),
+        ..transitions::refused(request, &asked, "request_refused", why, seen.cluster.term)
     };
     if !hands.store.create_transition(&refused).await?.applied() {
         // It had been begun, perhaps by an earlier life of this agent.

@@ -5,8 +5,8 @@ use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use consensus::Problem;
-use consensus::records::{Phase, Transition};
-use decision::names::MemberName;
+use consensus::records::{FailoverRecord, Phase, Transition};
+use decision::names::{MemberName, Term};
 
 /// The transition records this agent has seen, the oldest first.
 #[derive(Default)]
@@ -39,6 +39,27 @@ impl Ledger {
         if let Ok(mut kept) = self.records.write() {
             *kept = records;
         }
+    }
+}
+
+/// The record of a request that is not carried out, and why; whoever asked finds it under the revision of the request.
+pub fn refused(request: i64, asked: &FailoverRecord, cause: &str, why: String, term: Term) -> Transition {
+    Transition {
+        id: format!("s-{request}"),
+        kind: asked.kind.clone().unwrap_or_else(|| "switchover".to_owned()),
+        cause: cause.to_owned(),
+        cause_text: why,
+        from: asked.leader.clone(),
+        to: asked.member.clone(),
+        term_before: term.0,
+        term_after: term.0,
+        requested_by: asked.requested_by.clone().unwrap_or_default(),
+        reason: asked.reason.clone().unwrap_or_default(),
+        started_at: jiff::Timestamp::now().to_string(),
+        outcome: "refused".to_owned(),
+        lost: "none".to_owned(),
+        lost_bytes_bound: Some(0),
+        ..Transition::default()
     }
 }
 

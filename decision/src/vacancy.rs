@@ -17,8 +17,8 @@ use crate::settings::Mode;
 use crate::suspicion;
 use crate::takeover::{Count, count};
 use crate::view::{
-    Cluster, ControlState, Data, Hearing, Initialize, Lock, MemberRole, OnDisk, Postgres, Primary, RequestKind, Server,
-    Sound, Standby, SyncRecord, View,
+    Cluster, ControlState, Data, Hearing, Initialize, Lock, MemberRole, OnDisk, Postgres, Primary, Request,
+    RequestKind, Server, Sound, Standby, SyncRecord, View,
 };
 
 /// The `leader` key names me, but under a lease that I do not hold: it is of an earlier life of mine and will expire.
@@ -203,18 +203,45 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
         return choice;
     }
     match take_if_elected(view, cluster, None) {
-        (Action::Wait, reason) => void_switchover(view, cluster).unwrap_or((Action::Wait, reason)),
+        (Action::Wait, reason) => void_request(view, cluster, &reason).unwrap_or((Action::Wait, reason)),
         choice => choice,
     }
 }
 
-/// A switchover is asked of a leader. Where nobody can lead it would lie there for ever, and no failover could be asked for beside it.
-fn void_switchover(view: &View, cluster: &Cluster) -> Option<Choice> {
-    let request = cluster.request.as_ref().filter(|request| request.kind == RequestKind::Switchover)?;
-    let why = "nobody leads, so there is nobody to hand over: ask for a failover".to_owned();
+/// A request that nobody can carry out while nobody leads would lie there for ever, and no other could be asked for beside it.
+fn void_request(view: &View, cluster: &Cluster, nobody_leads: &Reason) -> Option<Choice> {
+    let request = cluster.request.as_ref()?;
+    let vacant = view.ages.vacancy.unwrap_or_default();
+    let asked = view.ages.request.unwrap_or_default();
+    let (why, since) = match request.kind {
+        RequestKind::Switchover => {
+            ("nobody leads, so there is nobody to hand over: ask for a failover".to_owned(), vacant)
+        }
+        RequestKind::Failover => (in_vain(cluster, request, nobody_leads)?, vacant.min(asked)),
+    };
     let choice =
         (Action::RefuseRequest { request: request.revision, why: why.clone() }, Reason::RequestRefused { why });
-    (view.ages.vacancy.unwrap_or_default() >= view.settings.timing.ttl).then_some(choice)
+    (since >= view.settings.timing.ttl).then_some(choice)
+}
+
+/// Why a failover that was asked for cannot come about as things are. One that only waits for somebody who is there may still.
+fn in_vain(cluster: &Cluster, request: &Request, nobody_leads: &Reason) -> Option<String> {
+    if let (Some(from), Some(sync)) = (&request.from, &cluster.sync)
+        && *from != sync.leader
+    {
+        return Some(format!("it names {from} as the leader, but {} led last", sync.leader));
+    }
+    if let Some(to) = &request.to {
+        let Some(member) = cluster.members.get(to) else {
+            return Some(format!("{to} is not registered: is its agent running?"));
+        };
+        if let Some(why) = &member.no_fence {
+            return Some(format!("the fence of {to} cannot be armed: {why}"));
+        }
+    }
+    let is_a_matter_of_time = matches!(nobody_leads, Reason::AwaitingBallots { .. } | Reason::Outranked { .. });
+    (!request.accept_data_loss && !is_a_matter_of_time)
+        .then(|| format!("it accepts no loss of data, and {nobody_leads}"))
 }
 
 /// A pledge comes before everything else, and it must still say what is so.

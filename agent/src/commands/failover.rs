@@ -69,7 +69,9 @@ fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<String
     }
     if let Some(request) = &snapshot.request_record {
         let by = request.requested_by.as_deref().unwrap_or("somebody");
-        return Some(format!("another request waits, by {by}; `pgvigil why` says what for"));
+        return Some(format!(
+            "another request waits, by {by}; `pgvigil why` says what for, `pgvigil switchover --cancel` takes it back"
+        ));
     }
     if !snapshot.cluster.members.contains_key(to) {
         let members = words::list(snapshot.cluster.members.keys());

@@ -243,3 +243,32 @@ fn a_switchover_that_nobody_can_carry_out_makes_room_for_a_failover() {
     check(&late, "refuse_request: request_refused");
     says(&late, "refused: nobody leads, so there is nobody to hand over: ask for a failover");
 }
+
+#[test]
+fn a_failover_that_nobody_can_carry_out_is_refused_after_a_while() {
+    let asked = |from, to, careful: bool| {
+        let mut view = forced(from, to);
+        let Seen::Now(cluster) = &mut view.cluster else { panic!("seen") };
+        cluster.request.as_mut().expect("asked").accept_data_loss = !careful;
+        (view.ages.vacancy, view.ages.request) = (Some(secs(60)), Some(secs(5)));
+        view
+    };
+    let refused = |view: &View, why: &str| {
+        check(view, "refuse_request: request_refused");
+        says(view, &format!("refused: {why}"));
+        check(&view.clone().aged(|ages| ages.request = Some(secs(4))), "wait: not_proven");
+        check(&view.clone().aged(|ages| ages.vacancy = Some(secs(4))), "wait: not_proven");
+    };
+    refused(&asked(None, Some("pg3"), false), "pg3 is not registered: is its agent running?");
+    refused(&asked(Some("pg3"), Some("pg2"), false), "it names pg3 as the leader, but pg1 led last");
+    let careful = asked(None, Some("pg2"), true);
+    check(&careful, "refuse_request: request_refused");
+    let fenceless = |member: &mut Member| member.no_fence = Some("no fencer".to_owned());
+    let mut unfenced = asked(None, Some("pg3"), false);
+    let Seen::Now(there) = &mut unfenced.cluster else { panic!("seen") };
+    there.members.insert(name("pg3"), Member { no_fence: None, ..cluster().members[&name("pg3")].clone() });
+    check(&unfenced, "wait: awaiting_ballots");
+    let Seen::Now(there) = &mut unfenced.cluster else { panic!("seen") };
+    fenceless(there.members.get_mut(&name("pg3")).expect("there"));
+    refused(&unfenced, "the fence of pg3 cannot be armed: no fencer");
+}

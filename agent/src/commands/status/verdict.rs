@@ -119,7 +119,11 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     }
     if status.request.is_some() {
         let problem = "an operator's request waits to be carried out";
-        found.push(Trouble::new("request_pending", problem, "pgvigil why says what it waits for"));
+        found.push(Trouble::new(
+            "request_pending",
+            problem,
+            "pgvigil why says what it waits for, pgvigil switchover --cancel takes it back",
+        ));
     }
     found
 }

@@ -1,6 +1,7 @@
 //! `pgvigil switchover`: checks first, asks, writes the request into etcd, and follows what the agents make of it until writes work
 //! on the new leader. The agents do all the work: whoever interrupts this program interrupts nothing else.
 
+mod cancel;
 mod preflight;
 
 use std::time::{Duration, Instant};
@@ -33,6 +34,9 @@ pub async fn run(arguments: &SwitchoverArgs) -> Exit {
 }
 
 async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
+    if arguments.cancel {
+        return cancel::run(&Reach::new(&arguments.config)?).await;
+    }
     if !arguments.dry_run {
         must_be_able_to_ask(arguments.yes, "shall this member lead?")?;
     }
@@ -141,6 +145,16 @@ async fn request(
     let revision = write_request(reach, &record).await?;
     let (from, to, term_before) = (Some(from.clone()), to.clone(), snapshot.cluster.term);
     Ok(Asked { kind: Kind::Switchover, revision, from, to, term_before })
+}
+
+/// What somebody has asked for, in a few words.
+fn asked_for(request: &FailoverRecord) -> String {
+    format!(
+        "{} to {} by {}",
+        request.kind.as_deref().unwrap_or("switchover"),
+        request.member.as_deref().unwrap_or("the best candidate"),
+        request.requested_by.as_deref().unwrap_or("somebody")
+    )
 }
 
 /// Writes the request; its revision names it from then on.

@@ -171,12 +171,10 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
     }
     checks.push(match &snapshot.request_record {
         None => Check::ok("no other request waits"),
-        Some(request) => Check::fail(format!(
-            "another request waits: {} to {} by {}",
-            request.kind.as_deref().unwrap_or("switchover"),
-            request.member.as_deref().unwrap_or("the best candidate"),
-            request.requested_by.as_deref().unwrap_or("somebody")
-        )),
+        Some(request) => {
+            let what = super::asked_for(request);
+            Check::fail(format!("another request waits: {what}; `pgvigil switchover --cancel` takes it back"))
+        }
     });
     checks
 }

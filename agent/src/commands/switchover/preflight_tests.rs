@@ -121,7 +121,7 @@ fn whatever_forbids_it_is_named() {
     let mut asked = snapshot();
     let by = Some("anna@db1".to_owned());
     asked.request_record = Some(FailoverRecord { requested_by: by, ..FailoverRecord::default() });
-    let told = "another request waits: switchover to the best candidate by anna@db1";
+    let told = "another request waits: switchover to the best candidate by anna@db1; `pgvigil switchover --cancel` takes it back";
     assert_eq!(failures(&check(&asked, &world_of(&asked), None)), [told]);
 
     let mut barred = snapshot();
