@@ -120,7 +120,7 @@ impl World {
             ..Agent::default()
         };
         let adopted = node.notes;
-        (node.agent.reign.ground, node.agent.bound) = (node.ground.clone(), Bound::to(adopted[1]));
+        (node.agent.reign, node.agent.bound) = (Reign::of_earlier_life(node.ground.clone()), Bound::to(adopted[1]));
         self.open_book(at, false);
         self.tell(|world| format!("{}: its agent starts", world.name(at)));
         self.begin_leases(at, adopted);
@@ -283,6 +283,10 @@ impl World {
         let local = self.local(at);
         let agent = &self.nodes[at].agent;
         if *action == Action::Cancel && agent.job.is_some() {
+            // What hangs in the kernel with its disk is not broken off.
+            if self.hangs_with_its_disk(at) {
+                return;
+            }
             return self.job_failed(at, "broken off");
         }
         let rests = agent

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use decision::names::{MemberName, Term};
+use decision::names::{Lsn, MemberName, Term};
 use decision::view::{Ages, Cluster, Lock, Primary, Server};
 
 use crate::time::{Micros, duration};
@@ -15,6 +15,8 @@ pub struct AgeKeeper {
     request: Option<(i64, Micros)>,
     not_streaming: Option<Micros>,
     last_failure: Option<(&'static str, Micros)>,
+    asked_switchover: Option<Micros>,
+    wal: Option<(Lsn, Micros)>,
 }
 
 fn hold(since: &mut Option<Micros>, condition: bool, now: Micros) {
@@ -33,6 +35,10 @@ impl AgeKeeper {
         self.last_failure = Some((action, now));
     }
 
+    pub fn asked_switchover(&mut self, now: Micros) {
+        self.asked_switchover = Some(now);
+    }
+
     pub fn succeeded(&mut self) {
         self.last_failure = None;
     }
@@ -47,6 +53,11 @@ impl AgeKeeper {
             Lock::NotHeld => None,
         };
         hold_for(&mut self.reign, term, now);
+        let end = match server {
+            Some(Server::Primary(primary)) => Some(primary.flushed),
+            _ => None,
+        };
+        hold_for(&mut self.wal, end, now);
         let away = matches!(server, Some(Server::Standby(standby)) if standby.follows.is_some() && !standby.streaming);
         hold(&mut self.not_streaming, away, now);
         match (server, cluster, term) {
@@ -62,6 +73,8 @@ impl AgeKeeper {
             request: self.request.map(|(_, since)| age(since)),
             last_failure: self.last_failure.map(|(_, since)| age(since)),
             failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
+            asked_switchover: self.asked_switchover.map(age),
+            wal_still: self.wal.map(|(_, since)| age(since)),
             ..Ages::default()
         }
     }

@@ -113,6 +113,12 @@ pub enum Broken {
     ForgetsAStrayTimeline,
     /// A ballot of a timeline that nobody ordered counts like that of a later reign.
     CountsAStrayTimeline,
+    /// Nobody who has forgotten WAL is let lead by an operator's word.
+    PassesOverWhoHasForgotten,
+    /// Postgres is started as a primary however long the disk has kept the start from going on.
+    StartsWithoutALookAtTheFence,
+    /// The next life of a leader does not heed what this one may have written.
+    ForgetsWhatItMayHaveWritten,
     /// The member record is not written again when an older one has come after it.
     WritesItsMemberRecordOnce,
 }
@@ -224,6 +230,12 @@ fn think(broken: Broken, view: &View, action: Action) -> Action {
         }
         (Broken::ReleasesBeforeItIsDead, Action::Stop(StopMode::Kill)) if matches!(view.lock, Lock::Held { .. }) => {
             Action::Release
+        }
+        (Broken::PassesOverWhoHasForgotten, Action::Acquire(claim))
+            if claim.kind == ClaimKind::Forced
+                && view.cluster.now().is_some_and(|cluster| cluster.floors.contains_key(&view.me)) =>
+        {
+            Action::Wait
         }
         (Broken::NeverTakesTheLock, Action::Acquire(claim)) if claim.kind != ClaimKind::Reclaim => Action::Wait,
         (broken, Action::Acquire(claim)) => Action::Acquire(changed(broken, view, claim)),

@@ -7,6 +7,7 @@ use decision::durability::Quorum;
 use decision::names::Term;
 use decision::view::{Ballot, SyncRecord};
 
+use crate::broken::Broken;
 use crate::jobs::{Next, Step, commit};
 use crate::postgres::{Directory, Process};
 use crate::time::{MS, Micros, SECOND};
@@ -276,6 +277,12 @@ impl World {
             return Next::Go;
         }
         self.kill_orphans(at);
+        // What was written before this may have hung with its disk for any time.
+        let fence = self.nodes[at].fence;
+        let confirmed = fence.armed && fence.deadline > self.local(at);
+        if !confirmed && !self.breaks(Broken::StartsWithoutALookAtTheFence) {
+            return Next::Fail("what allowed the start is over");
+        }
         let postgres = &mut self.nodes[at].postgres;
         (postgres.follows, postgres.signal) = (None, false);
         postgres.names = (quorum.clone(), term);

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use decision::action::{Claim, ClaimKind};
-use decision::names::{Lsn, Term, Timeline};
-use decision::view::{Ballot, Member, SyncRecord};
+use decision::names::{Lsn, MemberName, Term, Timeline};
+use decision::view::{Ballot, Member, Request, RequestKind, SyncRecord};
 
 use crate::broken::Broken;
 use crate::etcd::{Guard, Key, Snapshot, Txn, Value, Write};
@@ -38,7 +38,7 @@ impl World {
             guards.push(Guard::Unchanged(Key::Sync, seen.sync_revision));
         }
         if !self.breaks(Broken::ForgetsToGuardBallots) {
-            let ballot = |(name, revision): &(decision::names::MemberName, i64)| {
+            let ballot = |(name, revision): &(MemberName, i64)| {
                 self.place(name).map(|at| Guard::Unchanged(Key::Ballot(at), *revision))
             };
             guards.extend(claim.ballots.iter().filter_map(ballot));
@@ -147,6 +147,14 @@ impl World {
 
     pub fn remove_request(&self, revision: i64) -> Txn {
         Txn { guards: vec![Guard::Unchanged(Key::Request, revision)], writes: vec![Write::Delete(Key::Request)] }
+    }
+
+    /// A leader asks for a switchover itself, as an operator would.
+    pub fn ask_to_be_relieved(&self, me: At, to: &MemberName) -> Txn {
+        let (from, to) = (Some(self.names[me].clone()), Some(to.clone()));
+        let request = Request { kind: RequestKind::Switchover, from, to, accept_data_loss: false, revision: 0 };
+        let writes = vec![Write::Put(Key::Request, Value::Request(request), None)];
+        Txn { guards: vec![Guard::Absent(Key::Request)], writes }
     }
 
     pub fn set_floor(&self, me: At, floor: Lsn) -> Txn {

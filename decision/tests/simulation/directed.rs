@@ -52,6 +52,17 @@ pub fn a_rewound_node_is_asked_for_its_ballot(seed: u64) -> Plan {
         .with(about(17_400, 900, seed), 25_000, Fault::PowerLost(Who::Node(0)))
 }
 
+/// Of two strict nodes one is rewound, and before it has regained what it had the other loses its disk: only an operator's word can let it lead.
+pub fn the_only_one_left_has_forgotten_wal(seed: u64) -> Plan {
+    let strict = Plan { nodes: 2, drift_ppm: vec![47, 5_536], disks: vec![5, 40], ..Plan::quiet(12_576 + seed) };
+    strict
+        .in_mode(Mode::Strict)
+        .with(3_245, 61, Fault::PostgresKilled(Who::Node(1)))
+        .with(3_442, 2_999, Fault::SlowActions(Who::Node(1)))
+        .with(3_558, 2_222, Fault::Deaf(Who::Leader))
+        .with(7_607, 72, Fault::DiskLost(Who::Leader))
+}
+
 /// The postmaster is dead, its backends commit on, and the leader, slow, tells its voters before it has killed them.
 pub fn backends_commit_on_while_the_voters_ballot(seed: u64) -> Plan {
     Plan { write_every: 2 * MS, ..Plan::quiet(seed) }.with(3_900, 2_000, Fault::SlowActions(Who::Node(0))).with(
@@ -234,6 +245,30 @@ pub fn a_proof_is_recorded_late(seed: u64) -> Plan {
 pub fn etcd_comes_back_from_a_backup(seed: u64) -> Plan {
     let killed = Plan::quiet(seed).with(3_866, 3_000, Fault::PowerLost(Who::Leader));
     killed.with(9_000, 100, Fault::EtcdRestored)
+}
+
+/// Commits wait for nobody. `pg1` is to start its Postgres again when its disk freezes, and it loses sight of everybody until others lead.
+pub fn a_start_hangs_with_its_disk(seed: u64) -> Plan {
+    let when = about(4_003, 12, seed);
+    busy(seed)
+        .in_mode(Mode::Async)
+        .with(4_000, 100, Fault::PostgresKilled(Who::Node(0)))
+        .with(when, 9_500, Fault::DiskFrozen(Who::Node(0)))
+        .with(4_100, 12_000, Fault::Isolated(Who::Node(0)))
+}
+
+/// For a moment commits are to wait for nobody. The record that says so is held up, and `pg1`'s agent begins another life, for which nothing
+/// has changed, and loses etcd and `pg3` before the record arrives.
+pub fn another_life_does_not_know_what_is_on_its_way(seed: u64) -> Plan {
+    let when = about(4_000, 12, seed);
+    busy(seed)
+        .with(4_000, 100, Fault::Policy(Mode::Async, 1))
+        .with(when, 40, Fault::QuestionsHeldUp(Who::Node(0), 3))
+        .with(4_045, 60, Fault::AgentKilled(Who::Node(0)))
+        .with(4_090, 100, Fault::Policy(Mode::Quorum, 1))
+        .with(6_300, 12_000, Fault::CutFromEtcd(Who::Node(0)))
+        .with(6_300, 12_000, Fault::Cut(0, 2))
+        .with(6_300, 12_000, Fault::Cut(2, 0))
 }
 
 /// `pg1` alone has lost etcd, and goes on by the promises of the others.

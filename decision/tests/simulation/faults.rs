@@ -35,6 +35,9 @@ impl World {
             | Fault::AgentFrozen(who)
             | Fault::PostgresFrozen(who)
             | Fault::SlowDisk(who)
+            | Fault::DiskFrozen(who)
+            | Fault::DiskFailing(who)
+            | Fault::DiskFilling(who)
             | Fault::SlowActions(who)
             | Fault::QuestionsLate(who)
             | Fault::QuestionsHeldUp(who, _)
@@ -71,6 +74,9 @@ impl World {
         self.ledger.causes.push(Cause { number, whom, moves, ended: None });
         let at = self.whose(fault);
         self.struck.insert(number, at);
+        if matches!(fault, Fault::DiskFilling(_)) {
+            self.after(planned.lasts / 2, Event::Full { at, number });
+        }
         self.befall(fault, at, planned.lasts);
         self.after(planned.lasts, Event::Mend(number));
     }
@@ -119,6 +125,9 @@ impl World {
                 }
             }
             Fault::SlowDisk(_) => self.nodes[at].slow_disk = 20 * self.plan.disks[at],
+            Fault::DiskFrozen(_) => self.freeze_disk(at),
+            Fault::DiskFailing(_) => self.disk_fails(at),
+            Fault::DiskFilling(_) => self.nodes[at].disk.low = true,
             Fault::SlowActions(_) => self.nodes[at].slow_actions = 60,
             Fault::QuestionsLate(_) => self.questions_late.extend([(at, 700 * MS..1_600 * MS)]),
             Fault::QuestionsHeldUp(_, seconds) => {
@@ -208,6 +217,9 @@ impl World {
                 self.resume_shipping();
             }
             Fault::SlowDisk(_) => self.nodes[at].slow_disk = self.plan.disks[at],
+            Fault::DiskFrozen(_) => self.thaw_disk(at),
+            Fault::DiskFailing(_) => self.nodes[at].disk.failing = false,
+            Fault::DiskFilling(_) => (self.nodes[at].disk.low, self.nodes[at].disk.full) = (false, false),
             Fault::SlowActions(_) => self.nodes[at].slow_actions = 1,
             Fault::QuestionsLate(_) | Fault::QuestionsHeldUp(..) => {
                 self.questions_late.remove(&at);
@@ -256,6 +268,9 @@ impl World {
         self.ledger.disk_lost = true;
         // What was promised to be here alone is gone with the disk.
         let wal = std::mem::take(&mut self.nodes[at].postgres.wal);
+        if self.ledger.crowned.is_some_and(|(_, leader)| leader == at) {
+            self.ledger.lost_with_its_disk.clone_from(&wal);
+        }
         for ack in self.ledger.acknowledged.iter_mut().filter(|ack| ack.k == 0) {
             ack.excused |= wal.get(ack.end - 1) == Some(&ack.record);
         }

@@ -46,8 +46,8 @@ const AFTERMATH: Micros = 15 * SECOND;
 /// An old leader acknowledges nothing that the new one does not have, from the moment the new one takes writes.
 pub fn one_node_acknowledges(world: &World, ack: &Acknowledged) -> Result<(), String> {
     let Some((term, leader)) = world.ledger.crowned else { return Ok(()) };
-    let survives = world.nodes[leader].postgres.wal.get(ack.end - 1) == Some(&ack.record);
-    if term <= ack.term || survives || clocks_excuse(world, ack.by, ack.k) || world.ledger.restored {
+    if term <= ack.term || world.has_or_had(leader, ack) || clocks_excuse(world, ack.by, ack.k) || world.ledger.restored
+    {
         return Ok(());
     }
     Err(format!(
@@ -200,7 +200,9 @@ pub fn no_change_without_a_cause(world: &World, reign: &Reign) -> Result<(), Str
     if matches!(reign.kind, Some(ClaimKind::Forced) | None) {
         return Ok(());
     }
-    let lately = |ended: Option<Micros>| ended.is_none_or(|ended| ended + AFTERMATH >= world.now);
+    // What cost the leader the lock came before that was free, however long the others took to be there for it.
+    let lost_at = world.ledger.vacant_since.unwrap_or(world.now);
+    let lately = |ended: Option<Micros>| ended.is_none_or(|ended| ended + AFTERMATH >= lost_at);
     let recent: Vec<_> = world.ledger.causes.iter().filter(|cause| lately(cause.ended)).collect();
     if let Some(witness) = still_heard(world, reign, before) {
         let (witness, deposed) = (world.name(witness), world.name(before.leader));
@@ -230,8 +232,14 @@ fn still_heard(world: &World, reign: &Reign, before: &Reign) -> Option<At> {
             matches!(world.etcd.get(Key::Ballot(*at)), Some(Value::Ballot(ballot)) if ballot.revoked == before.term);
         settled && votes && !balloted && world.hearing(*at).agent == Sound::Fine
     };
+    // Who has only just come back was not there when the claim was made.
+    let claimed_from = world.nodes[reign.leader].agent.job.as_ref().map(|job| &job.seen.cluster.members);
+    let was_there = |at: &At| claimed_from.is_none_or(|members| members.contains_key(world.name(*at)));
     let deposed = reign.kind == Some(ClaimKind::Takeover) && !reign.had_let_go;
-    (0..world.nodes.len()).filter(|at| deposed && ![before.leader, reign.leader].contains(at)).find(hears)
+    (0..world.nodes.len())
+        .filter(was_there)
+        .filter(|at| deposed && ![before.leader, reign.leader].contains(at))
+        .find(hears)
 }
 
 /// Whether the disk that was lost held the last whole database, and nobody has had one since: then there is nothing that anybody could

@@ -16,6 +16,9 @@ use crate::requests::{Ask, Purpose};
 use crate::time::{MS, Micros};
 use crate::world::{At, Event, World};
 
+/// What hangs is looked at again so soon after it goes on.
+const HANGS: Micros = 2 * MS;
+
 /// One step.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -162,6 +165,9 @@ impl World {
     pub fn begin_job(&mut self, at: At, action: &Action) {
         let Some(seen) = self.nodes[at].agent.picture.clone() else { return };
         let began = self.local(at);
+        if matches!(action, Action::AskSwitchover { .. }) {
+            self.nodes[at].agent.ages.asked_switchover(began);
+        }
         let steps = self.steps_of(at, action, &seen);
         let revision = seen.cluster.revision;
         self.tell(|world| format!("{}: begins {} as of revision {revision}", world.name(at), action.code()));
@@ -285,8 +291,7 @@ impl World {
             Action::Abdicate => {
                 vec![Step::Report, Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }]
             }
-            // No disk fills here.
-            Action::AskSwitchover { .. } => Vec::new(),
+            Action::AskSwitchover { to, .. } => vec![commit(self.ask_to_be_relieved(at, to))],
             Action::RefuseRequest { request, .. } => vec![commit(self.remove_request(*request))],
         }
     }
@@ -329,7 +334,7 @@ impl World {
         let Some(step) = agent.job.as_ref().and_then(|job| job.steps.front()).cloned() else {
             return self.job_ends(at);
         };
-        let next = self.carry_out(at, &step);
+        let next = if self.hangs_with_its_disk(at) { Next::Again(HANGS) } else { self.carry_out(at, &step) };
         self.follow_up(at, next);
     }
 

@@ -73,12 +73,16 @@ pub struct Ledger {
     pub crowned: Option<(Term, At)>,
     /// Nodes whose fence may have stood still with their Postgres.
     pub stood_still: BTreeMap<At, u32>,
+    /// What that leader had when it lost its disk.
+    pub lost_with_its_disk: Vec<RecordId>,
     pub fences_were_off: bool,
     pub restored: bool,
     pub disk_lost: bool,
     /// A disk was lost when no other node had a whole directory.
     pub last_copy_lost: bool,
     pub violation: Option<Violation>,
+    /// Since when nobody has held the lock.
+    pub vacant_since: Option<Micros>,
     /// The mode on record after the last event, and whether its leader had let go.
     record_seen: Option<(Mode, bool)>,
 }
@@ -151,6 +155,7 @@ impl World {
     pub fn came_to_accept_writes(&mut self, at: At) {
         if self.etcd.leader() == Some(at) {
             self.ledger.crowned = Some((self.etcd.term(), at));
+            self.ledger.lost_with_its_disk.clear();
             let verdict = invariants::nothing_acknowledged_is_lost(self, at);
             self.judge("nothing_acknowledged_is_lost", verdict);
             let verdict = invariants::a_loss_is_on_record(self, at);
@@ -180,13 +185,19 @@ impl World {
         let verdict = invariants::one_node_acknowledges(self, &ack);
         self.judge("one_node_acknowledges", verdict);
         // What is allowed beside a new leader, for no clock could prevent it, is lost with the old one.
-        let beside = self.ledger.crowned.filter(|(term, leader)| {
-            *term > ack.term && self.nodes[*leader].postgres.wal.get(ack.end - 1) != Some(&ack.record)
-        });
+        let beside = self.ledger.crowned.filter(|(term, leader)| *term > ack.term && !self.has_or_had(*leader, &ack));
         self.ledger.acknowledged.push(Acknowledged { excused: ack.excused || beside.is_some(), ..ack });
         if let Waiter::Job { life, job } = waiter {
             self.marker_acknowledged(at, life, job);
         }
+    }
+
+    /// Whether the last leader that came to accept writes has this record, or had it before it lost its disk.
+    pub fn has_or_had(&self, leader: At, ack: &Acknowledged) -> bool {
+        let place = ack.end - 1;
+        [&self.nodes[leader].postgres.wal, &self.ledger.lost_with_its_disk]
+            .iter()
+            .any(|wal| wal.get(place) == Some(&ack.record))
     }
 
     /// A transaction has raised the term.
@@ -236,5 +247,7 @@ impl World {
             }
         }
         self.ledger.record_seen = self.etcd.sync().map(|sync| (sync.mode, sync.released));
+        let vacant = self.etcd.leader().is_none();
+        self.ledger.vacant_since = vacant.then(|| self.ledger.vacant_since.unwrap_or(self.now));
     }
 }

@@ -169,7 +169,7 @@ impl World {
             job,
             ages,
             hearing,
-            signs: Signs::default(),
+            signs: Signs { disk: self.disk_seen(at), ..Signs::default() },
             fence,
             promise: self.promise_seen(at),
             pledged: self.pledged_seen(at),
@@ -205,7 +205,7 @@ impl World {
             lock_lease: node.agent.spare_lease,
             rewind_source_ready: ready,
             no_fence: None,
-            disk_low: false,
+            disk_low: node.disk.low,
         }
     }
 }

@@ -9,6 +9,7 @@ mod chores;
 mod claims;
 mod copies;
 mod directed;
+mod disk;
 mod etcd;
 mod faults;
 mod fence;

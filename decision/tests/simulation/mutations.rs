@@ -90,6 +90,9 @@ const ROWS: &[Row] = &[
     told(&[Broken::StartsOnTheOldRecord], TWO_WRITE, the_release_comes_late, 60),
     told(&[Broken::TakesWhatWasThereForItsOwn], TWO_WRITE, the_release_comes_late_and_the_record_stays_as_it_was, 60),
     told(&[Broken::GoesBackOnTheRecordAsItIs], COVERED, a_proof_is_recorded_late, 200),
+    told(&[Broken::PassesOverWhoHasForgotten], "a_leader_again", the_only_one_left_has_forgotten_wal, 40),
+    told(&[Broken::StartsWithoutALookAtTheFence], TWO_WRITE, a_start_hangs_with_its_disk, 60),
+    told(&[Broken::ForgetsWhatItMayHaveWritten], FENCED, another_life_does_not_know_what_is_on_its_way, 60),
     told(&[Broken::WritesItsMemberRecordOnce], "a_leader_again", etcd_comes_back_from_a_backup, 30),
     told(
         &[Broken::KeepsTheHeirWhenItBreaksOff, Broken::KeepsTheHeirOnRecord],

@@ -55,6 +55,12 @@ pub enum Fault {
     /// Whatever address the first one's Postgres looks up, it reaches the second.
     Misled(At, At),
     SlowDisk(Who),
+    /// Its disk takes no write, and says nothing.
+    DiskFrozen(Who),
+    /// Writes to its disk fail.
+    DiskFailing(Who),
+    /// Its disk is about to fill, and full after half the time.
+    DiskFilling(Who),
     SlowActions(Who),
     /// A reader holds up replay.
     Reader(Who),
@@ -90,7 +96,8 @@ impl Planned {
             | Fault::AgentFrozen(_)
             | Fault::CutFromEtcd(_)
             | Fault::QuestionsLate(_)
-            | Fault::QuestionsHeldUp(..) => self.lasts > 2 * SECOND,
+            | Fault::QuestionsHeldUp(..)
+            | Fault::DiskFrozen(_) => self.lasts > 2 * SECOND,
             Fault::HostFrozen(_)
             | Fault::MachinePaused(_)
             | Fault::PostgresFrozen(_)
@@ -110,6 +117,8 @@ impl Planned {
             | Fault::PostgresKilled(_)
             | Fault::PowerLost(_)
             | Fault::DiskLost(_)
+            | Fault::DiskFailing(_)
+            | Fault::DiskFilling(_)
             | Fault::EtcdGone
             | Fault::EtcdRestored
             | Fault::AnswersLost(_)
@@ -252,7 +261,13 @@ fn fault(dice: &mut Rng, nodes: usize, mode: Mode) -> Fault {
         Fault::EtcdElection,
         Fault::EtcdGone,
         Fault::AnswersLost(dice.u8(20..100)),
+        Fault::QuestionsLate(who),
+        Fault::QuestionsHeldUp(who, dice.u64(1..=6)),
+        Fault::AnswersLate,
         Fault::SlowDisk(who),
+        Fault::DiskFrozen(who),
+        Fault::DiskFailing(who),
+        Fault::DiskFilling(who),
         Fault::SlowActions(who),
         Fault::SlowActions(who),
         Fault::Reader(who),

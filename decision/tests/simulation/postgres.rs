@@ -170,7 +170,7 @@ impl World {
     }
 
     pub fn next_stage(&mut self, at: At, server: u32) {
-        if self.nodes[at].postgres.server != server {
+        if self.nodes[at].postgres.server != server || self.died_writing(at) {
             return;
         }
         match self.nodes[at].postgres.process {
@@ -227,7 +227,7 @@ impl World {
         let every = self.plan.write_every;
         let pause = self.dice(at).u64(every / 2..every * 2);
         self.after(pause, Event::Client { at });
-        if self.accepts_writes(at) {
+        if self.accepts_writes(at) && !self.nodes[at].disk.takes_no_wal() {
             let end = self.insert(at, Kind::Row);
             self.nodes[at].postgres.waiting.push_back((end, Waiter::Client));
         }

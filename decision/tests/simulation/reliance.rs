@@ -51,6 +51,26 @@ pub struct Reign {
     deposed_by: Option<Term>,
     asking: bool,
     worth: bool,
+    /// The ground is that of an earlier life, and nothing has been seen of etcd since.
+    is_inherited: bool,
+}
+
+impl Reign {
+    /// What an earlier life has left.
+    pub fn of_earlier_life(ground: Option<Ground>) -> Self {
+        Self { is_inherited: ground.is_some(), ground, ..Self::default() }
+    }
+
+    /// What an earlier life may have written, and etcd does not show, may still be on its way there: over what etcd shows first.
+    fn inherit(&mut self, seen: &Snapshot) {
+        let Some(ground) = self.ground.as_ref().filter(|_| std::mem::take(&mut self.is_inherited)) else { return };
+        let shown = seen.cluster.sync.as_ref().map(|sync| (sync.mode, sync.policies.clone()));
+        let records = ground.records.iter().filter(|record| Some(*record) != shown.as_ref());
+        self.records.extend(records.map(|record| (seen.sync_revision, record.clone())));
+        let over = seen.cluster.failsafe_revision;
+        let lists = ground.lists.iter().flatten().filter(|list| Some(*list) != seen.cluster.failsafe.as_ref());
+        self.lists.extend(lists.map(|list| (over, list.clone())));
+    }
 }
 
 /// The lease that the lock is bound to.
@@ -160,7 +180,11 @@ impl World {
         let Some(picture) = self.picture_of(at).filter(|_| !view.job.as_ref().is_some_and(letting_go)) else { return };
         let me = self.names[at].clone();
         let cluster = &picture.cluster;
+        let forgets = self.breaks(Broken::ForgetsWhatItMayHaveWritten);
         let reign = &mut self.nodes[at].agent.reign;
+        if !forgets {
+            reign.inherit(&picture);
+        }
         let term = reign.ground.as_ref().map_or(Term(0), |ground| ground.term);
         if !(leads && cluster.leader.as_ref() == Some(&me)) {
             let passed = reign.ground.is_some() && cluster.term > term;

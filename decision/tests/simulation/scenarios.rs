@@ -2,7 +2,7 @@
 
 use decision::settings::Mode;
 
-use crate::directed::etcd_comes_back_from_a_backup;
+use crate::directed::{etcd_comes_back_from_a_backup, the_only_one_left_has_forgotten_wal};
 use crate::plan::{Fault, Plan, Who};
 use crate::run::tell;
 
@@ -70,6 +70,39 @@ fn a_switchover_that_nobody_can_carry_out_does_not_bar_a_failover() {
     let lost = of_two(Mode::Quorum).with(4_000, 77, Fault::DiskLost(Who::Leader));
     let alone = lost.with(1_000, 8_000, Fault::Leaves(1));
     survives(&alone.with(12_000, 97, Fault::Switchover(Some(0))));
+}
+
+/// The word is given, and whoever is left has forgotten WAL: it is let lead all the same.
+#[test]
+fn an_operators_word_lets_a_node_lead_that_has_forgotten_wal_where_nobody_else_is_left() {
+    survives(&the_only_one_left_has_forgotten_wal(0));
+    let told = tell(&the_only_one_left_has_forgotten_wal(0), &[]);
+    assert_eq!(told.violation, None, "{}", told.story);
+}
+
+/// The leader's disk is lost, and the only other that can ballot recovers for a long time: the lead moves for that reason still.
+#[test]
+fn a_lead_that_was_lost_long_before_it_is_taken_has_a_cause() {
+    let strict = Plan {
+        write_every: 20_000,
+        drift_ppm: vec![-47, -49, 24],
+        disks: vec![1, 5, 1],
+        ..Plan::quiet(16_983).in_mode(Mode::Strict)
+    };
+    let killed = strict.with(3_129, 74, Fault::PostgresKilled(Who::Node(0))).with(3_325, 64, Fault::AnswersLost(95));
+    let paused = killed.with(3_748, 2_558, Fault::MachinePaused(Who::Leader));
+    let plan = paused.with(4_001, 331, Fault::Reader(Who::Node(2))).with(4_475, 81, Fault::DiskLost(Who::Leader));
+    survives(&plan);
+    let told = tell(&plan, &[]);
+    assert_eq!(told.violation, None, "{}", told.story);
+}
+
+/// A voter that comes back while the others count their ballots has not been asked, and hears the leader all the same.
+#[test]
+fn a_voter_that_has_only_just_come_back_does_not_veto() {
+    let frozen = Plan::quiet(39_421).with(4_393, 6_771, Fault::HostFrozen(Who::Leader));
+    let cut = |at_ms| frozen.clone().with(at_ms, 785, Fault::Cut(1, 2));
+    (0..40).for_each(|later| survives(&cut(10_900 + later * 5)));
 }
 
 /// Losing all of etcd costs no write, in any mode: the leader goes on by its peers' promises, under the same term.

@@ -11,6 +11,7 @@ use fastrand::Rng;
 
 use crate::agent::Agent;
 use crate::broken::Rules;
+use crate::disk::Disk;
 use crate::etcd::Etcd;
 use crate::fence::Fence;
 use crate::leases::Side;
@@ -35,6 +36,8 @@ pub enum Part {
     Agent,
     Postgres,
     Fence,
+    /// No process: what stands still with the disk.
+    Disk,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +125,11 @@ pub enum Event {
     Mend(usize),
     MendAll,
     BackUp,
+    /// A disk that has been filling is full.
+    Full {
+        at: At,
+        number: usize,
+    },
 }
 
 impl Event {
@@ -148,7 +156,13 @@ impl Event {
             Event::Delivered(delivery) => Some((delivery.to, Part::Postgres)),
             Event::Reported(report) => Some((report.to, Part::Postgres)),
             Event::Fence { at, .. } => Some((*at, Part::Fence)),
-            Event::Ask(..) | Event::Sweep | Event::Strike(_) | Event::Mend(_) | Event::MendAll | Event::BackUp => None,
+            Event::Ask(..)
+            | Event::Sweep
+            | Event::Strike(_)
+            | Event::Mend(_)
+            | Event::MendAll
+            | Event::BackUp
+            | Event::Full { .. } => None,
         }
     }
 }
@@ -205,7 +219,8 @@ pub struct Node {
     /// How many times slower than usual.
     pub slow_disk: u64,
     pub slow_actions: u64,
-    still: [Stillness; 3],
+    pub disk: Disk,
+    still: [Stillness; 4],
     dice: Rng,
 }
 
@@ -254,6 +269,7 @@ impl World {
             may_not_lead: false,
             slow_disk: plan.disks[at],
             slow_actions: 1,
+            disk: Disk::default(),
             still: Default::default(),
             dice: seed(at as u64 + 1),
         };
@@ -389,7 +405,8 @@ impl World {
         }
         let Some(Queued { at: instant, event, .. }) = self.queue.pop() else { return false };
         self.now = instant.max(self.now);
-        if let Some((at, part)) = event.owner() {
+        let needed = [event.owner(), event.writes().map(|at| (at, Part::Disk))];
+        for (at, part) in needed.into_iter().flatten() {
             let still = &mut self.nodes[at].still[part as usize];
             if still.holds > 0 {
                 still.missed.push((self.now, event));
@@ -430,6 +447,7 @@ impl World {
             Event::Mend(number) => self.mend(number),
             Event::MendAll => self.mend_all(),
             Event::BackUp => self.etcd.back_up(),
+            Event::Full { at, number } => self.disk_is_full(at, number),
         }
     }
 }
