@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use consensus::Write;
 use consensus::records::{HistoryRow, Transition};
+use consensus::{Snapshot, Write};
 use decision::names::{Lsn, MemberName, Term, Timeline, application_name};
 use decision::settings::Mode;
 use decision::view::{Cluster, Data, Initialize, Lock, Postgres, Primary, Server, Standby, View};
-use pg_control::Extras;
 use pg_control::process::is_stopped;
+use pg_control::{Extras, Fork};
 
 use crate::hands::Hands;
 use crate::look::Lacking;
@@ -42,6 +42,8 @@ pub struct Upkeep {
     secrets: Chore,
     failsafe: Chore,
     alive: BTreeMap<MemberName, Instant>,
+    /// Where members were when the list was last looked at.
+    reached: Arc<Mutex<BTreeMap<MemberName, String>>>,
     checkpoint: Chore,
     position: Chore,
     history: Chore,
@@ -98,6 +100,7 @@ impl Upkeep {
             secrets: Chore::new("passwords between members"),
             failsafe: Chore::new("list of who may lead without proof"),
             alive: BTreeMap::new(),
+            reached: Arc::default(),
             checkpoint: Chore::new("checkpoint"),
             position: Chore::new("position"),
             history: Chore::new("history"),
@@ -260,11 +263,19 @@ impl Upkeep {
                 wanted.insert(listed.clone());
             }
         }
-        if cluster.failsafe.as_ref() == Some(&wanted) {
+        let reached = wanted.iter().filter_map(|name| Some((name.clone(), cluster.members.get(name)?.api_url.clone())));
+        let reached: BTreeMap<MemberName, String> = reached.collect();
+        // Where members are is not in the picture of the list, so the list itself is looked at once when one of them has moved.
+        let known = self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if cluster.failsafe.as_ref() == Some(&wanted) && known == reached {
             return;
         }
-        let hands = Arc::clone(&self.hands);
-        self.failsafe.begin(AGAIN_AFTER, async move { publish_list(&hands, term, wanted).await });
+        let (hands, looked_at) = (Arc::clone(&self.hands), Arc::clone(&self.reached));
+        self.failsafe.begin(AGAIN_AFTER, async move {
+            publish_list(&hands, term, wanted).await?;
+            *looked_at.lock().unwrap_or_else(PoisonError::into_inner) = reached;
+            Ok(())
+        });
     }
 
     /// A primary that was restarted is no place for clients before this; where it lives on promises, etcd has no part in it.
@@ -317,18 +328,24 @@ impl Upkeep {
 
 async fn publish_list(hands: &Hands, term: Term, wanted: BTreeSet<MemberName>) -> Result<()> {
     let seen = hands.store.read().await?;
-    if seen.cluster.term != term || seen.cluster.failsafe.as_ref() == Some(&wanted) {
+    let listed = with_addresses(&seen, &wanted);
+    let is_so = seen.cluster.failsafe.as_ref() == Some(&wanted) && seen.failsafe_urls == listed;
+    if seen.cluster.term != term || is_so {
         return Ok(());
     }
-    let url = |name: &MemberName| {
-        let registered = seen.member_records.get(name).map(|record| record.api_url.clone());
-        registered.or_else(|| seen.failsafe_urls.get(name).cloned()).unwrap_or_default()
-    };
-    let listed: BTreeMap<MemberName, String> = wanted.iter().map(|name| (name.clone(), url(name))).collect();
     let revision = seen.cluster.failsafe_revision;
     hands.noting(move |promises| promises.reign.may_list(&seen, wanted)).await?;
     hands.store.write_failsafe(hands.me(), term, &listed, revision).await?;
     Ok(())
+}
+
+/// Those who may lead with where they are, as they say themselves; where they were, for those who are away.
+fn with_addresses(seen: &Snapshot, wanted: &BTreeSet<MemberName>) -> BTreeMap<MemberName, String> {
+    let url = |name: &MemberName| {
+        let registered = seen.member_records.get(name).map(|record| record.api_url.clone());
+        registered.or_else(|| seen.failsafe_urls.get(name).cloned()).unwrap_or_default()
+    };
+    wanted.iter().map(|name| (name.clone(), url(name))).collect()
 }
 
 /// Reads the records, and as the leader of term `mine` closes those whose own leader never came to do it.
@@ -349,14 +366,35 @@ async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
 /// Publishes where the timeline before this leader's ended: every returning node needs it to know whether it has diverged.
 async fn publish_history(hands: &Hands, timeline: Timeline, term: Term) -> Result<()> {
     let forks = hands.instance.local_history(timeline)?;
-    let fork = forks.last().context("the history file names no timeline")?;
-    let row = HistoryRow {
+    let row = |fork: &Fork| HistoryRow {
         timeline: fork.timeline,
         ended_at: fork.ended_at,
         reason: "no recovery target specified".into(),
-        timestamp: Some(jiff::Timestamp::now().to_string()),
-        new_leader: Some(hands.me().clone()),
+        timestamp: None,
+        new_leader: None,
     };
-    hands.store.append_history(hands.me(), term, &row).await?;
+    let (last, before) = forks.split_last().context("the history file names no timeline")?;
+    let timestamp = Some(jiff::Timestamp::now().to_string());
+    let mine = HistoryRow { timestamp, new_leader: Some(hands.me().clone()), ..row(last) };
+    let ancestors: Vec<HistoryRow> = before.iter().map(row).collect();
+    hands.store.append_history(hands.me(), term, &ancestors, &mine).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use consensus::records::MemberRecord;
+
+    #[test]
+    fn the_list_says_where_members_are_now_and_where_those_who_are_away_were() {
+        let name = |text: &str| MemberName::new(text).expect("good name");
+        let at = |url: &str| MemberRecord { api_url: url.to_owned(), ..MemberRecord::default() };
+        let registered = [(name("pg1"), at("one")), (name("pg2"), at("moved"))].into();
+        let before = [(name("pg2"), "old".to_owned()), (name("pg3"), "three".to_owned())].into();
+        let mut seen = Snapshot::default();
+        (seen.member_records, seen.failsafe_urls) = (registered, before);
+        let listed = with_addresses(&seen, &["pg1", "pg2", "pg3"].map(name).into());
+        assert_eq!(listed.into_values().collect::<Vec<_>>(), ["one", "moved", "three"]);
+    }
 }

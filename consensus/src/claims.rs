@@ -311,13 +311,23 @@ impl Store {
         self.commit(&[Guard::unchanged(&key, revision)], &[Write::put(key, config.to_string())]).await
     }
 
-    /// Adds where a timeline ended to the history, if I still lead; a row about the same timeline is replaced.
-    pub async fn append_history(&self, me: &MemberName, term: Term, row: &HistoryRow) -> Result<Outcome, Error> {
+    /// Adds where a timeline ended to the history, if I still lead; a row about the same timeline is replaced. A history that cannot be read
+    /// helps nobody, and every node that returns waits for it: it is written anew, from `ancestors` (the rows before, oldest first).
+    pub async fn append_history(
+        &self,
+        me: &MemberName,
+        term: Term,
+        ancestors: &[HistoryRow],
+        row: &HistoryRow,
+    ) -> Result<Outcome, Error> {
         let key = self.keys().history();
         let found = self.read_keys(&[&key]).await?;
         let stored = found.get(&key);
         let read = stored.map_or(Ok(Vec::new()), |kv| progress::history_from_stored(&text_of(kv)));
-        let mut rows = read.map_err(|why| Error::Corrupt { key: key.clone(), why })?;
+        let mut rows = read.unwrap_or_else(|why| {
+            tracing::warn!(key, why, "the history of timelines cannot be read: it is written anew");
+            ancestors.to_vec()
+        });
         rows.retain(|old| old.timeline != row.timeline);
         rows.push(row.clone());
         let revision = stored.map_or(0, etcd_client::KeyValue::mod_revision);

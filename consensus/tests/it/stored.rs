@@ -90,13 +90,18 @@ async fn history_grows_only_under_the_leader() {
         timestamp: None,
         new_leader: Some(pg1.clone()),
     };
-    assert_eq!(store.append_history(&pg1, Term(1), &row(1)).await, Ok(Outcome::Refused));
+    assert_eq!(store.append_history(&pg1, Term(1), &[], &row(1)).await, Ok(Outcome::Refused));
     let lease = etcd.lease(30).await;
     store.acquire(&pg1, lease, &claim(0, "pg2"), 0).await.unwrap();
     for timeline in [1, 2, 2] {
-        assert!(store.append_history(&pg1, Term(1), &row(timeline)).await.unwrap().applied());
+        assert!(store.append_history(&pg1, Term(1), &[row(9)], &row(timeline)).await.unwrap().applied());
     }
     assert_eq!(store.read().await.unwrap().history_rows, [row(1), row(2)]);
+    etcd.client().await.put(store.keys().history(), "garbage", None).await.unwrap();
+    assert_eq!(store.read().await.unwrap().problems.len(), 1);
+    assert!(store.append_history(&pg1, Term(1), &[row(1), row(2)], &row(3)).await.unwrap().applied());
+    let mended = store.read().await.unwrap();
+    assert_eq!((mended.history_rows, mended.problems), (vec![row(1), row(2), row(3)], Vec::new()));
 }
 
 #[tokio::test]
