@@ -22,6 +22,7 @@ use crate::exposure::Exposure;
 use crate::hands::Hands;
 use crate::look::{LastLook, view};
 use crate::notes::{Notebook, Notes};
+use crate::overruled::Overrulings;
 use crate::published::{Board, Picture};
 use crate::task::Tasks;
 use crate::upkeep::Upkeep;
@@ -57,6 +58,7 @@ pub struct Body {
     reason_since: BootInstant,
     upkeep: Upkeep,
     exposure: Exposure,
+    overrulings: Overrulings,
     started: Instant,
     had_leader: bool,
     registered: bool,
@@ -82,6 +84,7 @@ impl Body {
             tasks: Tasks::new(Arc::clone(&hands)),
             upkeep: Upkeep::new(Arc::clone(&hands)),
             exposure: Exposure::new(Arc::clone(&hands)),
+            overrulings: Overrulings::new(Arc::clone(&hands)),
             record: watch::channel(hands.member_record(&look, false, false)).0,
             hands,
             cluster,
@@ -125,6 +128,7 @@ impl Body {
             self.remember();
             self.upkeep.see(&seen, self.look.extras.as_ref(), &self.look.upstream_lacks);
             self.exposure.see(&seen);
+            self.overrulings.see(&seen);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
             let pause = if self.tasks.caught_up(revision, self.confirmed_at) {
@@ -305,7 +309,7 @@ impl Body {
         }
         let picture =
             picture(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
-        self.board.store(Picture { exposed: self.exposure.now(), ..picture });
+        self.board.store(Picture { exposed: self.exposure.now(), overruled: self.overrulings.now(), ..picture });
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
         self.publish(seen.settings.paused, positions);
     }
@@ -364,6 +368,7 @@ fn picture(
         cluster_name: hands.config.cluster.clone(),
         proof_pending: hands.recorder.awaits_proof(),
         exposed: None,
+        overruled: Vec::new(),
         lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
         view,
         decision,

@@ -24,6 +24,7 @@ mod logging;
 mod look;
 mod metrics;
 mod notes;
+mod overruled;
 pub mod peers;
 mod promises;
 mod published;

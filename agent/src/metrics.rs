@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use consensus::records::Transition;
 use decision::view::Server;
+use pg_control::Undoes;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -160,6 +161,10 @@ fn leads_on_promises(picture: &Picture) -> bool {
     picture.leads().is_some() && picture.view.reliance.as_ref().is_some_and(|reliance| !reliance.left.is_zero())
 }
 
+fn undone(picture: &Picture, of: fn(Undoes) -> bool) -> f64 {
+    picture.overruled.iter().filter(|one| of(one.undoes)).count() as f64
+}
+
 const OURS: &[Row] = &[
     ("pgvigil_leader", "1 while this member holds the leader lock", |p| yes(p.leads().is_some())),
     ("pgvigil_writable", "1 while writes are proven to work here", |p| yes(p.writable())),
@@ -200,6 +205,12 @@ const OURS: &[Row] = &[
     }),
     ("pgvigil_exposure_bytes", "WAL that is on this leader alone while its mode promises a second copy", |p| {
         p.exposed.map_or(0.0, |exposed| exposed.bytes as f64)
+    }),
+    ("pgvigil_durability_overruled", "Settings made by SQL under which acknowledged commits may be lost", |p| {
+        undone(p, |undoes| undoes != Undoes::Writes)
+    }),
+    ("pgvigil_writes_forbidden", "1 while a setting made by SQL forbids every client to write", |p| {
+        undone(p, |undoes| undoes == Undoes::Writes)
     }),
     ("pgvigil_sync_required", "Standbys that must acknowledge a commit", |p| {
         p.cluster().and_then(|c| c.sync.as_ref()).and_then(|s| s.policies.last()).map_or(0.0, |q| f64::from(q.k))

@@ -9,7 +9,7 @@ use consensus::{BootInstant, Snapshot};
 use decision::Decision;
 use decision::names::{Lsn, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
-use pg_control::Extras;
+use pg_control::{Extras, Overruled};
 use tokio::sync::Notify;
 
 use crate::exposure::Exposed;
@@ -79,6 +79,8 @@ pub struct Picture {
     pub extras: Option<Extras>,
     /// What only this leader has, while it leads without a voter in a mode that promises one.
     pub exposed: Option<Exposed>,
+    /// What is set here by SQL against what is promised.
+    pub overruled: Vec<Overruled>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.

@@ -61,19 +61,20 @@ pub struct Upkeep {
 }
 
 /// One kind of chore: at most one at a time, and not at once again.
-struct Chore {
+pub(crate) struct Chore {
     name: &'static str,
     busy: Arc<AtomicBool>,
     began: Option<Instant>,
 }
 
 impl Chore {
-    fn new(name: &'static str) -> Self {
+    /// One that has not run yet.
+    pub(crate) fn new(name: &'static str) -> Self {
         Self { name, busy: Arc::new(AtomicBool::new(false)), began: None }
     }
 
     /// Starts the chore unless it runs, or began less than `every` ago. Says whether it did.
-    fn begin(&mut self, every: Duration, work: impl Future<Output = Result<()>> + Send + 'static) -> bool {
+    pub(crate) fn begin(&mut self, every: Duration, work: impl Future<Output = Result<()>> + Send + 'static) -> bool {
         let rests = self.began.is_some_and(|began| began.elapsed() < every);
         if rests || self.busy.swap(true, Ordering::SeqCst) {
             return false;

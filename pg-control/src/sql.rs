@@ -16,6 +16,13 @@ use crate::error::{Error, Result};
 use crate::instance::{Instance, InstanceConfig};
 use crate::process;
 
+/// What a connection is for. One that only looks commits nothing, and sees what an operator has set about commits for everybody.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Looking,
+    Writing,
+}
+
 /// One connection, and what the server said beside its answers.
 pub(crate) struct Session {
     pub(crate) client: Client,
@@ -39,15 +46,19 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn open(config: &InstanceConfig, user: &str) -> Result<Session> {
+    async fn open(config: &InstanceConfig, user: &str, purpose: Purpose) -> Result<Session> {
         let mut options = Config::new();
         options.host_path(&config.socket_dir).port(config.port).user(user).dbname(&config.database);
         options.application_name("pgvigil").connect_timeout(config.answer_within);
         // What an operator has set for everybody must not change what a probe or a marker means.
-        options.options(
-            "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=200ms -c synchronous_commit=on \
-             -c default_transaction_read_only=off -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c jit=off",
-        );
+        let fixed = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=200ms \
+             -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0 -c jit=off";
+        match purpose {
+            Purpose::Looking => options.options(fixed),
+            Purpose::Writing => {
+                options.options(format!("{fixed} -c synchronous_commit=on -c default_transaction_read_only=off"))
+            }
+        };
         let (client, mut connection) = options.connect(NoTls).await?;
         let notices = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&notices);
@@ -108,7 +119,7 @@ impl Instance {
                 return Ok(Arc::clone(session));
             }
             *kept = None;
-            let session = Arc::new(self.open_session().await?);
+            let session = Arc::new(self.open_for(Purpose::Looking).await?);
             *kept = Some(Arc::clone(&session));
             Ok(session)
         };
@@ -117,10 +128,14 @@ impl Instance {
 
     /// A new connection as the agent's role, or as the superuser when only the reserved slots are left. The caller bounds the time.
     pub(crate) async fn open_session(&self) -> Result<Session> {
+        self.open_for(Purpose::Writing).await
+    }
+
+    async fn open_for(&self, purpose: Purpose) -> Result<Session> {
         let config = self.config();
         let deadline = Instant::now() + config.answer_within;
         loop {
-            match Session::open(config, &config.control_user).await {
+            match Session::open(config, &config.control_user, purpose).await {
                 Err(Error::Busy(why)) if why.contains("os error") && Instant::now() < deadline => {
                     // The backlog of the socket is full. If it stays so the server does not accept at all, and that is no answer.
                     sleep(Duration::from_millis(5)).await;
@@ -128,7 +143,7 @@ impl Instance {
                 Err(Error::Busy(why)) if why.contains("os error") => {
                     return Err(Error::timeout("connecting to postgres", config.answer_within));
                 }
-                Err(Error::Busy(_)) => return Session::open(config, &config.superuser).await,
+                Err(Error::Busy(_)) => return Session::open(config, &config.superuser, purpose).await,
                 other => return other,
             }
         }
@@ -137,7 +152,7 @@ impl Instance {
     /// A new connection as the superuser, for the first steps of a cluster.
     pub(crate) async fn open_superuser(&self) -> Result<Session> {
         let config = self.config();
-        let open = Session::open(config, &config.superuser);
+        let open = Session::open(config, &config.superuser, Purpose::Writing);
         let timed = timeout(config.answer_within, open).await;
         timed.unwrap_or_else(|_| Err(Error::timeout("connecting to postgres", config.answer_within)))
     }

@@ -105,6 +105,10 @@ fn render(why: &Value) -> String {
         let text = |key: &str| problem[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {}: {}", text("key"), text("why")));
     }
+    for trouble in why["overruled"].as_array().into_iter().flatten() {
+        let text = |key: &str| trouble[key].as_str().unwrap_or("unknown");
+        lines.push(format!("! {}\n  {}", text("problem"), text("hint")));
+    }
     lines.join("\n")
 }
 
@@ -142,6 +146,7 @@ mod tests {
                 {"member": "pg2", "bars": []},
                 {"member": "pg3", "bars": [{"code": "a", "sentence": "first"}, {"code": "b", "sentence": "second"}]},
             ],
+            "overruled": [{"code": "writes_forbidden", "problem": "nothing may be written", "hint": "let it"}],
             "problems": [{"key": "/service/x/status", "why": "it is no JSON"}],
         });
         let expected = "\
@@ -156,7 +161,9 @@ pg1     leads     it is the leader
 pg2     yes       nothing bars it
 pg3     no        first
                   second
-! /service/x/status: it is no JSON";
+! /service/x/status: it is no JSON
+! nothing may be written
+  let it";
         assert_eq!(render(&why), expected);
     }
 }

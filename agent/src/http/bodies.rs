@@ -7,9 +7,10 @@ use consensus::Problem;
 use consensus::records::{COMPAT_VERSION, MemberRecord};
 use decision::names::Lsn;
 use decision::reason::Standing;
-use pg_control::Heartbeat;
+use pg_control::{Heartbeat, Overruled};
 use serde_json::{Map, Value, json};
 
+use crate::overruled::{code, consequence};
 use crate::published::{Picture, SyncKind};
 
 /// Who has acknowledged nothing for less is merely slow.
@@ -214,10 +215,16 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "etcd_age_ms": picture.etcd_seen_at.map(|seen| u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX)),
         "writable": picture.writable(),
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
+        "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
             snapshot.problems.iter().chain(unread).map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()
         }),
     })
+}
+
+fn overruled(one: &Overruled) -> Value {
+    let problem = format!("{}: {}", one.what, consequence(one.undoes));
+    json!({"code": code(one.undoes), "problem": problem, "hint": one.mend})
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -19,6 +19,7 @@ mod links;
 mod meeting_place;
 mod operators;
 mod outages;
+mod overruled;
 mod promises;
 mod race;
 mod rest;

@@ -261,3 +261,46 @@ pub async fn a_standby_that_is_promoted_by_hand_acknowledges_nothing() -> Outcom
     }
     Ok(())
 }
+
+pub async fn what_an_operator_sets_against_the_promises_is_known() -> Outcome {
+    let leader = primary("pg1").await?;
+    // The connection that asks is open before anything is set.
+    leader.as_primary().await?;
+    assert_eq!(leader.instance.overruled().await?, []);
+    leader.run("CREATE DATABASE \"Shop\"").await?;
+    leader
+        .run(
+            "CREATE ROLE loader; ALTER ROLE loader SET synchronous_commit = off;
+             ALTER DATABASE \"Shop\" SET synchronous_commit = local; ALTER ROLE loader SET default_transaction_read_only = on",
+        )
+        .await?;
+    for set in
+        ["synchronous_commit = local", "fsync = off", "full_page_writes = off", "default_transaction_read_only = on"]
+    {
+        leader.run(&format!("ALTER SYSTEM SET {set}")).await?;
+    }
+    leader.run("SELECT pg_reload_conf()").await?;
+    eventually("told", async || Ok(leader.instance.overruled().await?.len() == 6)).await?;
+    let told: Vec<String> =
+        leader.instance.overruled().await?.into_iter().map(|one| format!("{}: {}", one.what, one.mend)).collect();
+    let open = "; open sessions keep it until they end";
+    let reset = |name: &str| format!("ALTER SYSTEM RESET {name}; SELECT pg_reload_conf()");
+    let expected = [
+        format!("synchronous_commit = local for database Shop: ALTER DATABASE \"Shop\" RESET synchronous_commit{open}"),
+        format!("synchronous_commit = local for the whole server: {}", reset("synchronous_commit")),
+        format!("synchronous_commit = off for role loader: ALTER ROLE \"loader\" RESET synchronous_commit{open}"),
+        format!("fsync = off for the whole server: {}", reset("fsync")),
+        format!("full_page_writes = off for the whole server: {}", reset("full_page_writes")),
+        format!("default_transaction_read_only = on for the whole server: {}", reset("default_transaction_read_only")),
+    ];
+    let mut sorted = told.clone();
+    sorted.sort();
+    let mut expected = expected.to_vec();
+    expected.sort();
+    assert_eq!(sorted, expected);
+    // Our own proofs go on as they were.
+    leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), PATIENCE).await?;
+    let proof = leader.instance.prove(Term(1), SHORT).await;
+    assert!(matches!(proof, Err(Error::Timeout { .. })), "{proof:?}");
+    Ok(())
+}

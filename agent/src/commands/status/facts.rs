@@ -15,7 +15,7 @@ use super::verdict::{self, Trouble, Verdict};
 use crate::config::Config;
 
 /// The cluster as it stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
     /// `pgvigil.status/v1`
     pub schema: &'static str,

@@ -9,6 +9,7 @@ use decision::names::MemberName;
 use decision::reason::{bytes, span};
 use decision::settings::Mode;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::super::words;
 use super::super::world::World;
@@ -17,6 +18,11 @@ use super::member::MemberStatus;
 
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
+
+/// Acknowledged commits need not be on a voter, by a setting.
+const OVERRULED: &str = "durability_overruled";
+/// Clients may not write, by a setting.
+const FORBIDDEN: &str = "writes_forbidden";
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -80,6 +86,8 @@ enum Cost {
     Nothing,
     /// What the best candidate has not received yet.
     UpTo { best: String, behind_bytes: Option<u64> },
+    /// Commits that a setting lets through without a voter.
+    Uncounted,
     /// Nobody would be promoted.
     Impossible(String),
     /// Nobody leads.
@@ -113,6 +121,7 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
             "bring a standby back: pgvigil why names what each one waits for",
         ));
     }
+    found.extend(overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
         found.push(Trouble::new("paused", problem, "pgvigil resume"));
@@ -126,6 +135,17 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         ));
     }
     found
+}
+
+/// What an operator has set by SQL against what is promised, in the words of the leader's agent.
+fn overruled(why: &Value) -> Vec<Trouble> {
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or("unknown").to_owned();
+    let told = why["overruled"].as_array().into_iter().flatten();
+    told.map(|one| {
+        let code = if one["code"] == FORBIDDEN { FORBIDDEN } else { OVERRULED };
+        Trouble::new(code, text(one, "problem"), text(one, "hint"))
+    })
+    .collect()
 }
 
 /// The gravest thing that is wrong with one member.
@@ -182,11 +202,18 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
 
 /// The verdict on all of it.
 pub fn verdict(status: &Status, world: &World) -> Verdict {
-    let cost = cost(status);
+    let is_told = |code: &str| status.problems.iter().any(|problem| problem.code == code);
+    let cost = match cost(status) {
+        Cost::Nothing if is_told(OVERRULED) => Cost::Uncounted,
+        cost => cost,
+    };
     let leader = status.leader.as_deref().unwrap_or("nobody");
     let (word, writes) = match status.writable {
         Some(true) if status.problems.is_empty() && matches!(cost, Cost::Nothing | Cost::UpTo { .. }) => {
             (Word::Ok, format!("writes work on {leader}"))
+        }
+        Some(true) if is_told(FORBIDDEN) => {
+            (Word::Degraded, format!("{leader} could take writes, but a setting forbids them to every client"))
         }
         Some(true) => (Word::Degraded, format!("writes work on {leader}")),
         Some(false) => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
@@ -202,6 +229,7 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
             Some("a failover would lose nothing, but none happens while paused".to_owned())
         }
         (Cost::Nothing, _) => Some("a failover now would lose nothing".to_owned()),
+        (Cost::Uncounted, _) => Some("a failover now may lose acknowledged writes, by a setting".to_owned()),
         (Cost::UpTo { best, behind_bytes: Some(behind) }, _) => Some(format!(
             "a failover now would lose what {best} has not received yet ({} at this moment)",
             bytes(*behind)
@@ -215,6 +243,7 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
     let (failover_possible, failover_lost_bytes_bound) = match cost {
         Cost::Nothing => (Some(true), Some(0)),
         Cost::UpTo { behind_bytes, .. } => (Some(true), behind_bytes),
+        Cost::Uncounted => (Some(true), None),
         Cost::Impossible(_) => (Some(false), None),
         Cost::Unknown => (None, None),
     };
@@ -268,8 +297,11 @@ fn cost_of(mode: Mode, policies: &Policies, able: &[&MemberStatus]) -> Cost {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use decision::durability::Quorum;
 
+    use super::super::facts::DurabilityStatus;
     use super::super::member::BarStatus;
     use super::*;
 
@@ -325,5 +357,37 @@ mod tests {
         assert!(able(&late, Mode::Quorum) && !able(&late, Mode::Async));
         assert!(!able(&barred(standby("pg2", 0), "nofailover"), Mode::Quorum));
         assert!(!able(&MemberStatus { reachable: false, ..standby("pg2", 0) }, Mode::Quorum));
+    }
+
+    #[test]
+    fn what_is_set_against_the_promises_is_a_problem_and_nobody_says_that_nothing_would_be_lost() {
+        let told = |code: &str| serde_json::json!({"overruled": [{"code": code, "problem": "set", "hint": "mend"}]});
+        for (code, sentence) in [
+            ("durability_overruled", "writes work on pg1; a failover now may lose acknowledged writes, by a setting"),
+            (
+                "writes_forbidden",
+                "pg1 could take writes, but a setting forbids them to every client; a failover now would lose nothing",
+            ),
+        ] {
+            let status = Status {
+                leader: Some("pg1".to_owned()),
+                writable: Some(true),
+                etcd_reachable: true,
+                durability: Some(DurabilityStatus {
+                    mode: Mode::Quorum,
+                    policies: vec![quorum(1, &["pg2", "pg3"])],
+                    text: String::new(),
+                }),
+                members: vec![standby("pg2", 0), standby("pg3", 0)],
+                problems: overruled(&told(code)),
+                ..Status::default()
+            };
+            let world =
+                World { etcd: Err(String::new()), agents: BTreeMap::new(), me: MemberName::new("pg1").unwrap() };
+            let verdict = verdict(&status, &world);
+            assert_eq!((verdict.word, verdict.sentence.as_str()), (Word::Degraded, sentence));
+            let bound = if code == FORBIDDEN { Some(0) } else { None };
+            assert_eq!(verdict.failover_lost_bytes_bound, bound);
+        }
     }
 }
