@@ -305,12 +305,6 @@ impl Store {
         self.commit(&[Guard::unchanged(&key, revision)], &[Write::delete(key)]).await
     }
 
-    /// Replaces the cluster-wide settings, if they were last written at `revision` (0: there are none).
-    pub async fn replace_config(&self, config: &Value, revision: i64) -> Result<Outcome, Error> {
-        let key = self.keys().config();
-        self.commit(&[Guard::unchanged(&key, revision)], &[Write::put(key, config.to_string())]).await
-    }
-
     /// Adds where a timeline ended to the history, if I still lead; a row about the same timeline is replaced. A history that cannot be read
     /// helps nobody, and every node that returns waits for it: it is written anew, from `ancestors` (the rows before, oldest first).
     pub async fn append_history(

@@ -51,6 +51,14 @@ impl Keys {
     pub fn config(&self) -> String {
         self.key("config")
     }
+    /// The folder of the states that the settings had.
+    pub fn config_history(&self) -> String {
+        self.key("config_history/")
+    }
+    /// One state of the settings. Numbers are padded, so that keys sort as numbers do.
+    pub fn config_revision(&self, number: u64) -> String {
+        self.key(&format!("config_history/{number:010}"))
+    }
     /// The identity of the database system; empty while somebody runs initdb.
     pub fn initialize(&self) -> String {
         self.key("initialize")

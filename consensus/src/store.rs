@@ -42,8 +42,8 @@ impl Store {
         &self.endpoints
     }
 
-    /// Reads the cluster at one revision, linearizable: nothing that was acknowledged before the call is missed. Transition records and
-    /// secrets are left out. Values that cannot be understood are listed in [`Snapshot::problems`].
+    /// Reads the cluster at one revision, linearizable: nothing that was acknowledged before the call is missed. Transition records,
+    /// secrets and earlier settings are left out. Values that cannot be understood are listed in [`Snapshot::problems`].
     pub async fn read(&self) -> Result<Snapshot, Error> {
         let answer = self
             .endpoints
@@ -72,16 +72,19 @@ impl Store {
         Ok(fingerprint(answer.kvs().first(), answer.count()))
     }
 
-    /// The ranges around `secrets/` and `transitions/`, and the fingerprint last.
+    /// The ranges around the folders that no decision depends on, and the fingerprint last.
     fn everything_but_bulk(&self) -> Vec<TxnOp> {
-        let (base, secrets, transitions) = (self.keys.base().to_owned(), self.keys.secrets(), self.keys.transitions());
+        let base = self.keys.base();
         let range = |from: String, to: String| TxnOp::get(from, Some(GetOptions::new().with_range(to)));
-        vec![
-            range(base.clone(), secrets.clone()),
-            range(Keys::end_of(&secrets), transitions.clone()),
-            range(Keys::end_of(&transitions), Keys::end_of(&base)),
-            TxnOp::get(base, Some(newest_only())),
-        ]
+        let (mut ranges, mut from) = (Vec::new(), base.to_owned());
+        // In the order of the keys.
+        for folder in [self.keys.config_history(), self.keys.secrets(), self.keys.transitions()] {
+            let next = Keys::end_of(&folder);
+            ranges.push(range(std::mem::replace(&mut from, next), folder));
+        }
+        ranges.push(range(from, Keys::end_of(base)));
+        ranges.push(TxnOp::get(base, Some(newest_only())));
+        ranges
     }
 
     /// The generated passwords, if there are any.

@@ -7,6 +7,7 @@ mod follow;
 mod operator;
 mod pause;
 mod screen;
+mod settings;
 mod shown;
 mod status;
 mod switchover;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
+        Command::Config(command) => in_runtime(settings::run(&command)),
         Command::Transitions(arguments) => in_runtime(transitions::run(&arguments)),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Show(command) => in_runtime(shown::run(&command)),

@@ -4,19 +4,17 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use consensus::{Error, Outcome};
 use decision::names::MemberName;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value, json};
 
 use super::operator::who;
 use super::screen::{answer, tell};
+use super::settings::change;
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{ConfigArg, Exit, PauseArgs};
 
-/// How often a change is tried when others write to the settings at the same time.
-const TRIES: usize = 5;
 /// How long the agents may take to notice.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 /// How often they are asked.
@@ -34,7 +32,8 @@ pub async fn pause(arguments: &PauseArgs) -> Exit {
         return Exit::Usage;
     };
     let by = who();
-    let changed = change(&reach, |config| Some(paused(config, until, &by, arguments.reason.as_deref()))).await;
+    let paused = |config: &_| Ok(Some(paused(config, until, &by, arguments.reason.as_deref())));
+    let changed = change(&reach, arguments.reason.as_deref(), paused).await;
     if let Err(exit) = changed {
         return exit;
     }
@@ -54,48 +53,17 @@ pub async fn resume(argument: &ConfigArg) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    match change(&reach, resumed).await {
-        Ok(true) => {
+    match change(&reach, Some("resumed"), |config| Ok(resumed(config))).await {
+        Ok(Some(_)) => {
             answer("resumed: automatic actions are allowed again");
             noticed(&reach, false).await
         }
-        Ok(false) => {
+        Ok(None) => {
             answer("not paused: nothing to resume");
             Exit::Done
         }
         Err(exit) => exit,
     }
-}
-
-/// Changes the settings, whoever else writes to them; false: there was nothing to change.
-async fn change(reach: &Reach, new: impl Fn(&Map<String, Value>) -> Option<Value>) -> Result<bool, Exit> {
-    let failed = |error: &Error, tried: &str| {
-        tell(&format!("error: {tried}: {error}"));
-        if matches!(error, Error::Unreachable(_) | Error::Unknown(_)) { Exit::Unreachable } else { Exit::Failed }
-    };
-    for _ in 0..TRIES {
-        let snapshot = reach.store.read().await.map_err(|error| failed(&error, "the settings cannot be read"))?;
-        let nothing = Map::new();
-        let config = match &snapshot.config.raw {
-            Value::Object(config) => config,
-            _ if snapshot.config_revision == 0 => &nothing,
-            _ => {
-                let key = reach.store.keys().config();
-                tell(&format!(
-                    "error: the settings in etcd ({key}) are no JSON object; mend them first: etcdctl get {key}"
-                ));
-                return Err(Exit::Failed);
-            }
-        };
-        let Some(config) = new(config) else { return Ok(false) };
-        let outcome = reach.store.replace_config(&config, snapshot.config_revision).await;
-        match outcome.map_err(|error| failed(&error, "the settings cannot be changed"))? {
-            Outcome::Applied { .. } => return Ok(true),
-            Outcome::Refused => {}
-        }
-    }
-    tell("error: others keep changing the settings at the same time; nothing was changed here, try again");
-    Err(Exit::Failed)
 }
 
 /// The settings with a pause in them.

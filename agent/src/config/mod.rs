@@ -3,7 +3,7 @@
 //! Read on in `raw.rs` (what may be written), `layers.rs` (where it comes from), `resolve.rs` (what it means) and
 //! `world.rs` (whether this host agrees).
 
-mod keys;
+pub(crate) mod keys;
 mod layers;
 mod problem;
 mod raw;
@@ -11,7 +11,7 @@ mod resolve;
 mod rules;
 #[cfg(test)]
 mod tests;
-mod value;
+pub(crate) mod value;
 mod world;
 
 use std::collections::BTreeMap;

@@ -24,6 +24,7 @@ mod promises;
 mod race;
 mod rest;
 mod restarts;
+mod settings;
 mod stage;
 mod stray;
 mod switchover;

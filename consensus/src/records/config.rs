@@ -111,7 +111,10 @@ pub(crate) fn mode_to_text(mode: Mode) -> &'static str {
 }
 
 /// Reads the stored word of a mode.
-pub(crate) fn mode_from_text(text: &str) -> Result<Mode, String> {
+///
+/// # Errors
+/// It is none; the sentence says which there are.
+pub fn mode_from_text(text: &str) -> Result<Mode, String> {
     match text {
         "auto" => Ok(Mode::Auto),
         "async" => Ok(Mode::Async),

@@ -3,6 +3,7 @@
 //! value that cannot be understood becomes a [`Problem`] beside the picture instead of spoiling all of it.
 
 pub mod config;
+pub mod config_revision;
 pub mod member;
 pub mod pledge;
 pub mod progress;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use config::{ClusterConfig, PauseRecord};
+pub use config_revision::ConfigRevision;
 pub use member::{COMPAT_VERSION, MemberRecord, TagsRecord, api_base};
 pub use progress::HistoryRow;
 pub use request::FailoverRecord;

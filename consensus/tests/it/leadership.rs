@@ -288,9 +288,6 @@ async fn floors_requests_and_settings_change_only_from_what_was_seen() {
     assert_eq!(store.clear_floor(&pg1, Lsn(40)).await, Ok(Outcome::Refused));
     assert_eq!(store.read().await.unwrap().cluster.floors[&pg1], Lsn(50));
     assert!(store.clear_floor(&pg1, Lsn(50)).await.unwrap().applied());
-    let first = revision(store.replace_config(&serde_json::json!({"pause": true}), 0).await.unwrap());
-    assert_eq!(store.replace_config(&serde_json::json!({}), 0).await, Ok(Outcome::Refused));
-    assert!(store.replace_config(&serde_json::json!({}), first).await.unwrap().applied());
     store.commit(&[], &[Write::put(store.keys().failover(), "{}")]).await.unwrap();
     let request = FailoverRecord { member: Some("pg2".to_owned()), ..FailoverRecord::default() };
     let asked = revision(store.request_failover(&request).await.unwrap());

@@ -10,6 +10,7 @@ mod leases;
 mod proxy;
 mod quota;
 mod resume;
+mod settings;
 mod stored;
 mod unknown_outcomes;
 mod watching;

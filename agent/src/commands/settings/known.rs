@@ -1,0 +1,146 @@
+//! The cluster-wide settings, by the names that they have in a node's file: where each lies in the stored JSON, and what it may be. What a
+//! node's file says holds until the cluster says something else.
+
+use consensus::records::config::mode_from_text;
+use serde_json::{Map, Value, json};
+
+use crate::config::keys;
+use crate::config::value::Size;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it lies.
+    place: [&'static str; 3],
+    /// Takes its value from the command line.
+    read: fn(&str) -> Result<Value, String>,
+}
+
+/// All of them.
+const SETTINGS: [Setting; 3] = [
+    Setting { name: "durability.mode", place: ["pgvigil", "durability", "mode"], read: mode },
+    Setting {
+        name: "durability.acknowledgers",
+        place: ["pgvigil", "durability", "acknowledgers"],
+        read: acknowledgers,
+    },
+    Setting {
+        name: "durability.max_lag_on_failover",
+        place: ["pgvigil", "max_lag_on_failover_bytes", ""],
+        read: bytes,
+    },
+];
+
+fn mode(text: &str) -> Result<Value, String> {
+    match mode_from_text(text) {
+        Ok(mode) => Ok(json!(mode.to_string())),
+        Err(_) => Err("one of auto, async, quorum, strict".to_owned()),
+    }
+}
+
+fn acknowledgers(text: &str) -> Result<Value, String> {
+    let number = text.parse::<u32>().ok().filter(|number| *number > 0);
+    number.map(|number| json!(number)).ok_or_else(|| "a whole number above 0: so many standbys acknowledge".to_owned())
+}
+
+fn bytes(text: &str) -> Result<Value, String> {
+    let size =
+        text.parse::<Size>().map_err(|()| "a whole number with the unit B, kB, MB, GB or TB, such as 1MB".to_owned());
+    size.map(|size| json!(size.0))
+}
+
+impl Setting {
+    /// The settings with this one at `value`; `None` takes it out, so that each node's file counts again.
+    pub fn put(&self, config: &mut Map<String, Value>, value: Option<Value>) {
+        let place: Vec<&str> = self.place.iter().copied().filter(|part| !part.is_empty()).collect();
+        put(config, &place, value);
+    }
+}
+
+/// Sections come and go with what is in them. What is no section gives way: nobody could have read it.
+fn put(object: &mut Map<String, Value>, place: &[&str], value: Option<Value>) {
+    match (place, value) {
+        ([leaf], Some(value)) => drop(object.insert((*leaf).to_owned(), value)),
+        ([leaf], None) => drop(object.remove(*leaf)),
+        ([section, rest @ ..], value) => {
+            let mut inner = object.get(*section).and_then(Value::as_object).cloned().unwrap_or_default();
+            put(&mut inner, rest, value);
+            if inner.is_empty() {
+                object.remove(*section);
+            } else {
+                object.insert((*section).to_owned(), Value::Object(inner));
+            }
+        }
+        ([], _) => {}
+    }
+}
+
+/// The setting of this name, or what is wrong with the name.
+pub fn find(name: &str) -> Result<&'static Setting, String> {
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
+        return Ok(setting);
+    }
+    if name == "pause" {
+        return Err("`pause` has commands of its own: pgvigil pause, pgvigil resume".to_owned());
+    }
+    let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+    let advice = match keys::suggest(name).filter(|_| !keys::is_known(name)) {
+        Some(meant) if names.contains(&meant) => format!("did you mean `{meant}`?"),
+        _ if keys::is_known(name) => "each node's own file sets it, not the cluster".to_owned(),
+        _ => format!("the cluster has: {}", names.join(", ")),
+    };
+    Err(format!("`{name}` is no setting of the cluster; {advice}"))
+}
+
+/// `NAME=VALUE`, or what is wrong with it.
+pub fn assignment(text: &str) -> Result<(&'static Setting, Value), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("\"{text}\" is no NAME=VALUE"))?;
+    let setting = find(name.trim())?;
+    let value = value.trim();
+    let read = (setting.read)(value).map_err(|expected| format!("{name} = \"{value}\": expected {expected}"))?;
+    Ok((setting, read))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use decision::settings::Mode;
+
+    #[test]
+    fn what_is_set_lies_where_the_agents_read_it_and_leaves_nothing_behind() {
+        let mut config = json!({"ttl": 30}).as_object().unwrap().clone();
+        for text in ["durability.mode=strict", "durability.acknowledgers = 2", "durability.max_lag_on_failover=2MB"] {
+            let (setting, value) = assignment(text).unwrap();
+            setting.put(&mut config, Some(value));
+        }
+        let stored = Value::Object(config.clone()).to_string();
+        let (read, wrong) = consensus::records::ClusterConfig::from_json(&stored);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        let durability = read.durability.unwrap();
+        assert_eq!((durability.mode, durability.acknowledgers), (Mode::Strict, 2));
+        assert_eq!(read.max_lag_on_failover_bytes, Some(2 << 20));
+        SETTINGS.iter().for_each(|setting| setting.put(&mut config, None));
+        assert_eq!(Value::Object(config), json!({"ttl": 30}));
+    }
+
+    #[test]
+    fn mistakes_name_what_was_meant() {
+        for (text, expected) in [
+            ("durability.mode=sometimes", "expected one of auto, async, quorum, strict"),
+            ("durability.acknowledgers=0", "expected a whole number above 0"),
+            ("durability.max_lag_on_failover=1", "such as 1MB"),
+            ("durability.mod=strict", "did you mean `durability.mode`?"),
+            ("maximum_lag_on_failover=1MB", "did you mean `durability.max_lag_on_failover`?"),
+            ("timing.ttl=9s", "each node's own file sets it"),
+            ("pause=true", "pgvigil pause"),
+            ("shoe.size=43", "the cluster has: durability.mode"),
+            ("durability.mode", "is no NAME=VALUE"),
+        ] {
+            let told = assignment(text).unwrap_err();
+            assert!(told.contains(expected), "{text}: {told}");
+        }
+    }
+}

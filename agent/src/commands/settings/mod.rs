@@ -1,0 +1,187 @@
+//! `pgvigil config`: the cluster-wide settings, each change with its author and reason, and the way back.
+
+mod change;
+mod diff;
+mod edit;
+mod known;
+mod shown;
+
+use serde_json::{Map, Value};
+
+use super::operator::{agrees, must_be_able_to_ask};
+use super::screen::{answer, tell};
+use super::world::Reach;
+use crate::cli::{ConfigCommand, Exit, RollbackArgs, SetArgs};
+
+pub use change::change;
+
+/// Carries out one of them.
+pub async fn run(command: &ConfigCommand) -> Exit {
+    let done = match command {
+        ConfigCommand::Show(arguments) => shown::show(arguments).await,
+        ConfigCommand::History(arguments) => shown::history(arguments).await,
+        ConfigCommand::Diff(arguments) => shown::diff(arguments).await,
+        ConfigCommand::Set(arguments) => set(arguments).await,
+        ConfigCommand::Edit(arguments) => edit::edit(arguments).await,
+        ConfigCommand::Rollback(arguments) => rollback(arguments).await,
+    };
+    done.unwrap_or_else(|exit| exit)
+}
+
+async fn set(arguments: &SetArgs) -> Result<Exit, Exit> {
+    let mut wanted = Vec::new();
+    let mut mistakes = Vec::new();
+    for text in &arguments.assignments {
+        match known::assignment(text) {
+            Ok((setting, value)) => wanted.push((setting, Some(value))),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    for name in &arguments.unset {
+        match known::find(name) {
+            Ok(setting) => wanted.push((setting, None)),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if !mistakes.is_empty() {
+        mistakes.iter().for_each(|mistake| tell(&format!("error: {mistake}")));
+        return Err(Exit::Usage);
+    }
+    let reach = Reach::new(&arguments.config)?;
+    let plan = Plan {
+        reach: &reach,
+        reason: arguments.reason.as_deref(),
+        dry_run: arguments.dry_run,
+        yes: arguments.yes,
+        expected: arguments.expect_revision,
+    };
+    plan.carry_out(|config| {
+        let mut config = config.clone();
+        wanted.iter().for_each(|(setting, value)| setting.put(&mut config, value.clone()));
+        Ok(config)
+    })
+    .await
+}
+
+async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Exit> {
+    let reach = Reach::new(&arguments.config)?;
+    let earlier = shown::revision(&reach, arguments.revision).await?;
+    let Value::Object(earlier) = earlier.config else {
+        tell(&format!("error: revision {} is no JSON object", arguments.revision));
+        return Err(Exit::Failed);
+    };
+    let reason = arguments.reason.clone().unwrap_or_else(|| format!("back to revision {}", arguments.revision));
+    let plan =
+        Plan { reach: &reach, reason: Some(&reason), dry_run: arguments.dry_run, yes: arguments.yes, expected: None };
+    plan.carry_out(|config| Ok(with_the_pause_of(config, earlier.clone()))).await
+}
+
+/// Whether the cluster is paused is no matter of going back.
+fn with_the_pause_of(now: &Map<String, Value>, mut earlier: Map<String, Value>) -> Map<String, Value> {
+    let move_over = |from: Option<Value>, to: &mut Map<String, Value>| match from {
+        Some(value) => drop(to.insert("pause".to_owned(), value)),
+        None => drop(to.remove("pause")),
+    };
+    move_over(now.get("pause").cloned(), &mut earlier);
+    let mut ours = earlier.get("pgvigil").and_then(Value::as_object).cloned().unwrap_or_default();
+    move_over(now.get("pgvigil").and_then(|ours| ours.get("pause")).cloned(), &mut ours);
+    if ours.is_empty() {
+        earlier.remove("pgvigil");
+    } else {
+        earlier.insert("pgvigil".to_owned(), Value::Object(ours));
+    }
+    earlier
+}
+
+/// A change that is shown before it is made.
+struct Plan<'a> {
+    reach: &'a Reach,
+    reason: Option<&'a str>,
+    dry_run: bool,
+    yes: bool,
+    /// Only if this is the newest revision.
+    expected: Option<u64>,
+}
+
+impl Plan<'_> {
+    async fn carry_out(
+        &self,
+        new: impl Fn(&Map<String, Value>) -> Result<Map<String, Value>, Exit>,
+    ) -> Result<Exit, Exit> {
+        const QUESTION: &str = "Change that?";
+        if !self.dry_run {
+            must_be_able_to_ask(self.yes, QUESTION)?;
+        }
+        self.as_expected().await?;
+        let snapshot = change::read(self.reach).await?;
+        let before = change::settings(self.reach, &snapshot)?;
+        let after = new(&before)?;
+        let lines = diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone()));
+        if lines.is_empty() {
+            answer("nothing to change");
+            return Ok(Exit::Done);
+        }
+        shown::refuse_nonsense(&after)?;
+        answer(&lines.join("\n"));
+        if self.dry_run {
+            tell("nothing was changed (--dry-run)");
+            return Ok(Exit::Done);
+        }
+        if !self.yes && !agrees(QUESTION) {
+            tell("nothing was changed");
+            return Err(Exit::Failed);
+        }
+        // What was agreed to is what is shown: anything else that comes in between ends it.
+        let made = change(self.reach, self.reason, |now| {
+            unchanged(now, &before)?;
+            Ok(Some(Value::Object(after.clone())))
+        });
+        if let Some(number) = made.await? {
+            tell(&format!("revision {number}: every agent that sees etcd acts accordingly at once"));
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn as_expected(&self) -> Result<(), Exit> {
+        let Some(expected) = self.expected else { return Ok(()) };
+        let newest = change::history(self.reach).await?.last().map_or(0, |row| row.number);
+        if newest == expected {
+            return Ok(());
+        }
+        tell(&format!("error: the newest revision is {newest}, not {expected}; nothing was changed"));
+        Err(Exit::Refused)
+    }
+}
+
+fn unchanged(now: &Map<String, Value>, before: &Map<String, Value>) -> Result<(), Exit> {
+    if now == before {
+        return Ok(());
+    }
+    tell("error: somebody else has changed the settings meanwhile; nothing was changed here, look again");
+    Err(Exit::Refused)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn going_back_neither_pauses_nor_resumes() {
+        let paused = object(json!({"pause": true, "pgvigil": {"pause": {"by": "anna"}, "x": 1}}));
+        let running = object(json!({"ttl": 30, "pgvigil": {"y": 2}}));
+        let back = with_the_pause_of(&running, paused.clone());
+        assert_eq!(Value::Object(back), json!({"pgvigil": {"x": 1}}));
+        let back = with_the_pause_of(&paused, running);
+        assert_eq!(
+            Value::Object(back),
+            json!({"ttl": 30, "pause": true, "pgvigil": {"pause": {"by": "anna"}, "y": 2}})
+        );
+        assert_eq!(with_the_pause_of(&Map::new(), object(json!({"pgvigil": {"pause": {}}}))), Map::new());
+    }
+}

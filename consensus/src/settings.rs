@@ -1,0 +1,80 @@
+//! Cluster-wide settings and their history. A change and the row that tells who made it are one transaction, so that neither is there
+//! without the other; a state that somebody else has put there (`etcdctl`, `patronictl`) gets its row with the next change.
+
+use etcd_client::{GetOptions, KeyValue};
+use serde_json::{Value, json};
+
+use crate::error::Error;
+use crate::guards::{Guard, Outcome, Write};
+use crate::records::ConfigRevision;
+use crate::store::{Store, text_of};
+
+/// So many states are kept.
+const KEPT: u64 = 100;
+
+/// A change of the settings.
+#[derive(Clone, Debug)]
+pub struct ConfigChange {
+    /// The settings as they were read; `Null` where there were none.
+    pub before: Value,
+    /// The etcd revision that they were written at; 0: there were none.
+    pub revision: i64,
+    /// The settings as they are to be.
+    pub after: Value,
+    /// Who changes them, why and when.
+    pub made: ConfigRevision,
+}
+
+impl Store {
+    /// The known states of the settings, the oldest first.
+    ///
+    /// # Errors
+    /// etcd cannot be asked, or a row cannot be understood.
+    pub async fn config_history(&self) -> Result<Vec<ConfigRevision>, Error> {
+        let folder = &self.keys().config_history();
+        let mut answer = self
+            .endpoints()
+            .call(|mut client| async move { client.get(folder.as_str(), Some(GetOptions::new().with_prefix())).await })
+            .await?;
+        // Numbers are as long as each other, so the order of the keys is theirs.
+        answer.take_kvs().iter().map(|kv| row(folder, kv)).collect()
+    }
+
+    /// Changes the settings, if they are still as they were read, and writes down who did. `Refused`: they have changed meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::config_history`] and [`Store::commit`].
+    pub async fn change_config(&self, change: &ConfigChange) -> Result<(Outcome, u64), Error> {
+        let newest = self.config_history().await?.pop();
+        let mut number = newest.as_ref().map_or(0, |row| row.number);
+        // A cluster begins with nothing set.
+        let known = newest.map_or(json!({}), |row| row.config);
+        let mut rows = Vec::new();
+        if known != change.before && !change.before.is_null() {
+            let found =
+                ConfigRevision { at: change.made.at.clone(), config: change.before.clone(), ..Default::default() };
+            rows.push(found);
+        }
+        rows.push(ConfigRevision { config: change.after.clone(), ..change.made.clone() });
+        let key = self.keys().config();
+        let mut guards = vec![Guard::unchanged(&key, change.revision)];
+        let mut writes = vec![Write::put(key, change.after.to_string())];
+        for row in rows {
+            number += 1;
+            let key = self.keys().config_revision(number);
+            guards.push(Guard::absent(&key));
+            writes.push(Write::put(key, row.to_json()));
+            if let Some(old) = number.checked_sub(KEPT).filter(|old| *old > 0) {
+                writes.push(Write::delete(self.keys().config_revision(old)));
+            }
+        }
+        Ok((self.commit(&guards, &writes).await?, number))
+    }
+}
+
+fn row(folder: &str, kv: &KeyValue) -> Result<ConfigRevision, Error> {
+    let key = String::from_utf8_lossy(kv.key()).into_owned();
+    let number = key.strip_prefix(folder).and_then(|number| number.parse().ok());
+    let read = number.ok_or_else(|| "its name is no number".to_owned());
+    read.and_then(|number| ConfigRevision::from_json(number, &text_of(kv))).map_err(|why| Error::Corrupt { key, why })
+}
