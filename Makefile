@@ -19,8 +19,8 @@ build: setup ## The release binaries: pgvigil, and pgvigil-fencer beside it
 demo: build ## Three nodes on this machine; the primary dies under load (ARGS="--fault node|postgres|hang|switchover")
 	$(PGVIGIL) demo $(ARGS)
 
-test: setup ## Everything that proves it, against the real PostgreSQL and the real etcd
-	@scripts/test.sh
+test: setup ## Everything that proves it, against the real PostgreSQL and the real etcd (PG=16|17|18: against another PostgreSQL)
+	@PG=$(PG) scripts/test.sh
 
 check: ## Format, lints, documentation, fast tests: seconds, before each commit
 	cargo fmt --all --check

@@ -4,9 +4,8 @@
 set -euo pipefail
 
 oldest_rust=1.88
-# `setup.sh bench` makes sure of the peers that are measured, too.
-for_bench=no
-if [ "${1:-}" = bench ]; then for_bench=yes; fi
+# `setup.sh bench` makes sure of the peers that are measured, too; `setup.sh wheels` of what unpacks other versions of PostgreSQL.
+more=${1:-}
 
 # Programs outside a user's PATH count too.
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -52,10 +51,15 @@ look() {
     want gcc                  "links Rust programs"                                   has cc
     want libc6-dev            "links Rust programs"                                   test -e /usr/include/stdio.h
     want ca-certificates      "cargo downloads crates over TLS"                       test -e /etc/ssl/certs/ca-certificates.crt
-    if [ "$for_bench" = no ]; then return; fi
+    if [ "$more" = wheels ]; then
+        want patchelf         "lets a PostgreSQL from PyPI find its own libraries"    has patchelf
+    fi
+    if [ "$more" = wheels ] || [ "$more" = bench ]; then
+        want python3-venv     "installs Python packages: Patroni, builds of PostgreSQL" /usr/bin/python3 -m ensurepip --version
+    fi
+    if [ "$more" != bench ]; then return; fi
     want postgresql-15-auto-failover "measured by make bench: the monitor's part"     test -e /usr/lib/postgresql/15/lib/pgautofailover.so
     want pg-auto-failover-cli "measured by make bench: the nodes' part"               has pg_autoctl
-    want python3-venv         "runs Patroni, which is measured by make bench"         /usr/bin/python3 -m ensurepip --version
 }
 
 as_root() {

@@ -10,8 +10,8 @@ use decision::view::ControlState;
 
 use crate::error::{Error, Result};
 
-/// The format of `pg_control` that the direct reader knows: PostgreSQL 13 to 17.
-const KNOWN_VERSION: u32 = 1300;
+/// The formats of `pg_control` that the direct reader knows: PostgreSQL 13 to 16, 17, and 18. They differ behind what is read here.
+const KNOWN_VERSIONS: [u32; 3] = [1300, 1700, 1800];
 
 /// The facts that decisions need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ fn parse_bytes(bytes: &[u8], path: &Path) -> Result<Option<Control>> {
         let part = bytes.get(at..at + 4).and_then(|part| part.try_into().ok()).ok_or_else(corrupt)?;
         Ok::<u32, Error>(u32::from_le_bytes(part))
     };
-    if half(8)? != KNOWN_VERSION || cfg!(target_endian = "big") {
+    if !KNOWN_VERSIONS.contains(&half(8)?) || cfg!(target_endian = "big") {
         return Ok(None);
     }
     let Some(state) = state_of_number(half(16)?) else { return Ok(None) };
@@ -177,29 +177,31 @@ mod tests {
     #[test]
     fn bytes_of_an_unknown_version_are_left_to_pg_controldata() {
         let mut bytes = vec![0_u8; 8192];
-        bytes[8..12].copy_from_slice(&1800_u32.to_le_bytes());
+        bytes[8..12].copy_from_slice(&1900_u32.to_le_bytes());
         assert_eq!(parse_bytes(&bytes, Path::new("x")).expect("no error"), None);
     }
 
     #[test]
-    fn bytes_of_the_known_version_are_read() {
-        let mut bytes = vec![0_u8; 8192];
-        bytes[0..8].copy_from_slice(&77_u64.to_le_bytes());
-        bytes[8..12].copy_from_slice(&KNOWN_VERSION.to_le_bytes());
-        bytes[16..20].copy_from_slice(&1_u32.to_le_bytes());
-        bytes[32..40].copy_from_slice(&0x0300_0028_u64.to_le_bytes());
-        bytes[40..48].copy_from_slice(&0x0300_0020_u64.to_le_bytes());
-        bytes[48..52].copy_from_slice(&4_u32.to_le_bytes());
-        let control = parse_bytes(&bytes, Path::new("x")).expect("no error").expect("known");
-        assert_eq!(control.state, ControlState::ShutDown);
-        assert_eq!((control.checkpoint, control.redo), (Lsn(0x0300_0028), Lsn(0x0300_0020)));
-        assert_eq!((control.timeline, control.system_id), (Timeline(4), SystemId(77)));
+    fn bytes_of_the_known_versions_are_read() {
+        for version in KNOWN_VERSIONS {
+            let mut bytes = vec![0_u8; 8192];
+            bytes[0..8].copy_from_slice(&77_u64.to_le_bytes());
+            bytes[8..12].copy_from_slice(&version.to_le_bytes());
+            bytes[16..20].copy_from_slice(&1_u32.to_le_bytes());
+            bytes[32..40].copy_from_slice(&0x0300_0028_u64.to_le_bytes());
+            bytes[40..48].copy_from_slice(&0x0300_0020_u64.to_le_bytes());
+            bytes[48..52].copy_from_slice(&4_u32.to_le_bytes());
+            let control = parse_bytes(&bytes, Path::new("x")).expect("no error").expect("known");
+            assert_eq!(control.state, ControlState::ShutDown);
+            assert_eq!((control.checkpoint, control.redo), (Lsn(0x0300_0028), Lsn(0x0300_0020)));
+            assert_eq!((control.timeline, control.system_id), (Timeline(4), SystemId(77)));
+        }
     }
 
     #[test]
     fn a_torn_file_is_an_error() {
         let mut bytes = vec![0_u8; 20];
-        bytes[8..12].copy_from_slice(&KNOWN_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&KNOWN_VERSIONS[0].to_le_bytes());
         assert!(parse_bytes(&bytes, Path::new("x")).is_err());
     }
 }

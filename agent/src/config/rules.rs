@@ -6,13 +6,14 @@ use std::fs::File;
 use std::path::Path;
 
 use decision::settings::{Durability, Mode, Tags, Timing};
+use pg_control::conf::check_parameters;
 
 use super::problem::{Origins, Problem};
 use super::{Initdb, Postgres, Watchdog};
 use crate::secret::Secret;
 
-/// The Postgres versions that the agent knows.
-const VERSIONS: std::ops::RangeInclusive<u32> = 13..=18;
+/// The Postgres versions that the agent knows. Before 15 only a superuser may write a checkpoint (`pg_checkpoint`).
+const VERSIONS: std::ops::RangeInclusive<u32> = 15..=18;
 
 /// The parameters that the agent writes itself, because who leads depends on them, and where each is set instead.
 const OWNED: &[(&str, &str)] = &[
@@ -20,7 +21,7 @@ const OWNED: &[(&str, &str)] = &[
     ("port", "it is the port of `postgres.advertise`"),
     ("unix_socket_directories", "set `postgres.socket_dir`"),
     ("data_directory", "set `postgres.data_dir`"),
-    ("cluster_name", "it is the `name` of the node"),
+    ("cluster_name", "it is `cluster`"),
     ("primary_conninfo", "it follows the leader"),
     ("primary_slot_name", "it follows the leader"),
     ("synchronous_standby_names", "set `durability.mode` and `durability.acknowledgers`"),
@@ -29,7 +30,7 @@ const OWNED: &[(&str, &str)] = &[
 ];
 
 /// Parameters below which nothing replicates, and the lowest value that will do.
-const AT_LEAST: &[(&str, u32)] = &[("max_wal_senders", 4), ("max_replication_slots", 4), ("max_connections", 10)];
+const AT_LEAST: &[(&str, u32)] = &[("max_wal_senders", 10), ("max_replication_slots", 10), ("max_connections", 10)];
 
 /// Socket paths are cut off by the kernel after this many bytes.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -175,10 +176,15 @@ fn objection(name: &str, value: &str, mode: Mode) -> Option<(String, String)> {
     if !would.is_empty() {
         return Some((format!("with parameter {name} = \"{value}\" {would}"), "remove it".into()));
     }
-    let (_, least) = AT_LEAST.iter().find(|(limited, _)| *limited == name)?;
-    let enough = value.parse::<u32>().is_ok_and(|number| number >= *least);
-    let message = format!("parameter {name} = \"{value}\" is too small for a cluster");
-    (!enough).then(|| (message, format!("{least} or more")))
+    if let Some((_, least)) = AT_LEAST.iter().find(|(limited, _)| *limited == name)
+        && value.parse::<u32>().map_or(true, |number| number < *least)
+    {
+        let message = format!("parameter {name} = \"{value}\" is too small for a cluster");
+        return Some((message, format!("{least} or more")));
+    }
+    // Whatever would end the agent when it starts is told here.
+    let refused = check_parameters(&BTreeMap::from([(name, value.to_owned())])).err()?;
+    Some((refused.to_string(), "remove it".into()))
 }
 
 /// Lines that Postgres would refuse, and with them every connection.

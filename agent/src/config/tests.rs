@@ -231,8 +231,9 @@ fn what_contradicts_itself_is_refused() {
         ),
         (
             "[postgres.parameters]\nmax_wal_senders = 2",
-            "max_wal_senders = \"2\" is too small for a cluster | 4 or more",
+            "max_wal_senders = \"2\" is too small for a cluster | 10 or more",
         ),
+        ("[postgres.parameters]\nwal_receiver_timeout = '1s'", "pgvigil sets this itself; remove it from the node file"),
         ("[postgres.parameters]\nfull_page_writes = false", "pg_rewind would refuse to work"),
         ("[postgres.parameters]\nx = \"a\\nb\"", "cannot be written into postgresql.conf"),
         ("[postgres.initdb]\nwal_segment_size_mb = 17", "E14 13:1 `postgres.initdb.wal_segment_size_mb`: 17 is no WAL"),
@@ -254,7 +255,7 @@ fn a_line_changed_for_the_worse_is_refused() {
         (
             "version = 15",
             "version = 12",
-            "E13 7:1 `postgres.version`: Postgres 12 is not known here | major versions 13 to 18",
+            "E13 7:1 `postgres.version`: Postgres 12 is not known here | major versions 15 to 18",
         ),
         (
             "advertise = \"10.0.0.21\"",

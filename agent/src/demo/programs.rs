@@ -19,12 +19,16 @@ pub struct PostgresPrograms {
     pub version: u32,
 }
 
-/// PostgreSQL in `wanted`, or else the newest under `/usr/lib/postgresql`, or else in PATH.
+/// Where tests are told to take PostgreSQL from (`make test PG=17`).
+const TOLD: &str = "PGVIGIL_TEST_BIN_DIR";
+
+/// PostgreSQL in `wanted`, or else in `$PGVIGIL_TEST_BIN_DIR`, or else the newest under `/usr/lib/postgresql`, or else in PATH.
 ///
 /// # Errors
 /// There is none; the message says where it was looked for, and which package it comes in.
 pub fn postgres(wanted: Option<&Path>) -> Result<PostgresPrograms> {
-    let bin_dir = match wanted {
+    let told = std::env::var_os(TOLD).map(PathBuf::from);
+    let bin_dir = match wanted.or(told.as_deref()) {
         Some(directory) if directory.join("postgres").is_file() => directory.to_owned(),
         Some(directory) => bail!("there is no `postgres` in {}: name its directory with --bin-dir", directory.display()),
         None => newest_of_debian(Path::new(DEBIAN)).or_else(|| in_path("postgres")?.parent().map(Path::to_owned)).ok_or_else(

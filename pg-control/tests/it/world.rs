@@ -56,6 +56,9 @@ fn free_port() -> u16 {
 pub fn config(member: &str, dir: &Path) -> InstanceConfig {
     let mut config = InstanceConfig::new(name(member), "testing", dir.join("data"), dir.join("state"));
     config.socket_dir = dir.to_path_buf();
+    if let Some(bin_dir) = std::env::var_os("PGVIGIL_TEST_BIN_DIR") {
+        config.bin_dir = bin_dir.into();
+    }
     config.listen_addresses = "127.0.0.1".to_owned();
     config.port = free_port();
     for (key, value) in [("shared_buffers", "16MB"), ("max_connections", "30")] {

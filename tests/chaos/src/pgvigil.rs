@@ -239,7 +239,7 @@ impl System for Pgvigil {
         for spot in &self.parts.spots {
             let Ok(body) = self.lookout.ask(&spot.name, "/transitions").await else { continue };
             let records = body["transitions"].as_array().into_iter().flatten();
-            return records.filter(|record| record["outcome"] != "in_progress").map(recorded).collect();
+            return records.map(recorded).collect();
         }
         Vec::new()
     }
@@ -252,5 +252,6 @@ fn recorded(record: &Value) -> Recorded {
         id: record["id"].as_str().unwrap_or_default().to_owned(),
         write_outage_ms: record["write_outage_ms"].as_f64(),
         phases: phases.filter_map(phase).collect(),
+        finished: record["outcome"] != "in_progress",
     }
 }

@@ -20,6 +20,8 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(120);
 /// Writes are back when rows flow for this long.
 const FLOWING: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
+/// How long a transition may take to be written down after all is whole again.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(3);
 /// Writes that nobody interrupts are further apart only where the machine is busy.
 const UNDISTURBED: Duration = Duration::from_secs(1);
 /// The system's own record and what the writers saw may differ so much before it is a fault of its own: machines are busy.
@@ -75,9 +77,21 @@ pub async fn play<S: System>(stage: &Stage<'_, S>, fault: &Fault, mode: Mode, di
     let others: Vec<_> = stage.system.spots().iter().enumerate().filter(|(node, _)| *node != now_primary).collect();
     let others: Vec<_> = others.into_iter().map(|(_, spot)| spot).collect();
     let found = audit(&stage.system.spots()[now_primary], &others, &rows).await.context("counting the rows")?;
-    let recorded: Vec<Recorded> =
-        stage.system.recorded().await.into_iter().filter(|record| !known.contains(&record.id)).collect();
+    let recorded = recorded(stage.system, &known).await;
     Ok(round.judge(now_primary, &rows, found.lost.len(), recorded))
+}
+
+/// What has been recorded beside what is known. What is not finished yet would be taken for the next round's.
+async fn recorded<S: System>(system: &S, known: &[String]) -> Vec<Recorded> {
+    let begin = Instant::now();
+    loop {
+        let all = system.recorded().await.into_iter().filter(|record| !known.contains(&record.id));
+        let (finished, unfinished): (Vec<_>, Vec<_>) = all.partition(|record| record.finished);
+        if unfinished.is_empty() || begin.elapsed() > WRITTEN_WITHIN {
+            return finished;
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 struct Round<'a, 's, S> {

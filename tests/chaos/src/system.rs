@@ -55,6 +55,8 @@ pub struct Recorded {
     pub write_outage_ms: Option<f64>,
     /// Its phases in their order.
     pub phases: Vec<(String, f64)>,
+    /// Nothing is to come any more.
+    pub finished: bool,
 }
 
 /// A system that keeps Postgres writable.
