@@ -6,6 +6,7 @@ mod authority;
 mod ballots;
 mod beats;
 mod body;
+mod chore;
 pub mod cli;
 pub mod commands;
 pub mod config;

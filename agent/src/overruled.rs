@@ -9,8 +9,8 @@ use decision::settings::Mode;
 use decision::view::{Lock, Server, View};
 use pg_control::{Overruled, Undoes};
 
+use crate::chore::Chore;
 use crate::hands::Hands;
-use crate::upkeep::Chore;
 
 /// How often is looked. One question that touches two small catalogues.
 const LOOK_EVERY: Duration = Duration::from_secs(10);

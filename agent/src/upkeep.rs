@@ -2,8 +2,7 @@
 //! copies of a data directory, the records of transitions. Each runs in the background, one at a time, and may fail and come again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use decision::view::{Cluster, Data, Initialize, Lock, Postgres, Primary, Server,
 use pg_control::process::is_stopped;
 use pg_control::{Extras, Fork};
 
+use crate::chore::Chore;
 use crate::hands::Hands;
 use crate::look::Lacking;
 use crate::recorder::reload;
@@ -31,6 +31,8 @@ const ASK_FOR_WAL_AFTER: Duration = Duration::from_secs(30);
 /// How often a standby is looked after that could acknowledge something on its own, and how long it may take to read its names.
 const LOOK_AFTER_NAMES_EVERY: Duration = Duration::from_secs(30);
 const HELD_BACK_WITHIN: Duration = Duration::from_secs(5);
+/// How often a leader looks whether its role and table are as they were.
+const LOOK_AFTER_OWN_EVERY: Duration = Duration::from_secs(10);
 /// A chore that failed waits this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,7 @@ pub struct Upkeep {
     history: Chore,
     copies: Chore,
     held_back: Chore,
+    own: Chore,
     wal: Chore,
     records: Chore,
     published: Lsn,
@@ -58,37 +61,6 @@ pub struct Upkeep {
     copies_removed: bool,
     /// A walreceiver that somebody has stopped, and since when.
     frozen: Option<(i32, Instant)>,
-}
-
-/// One kind of chore: at most one at a time, and not at once again.
-pub(crate) struct Chore {
-    name: &'static str,
-    busy: Arc<AtomicBool>,
-    began: Option<Instant>,
-}
-
-impl Chore {
-    /// One that has not run yet.
-    pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, busy: Arc::new(AtomicBool::new(false)), began: None }
-    }
-
-    /// Starts the chore unless it runs, or began less than `every` ago. Says whether it did.
-    pub(crate) fn begin(&mut self, every: Duration, work: impl Future<Output = Result<()>> + Send + 'static) -> bool {
-        let rests = self.began.is_some_and(|began| began.elapsed() < every);
-        if rests || self.busy.swap(true, Ordering::SeqCst) {
-            return false;
-        }
-        self.began = Some(Instant::now());
-        let (busy, name) = (Arc::clone(&self.busy), self.name);
-        tokio::spawn(async move {
-            if let Err(error) = work.await {
-                tracing::debug!(chore = name, error = format!("{error:#}"), "chore failed and will be tried again");
-            }
-            busy.store(false, Ordering::SeqCst);
-        });
-        true
-    }
 }
 
 impl Upkeep {
@@ -107,6 +79,7 @@ impl Upkeep {
             history: Chore::new("history"),
             copies: Chore::new("old copies"),
             held_back: Chore::new("names of a standby"),
+            own: Chore::new("the agent's own role and table"),
             wal: Chore::new("WAL of the upstream"),
             records: Chore::new("transition records"),
             published: Lsn(0),
@@ -122,6 +95,7 @@ impl Upkeep {
         self.prove(view);
         if let Some(extras) = extras.filter(|_| !view.settings.paused) {
             self.unfreeze(view, extras);
+            self.keep_own(view, extras);
         }
         let Some(cluster) = view.cluster.now() else { return };
         if cluster.initialize != Initialize::Absent && !self.hands.secrets_known.load(Ordering::SeqCst) {
@@ -191,6 +165,34 @@ impl Upkeep {
                 );
             }
         }
+    }
+
+    /// The role and the table of the agent are needed at once by the next reign, and not before: what somebody has dropped or revoked of them
+    /// is put back now, and reaches the standbys.
+    fn keep_own(&mut self, view: &View, extras: &Extras) {
+        let server = view.postgres.now().map(|postgres| &postgres.server);
+        let (Some(Server::Primary(primary)), Lock::Held { term, .. }) = (server, view.lock) else { return };
+        // A reign that has no marker yet mends it when it writes that.
+        if primary.marked_term != term {
+            return;
+        }
+        let hands = Arc::clone(&self.hands);
+        self.own.begin(if extras.equipped { LOOK_AFTER_OWN_EVERY } else { AGAIN_AFTER }, async move {
+            if hands.instance.is_equipped().await? {
+                return Ok(());
+            }
+            tracing::warn!("the agent's own role or table was dropped or revoked by somebody: putting it back");
+            let mended = hands.instance.equip(term, hands.me()).await;
+            if mended.is_ok() && hands.instance.is_equipped().await? {
+                // Whoever adopts this server later finds the marker of this reign acknowledged.
+                hands.instance.mark(term, hands.me(), PROOF_WITHIN).await?;
+                return Ok(());
+            }
+            let why = mended.err().map_or_else(|| "something is still missing".to_owned(), |error| error.to_string());
+            tracing::warn!(why, "the agent's own role or table could not be put back");
+            tokio::time::sleep(LOOK_AFTER_OWN_EVERY).await;
+            Ok(())
+        });
     }
 
     /// What was moved aside for its copy is not needed any more; and one that an older version has started is held back from acknowledging

@@ -1,5 +1,5 @@
 //! A new cluster: initdb, the rules for who may connect, the roles and the leadership table. The agent's role is no superuser; the superuser
-//! is used for this step alone. Until the last line is done a marker says that the directory is half-made.
+//! is used for this step, and where something of ours must be put back (`equip`). Until the last line is done a marker says that the directory is half-made.
 
 use std::ffi::OsString;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::conf::{self, Conf};
 use crate::durable;
+use crate::equip::belongings;
 use crate::error::{Error, Result};
 use crate::instance::{Instance, InstanceConfig, Secrets};
 use crate::tool;
@@ -169,25 +170,15 @@ fn roles(config: &InstanceConfig, secrets: &Secrets) -> String {
     format!(
         "BEGIN;
          CREATE ROLE \"{control_user}\" LOGIN;
-         GRANT pg_monitor, pg_checkpoint, pg_signal_backend TO \"{control_user}\";
          CREATE ROLE \"{replication_user}\" LOGIN REPLICATION PASSWORD '{replication}';
          CREATE ROLE \"{rewind_user}\" LOGIN PASSWORD '{rewind}';
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO \"{rewind_user}\";
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO \"{rewind_user}\";
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO \"{rewind_user}\";
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO \"{rewind_user}\";
-         CREATE SCHEMA pgvigil AUTHORIZATION \"{control_user}\";
-         CREATE TABLE pgvigil.leadership (
-             term bigint PRIMARY KEY,
-             leader text NOT NULL,
-             at timestamptz NOT NULL DEFAULT now(),
-             proofs bigint NOT NULL DEFAULT 0,
-             acknowledged boolean NOT NULL DEFAULT false
-         );
-         ALTER TABLE pgvigil.leadership OWNER TO \"{control_user}\";
-         COMMENT ON TABLE pgvigil.leadership IS
-             'pgvigil: one row a reign. Its commit proves that writes are durable; it tells a candidate which reign its WAL has seen.';
-         COMMIT"
+         {}
+         COMMIT",
+        belongings(config)
     )
 }
 

@@ -11,6 +11,7 @@ mod datadir;
 mod death;
 mod disk;
 mod durable;
+mod equip;
 mod error;
 mod instance;
 mod loaded;

@@ -32,11 +32,19 @@ impl Drop for Commit<'_> {
 }
 
 impl Instance {
-    /// Commits the marker row of a term and waits for its acknowledgement. Safe to repeat.
+    /// Commits the marker row of a term and waits for its acknowledgement. Safe to repeat. Where somebody has dropped the table, or revoked what
+    /// the agent's role may do, that is mended first.
     ///
     /// # Errors
     /// `NotAcknowledged` when the wait was cancelled, `Timeout` when the outcome is unknown; neither proves anything.
     pub async fn mark(&self, term: Term, leader: &MemberName, within: Duration) -> Result<()> {
+        let marked = self.commit(term, Some(leader), within).await;
+        let Err(error @ (Error::Sql(_) | Error::Refused(_))) = &marked else { return marked };
+        if self.is_equipped().await? {
+            return marked;
+        }
+        tracing::warn!(%error, "what is the agent's own in the database was dropped or revoked: putting it back");
+        self.equip(term, leader).await?;
         self.commit(term, Some(leader), within).await
     }
 

@@ -44,6 +44,8 @@ pub struct Extras {
     pub replay_paused: bool,
     /// The newest leadership marker in this database, acknowledged or not (0: none).
     pub newest_marker: Term,
+    /// The leadership table is there and may be used, and the standbys may be seen.
+    pub equipped: bool,
     /// The process id of the walreceiver.
     pub receiver: Option<i32>,
     /// The process id of the postmaster.
@@ -201,6 +203,7 @@ fn extras(status: Status, postmaster_pid: i32) -> Extras {
         last_msg_receipt_age: status.message_age,
         upstream_latest_end_lsn: status.upstream_end,
         newest_marker: Term(u64::try_from(status.marker).unwrap_or(0)),
+        equipped: status.equipped,
         receiver: status.receiver,
         postmaster_pid,
     }

@@ -126,7 +126,8 @@ impl Instance {
         timeout(within, open).await.unwrap_or_else(|_| Err(Error::timeout("connecting to postgres", within)))
     }
 
-    /// A new connection as the agent's role, or as the superuser when only the reserved slots are left. The caller bounds the time.
+    /// A new connection as the agent's role, or as the superuser when only the reserved slots are left, or that role is not let in (somebody may
+    /// have taken its right to log in). The caller bounds the time.
     pub(crate) async fn open_session(&self) -> Result<Session> {
         self.open_for(Purpose::Writing).await
     }
@@ -144,6 +145,9 @@ impl Instance {
                     return Err(Error::timeout("connecting to postgres", config.answer_within));
                 }
                 Err(Error::Busy(_)) => return Session::open(config, &config.superuser, purpose).await,
+                Err(refused @ Error::Refused(_)) => {
+                    return Session::open(config, &config.superuser, purpose).await.map_err(|_| refused);
+                }
                 other => return other,
             }
         }

@@ -16,6 +16,7 @@ use crate::sql::Session;
 /// A server may be promoted while it answers: `standby` is asked once, and what fails on the wrong side hangs on it. In recovery
 /// `pg_walfile_name` is not allowed, so the timeline of a standby comes from elsewhere (see `observe`). A walreceiver calls itself
 /// streaming before the upstream has agreed to stream; until the first message both its message times are the time of its own start.
+/// `to_regclass` fails where the schema may not be used, so that is asked first.
 const STATUS: &str = "
 SELECT role.standby,
        pg_postmaster_start_time()::text AS started_at,
@@ -36,7 +37,7 @@ SELECT role.standby,
        CASE WHEN heard.once THEN extract(epoch FROM clock_timestamp() - wr.last_msg_receipt_time)::float8 END AS message_age,
        process.receiver, process.startup, process.startup_waits, process.startup_waits_type,
        process.checkpointer, process.checkpointer_waits,
-       to_regclass('pgvigil.leadership') IS NOT NULL AS has_marker,
+       own.has_marker, own.has_marker AND pg_has_role('pg_monitor', 'USAGE') AS equipped,
        (SELECT json_agg(json_build_object(
             'pid', pid, 'usename', usename, 'application_name', application_name, 'client_addr', host(client_addr),
             'state', state, 'sync_state', sync_state, 'sync_priority', sync_priority,
@@ -50,6 +51,11 @@ CROSS JOIN (SELECT max(pid) FILTER (WHERE backend_type = 'walreceiver') AS recei
                    max(pid) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer,
                    max(wait_event) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer_waits
             FROM pg_stat_get_activity(NULL)) AS process
+CROSS JOIN (SELECT coalesce(CASE WHEN has_schema_privilege(to_regnamespace('pgvigil')::oid, 'USAGE')
+                                 THEN has_table_privilege(to_regclass('pgvigil.leadership')::oid, 'SELECT')
+                                  AND has_table_privilege(to_regclass('pgvigil.leadership')::oid, 'INSERT')
+                                  AND has_table_privilege(to_regclass('pgvigil.leadership')::oid, 'UPDATE')
+                            END, false) AS has_marker) AS own
 LEFT JOIN pg_stat_wal_receiver AS wr ON true
 LEFT JOIN LATERAL (SELECT wr.status = 'streaming' AND wr.last_msg_send_time <> wr.last_msg_receipt_time AS once) AS heard ON true";
 
@@ -88,6 +94,8 @@ pub(crate) struct Status {
     pub(crate) checkpointer: Option<i32>,
     pub(crate) checkpointer_waits: Option<String>,
     pub(crate) replication: Vec<serde_json::Value>,
+    /// The leadership table is there, and whoever asks may use it and see the standbys.
+    pub(crate) equipped: bool,
     /// The newest marker, acknowledged or not.
     pub(crate) marker: i64,
     /// The newest marker that is known to have been acknowledged.
@@ -172,6 +180,7 @@ fn read(row: &Row, marker: (i64, i64)) -> Result<Status> {
         checkpointer: number("checkpointer")?,
         checkpointer_waits: row.try_get("checkpointer_waits")?,
         replication: replication.and_then(|rows| rows.as_array().cloned()).unwrap_or_default(),
+        equipped: row.try_get("equipped")?,
         marker: marker.0,
         acknowledged: marker.1,
     })

@@ -304,3 +304,44 @@ pub async fn what_an_operator_sets_against_the_promises_is_known() -> Outcome {
     assert!(matches!(proof, Err(Error::Timeout { .. })), "{proof:?}");
     Ok(())
 }
+
+pub async fn what_is_the_agents_own_is_put_back_for_the_marker() -> Outcome {
+    let leader = primary("pg1").await?;
+    assert!(leader.instance.is_equipped().await?);
+    let harms = [
+        "DROP TABLE pgvigil.leadership",
+        "DROP SCHEMA pgvigil CASCADE",
+        "REVOKE ALL ON pgvigil.leadership FROM pgvigil",
+        "REVOKE ALL ON SCHEMA pgvigil FROM pgvigil",
+        "ALTER TABLE pgvigil.leadership OWNER TO postgres",
+    ];
+    for (harm, term) in harms.into_iter().zip(2..) {
+        leader.run(harm).await?;
+        // An agent that adopts the server, and one that has been here all along.
+        let fresh = pg_control::Instance::new(leader.instance.config().clone())?;
+        let seen = fresh.observe().await?;
+        assert!(!seen.extras.ok_or("no extras")?.equipped && !leader.instance.is_equipped().await?, "{harm}");
+        let begin = Instant::now();
+        leader.instance.mark(Term(term), &name("pg1"), PATIENCE).await.map_err(|error| format!("{harm}: {error}"))?;
+        println!("      marked {:?} after {harm}", begin.elapsed());
+        assert_eq!(leader.as_primary().await?.marked_term, Term(term), "{harm}");
+        assert!(leader.instance.is_equipped().await?, "{harm}");
+    }
+    Ok(())
+}
+
+pub async fn a_role_that_may_not_log_in_is_mended_and_stops_nobody() -> Outcome {
+    let leader = primary("pg1").await?;
+    leader
+        .run("ALTER ROLE pgvigil NOLOGIN; ALTER ROLE pgvigil_replication NOLOGIN; REVOKE pg_monitor FROM pgvigil")
+        .await?;
+    let fresh = pg_control::Instance::new(leader.instance.config().clone())?;
+    fresh.observe().await?;
+    fresh.mark(Term(2), &name("pg1"), PATIENCE).await?;
+    assert!(!fresh.is_equipped().await?);
+    fresh.equip(Term(2), &name("pg1")).await?;
+    assert!(fresh.is_equipped().await?);
+    let rights = "SELECT bool_and(rolcanlogin) AND pg_has_role('pgvigil', 'pg_monitor', 'USAGE') FROM pg_roles WHERE rolname LIKE 'pgvigil%'";
+    assert_eq!(leader.ask(rights).await?, "true");
+    Ok(())
+}

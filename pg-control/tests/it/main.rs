@@ -59,7 +59,9 @@ fn all() -> Vec<Test> {
             names_count_only_once_the_checkpointer_has_published_them,
             a_standby_that_is_promoted_by_hand_acknowledges_nothing,
             whoever_holds_a_lock_on_the_marker_table_is_named,
-            what_an_operator_sets_against_the_promises_is_known;
+            what_an_operator_sets_against_the_promises_is_known,
+            what_is_the_agents_own_is_put_back_for_the_marker,
+            a_role_that_may_not_log_in_is_mended_and_stops_nobody;
         health: a_frozen_server_hangs, full_slots_are_no_outage, a_locked_marker_table_is_no_outage;
         pulse: a_frozen_server_is_silent_and_a_thawed_one_answers, one_stuck_backend_is_no_silence,
             full_slots_locks_and_checkpoints_are_no_silence, a_stuck_backend_of_the_probe_is_given_up_for_a_new_one,
