@@ -11,7 +11,7 @@ use decision::action::Action;
 use decision::promise::worth_asking;
 use decision::reason::Reason;
 use decision::settings::Mode;
-use decision::view::{Job, Lock, Server, View};
+use decision::view::{Job, Lock, Seen, Server, View};
 use decision::{Decision, decide};
 use pg_control::Death;
 use tokio::sync::watch;
@@ -208,10 +208,15 @@ impl Body {
         if leads {
             self.measure(server, seen.postgres.now().map(|postgres| &postgres.server));
         }
+        if matches!(seen.cluster, Seen::Before { .. }) {
+            self.out_of_sight(true);
+        }
         let Some(cluster) = seen.cluster.now() else { return };
         self.hands.promises.book.saw_etcd(cluster.ballots.get(&seen.me).map(|ballot| ballot.revoked));
         let held_under = snapshot.filter(|_| leads && cluster.leader.as_ref() == Some(&seen.me));
         self.hands.promises.held_under.store(held_under.map_or(0, |held| held.leader_lease), Ordering::SeqCst);
+        // Only now: peers are not freed over a lease that was looked at before.
+        self.out_of_sight(false);
         let letting_go = |job: &Job| ["hand_over", "release", "abdicate"].contains(&job.action.as_str());
         if let Some(snapshot) = snapshot.filter(|_| !seen.job.as_ref().is_some_and(letting_go)) {
             let by_key = cluster.leader.as_ref() == Some(&seen.me);
@@ -250,6 +255,10 @@ impl Body {
             }
         }
         self.led_before = leads;
+    }
+
+    fn out_of_sight(&self, so: bool) {
+        self.hands.promises.out_of_sight.send_if_modified(|before| std::mem::replace(before, so) != so);
     }
 
     /// What the recorder must know of the primary here, which leads.

@@ -1,5 +1,5 @@
-//! The leader's side, on a thread of its own that nothing can block: as soon as the lease has not been renewed for a while, every peer is
-//! asked, each heartbeat, and what their promises carry is published. A promise counts from before its question was sent.
+//! The leader's side, on a thread of its own that nothing can block: as soon as the lease has not been renewed for a while, or etcd is out of
+//! sight though it is, every peer is asked, each heartbeat, and what their promises carry is published. A promise counts from before its question was sent.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,6 +26,7 @@ const LOOKS_EVERY: Duration = Duration::from_millis(2);
 pub struct Asker {
     promises: Arc<Promises>,
     lock: watch::Receiver<Lease>,
+    out_of_sight: watch::Receiver<bool>,
     authority: Authority,
     timing: Timing,
     peers: Peers,
@@ -46,10 +47,10 @@ impl Asker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("promises".into()).spawn(move || {
             runtime.block_on(async move {
-                let peers = Peers::default();
+                let (peers, out_of_sight) = (Peers::default(), promises.out_of_sight.subscribe());
                 // Above the numbers of earlier lives, as far as the wall clock goes; a peer that has heard higher ones says so.
                 let number = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-                Self { promises, lock, authority, timing, peers, number }.run().await;
+                Self { promises, lock, out_of_sight, authority, timing, peers, number }.run().await;
             });
         })?;
         Ok(())
@@ -77,7 +78,13 @@ impl Asker {
                     }
                     // A renewal wakes this task, and so does its absence.
                     let quiet = self.quiet();
-                    if let Ok(Err(_)) = tokio::time::timeout(quiet, self.lock.changed()).await {
+                    let woken = async {
+                        tokio::select! {
+                            renewed = self.lock.changed() => renewed,
+                            sight = self.out_of_sight.changed() => sight,
+                        }
+                    };
+                    if let Ok(Err(_)) = tokio::time::timeout(quiet, woken).await {
                         return;
                     }
                 }
@@ -92,13 +99,9 @@ impl Asker {
 
     fn in_trouble(&mut self) -> bool {
         let quiet = self.quiet();
-        if !self.promises.worth_asking.load(Ordering::SeqCst) {
-            return false;
-        }
-        match &*self.lock.borrow_and_update() {
-            Lease::Alive(state) => state.expires_at.minus(state.ttl).elapsed() >= quiet,
-            Lease::Idle | Lease::Asking | Lease::Lost(_) => true,
-        }
+        let out_of_sight = *self.out_of_sight.borrow_and_update();
+        self.promises.worth_asking.load(Ordering::SeqCst)
+            && proves_little(&self.lock.borrow_and_update(), out_of_sight, quiet)
     }
 
     /// Whether the lock is bound to the lease that is renewed.
@@ -171,6 +174,14 @@ impl Asker {
         }
         reign.tell(round);
         reign.carried().borrow().until.remaining()
+    }
+}
+
+/// Whether the lease does not prove any more that this node leads: it is not renewed, or nobody sees what is bound to it.
+pub(super) fn proves_little(lease: &Lease, out_of_sight: bool, quiet: Duration) -> bool {
+    match lease {
+        Lease::Alive(state) => out_of_sight || state.expires_at.minus(state.ttl).elapsed() >= quiet,
+        Lease::Idle | Lease::Asking | Lease::Lost(_) => true,
     }
 }
 

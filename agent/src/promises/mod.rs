@@ -20,6 +20,7 @@ use decision::names::{MemberName, SystemId, Term};
 use decision::promise::Refusal;
 use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 pub use ask::Asker;
 pub use book::Book;
@@ -44,6 +45,9 @@ pub struct Promises {
     /// Whether there is anything here for which to ask: a Postgres that takes writes, or will soon. Promises for a dead one would only keep
     /// others from taking over.
     pub worth_asking: AtomicBool,
+    /// Whether etcd was seen before and does not show itself now. The lock lease may be renewed all the same, but it no longer says that the
+    /// leader key is where it was.
+    pub out_of_sight: watch::Sender<bool>,
     /// The lease under which the leader key names this node, as last seen; 0: none.
     pub held_under: AtomicI64,
     cluster: String,
@@ -62,6 +66,7 @@ impl Promises {
             reign: Reign::open(state_dir, me.clone()),
             seal: Seal::open(state_dir),
             worth_asking: AtomicBool::new(true),
+            out_of_sight: watch::channel(false).0,
             held_under: AtomicI64::new(0),
             cluster: cluster.to_owned(),
             me: me.clone(),

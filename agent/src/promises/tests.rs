@@ -3,14 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::Path;
+use std::time::Duration;
 
-use consensus::Snapshot;
+use consensus::{BootInstant, Lease, LeaseState, Snapshot};
 use decision::durability::Quorum;
 use decision::names::{MemberName, SystemId, Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{Cluster, Initialize, SyncRecord};
 
 use super::Reign;
+use super::ask::proves_little;
 
 fn pg1() -> MemberName {
     MemberName::new("pg1").unwrap()
@@ -91,5 +93,23 @@ fn what_may_be_on_its_way_to_etcd_is_heeded_until_its_time_has_passed() {
         life.renewed();
         let _ = life.see(&picture(12), true);
         assert_eq!(records(&life), Some(1));
+    }
+}
+
+#[test]
+fn peers_are_asked_when_the_lease_is_not_renewed_and_when_nobody_sees_what_is_bound_to_it() {
+    let (ttl, quiet) = (Duration::from_secs(5), Duration::from_secs(2));
+    let renewed_ago = |ago| {
+        let expires_at = (BootInstant::now() + ttl).minus(ago);
+        let state = LeaseState { id: 7, ttl, expires_at, renewal_latency: ttl, renewals: 1, failures: 0 };
+        Lease::Alive(state)
+    };
+    for (asks, lease, out_of_sight) in [
+        (false, renewed_ago(Duration::ZERO), false),
+        (true, renewed_ago(Duration::ZERO), true),
+        (true, renewed_ago(quiet), false),
+        (true, Lease::Lost(7), false),
+    ] {
+        assert_eq!(proves_little(&lease, out_of_sight, quiet), asks, "{lease:?} {out_of_sight}");
     }
 }

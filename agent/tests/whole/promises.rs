@@ -8,6 +8,7 @@ use agent::demo::service::Service;
 use anyhow::{Context, Result, ensure};
 
 use crate::direct::DirectWriter;
+use crate::etcdctl::etcdctl;
 use crate::http;
 use crate::links::Links;
 use crate::stage::{Stage, on_stage, options};
@@ -157,6 +158,31 @@ async fn a_postgres_that_dies_without_etcd_is_started_again_where_it_is() {
         tokio::time::sleep(TTL).await;
         stage.writes_go_on().await?;
         etcd_is_back(stage)?;
+        says(stage, &leader, "leading").await?;
+        ensure!(stage.ask(&leader, "/beat").await?["term"] == term, "the term has changed");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_dies_while_etcd_renews_leases_and_refuses_to_be_read_is_started_again_where_it_is() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let term = stage.ask(&leader, "/beat").await?["term"].clone();
+        for order in [&["user", "add", "root:secret"][..], &["user", "grant-role", "root", "root"], &["auth", "enable"]]
+        {
+            etcdctl(&stage.cluster, order).await?;
+        }
+        stage.say("etcd asks for a password that nobody has");
+        says(stage, &leader, "leading_on_promises").await?;
+        tokio::time::sleep(TTL).await;
+        stage.node(&leader)?.kill_postgres()?;
+        let died = Instant::now();
+        stage.writes_go_on().await?;
+        stage.say(&format!("{} ms without a write", stage.silence_since(died)?.as_millis()));
+        ensure!(stage.silence_since(died)? < TTL, "writes stopped although nobody else could lead");
+        etcdctl(&stage.cluster, &["--user", "root:secret", "auth", "disable"]).await?;
         says(stage, &leader, "leading").await?;
         ensure!(stage.ask(&leader, "/beat").await?["term"] == term, "the term has changed");
         Ok(())

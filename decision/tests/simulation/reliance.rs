@@ -8,6 +8,7 @@ use decision::durability::Policies;
 use decision::names::{MemberName, Term};
 use decision::promise::{Basis, Refusal, Reliance, blocks, carried_for, worth_asking};
 use decision::settings::Mode;
+use decision::view::Seen;
 
 use crate::broken::Broken;
 use crate::etcd::{Key, Outcome, Snapshot, Value};
@@ -51,6 +52,7 @@ pub struct Reign {
     deposed_by: Option<Term>,
     asking: bool,
     worth: bool,
+    out_of_sight: bool,
     /// The ground is that of an earlier life, and nothing has been seen of etcd since.
     is_inherited: bool,
 }
@@ -174,7 +176,8 @@ impl World {
 
     /// Takes in what etcd says now.
     pub fn see_reign(&mut self, at: At, leads: bool, view: &decision::view::View) {
-        self.nodes[at].agent.reign.worth = worth_asking(view);
+        let reign = &mut self.nodes[at].agent.reign;
+        (reign.worth, reign.out_of_sight) = (worth_asking(view), matches!(view.cluster, Seen::Before { .. }));
         let letting_go =
             |job: &decision::view::Job| ["hand_over", "release", "abdicate"].contains(&job.action.as_str());
         let Some(picture) = self.picture_of(at).filter(|_| !view.job.as_ref().is_some_and(letting_go)) else { return };
@@ -218,8 +221,8 @@ impl World {
 
     /// No promise carries this reign any more.
     pub fn reign_ends(&mut self, at: At) {
-        let worth = self.nodes[at].agent.reign.worth;
-        self.nodes[at].agent.reign = Reign { worth, ..Reign::default() };
+        let Reign { worth, out_of_sight, .. } = self.nodes[at].agent.reign;
+        self.nodes[at].agent.reign = Reign { worth, out_of_sight, ..Reign::default() };
         self.nodes[at].ground = None;
         self.fence_hears(at);
     }
@@ -287,7 +290,7 @@ impl World {
         let (now, ttl) = (self.local(at), micros(timing.ttl));
         let agent = &mut self.nodes[at].agent;
         let overdue = match agent.leases[1].state {
-            Lease::Alive { ends, .. } => now + ttl >= ends + quiet,
+            Lease::Alive { ends, .. } => agent.reign.out_of_sight || now + ttl >= ends + quiet,
             _ => true,
         };
         let term = agent.reign.ground.as_ref().map(|ground| ground.term);
