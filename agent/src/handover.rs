@@ -54,7 +54,9 @@ pub async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request:
     let amended = hands.store.amend_transition(&record.id, |record| {
         let later = std::mem::take(&mut record.phases);
         record.phases = phases.iter().cloned().chain(later).collect();
-        record.write_outage_ms = Some(crate::transitions::write_outage_ms(&record.phases));
+        // One that was broken off before the server stopped has cost no write, and knows nothing of what else may have held writes up.
+        record.write_outage_ms =
+            Some(crate::transitions::write_outage_ms(&record.phases)).filter(|outage| *outage > 0.0);
         if let Some(why) = &failure {
             record.outcome = "failed".into();
             record.notes.push(why.clone());

@@ -233,7 +233,10 @@ fn what_contradicts_itself_is_refused() {
             "[postgres.parameters]\nmax_wal_senders = 2",
             "max_wal_senders = \"2\" is too small for a cluster | 10 or more",
         ),
-        ("[postgres.parameters]\nwal_receiver_timeout = '1s'", "pgvigil sets this itself; remove it from the node file"),
+        (
+            "[postgres.parameters]\nwal_receiver_timeout = '1s'",
+            "pgvigil sets this itself; remove it from the node file",
+        ),
         ("[postgres.parameters]\nfull_page_writes = false", "pg_rewind would refuse to work"),
         ("[postgres.parameters]\nx = \"a\\nb\"", "cannot be written into postgresql.conf"),
         ("[postgres.initdb]\nwal_segment_size_mb = 17", "E14 13:1 `postgres.initdb.wal_segment_size_mb`: 17 is no WAL"),
