@@ -53,7 +53,7 @@ pub enum Blow {
     SwitchOver,
     /// The last acknowledged row is deleted behind everybody's back: whoever judges must miss it.
     DeleteRow,
-    /// A standby is promoted by hand: whoever judges must see two primaries.
+    /// A standby is promoted by hand, with nobody to wait for: whoever judges must see two primaries.
     PromoteByHand,
 }
 
@@ -138,7 +138,14 @@ impl Blow {
             Self::PromoteByHand => {
                 // Its agent would put an end to it within a second, before a writer has been there.
                 system.agent(node).freeze()?;
-                system.superuser(node, "SELECT pg_promote()").await?;
+                // And alone it acknowledges nothing: a standby of pgvigil waits for names that nobody has.
+                for sql in [
+                    "ALTER SYSTEM SET synchronous_standby_names = ''",
+                    "SELECT pg_reload_conf()",
+                    "SELECT pg_promote()",
+                ] {
+                    system.superuser(node, sql).await?;
+                }
                 Ok(Some(Mend::ThawAgent(node)))
             }
             Self::SwitchOver => system.switch_over(node, replica).await.map(|()| None),
