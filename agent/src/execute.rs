@@ -147,8 +147,12 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, syst
     Ok(Effect::of(outcome))
 }
 
-/// A floor goes to etcd before anything is forgotten, so that this node cannot vote with less than it once had.
-async fn set_floor(hands: &Hands, from: &Upstream, floor: Lsn) -> Result<()> {
+/// A floor goes to etcd before anything is forgotten, so that this node cannot vote with less than it once had, and the number of a timeline
+/// that nobody else knows, so that it is not used again.
+async fn before_forgetting(hands: &Hands, seen: &Snapshot, from: &Upstream, floor: Lsn) -> Result<()> {
+    end_what_was_fenced(hands).await?;
+    hands.ensure_secrets().await?;
+    discard::note_timeline(hands, seen).await?;
     let leader_has = hands.instance.source_position(from).await?;
     hands.store.set_floor(hands.me(), floor.max(leader_has)).await?;
     Ok(())
@@ -161,10 +165,7 @@ async fn clone(
     floor: Lsn,
     cancel: &CancellationToken,
 ) -> Result<Effect> {
-    end_what_was_fenced(hands).await?;
-    hands.ensure_secrets().await?;
-    discard::note_timeline(hands, seen).await?;
-    set_floor(hands, from, floor).await?;
+    before_forgetting(hands, seen, from, floor).await?;
     hands.instance.clone_from(from, cancel).await?;
     Ok(Effect::LOCAL)
 }
@@ -176,10 +177,7 @@ async fn rewind(
     floor: Lsn,
     cancel: &CancellationToken,
 ) -> Result<Effect> {
-    end_what_was_fenced(hands).await?;
-    hands.ensure_secrets().await?;
-    discard::note_timeline(hands, seen).await?;
-    set_floor(hands, from, floor).await?;
+    before_forgetting(hands, seen, from, floor).await?;
     let counted = discard::count(hands, seen, cancel).await;
     hands.instance.rewind(from, None, cancel).await?;
     let noted = async {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::operator::who;
 use super::screen::{answer, tell};
-use super::settings::change;
+use super::settings::{change, put};
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{ConfigArg, Exit, PauseArgs};
@@ -73,10 +73,8 @@ fn paused(config: &Map<String, Value>, until: Timestamp, by: &str, reason: Optio
     if let Some(reason) = reason {
         pause["reason"] = json!(reason);
     }
-    config.insert("pause".to_owned(), json!(true));
-    let mut ours = config.get("pgvigil").and_then(Value::as_object).cloned().unwrap_or_default();
-    ours.insert("pause".to_owned(), pause);
-    config.insert("pgvigil".to_owned(), Value::Object(ours));
+    put(&mut config, &["pause"], Some(json!(true)));
+    put(&mut config, &["pgvigil", "pause"], Some(pause));
     Value::Object(config)
 }
 

@@ -60,7 +60,7 @@ impl Setting {
 }
 
 /// Sections come and go with what is in them. What is no section gives way: nobody could have read it.
-fn put(object: &mut Map<String, Value>, place: &[&str], value: Option<Value>) {
+pub fn put(object: &mut Map<String, Value>, place: &[&str], value: Option<Value>) {
     match (place, value) {
         ([leaf], Some(value)) => drop(object.insert((*leaf).to_owned(), value)),
         ([leaf], None) => drop(object.remove(*leaf)),

@@ -14,6 +14,7 @@ use super::world::Reach;
 use crate::cli::{ConfigCommand, Exit, RollbackArgs, SetArgs};
 
 pub use change::change;
+pub use known::put;
 
 /// Carries out one of them.
 pub async fn run(command: &ConfigCommand) -> Exit {
@@ -78,18 +79,9 @@ async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Exit> {
 
 /// Whether the cluster is paused is no matter of going back.
 fn with_the_pause_of(now: &Map<String, Value>, mut earlier: Map<String, Value>) -> Map<String, Value> {
-    let move_over = |from: Option<Value>, to: &mut Map<String, Value>| match from {
-        Some(value) => drop(to.insert("pause".to_owned(), value)),
-        None => drop(to.remove("pause")),
-    };
-    move_over(now.get("pause").cloned(), &mut earlier);
-    let mut ours = earlier.get("pgvigil").and_then(Value::as_object).cloned().unwrap_or_default();
-    move_over(now.get("pgvigil").and_then(|ours| ours.get("pause")).cloned(), &mut ours);
-    if ours.is_empty() {
-        earlier.remove("pgvigil");
-    } else {
-        earlier.insert("pgvigil".to_owned(), Value::Object(ours));
-    }
+    let details = now.get("pgvigil").and_then(|ours| ours.get("pause"));
+    put(&mut earlier, &["pause"], now.get("pause").cloned());
+    put(&mut earlier, &["pgvigil", "pause"], details.cloned());
     earlier
 }
 
