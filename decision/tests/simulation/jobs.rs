@@ -1,4 +1,4 @@
-//! An action as a slow job: the steps of the real agent (`agent/src/execute.rs`, `handover.rs`) in their order. Between any two of them the
+//! An action as a slow job: the steps of the real agent (`agent/src/execute/`, `handover.rs`) in their order. Between any two of them the
 //! agent may be broken off, killed, or stand still.
 
 use std::collections::VecDeque;

@@ -1,0 +1,77 @@
+//! A data directory becomes fit to follow the leader: by a copy, by a rewind, by reading how far it goes. What this forgets is written down in
+//! etcd before it is forgotten.
+
+use anyhow::Result;
+use consensus::Snapshot;
+use decision::names::Lsn;
+use decision::view::Upstream;
+use tokio_util::sync::CancellationToken;
+
+use super::Effect;
+use super::running::end_what_was_fenced;
+use crate::discard;
+use crate::hands::Hands;
+
+/// A floor goes to etcd before anything is forgotten, so that this node cannot vote with less than it once had, and the number of a timeline
+/// that nobody else knows, so that it is not used again.
+async fn before_forgetting(hands: &Hands, seen: &Snapshot, from: &Upstream, floor: Lsn) -> Result<()> {
+    end_what_was_fenced(hands).await?;
+    hands.ensure_secrets().await?;
+    discard::note_timeline(hands, seen).await?;
+    let leader_has = hands.instance.source_position(from).await?;
+    hands.store.set_floor(hands.me(), floor.max(leader_has)).await?;
+    Ok(())
+}
+
+pub(super) async fn clone(
+    hands: &Hands,
+    seen: &Snapshot,
+    from: &Upstream,
+    floor: Lsn,
+    cancel: &CancellationToken,
+) -> Result<Effect> {
+    before_forgetting(hands, seen, from, floor).await?;
+    hands.instance.clone_from(from, cancel).await?;
+    Ok(Effect::LOCAL)
+}
+
+pub(super) async fn rewind(
+    hands: &Hands,
+    seen: &Snapshot,
+    from: &Upstream,
+    floor: Lsn,
+    cancel: &CancellationToken,
+) -> Result<Effect> {
+    before_forgetting(hands, seen, from, floor).await?;
+    let counted = discard::count(hands, seen, cancel).await;
+    hands.instance.rewind(from, None, cancel).await?;
+    let noted = async {
+        let Some((timeline, discarded)) = counted? else { return anyhow::Ok(()) };
+        tracing::info!(%timeline, bytes = discarded.bytes, transactions = discarded.transactions, "rewound; this is what was here alone");
+        discard::record(hands, seen, timeline, discarded).await
+    };
+    // Counting is for people: a rewind that worked has worked.
+    if let Err(error) = noted.await {
+        tracing::warn!(error = format!("{error:#}"), "what the rewind threw away is not on record");
+    }
+    Ok(Effect::LOCAL)
+}
+
+/// WAL that cannot even be read cannot be rewound or replayed: only a copy helps, and the old directory is moved aside for it.
+pub(super) async fn find_end_of_wal(hands: &Hands, cancel: &CancellationToken) -> Result<Effect> {
+    end_what_was_fenced(hands).await?;
+    match hands.instance.find_end_of_wal(cancel).await {
+        Ok(_) => {}
+        Err(error @ pg_control::Error::NeedsClone(_)) => {
+            tracing::warn!(%error, "giving up on this data directory; it will be copied anew and moved aside");
+            hands.instance.condemn("crash")?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(Effect::LOCAL)
+}
+
+pub(super) async fn clear_floor(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    let Some(floor) = seen.cluster.floors.get(hands.me()) else { return Ok(Effect::LOCAL) };
+    Ok(Effect::of(hands.store.clear_floor(hands.me(), *floor).await?))
+}

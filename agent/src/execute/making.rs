@@ -1,0 +1,71 @@
+//! A cluster comes into being on this node: the database is made, then etcd is told in one transaction. What no cluster came to know of is
+//! moved out of the way again.
+
+use anyhow::{Context, Result, bail};
+use consensus::{Bootstrap, Snapshot};
+use decision::durability::Quorum;
+use decision::names::{SystemId, Timeline};
+use decision::settings::Mode;
+use decision::view::SyncRecord;
+use tokio_util::sync::CancellationToken;
+
+use super::Effect;
+use crate::hands::Hands;
+
+pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &CancellationToken) -> Result<Effect> {
+    let member_lease = hands.leases.member().borrow().id().context("no member lease yet")?;
+    if !hands.store.begin_bootstrap(member_lease).await?.applied() {
+        return Ok(Effect::LOCAL);
+    }
+    tracing::info!("creating the cluster: initdb");
+    let made = match make_database(hands, cancel).await {
+        Ok(system_id) => publish_cluster(hands, seen, member_lease, system_id).await,
+        Err(error) => Err(error),
+    };
+    let Err(error) = &made else { return made };
+    hands.instance.kill_all().await?;
+    if matches!(error.downcast_ref(), Some(consensus::Error::Unknown(_))) {
+        // The cluster may have been created with this very database: the next look at etcd tells.
+        return made;
+    }
+    // A database that no cluster knows of would stand in the way of the next attempt.
+    hands.instance.condemn("bootstrap")?;
+    let _ = hands.store.abandon_bootstrap(member_lease).await;
+    made
+}
+
+async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<SystemId> {
+    hands.create_secrets().await?;
+    Ok(hands.instance.bootstrap(cancel).await?)
+}
+
+async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, system_id: SystemId) -> Result<Effect> {
+    let lock_lease = hands.leases.ensure_lock_lease().await?;
+    hands.authority.bind(lock_lease);
+    hands.fence.arm_confirmed().await?;
+    let me = hands.me().clone();
+    let after = seen.cluster.term;
+    let sync = SyncRecord {
+        leader: me.clone(),
+        term: after.next(),
+        mode: match hands.config.durability.mode {
+            Mode::Auto => Mode::Async,
+            mode => mode,
+        },
+        policies: vec![Quorum::none()],
+        timeline: Timeline(1),
+        released: false,
+        reclaimed: false,
+        handover_lsn: None,
+        heir: None,
+    };
+    let term = sync.term;
+    let config = (seen.config_revision == 0).then(|| serde_json::json!({}));
+    let done = Bootstrap { me, member_lease, lock_lease, system_id, after, term, sync, config };
+    let outcome = hands.store.finish_bootstrap(&done).await?;
+    if !outcome.applied() {
+        bail!("another node created the cluster meanwhile");
+    }
+    hands.recorder.took_lock("bootstrap", "create_cluster", None, after, term);
+    Ok(Effect::of(outcome))
+}

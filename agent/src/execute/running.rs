@@ -1,0 +1,124 @@
+//! Postgres is started, stopped and pointed at a leader. A primary runs only behind an armed fence, and whatever runs as anything else has
+//! none.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use consensus::{Outcome, Snapshot};
+use decision::action::{StartAs, StopMode};
+use decision::view::{SyncRecord, Upstream};
+use pg_control::pidfile::Status;
+
+use super::Effect;
+use super::durability::my_sync;
+use crate::ballots;
+use crate::hands::Hands;
+
+/// How long a clean shutdown may take before it is cut short.
+const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
+/// A start that has lasted this long has not failed.
+const SURVIVES_AFTER: Duration = Duration::from_millis(1500);
+/// How long a repointing may take.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(5);
+
+/// Before Postgres is anything but a primary here: what is left of the last one ends, and there is nothing to fence until the next
+/// arming. A fence that went on would kill the standby with the old lease.
+pub(super) async fn end_what_was_fenced(hands: &Hands) -> Result<()> {
+    if hands.fence.is_armed() && hands.instance.postmaster().is_none() {
+        hands.instance.kill_all().await?;
+        hands.fence.disarm();
+    }
+    Ok(())
+}
+
+pub(super) async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
+    let mut effect = Effect::LOCAL;
+    match how {
+        StartAs::Primary { term, quorum, record_anew } => {
+            if record_anew {
+                match write_record_anew(hands, seen).await {
+                    Ok(Outcome::Applied { revision }) => effect = Effect { revision },
+                    Ok(Outcome::Refused) => return Ok(Effect::LOCAL),
+                    Err(error) if error.is::<consensus::Error>() => {
+                        // Nothing is wrong with Postgres, which others would lead for: the next picture of etcd tells what to do.
+                        tracing::warn!(%error, "Postgres is not started before its record has been written anew");
+                        return Ok(Effect::LOCAL);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            hands.fence.arm_confirmed().await?;
+            hands.recorder.restarting();
+            // What is written on the way may hang with its disk for longer than the fence gives, and nothing that is not there is struck.
+            hands.instance.start_as_primary(&quorum, term, || hands.fence.is_confirmed()).await?;
+        }
+        StartAs::Standby(upstream) => {
+            end_what_was_fenced(hands).await?;
+            if let Some(upstream) = &upstream {
+                ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
+                hands.ensure_secrets().await?;
+                // Whoever comes back under another leader has nothing to measure any more.
+                hands.recorder.abandon();
+            }
+            hands.instance.start_as_standby(upstream.as_ref()).await?;
+        }
+    }
+    survives_its_start(hands).await?;
+    Ok(effect)
+}
+
+/// The record of my term as it is, so that whatever this reign has sent to etcd over it before can never come true.
+async fn write_record_anew(hands: &Hands, seen: &Snapshot) -> Result<Outcome> {
+    let sync = SyncRecord { heir: None, ..my_sync(hands, seen)? };
+    let outcome = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision).await?;
+    if outcome.applied() {
+        hands.promises.reign.renewed();
+    }
+    Ok(outcome)
+}
+
+/// A server that dies while it starts (a taken port, a library that is not there) has failed, and is not started over and over. One that
+/// takes longer than this to start is recovering, and is only watched.
+async fn survives_its_start(hands: &Hands) -> Result<()> {
+    let begin = Instant::now();
+    while begin.elapsed() < SURVIVES_AFTER {
+        match hands.instance.postmaster().map(|postmaster| postmaster.status) {
+            None => {
+                bail!("Postgres ended while it started: see {}", hands.config.state_dir.join("postgres.log").display())
+            }
+            Some(Status::Ready | Status::StandbyWithoutConnections) => break,
+            Some(Status::Starting | Status::Stopping) => tokio::time::sleep(Duration::from_millis(3)).await,
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
+    let stopped = match mode {
+        StopMode::Fast => hands.instance.stop_fast(FAST_STOP_WITHIN).await,
+        StopMode::Kill => hands.instance.kill_all().await.map(|_| ()),
+    };
+    if stopped.is_err() && mode == StopMode::Fast {
+        hands.instance.kill_all().await?;
+    } else {
+        stopped?;
+    }
+    hands.fence.disarm();
+    Ok(Effect::LOCAL)
+}
+
+pub(super) async fn follow(hands: &Hands, seen: &Snapshot, upstream: &Upstream) -> Result<Effect> {
+    ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
+    hands.ensure_secrets().await?;
+    hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
+    // Only a standby follows, and the lease that it might have led with is given back below.
+    hands.fence.disarm();
+    let term = upstream.term;
+    hands.noting(move |promises| promises.book.follows(term, false)).await?;
+    hands.recorder.abandon();
+    if hands.spare_lease.load(Ordering::SeqCst) == 0 {
+        hands.drop_spare_lease().await;
+    }
+    Ok(Effect::LOCAL)
+}
