@@ -1,0 +1,119 @@
+//! Arguments of the commands for a cluster as a whole: how it stands, why, and who is to lead it.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{ConfigArg, Output};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Print again every so often (default 1 s).
+    #[arg(short, long, num_args = 0..=1, default_missing_value = "1s", value_parser = humantime::parse_duration, value_name = "EVERY")]
+    pub watch: Option<Duration>,
+    /// Exit with 10 when degraded, 11 when nobody accepts writes.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Whose view (default: this host's, or else the leader's).
+    pub member: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `switchover`.
+#[derive(Debug, Args)]
+pub struct SwitchoverArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Who is to lead (default: the best standby).
+    #[arg(long, value_name = "MEMBER")]
+    pub to: Option<String>,
+    /// Only if this member leads now.
+    #[arg(long, value_name = "MEMBER")]
+    pub expect_leader: Option<String>,
+    /// Print the checks and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take back what was asked for, a failover as well, while it has not been carried out.
+    #[arg(long, conflicts_with_all = ["to", "expect_leader", "dry_run"])]
+    pub cancel: bool,
+    /// How long to wait for the end.
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+    /// Why; goes into the transition record.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `failover`.
+#[derive(Debug, Args)]
+pub struct FailoverArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Who is to lead.
+    #[arg(long, value_name = "MEMBER")]
+    pub to: String,
+    /// Acknowledged writes may be lost: this is your word for it, and it is recorded.
+    #[arg(long)]
+    pub accept_data_loss: bool,
+    /// How long to wait for the end.
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+    /// Why; goes into the transition record.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Arguments of `pause`.
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// For how long; after that automatic actions return by themselves.
+    #[arg(long = "for", default_value = "1h", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub duration: Duration,
+    /// Why; shown to everybody who asks.
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+/// Arguments of `transitions`.
+#[derive(Debug, Args)]
+pub struct TransitionsArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Only this one, in full.
+    pub id: Option<String>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}

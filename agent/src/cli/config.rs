@@ -1,0 +1,121 @@
+//! `pgvigil config`: the settings of the whole cluster, looked at, changed, and made what they were.
+
+use clap::{Args, Subcommand};
+
+use super::{ConfigArg, Output};
+
+/// What `config` can do.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the settings as they are, or as they were.
+    Show(ShowConfigArgs),
+    /// Change some, by their names.
+    Set(SetArgs),
+    /// Change them in an editor ($VISUAL, $EDITOR).
+    Edit(EditArgs),
+    /// What differs between two states (default: the last change).
+    Diff(DiffArgs),
+    /// Who changed them, when and why.
+    History(HistoryArgs),
+    /// Make them what they were once.
+    Rollback(RollbackArgs),
+}
+
+/// Arguments of `config show`.
+#[derive(Debug, Args)]
+pub struct ShowConfigArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// As they were in this revision.
+    #[arg(long, value_name = "N")]
+    pub revision: Option<u64>,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `config set`.
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// What is to be, such as durability.mode=strict.
+    #[arg(value_name = "NAME=VALUE", required_unless_present = "unset")]
+    pub assignments: Vec<String>,
+    /// What the cluster is to say nothing about any more: each node goes by its own file again.
+    #[arg(long, value_name = "NAME")]
+    pub unset: Vec<String>,
+    /// Only if this is the newest revision.
+    #[arg(long, value_name = "N")]
+    pub expect_revision: Option<u64>,
+    /// Why; goes into the history.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Print what would change and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Arguments of `config edit`.
+#[derive(Debug, Args)]
+pub struct EditArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Why; goes into the history.
+    #[arg(long)]
+    pub reason: Option<String>,
+}
+
+/// Arguments of `config diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The earlier revision.
+    #[arg(value_name = "FROM")]
+    pub from: Option<u64>,
+    /// The later one (default: as they are).
+    #[arg(value_name = "TO")]
+    pub to: Option<u64>,
+}
+
+/// Arguments of `config history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// At most so many, the newest.
+    #[arg(short, long, default_value_t = 20, value_name = "N")]
+    pub number: usize,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `config rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// To this revision.
+    #[arg(value_name = "N")]
+    pub revision: u64,
+    /// Why; goes into the history.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Print what would change and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}

@@ -1,0 +1,115 @@
+//! The command line: what can be said, and what each word promises. Standard output is data, standard error is chatter;
+//! exit codes tell done, failed, misused, refused, still running, done otherwise and unreachable apart.
+
+mod cluster;
+mod config;
+mod demo;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
+pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
+pub use demo::{DemoArgs, Fault};
+pub use show::{ShowArgs, ShowCommand, UriArgs};
+
+/// What a command ended with. The numbers are part of the interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed; nothing was changed.
+    Failed = 1,
+    /// Misused: wrong arguments or configuration.
+    Usage = 2,
+    /// Refused by a check; the reasons are listed.
+    Refused = 3,
+    /// Accepted, but not finished within the wait.
+    StillRunning = 4,
+    /// Done, but not as asked (another leader, or redundancy not back).
+    DoneOtherwise = 5,
+    /// Neither etcd nor an agent could be reached.
+    Unreachable = 6,
+    /// `status --exit-code`: a leader that writes, but not everything is well.
+    Degraded = 10,
+    /// `status --exit-code`: nobody accepts writes.
+    NoPrimary = 11,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// pgvigil keeps PostgreSQL writable: one agent on every database host, a leader lock in etcd.
+#[derive(Debug, Parser)]
+#[command(name = "pgvigil", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the cluster is described.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArg {
+    /// The node's configuration file.
+    #[arg(short, long, env = "PGVIGIL_CONFIG", default_value = "/etc/pgvigil/pgvigil.toml", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs; stable, units in the key names.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this host (what systemd starts).
+    Agent(ConfigArg),
+    /// Show the members, their roles and lag, and one sentence on how things stand.
+    Status(StatusArgs),
+    /// Explain what an agent is doing and why, and what bars each member from leading.
+    Why(WhyArgs),
+    /// Let another member lead, planned, without losing anything.
+    Switchover(SwitchoverArgs),
+    /// Let a member lead where nobody does and nothing could be proven.
+    Failover(FailoverArgs),
+    /// Stop automatic actions for a while (health answers go on).
+    Pause(PauseArgs),
+    /// Allow automatic actions again.
+    Resume(ConfigArg),
+    /// The settings of the whole cluster: look, change, go back.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// What happened: every failover, switchover and restart with its phases.
+    Transitions(TransitionsArgs),
+    /// Check a configuration file, and the world around it.
+    Validate(ValidateArgs),
+    /// Start a real cluster on this machine, break it, and measure the outage.
+    Demo(DemoArgs),
+    /// Print configuration for the programs around a cluster.
+    #[command(subcommand)]
+    Show(ShowCommand),
+}
+
+/// Arguments of `validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// The file.
+    pub file: PathBuf,
+    /// Do not look beyond the file.
+    #[arg(long)]
+    pub offline: bool,
+}
