@@ -1,0 +1,135 @@
+//! Chores beside the decisions: the checkpoint after a promotion, the leader's published position, the history of timelines, the old
+//! copies of a data directory, the records of transitions. Each runs in the background, one at a time, and may fail and come again.
+//! Here is when each has its turn; a file a subject says what it does.
+
+mod frozen;
+mod identity;
+mod listed;
+mod reigning;
+mod returning;
+mod standby;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Result;
+use consensus::records::Transition;
+use decision::names::Term;
+use decision::view::{Initialize, Lock, Primary, Server, View};
+use pg_control::Extras;
+
+use crate::chore::Chore;
+use crate::hands::Hands;
+use crate::look::Lacking;
+use crate::recorder::reload;
+
+use frozen::Frozen;
+use identity::Identity;
+use listed::Listed;
+use reigning::Reigning;
+use returning::WayBack;
+use standby::AsStandby;
+
+/// A chore that failed waits this long.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The chores of one agent.
+pub struct Upkeep {
+    hands: Arc<Hands>,
+    secrets: Chore,
+    records: Chore,
+    recorded_at: i64,
+    identity: Identity,
+    listed: Listed,
+    reigning: Reigning,
+    way_back: WayBack,
+    standby: AsStandby,
+    frozen: Frozen,
+}
+
+impl Upkeep {
+    /// The chores of the agent behind `hands`.
+    pub fn new(hands: Arc<Hands>) -> Self {
+        Self {
+            secrets: Chore::new("passwords between members"),
+            records: Chore::new("transition records"),
+            recorded_at: 0,
+            identity: Identity::new(Arc::clone(&hands)),
+            listed: Listed::new(Arc::clone(&hands)),
+            reigning: Reigning::new(Arc::clone(&hands)),
+            way_back: WayBack::new(Arc::clone(&hands)),
+            standby: AsStandby::new(Arc::clone(&hands)),
+            frozen: Frozen::new(Arc::clone(&hands)),
+            hands,
+        }
+    }
+
+    /// Looks whether there is something to do.
+    pub fn see(&mut self, view: &View, extras: Option<&Extras>, upstream_lacks: &Arc<Mutex<Lacking>>) {
+        let reign = reign(view);
+        if let Some((primary, term)) = reign {
+            self.reigning.prove(primary, term);
+        }
+        if let Some(extras) = extras.filter(|_| !view.settings.paused) {
+            self.frozen.end(view, extras);
+            if let Some((primary, term)) = reign {
+                self.reigning.keep_own(primary, term, extras.equipped);
+            }
+        }
+        let Some(cluster) = view.cluster.now() else { return };
+        if cluster.initialize != Initialize::Absent && !self.hands.secrets_known.load(Ordering::SeqCst) {
+            // Without etcd it would be too late to ask for the key of the promises.
+            let hands = Arc::clone(&self.hands);
+            self.secrets.begin(AGAIN_AFTER, async move { hands.ensure_secrets().await });
+        }
+        // Anything that changes raises the revision, so a quiet cluster is read once.
+        if self.recorded_at != cluster.revision {
+            let hands = Arc::clone(&self.hands);
+            let mine = matches!(view.lock, Lock::Held { .. }).then_some(cluster.term);
+            if self.records.begin(AGAIN_AFTER, async move { tend_records(&hands, mine).await }) {
+                self.recorded_at = cluster.revision;
+            }
+        }
+        if cluster.initialize == Initialize::InProgress && view.job.is_none() {
+            self.identity.give_up_unfinished_bootstrap();
+        }
+        let Some(postgres) = view.postgres.now() else { return };
+        if let Some((primary, term)) = reign {
+            let marked = primary.marked_term == term;
+            // The marker is not made to wait behind these, but it does not hold them up either.
+            if marked || view.ages.reign.is_some_and(|reign| reign >= view.settings.timing.heartbeat) {
+                self.way_back.prepare(cluster, primary, term);
+            }
+            if marked {
+                self.identity.restore(postgres, cluster, term);
+                self.listed.keep(view, cluster, term);
+                self.reigning.publish_position(view, cluster, primary, term);
+            }
+        }
+        self.standby.see(view, cluster, &postgres.server, upstream_lacks);
+    }
+}
+
+/// The primary that leads here, and its term.
+fn reign(view: &View) -> Option<(&Primary, Term)> {
+    match (&view.postgres.now()?.server, view.lock) {
+        (Server::Primary(primary), Lock::Held { term, .. }) => Some((primary, term)),
+        _ => None,
+    }
+}
+
+/// Reads the records, and as the leader of term `mine` closes those whose own leader never came to do it.
+async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
+    reload(&hands.store, &hands.ledger).await?;
+    let Some(term) = mine else { return Ok(()) };
+    let abandoned = |record: &Transition| record.outcome == "in_progress" && record.term_after < term.0;
+    for record in hands.ledger.all().into_iter().filter(abandoned) {
+        let close = |record: &mut Transition| {
+            record.outcome = "failed".into();
+            record.notes.push(format!("cut off: the next reign is term {term}"));
+        };
+        hands.store.amend_transition(&record.id, close).await?;
+    }
+    Ok(())
+}
