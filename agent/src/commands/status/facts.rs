@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::super::words;
 use super::super::world::World;
 use super::member::{self, MemberStatus};
-use super::verdict::{self, Trouble, Verdict};
+use super::problems::{self, Trouble};
+use super::verdict::{self, Verdict};
 use crate::config::Config;
 
 /// The cluster as it stands.
@@ -102,7 +103,7 @@ impl Status {
             problems: Vec::new(),
             verdict: Verdict::default(),
         };
-        status.problems = verdict::problems(&status, world, config.timing.ttl);
+        status.problems = problems::problems(&status, world, config.timing.ttl);
         status.verdict = verdict::verdict(&status, world);
         status
     }

@@ -3,6 +3,7 @@
 
 mod facts;
 mod member;
+mod problems;
 mod table;
 mod verdict;
 

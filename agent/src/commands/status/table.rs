@@ -87,7 +87,8 @@ fn candidate(member: &MemberStatus) -> String {
 mod tests {
     use super::super::facts::DurabilityStatus;
     use super::super::member::BarStatus;
-    use super::super::verdict::{Trouble, Verdict};
+    use super::super::problems::Trouble;
+    use super::super::verdict::Verdict;
     use super::*;
 
     fn status() -> Status {

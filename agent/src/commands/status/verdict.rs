@@ -1,46 +1,19 @@
-//! How things stand: every problem with what to do about it, and one sentence that says whether writes work and what a failover at
-//! this moment would cost. Whoever reads nothing else should be right to go back to sleep on `OK`.
+//! How things stand: one word and one sentence that says whether writes work and what a failover at this moment would cost. Whoever reads
+//! nothing else should be right to go back to sleep on `OK`.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use decision::durability::{Policies, proven};
 use decision::names::MemberName;
-use decision::reason::{bytes, span};
+use decision::reason::bytes;
 use decision::settings::Mode;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::super::words;
 use super::super::world::World;
 use super::facts::Status;
 use super::member::MemberStatus;
-
-/// Replay this far behind prolongs a failover noticeably.
-const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
-
-/// Acknowledged commits need not be on a voter, by a setting.
-const OVERRULED: &str = "durability_overruled";
-/// Clients may not write, by a setting.
-const FORBIDDEN: &str = "writes_forbidden";
-
-/// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Trouble {
-    /// The stable code.
-    pub code: &'static str,
-    /// What is wrong.
-    pub problem: String,
-    /// What to do about it.
-    pub hint: String,
-}
-
-impl Trouble {
-    /// A problem and the way out.
-    pub fn new(code: &'static str, problem: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, problem: problem.into(), hint: hint.into() }
-    }
-}
+use super::problems::{FORBIDDEN, OVERRULED};
 
 /// How things stand, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -92,112 +65,6 @@ enum Cost {
     Impossible(String),
     /// Nobody leads.
     Unknown,
-}
-
-/// Everything that is wrong, the gravest first.
-pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
-    let mut found = Vec::new();
-    if let Some(error) = &status.etcd_error {
-        let problem = format!("etcd does not answer: {error}");
-        found.push(Trouble::new(
-            "etcd_unreachable",
-            problem,
-            "is etcd running, and no firewall between? pgvigil validate asks each member",
-        ));
-    }
-    if let Ok(snapshot) = &world.etcd {
-        found.extend(snapshot.problems.iter().map(|problem| {
-            let told = format!("the value of {} cannot be understood: {}", problem.key, problem.why);
-            Trouble::new("corrupt_key", told, format!("etcdctl get {}", problem.key))
-        }));
-    }
-    found.extend(status.members.iter().filter_map(|member| of_member(member, status, ttl)));
-    let degraded = status.durability.as_ref().filter(|durability| durability.mode != Mode::Async);
-    if degraded.is_some_and(|durability| durability.policies.iter().any(|quorum| quorum.k == 0)) {
-        let problem = "commits wait for nobody although the mode promises that they do: there is no voter";
-        found.push(Trouble::new(
-            "durability_degraded",
-            problem,
-            "bring a standby back: pgvigil why names what each one waits for",
-        ));
-    }
-    found.extend(overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
-    if let Some(pause) = &status.pause {
-        let problem = format!("automatic actions are paused {}", pause.in_words());
-        found.push(Trouble::new("paused", problem, "pgvigil resume"));
-    }
-    if status.request.is_some() {
-        let problem = "an operator's request waits to be carried out";
-        found.push(Trouble::new(
-            "request_pending",
-            problem,
-            "pgvigil why says what it waits for, pgvigil switchover --cancel takes it back",
-        ));
-    }
-    found
-}
-
-/// What an operator has set by SQL against what is promised, in the words of the leader's agent.
-fn overruled(why: &Value) -> Vec<Trouble> {
-    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or("unknown").to_owned();
-    let told = why["overruled"].as_array().into_iter().flatten();
-    told.map(|one| {
-        let code = if one["code"] == FORBIDDEN { FORBIDDEN } else { OVERRULED };
-        Trouble::new(code, text(one, "problem"), text(one, "hint"))
-    })
-    .collect()
-}
-
-/// The gravest thing that is wrong with one member.
-fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Trouble> {
-    let name = &member.name;
-    let trouble = |code, problem, hint: String| Some(Trouble::new(code, problem, hint));
-    let why = || format!("pgvigil why {name}");
-    if member.state == "down" {
-        let problem = format!("{name} is down: its agent is not registered in etcd");
-        return trouble("member_down", problem, format!("start the agent on {name}; its log says why it ended"));
-    }
-    if !member.reachable {
-        let problem =
-            format!("the agent of {name} does not answer: {}", member.error.as_deref().unwrap_or("no address"));
-        return trouble(
-            "agent_unreachable",
-            problem,
-            format!("is the host of {name} up, and its port open from here?"),
-        );
-    }
-    if member.seen_ms.is_some_and(|age| Duration::from_millis(age) > ttl) {
-        let problem = format!("the agent of {name} answers, but its picture is old: its loop hangs");
-        return trouble("agent_stuck", problem, format!("restart the agent on {name}; Postgres goes on running"));
-    }
-    if member.role == "primary" {
-        let problem = format!("Postgres on {name} accepts writes, or would, without the leader lock");
-        return trouble("primary_without_lock", problem, why());
-    }
-    if member.role == "leader" {
-        let problem = format!("{name} holds the lock but does not accept writes ({})", member.state);
-        return if member.state == "writable" { None } else { trouble("leader_not_writable", problem, why()) };
-    }
-    if member.state != "streaming" && status.leader.is_some() {
-        return trouble("not_streaming", format!("{name} does not stream: {}", member.state), why());
-    }
-    if let Some(rests) = member.acknowledges_nothing_ms {
-        let rests = span(Duration::from_millis(rests));
-        let problem =
-            format!("{name} streams, and has acknowledged nothing for {rests}, although commits wait for it or may");
-        let hint = format!(
-            "look for a walreceiver on {name} or its WAL sender on {} that is stopped (state T in ps), and for a slow disk on {name}",
-            status.leader.as_deref().unwrap_or("the leader")
-        );
-        return trouble("acknowledges_nothing", problem, hint);
-    }
-    let leader_timeline = status.members.iter().find(|other| other.role == "leader").and_then(|leader| leader.timeline);
-    if leader_timeline.is_some() && member.timeline.is_some() && member.timeline != leader_timeline {
-        return trouble("other_timeline", format!("{name} is on another timeline than the leader"), why());
-    }
-    let behind = member.replay_lag_bytes.filter(|behind| *behind > REPLAY_BEHIND_BYTES)?;
-    let problem = format!("{name} has {} left to replay, and would need that time before it could lead", bytes(behind));
-    trouble("replay_behind", problem, format!("a long query on {name} may block replay: pg_stat_activity there"))
 }
 
 /// The verdict on all of it.
@@ -303,6 +170,7 @@ mod tests {
 
     use super::super::facts::DurabilityStatus;
     use super::super::member::BarStatus;
+    use super::super::problems::overruled;
     use super::*;
 
     fn standby(name: &str, lag: u64) -> MemberStatus {
