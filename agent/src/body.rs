@@ -24,6 +24,7 @@ use crate::look::{LastLook, view};
 use crate::notes::{Notebook, Notes};
 use crate::overruled::Overrulings;
 use crate::published::{Board, Picture};
+use crate::state_dir::StateDir;
 use crate::task::Tasks;
 use crate::upkeep::Upkeep;
 use crate::worked::worked_at;
@@ -59,6 +60,7 @@ pub struct Body {
     upkeep: Upkeep,
     exposure: Exposure,
     overrulings: Overrulings,
+    state_dir: StateDir,
     started: Instant,
     had_leader: bool,
     registered: bool,
@@ -85,6 +87,7 @@ impl Body {
             upkeep: Upkeep::new(Arc::clone(&hands)),
             exposure: Exposure::new(Arc::clone(&hands)),
             overrulings: Overrulings::new(Arc::clone(&hands)),
+            state_dir: StateDir::new(Arc::clone(&hands)),
             record: watch::channel(hands.member_record(&look, false, false)).0,
             hands,
             cluster,
@@ -129,6 +132,7 @@ impl Body {
             self.upkeep.see(&seen, self.look.extras.as_ref(), &self.look.upstream_lacks);
             self.exposure.see(&seen);
             self.overrulings.see(&seen);
+            self.state_dir.see();
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
             let pause = if self.tasks.caught_up(revision, self.confirmed_at) {
@@ -318,7 +322,8 @@ impl Body {
         }
         let picture =
             picture(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
-        self.board.store(Picture { exposed: self.exposure.now(), overruled: self.overrulings.now(), ..picture });
+        let (exposed, overruled) = (self.exposure.now(), self.overrulings.now());
+        self.board.store(Picture { exposed, overruled, missing: self.state_dir.missing(), ..picture });
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
         self.publish(seen.settings.paused, positions);
     }
@@ -378,6 +383,7 @@ fn picture(
         proof_pending: hands.recorder.awaits_proof(),
         exposed: None,
         overruled: Vec::new(),
+        missing: None,
         lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
         view,
         decision,

@@ -105,7 +105,8 @@ impl Hands {
     /// put the ones that it made up.
     pub async fn ensure_secrets(&self) -> Result<()> {
         if self.secrets_known.load(Ordering::SeqCst) {
-            return Ok(());
+            // Somebody may have deleted them where libpq looks for them.
+            return Ok(self.instance.keep_state_dir().map(|_| ())?);
         }
         let postgres = &self.config.postgres;
         let given = [&postgres.replication_password_file, &postgres.rewind_password_file];

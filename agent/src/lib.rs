@@ -34,6 +34,7 @@ mod registrar;
 pub mod run;
 pub mod secret;
 pub mod show;
+mod state_dir;
 mod task;
 mod transitions;
 mod upkeep;

@@ -6,9 +6,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::state_dir::in_its_directory;
 
 /// The notes, as they are on disk. Losing them is safe: the successor then waits for the old lease to expire.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,18 +22,23 @@ pub struct Notes {
     pub lock_lease: Option<i64>,
 }
 
+/// How often is looked whether somebody has deleted the notes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Where the notes are kept.
 #[derive(Debug)]
 pub struct Notebook {
     path: PathBuf,
     last: Notes,
+    looked: Instant,
     scribe: Option<Sender<Errand>>,
 }
 
-/// What the thread is asked: to write these, or to say when it has written all before.
+/// What the thread is asked: to write these; to do so if there are none; or to say when it has written all before.
 #[derive(Debug)]
 enum Errand {
     Write(Notes),
+    Keep(Notes),
     Tell(Sender<()>),
 }
 
@@ -40,7 +47,7 @@ impl Notebook {
     pub fn open(state_dir: &Path) -> Self {
         let path = state_dir.join("agent.json");
         let last = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        Self { path, last, scribe: None }
+        Self { path, last, looked: Instant::now(), scribe: None }
     }
 
     /// The notes as last read or written.
@@ -48,23 +55,32 @@ impl Notebook {
         &self.last
     }
 
-    /// Has the notes written if they differ from the last ones; whole or not at all. What cannot be written is told in the log.
+    /// Has the notes written if they differ from the last ones or somebody has deleted them; whole or not at all. What cannot be written is
+    /// told in the log.
     ///
     /// # Errors
     /// No thread can be started.
     pub fn write(&mut self, notes: Notes) -> io::Result<()> {
-        if notes == self.last {
+        if notes != self.last {
+            self.last = notes.clone();
+            return self.send(Errand::Write(notes));
+        }
+        if self.looked.elapsed() < LOOK_EVERY {
             return Ok(());
         }
+        self.looked = Instant::now();
+        self.send(Errand::Keep(notes))
+    }
+
+    fn send(&mut self, errand: Errand) -> io::Result<()> {
         if self.scribe.is_none() {
             let (scribe, errands) = channel();
             let path = self.path.clone();
             std::thread::Builder::new().name("notes".into()).spawn(move || write_down(&path, &errands))?;
             self.scribe = Some(scribe);
         }
-        self.last = notes.clone();
-        let written = self.scribe.as_ref().map(|scribe| scribe.send(Errand::Write(notes)));
-        written.transpose().map_err(io::Error::other).map(|_| ())
+        let sent = self.scribe.as_ref().map(|scribe| scribe.send(errand));
+        sent.transpose().map_err(io::Error::other).map(|_| ())
     }
 
     /// Waits until what was written is on its way to the disk, but not for a disk that hangs.
@@ -84,6 +100,12 @@ fn write_down(path: &Path, errands: &Receiver<Errand>) {
                     tracing::warn!(%error, "the agent's notes cannot be written; a restart would cost the leadership");
                 }
             }
+            // Whoever keeps the directory tells why it cannot be made again.
+            Errand::Keep(notes) => {
+                if !path.exists() {
+                    let _ = replace(path, &notes);
+                }
+            }
             Errand::Tell(tell) => drop(tell),
         }
     }
@@ -91,8 +113,9 @@ fn write_down(path: &Path, errands: &Receiver<Errand>) {
 
 fn replace(path: &Path, notes: &Notes) -> io::Result<()> {
     let fresh = path.with_extension("json.new");
-    fs::write(&fresh, serde_json::to_string(notes)?)?;
-    fs::rename(&fresh, path)
+    let text = serde_json::to_string(notes)?;
+    in_its_directory(path, || fs::write(&fresh, &text).and_then(|()| fs::rename(&fresh, path)))
+        .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be written: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -105,6 +128,20 @@ mod tests {
         let mut book = Notebook::open(dir.path());
         assert_eq!(*book.notes(), Notes::default());
         let notes = Notes { member_lease: Some(7), lock_lease: Some(i64::MAX) };
+        book.write(notes.clone()).expect("writable");
+        book.settle(Duration::from_secs(10));
+        assert_eq!(*Notebook::open(dir.path()).notes(), notes);
+    }
+
+    #[test]
+    fn notes_that_were_deleted_are_written_again() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut book = Notebook::open(dir.path());
+        let notes = Notes { member_lease: Some(7), lock_lease: None };
+        book.write(notes.clone()).expect("writable");
+        book.settle(Duration::from_secs(10));
+        fs::remove_file(dir.path().join("agent.json")).expect("it is there");
+        book.looked = Instant::now().checked_sub(LOOK_EVERY).expect("the host is up for longer");
         book.write(notes.clone()).expect("writable");
         book.settle(Duration::from_secs(10));
         assert_eq!(*Notebook::open(dir.path()).notes(), notes);

@@ -13,6 +13,7 @@ use pg_control::{Extras, Overruled};
 use tokio::sync::Notify;
 
 use crate::exposure::Exposed;
+use crate::state_dir::Missing;
 
 /// The shared, always current picture, and a bell that rings when it is replaced.
 pub struct Board {
@@ -81,6 +82,8 @@ pub struct Picture {
     pub exposed: Option<Exposed>,
     /// What is set here by SQL against what is promised.
     pub overruled: Vec<Overruled>,
+    /// What of the agent's own directory was deleted and cannot be put back.
+    pub missing: Option<Missing>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use decision::view::{Data, OnDisk};
@@ -29,8 +30,27 @@ impl Instance {
 
     /// Says durably that the data directory is unfit until further notice.
     pub(crate) fn mark_half_made(&self, by: &str) -> Result<()> {
+        self.write_marker(&mut self.known_marker(), by)
+    }
+
+    fn write_marker(&self, known: &mut Option<String>, by: &str) -> Result<()> {
         let json = serde_json::to_string(&HalfMade { by: by.to_owned() }).unwrap_or_default();
-        durable::write(&self.marker(), json.as_bytes(), 0o600)
+        durable::write(&self.marker(), json.as_bytes(), 0o600)?;
+        *known = Some(by.to_owned());
+        Ok(())
+    }
+
+    fn known_marker(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.half_made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the marker again where somebody has deleted it. Says whether it was missing.
+    pub(crate) fn keep_half_made_marker(&self) -> Result<bool> {
+        let mut known = self.known_marker();
+        match known.clone().filter(|_| !self.marker().exists()) {
+            Some(by) => self.write_marker(&mut known, &by).map(|()| true),
+            None => Ok(false),
+        }
     }
 
     /// Gives up on the data directory for good: it is never started, and a clone replaces it (moving it aside). `why` is one word.
@@ -42,14 +62,21 @@ impl Instance {
     }
 
     pub(crate) fn mark_whole(&self) -> Result<()> {
-        durable::remove(&self.marker())
+        let mut known = self.known_marker();
+        durable::remove(&self.marker())?;
+        *known = None;
+        Ok(())
     }
 
     /// Which work was cut off, if any.
     pub(crate) fn half_made_by(&self) -> Option<String> {
-        let text = fs::read_to_string(self.marker()).ok()?;
+        let mut known = self.known_marker();
+        // One that somebody has deleted since is one all the same.
+        let Ok(text) = fs::read_to_string(self.marker()) else { return known.clone() };
         // Even a marker that cannot be read is one.
-        Some(serde_json::from_str::<HalfMade>(&text).map_or_else(|_| "unknown".to_owned(), |marker| marker.by))
+        let by = serde_json::from_str::<HalfMade>(&text).map_or_else(|_| "unknown".to_owned(), |marker| marker.by);
+        *known = Some(by.clone());
+        Some(by)
     }
 
     /// Refuses to go on with a half-made directory.

@@ -115,6 +115,8 @@ pub(crate) struct Inner {
     pub(crate) writer: tokio::sync::Mutex<Option<Session>>,
     /// Held while the configuration file is read, changed and written.
     pub(crate) conf_lock: Mutex<()>,
+    /// What the marker of a half-made directory said when it was last written or seen. Held while it is read or written.
+    pub(crate) half_made: Mutex<Option<String>>,
     memory: Mutex<Memory>,
 }
 
@@ -173,6 +175,7 @@ impl Instance {
             control: tokio::sync::Mutex::new(None),
             writer: tokio::sync::Mutex::new(None),
             conf_lock: Mutex::new(()),
+            half_made: Mutex::default(),
             memory: Mutex::new(Memory::default()),
         })))
     }
@@ -184,13 +187,38 @@ impl Instance {
 
     /// Takes the passwords, and writes them where `libpq` looks for them (`<state_dir>/pgpass`, mode 0600).
     pub fn set_secrets(&self, secrets: Secrets) -> Result<()> {
+        self.write_passfile(&secrets)?;
+        self.memory().secrets = Some(secrets);
+        Ok(())
+    }
+
+    fn write_passfile(&self, secrets: &Secrets) -> Result<()> {
         let config = self.config();
         let line = |user: &str, password: &str| format!("*:*:*:{}:{}\n", pgpass(user), pgpass(password));
         let content = line(&config.replication_user, &secrets.replication_password)
             + &line(&config.rewind_user, &secrets.rewind_password);
-        durable::write(&self.passfile(), content.as_bytes(), 0o600)?;
-        self.memory().secrets = Some(secrets);
-        Ok(())
+        durable::write(&self.passfile(), content.as_bytes(), 0o600)
+    }
+
+    /// Puts back what somebody has deleted of the agent's own directory, as far as it is known here: the directory, the passwords, the
+    /// marker of a half-made data directory. Says whether anything was missing. Its parent is not made: where that is gone as well, a file
+    /// system may be unmounted, and notes written below it would be lost when it comes back.
+    ///
+    /// # Errors
+    /// `Host` where it cannot be put back.
+    pub fn keep_state_dir(&self) -> Result<bool> {
+        let dir = &self.config().state_dir;
+        let mut was_missing = false;
+        if !dir.exists() {
+            make_again(dir)?;
+            was_missing = true;
+        }
+        let secrets = self.memory().secrets.clone();
+        if let Some(secrets) = secrets.filter(|_| !self.passfile().exists()) {
+            self.write_passfile(&secrets)?;
+            was_missing = true;
+        }
+        Ok(self.keep_half_made_marker()? || was_missing)
     }
 
     pub(crate) fn secrets(&self) -> Result<Secrets> {
@@ -220,6 +248,24 @@ impl Instance {
     }
 }
 
+/// Makes the agent's own directory, which somebody has deleted, but not its parent.
+///
+/// # Errors
+/// `Host` where that is not allowed, with what to do about it.
+pub fn make_again(dir: &Path) -> Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::host(
+            format!("the agent's own directory {} is gone and cannot be made again: {error}", dir.display()),
+            format!(
+                "install -d -m 700 -o {} {} (what was in it is written anew then; a restart of the agent before that forgets it)",
+                nix::unistd::geteuid(),
+                dir.display()
+            ),
+        )),
+        _ => durable::sync_parent(dir),
+    }
+}
+
 /// `pgpass` wants `:` and `\` escaped.
 fn pgpass(text: &str) -> String {
     text.replace('\\', "\\\\").replace(':', "\\:")
@@ -233,6 +279,30 @@ mod tests {
     fn passwords_are_never_printed() {
         let secrets = Secrets { replication_password: "hunter2".to_owned(), rewind_password: "hunter3".to_owned() };
         assert!(!format!("{secrets:?}").contains("hunter"));
+    }
+
+    #[test]
+    fn what_was_deleted_of_the_agents_directory_is_put_back() {
+        let home = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| home.path().join(name);
+        std::fs::create_dir(at("bin")).and_then(|()| std::fs::write(at("bin/postgres"), "")).expect("writable");
+        let member = MemberName::new("pg1").expect("a good name");
+        let config = InstanceConfig::new(member, "demo", at("data"), at("state"));
+        let instance = Instance::new(InstanceConfig { bin_dir: at("bin"), ..config }).expect("a good configuration");
+        let secrets = Secrets { replication_password: "one".to_owned(), rewind_password: "two".to_owned() };
+        instance.set_secrets(secrets).expect("writable");
+        instance.mark_half_made("clone").expect("writable");
+        assert!(!instance.keep_state_dir().expect("nothing is amiss"));
+        std::fs::remove_dir_all(at("state")).expect("it is there");
+        assert_eq!(instance.half_made_by().as_deref(), Some("clone"), "a copy that was cut off stays one");
+        assert!(instance.keep_state_dir().expect("writable"));
+        assert!(std::fs::read_to_string(at("state/pgpass")).is_ok_and(|text| text.contains("one")));
+        let mode =
+            std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(at("state")).expect("there").permissions());
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(at("state/half-made").exists());
+        instance.mark_whole().expect("writable");
+        assert!(!instance.keep_state_dir().expect("nothing is amiss") && !at("state/half-made").exists());
     }
 
     /// The agent runs every operation as a task that may move between threads; this need only compile.

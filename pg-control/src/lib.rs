@@ -41,7 +41,7 @@ pub use conf::{Conf, Recovery};
 pub use death::Death;
 pub use disk::DiskWatch;
 pub use error::{Error, Result};
-pub use instance::{Instance, InstanceConfig, Secrets};
+pub use instance::{Instance, InstanceConfig, Secrets, make_again};
 pub use observe::{Extras, Observation};
 pub use overruled::{Overruled, Undoes};
 pub use process::Postmaster;

@@ -114,7 +114,9 @@ impl Instance {
         Ok(())
     }
 
+    /// The log lies in the agent's own directory, and a server that cannot open it does not start and says nothing.
     fn prepare_log(&self) -> Result<()> {
+        self.keep_state_dir()?;
         let log = self.log_file();
         let mut length = fs::metadata(&log).map_or(0, |meta| meta.len());
         if length > LOG_LIMIT_BYTES {

@@ -105,7 +105,8 @@ fn render(why: &Value) -> String {
         let text = |key: &str| problem[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {}: {}", text("key"), text("why")));
     }
-    for trouble in why["overruled"].as_array().into_iter().flatten() {
+    let state_dir = why.get("state_dir").filter(|state_dir| !state_dir.is_null());
+    for trouble in state_dir.into_iter().chain(why["overruled"].as_array().into_iter().flatten()) {
         let text = |key: &str| trouble[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {}\n  {}", text("problem"), text("hint")));
     }
@@ -146,6 +147,7 @@ mod tests {
                 {"member": "pg2", "bars": []},
                 {"member": "pg3", "bars": [{"code": "a", "sentence": "first"}, {"code": "b", "sentence": "second"}]},
             ],
+            "state_dir": {"problem": "its directory is gone", "hint": "make it"},
             "overruled": [{"code": "writes_forbidden", "problem": "nothing may be written", "hint": "let it"}],
             "problems": [{"key": "/service/x/status", "why": "it is no JSON"}],
         });
@@ -162,6 +164,8 @@ pg2     yes       nothing bars it
 pg3     no        first
                   second
 ! /service/x/status: it is no JSON
+! its directory is gone
+  make it
 ! nothing may be written
   let it";
         assert_eq!(render(&why), expected);

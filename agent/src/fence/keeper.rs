@@ -2,7 +2,7 @@
 //! dies or does not answer.
 
 use std::process::Child;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use consensus::BootInstant;
 use fencer::protocol::{Answer, Arm, Device, Order, Report, State, VERSION, WatchdogOrder, version_of};
 use pg_control::process::reap_orphans;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::wire::Wire;
 use super::{FenceOptions, Standing, Wanted, program};
@@ -26,18 +26,21 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// How often a fencer that has nothing to do is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(10);
 
+/// What the thread hears and tells.
+pub(super) struct Channels {
+    pub(super) orders: watch::Sender<Wanted>,
+    pub(super) standing: watch::Sender<Standing>,
+    pub(super) bound: watch::Sender<Option<BootInstant>>,
+    /// Rung when the way to the fencer was deleted.
+    pub(super) out_of_reach: Arc<Notify>,
+}
+
 /// Starts the thread, and returns when there is a fencer.
-pub(super) fn start(
-    options: FenceOptions,
-    authority: Authority,
-    wanted: watch::Sender<Wanted>,
-    standing: watch::Sender<Standing>,
-    bound: watch::Sender<Option<BootInstant>>,
-) -> Result<()> {
+pub(super) fn start(options: FenceOptions, authority: Authority, channels: Channels) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (first, there) = mpsc::channel();
     let keep = move || {
-        let mut keeper = Keeper::new(options, authority, wanted, standing, bound);
+        let mut keeper = Keeper::new(options, authority, channels);
         runtime.block_on(async {
             let found = keeper.have_a_fencer().await;
             let good = found.is_ok();
@@ -51,53 +54,46 @@ pub(super) fn start(
     there.recv().context("its thread has ended")?
 }
 
-struct Keeper {
-    options: FenceOptions,
+pub(super) struct Keeper {
+    pub(super) options: FenceOptions,
     authority: Authority,
-    orders: watch::Sender<Wanted>,
-    wanted: watch::Receiver<Wanted>,
-    standing: watch::Sender<Standing>,
-    bound: watch::Sender<Option<BootInstant>>,
-    wire: Option<Wire>,
+    channels: Channels,
+    pub(super) wanted: watch::Receiver<Wanted>,
+    pub(super) wire: Option<Wire>,
     /// The fencer, where this agent has started it: to be reaped.
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     watchdog: Result<Option<WatchdogOrder>, String>,
     /// The last order that was sent on this connection.
-    sent: Option<Order>,
-    report: Report,
+    pub(super) sent: Option<Order>,
+    pub(super) report: Report,
+    /// Why the next agent would not find the fencer.
+    pub(super) out_of_reach: Option<String>,
     /// Why there is no fencer.
     missing: Option<String>,
     try_again_at: Instant,
     /// How often in a row an answer was overdue.
     overdue: u8,
-    superseded: bool,
+    pub(super) superseded: bool,
 }
 
 impl Keeper {
-    fn new(
-        options: FenceOptions,
-        authority: Authority,
-        orders: watch::Sender<Wanted>,
-        standing: watch::Sender<Standing>,
-        bound: watch::Sender<Option<BootInstant>>,
-    ) -> Self {
+    fn new(options: FenceOptions, authority: Authority, channels: Channels) -> Self {
         let watchdog = program::watchdog(&options.watchdog, options.ttl, options.safety_margin);
         let watchdog = watchdog.map_err(|error| format!("{error:#}"));
         if let Err(why) = &watchdog {
             tracing::warn!(why, "no watchdog stands behind the fencer");
         }
         Self {
-            wanted: orders.subscribe(),
+            wanted: channels.orders.subscribe(),
             options,
             authority,
-            orders,
-            standing,
-            bound,
+            channels,
             wire: None,
             child: None,
             watchdog,
             sent: None,
             report: Report::default(),
+            out_of_reach: None,
             missing: None,
             try_again_at: Instant::now(),
             overdue: 0,
@@ -142,6 +138,7 @@ impl Keeper {
             },
             () = self.authority.changed() => {}
             _ = self.wanted.changed() => {}
+            () = self.channels.out_of_reach.notified() => self.replace_what_is_out_of_reach().await,
             () = tokio::time::sleep(nap) => {
                 if self.wire.as_ref().and_then(Wire::patience).is_some_and(|left| left.is_zero()) {
                     self.replace_what_hangs();
@@ -160,7 +157,7 @@ impl Keeper {
     }
 
     /// Connects to the fencer that is there, or starts one.
-    async fn have_a_fencer(&mut self) -> Result<()> {
+    pub(super) async fn have_a_fencer(&mut self) -> Result<()> {
         if let Ok(wire) = Wire::connect(&self.options.state_dir) {
             let before = self.greet(wire).await;
             if before.is_ok() || self.superseded {
@@ -221,7 +218,7 @@ impl Keeper {
     }
 
     /// Sends what is wanted, if that is not what was sent last.
-    fn order(&mut self) {
+    pub(super) fn order(&mut self) {
         let Some(wire) = &mut self.wire else { return };
         // In this order: whoever disarms before the lease goes is never struck.
         let granted = self.authority.granted();
@@ -249,7 +246,7 @@ impl Keeper {
         }
     }
 
-    fn hear(&mut self, answer: Answer) {
+    pub(super) fn hear(&mut self, answer: Answer) {
         self.overdue = 0;
         let Answer::Report(report) = answer else {
             tracing::error!("another agent of this node was started after this one, and gives the orders now");
@@ -280,7 +277,7 @@ impl Keeper {
     /// Nobody is left of that Postgres: until the next arming there is nothing to do.
     fn struck(&self) {
         reap_orphans();
-        self.orders.send_if_modified(|wanted| {
+        self.channels.orders.send_if_modified(|wanted| {
             let armed = matches!(wanted, Wanted::Armed(_));
             if armed {
                 *wanted = Wanted::Disarmed;
@@ -296,7 +293,7 @@ impl Keeper {
             (State::Idle | State::Killing { .. }, Wanted::Armed(_)) => return,
             _ => None,
         };
-        self.bound.send_if_modified(|bound| std::mem::replace(bound, confirmed) != confirmed);
+        self.channels.bound.send_if_modified(|bound| std::mem::replace(bound, confirmed) != confirmed);
     }
 
     /// Other versions of the fencer, which an upgrade or a return to an older version has left: this one is armed, so they may go.
@@ -343,13 +340,14 @@ impl Keeper {
             (State::Armed { until_ns }, Some(_)) => Some(BootInstant(until_ns)),
             _ => None,
         };
-        let fresh = Standing { trouble, armed_until, superseded: self.superseded };
-        self.standing.send_if_modified(|standing| std::mem::replace(standing, fresh.clone()) != fresh);
+        let fresh =
+            Standing { trouble, armed_until, superseded: self.superseded, out_of_reach: self.out_of_reach.clone() };
+        self.channels.standing.send_if_modified(|standing| std::mem::replace(standing, fresh.clone()) != fresh);
     }
 }
 
 /// Kills a fencer that does not answer, if that process is one.
-fn kill_fencer(pid: i32) {
+pub(super) fn kill_fencer(pid: i32) {
     let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     if exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with(fencer::PROGRAM)) {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);

@@ -6,14 +6,16 @@
 mod guard;
 mod keeper;
 mod program;
+mod replacement;
 mod wire;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use consensus::BootInstant;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::authority::Authority;
 use crate::config::Config;
@@ -78,6 +80,8 @@ pub struct Standing {
     pub armed_until: Option<BootInstant>,
     /// A later agent of this node has taken over.
     pub superseded: bool,
+    /// Why the next agent would not find the fencer, where the way to it was deleted and no other could be put in its place.
+    pub out_of_reach: Option<String>,
 }
 
 impl Standing {
@@ -93,6 +97,7 @@ pub struct Fence {
     wanted: watch::Sender<Wanted>,
     standing: watch::Receiver<Standing>,
     bound: watch::Sender<Option<BootInstant>>,
+    out_of_reach: Arc<Notify>,
     ttl: Duration,
 }
 
@@ -109,8 +114,15 @@ impl Fence {
         let (bound, _) = watch::channel(None);
         let fenced = authority.clone().fenced_by(bound.subscribe());
         guard::start(wanted.clone(), fenced, margin)?;
-        keeper::start(options, authority, wanted.clone(), telling, bound.clone())?;
-        Ok(Self { data_dir, wanted, standing, bound, ttl })
+        let out_of_reach = Arc::new(Notify::new());
+        let channels = keeper::Channels {
+            orders: wanted.clone(),
+            standing: telling,
+            bound: bound.clone(),
+            out_of_reach: Arc::clone(&out_of_reach),
+        };
+        keeper::start(options, authority, channels)?;
+        Ok(Self { data_dir, wanted, standing, bound, out_of_reach, ttl })
     }
 
     /// The instant beyond which no fencer has confirmed that it will kill; `None` while it need not.
@@ -168,6 +180,11 @@ impl Fence {
             *wanted = Wanted::Disarmed;
             changed
         });
+    }
+
+    /// The way to the fencer was deleted: another is to take its place.
+    pub fn is_out_of_reach(&self) {
+        self.out_of_reach.notify_one();
     }
 
     /// Resolves when a later agent of this node has taken over.

@@ -215,6 +215,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "etcd_age_ms": picture.etcd_seen_at.map(|seen| u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX)),
         "writable": picture.writable(),
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
+        "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
             snapshot.problems.iter().chain(unread).map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()

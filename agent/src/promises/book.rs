@@ -123,6 +123,18 @@ impl Book {
         Ok(())
     }
 
+    /// Writes the notes again where somebody has deleted them. Says whether they were missing.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn keep(&self) -> std::io::Result<bool> {
+        let cell = self.lock();
+        if !cell.known || self.path.exists() {
+            return Ok(false);
+        }
+        super::durably(&self.path, &serde_json::to_vec(&cell.notes)?).map(|()| true)
+    }
+
     /// The promise that runs.
     pub fn running(&self) -> Option<Promise> {
         running(self.shown.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
@@ -293,6 +305,23 @@ mod tests {
         assert!(!gives(&next, 1), "an earlier life may have balloted");
         next.follows(Term(7), true).unwrap();
         assert!(gives(&next, 1));
+    }
+
+    #[test]
+    fn a_promise_whose_note_was_deleted_binds_the_next_life_all_the_same() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("state");
+        std::fs::create_dir(&dir).unwrap();
+        let book = Book::open(&dir, "boot".into());
+        book.saw_etcd(None);
+        assert!(gives(&book, 1));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(book.keep().unwrap() && !book.keep().unwrap());
+        assert!(Book::open(&dir, "boot".into()).revoke(Term(7), |_| false).is_err());
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(gives(&book, 2), "its directory is made again");
+        std::fs::remove_dir_all(home.path()).unwrap();
+        assert!(book.keep().unwrap_err().to_string().contains("install -d -m 700"), "it says what to do");
     }
 
     #[test]

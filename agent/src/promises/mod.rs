@@ -22,6 +22,8 @@ use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::state_dir::in_its_directory;
+
 pub use ask::Asker;
 pub use book::Book;
 pub use ground::Ground;
@@ -74,6 +76,16 @@ impl Promises {
         })
     }
 
+    /// Writes down again what somebody has deleted of these notes: what has been promised binds the next life as well.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep(&self) -> std::io::Result<bool> {
+        let book = self.book.keep()?;
+        let reign = self.reign.keep()?;
+        Ok(self.seal.keep()? || book || reign)
+    }
+
     /// Where this node is to be followed while it leads `term`.
     fn upstream(&self, term: Term) -> Upstream {
         Upstream { member: self.me.clone(), host: self.address.0.clone(), port: self.address.1, term }
@@ -116,8 +128,13 @@ struct Answered {
     last_number: Option<u64>,
 }
 
-/// Replaces a file so that a power loss leaves the old or the new one, whole.
+/// Replaces a file so that a power loss leaves the old or the new one, whole. Its directory is made again where somebody has deleted it.
 fn durably(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let written = in_its_directory(path, || replace(path, content));
+    written.map_err(|error| std::io::Error::new(error.kind(), format!("{} cannot be written: {error}", path.display())))
+}
+
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let fresh = path.with_extension("new");
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;

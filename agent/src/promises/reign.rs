@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::ground::{Ground, Record};
+use crate::state_dir::in_its_directory;
 
 /// What the promises carry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -292,6 +293,21 @@ impl Reign {
         }
     }
 
+    /// Writes down again what somebody has deleted. Says whether it was missing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep(&self) -> std::io::Result<bool> {
+        let noted = {
+            let cell = self.lock();
+            cell.ground.is_some() || cell.ended_over != 0
+        };
+        if !noted || self.path.exists() {
+            return Ok(false);
+        }
+        self.write().map(|()| true)
+    }
+
     /// As [`Reign::write`]; a reign that cannot be written down is not carried by promises.
     pub fn write_or_forget(&self) {
         if let Err(error) = self.write() {
@@ -352,8 +368,8 @@ impl Cell {
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {
-    match std::fs::remove_file(path) {
+    in_its_directory(path, || match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => super::flush_directory(path),
-    }
+    })
 }

@@ -31,6 +31,18 @@ impl Seal {
         if before == Some(key) { Ok(()) } else { super::durably(&self.path, &key) }
     }
 
+    /// Writes the key again where somebody has deleted it. Says whether it was missing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn keep(&self) -> std::io::Result<bool> {
+        let key = *self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        match key.filter(|_| !self.path.exists()) {
+            Some(key) => super::durably(&self.path, &key).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// The seal on `text`, spoken as `role` (a question is never taken for an answer); `None`: the key is not known yet.
     pub fn sign(&self, role: &str, text: &str) -> Option<String> {
         let key = *self.key.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,6 +101,8 @@ mod tests {
             assert!(!seal.fits(role, text, tag), "{role} {text} {tag}");
         }
         assert!(Seal::open(dir.path()).fits("question", "text", &signed), "the next life has the key");
+        std::fs::remove_file(dir.path().join("promise.key")).expect("it is there");
+        assert!(seal.keep().expect("writable") && Seal::open(dir.path()).fits("question", "text", &signed));
         for (cluster, password) in [("other", "secret"), ("demo", "other")] {
             let stranger = Seal::open(tempfile::tempdir().expect("a directory").path());
             let _ = stranger.make(cluster, password);

@@ -26,6 +26,7 @@ mod rest;
 mod restarts;
 mod settings;
 mod stage;
+mod state_dir;
 mod stray;
 mod switchover;
 mod volume;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use decision::names::MemberName;
 use decision::reason::{bytes, span};
 use decision::settings::Mode;
 use serde::Serialize;
@@ -64,6 +65,7 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
             "bring a standby back: pgvigil why names what each one waits for",
         ));
     }
+    found.extend(world.answers().filter_map(|(name, answer)| state_dir(name, &answer.why)));
     found.extend(overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
@@ -78,6 +80,13 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         ));
     }
     found
+}
+
+/// What an agent misses of its own directory.
+fn state_dir(name: &MemberName, why: &Value) -> Option<Trouble> {
+    let text = |key: &str| why["state_dir"][key].as_str();
+    let problem = format!("on {name}: {}", text("problem")?);
+    Some(Trouble::new("state_dir_lost", problem, text("hint").unwrap_or("see the log of its agent")))
 }
 
 /// What an operator has set by SQL against what is promised, in the words of the leader's agent.
@@ -141,4 +150,20 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
     let behind = member.replay_lag_bytes.filter(|behind| *behind > REPLAY_BEHIND_BYTES)?;
     let problem = format!("{name} has {} left to replay, and would need that time before it could lead", bytes(behind));
     trouble("replay_behind", problem, format!("a long query on {name} may block replay: pg_stat_activity there"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_that_misses_its_own_directory_is_a_problem_with_its_mend() {
+        let name = MemberName::new("pg2").unwrap();
+        let told = state_dir(&name, &json!({"state_dir": {"problem": "/s is gone", "hint": "make it"}})).unwrap();
+        assert_eq!(told, Trouble::new("state_dir_lost", "on pg2: /s is gone", "make it"));
+        assert_eq!(state_dir(&name, &json!({"state_dir": null})), None);
+    }
 }

@@ -1,0 +1,99 @@
+//! Somebody deletes the agent's own directory while the agent runs. Whatever the next life of the agent needs of it is put back by this one,
+//! and a change of leader goes on as if nothing had been deleted.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::stage::{Stage, on_stage, options};
+
+/// Longer than a lease: a fencer that nobody tells of new deadlines has struck by then.
+const PAST_ANY_DEADLINE: Duration = Duration::from_secs(7);
+/// What must be as it was.
+const KEPT: [&str; 4] = ["agent.json", "promise.key", "promises.json", "pgpass"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agents_directory_that_was_deleted_is_put_back_and_nothing_is_forgotten() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let standby = stage.standby().await?;
+        for name in [&standby, &leader] {
+            let before = contents(&state_dir(stage, name)?);
+            delete(stage, name)?;
+            is_put_back(stage, name, &before).await?;
+        }
+        switch_over(stage, &leader, &standby).await?;
+        // Nobody waits for anything to be put back.
+        delete(stage, &leader)?;
+        delete(stage, &standby)?;
+        switch_over(stage, &standby, &leader).await?;
+        for name in [&standby, &leader] {
+            the_next_life_adopts(stage, name).await?;
+        }
+        switch_over(stage, &leader, &standby).await
+    })
+    .await;
+}
+
+fn state_dir(stage: &Stage, name: &str) -> Result<PathBuf> {
+    Ok(stage.node(name)?.postgres_log().parent().context("the log lies somewhere")?.to_owned())
+}
+
+fn contents(dir: &Path) -> BTreeMap<&'static str, Option<Vec<u8>>> {
+    KEPT.iter().map(|name| (*name, std::fs::read(dir.join(name)).ok())).collect()
+}
+
+fn delete(stage: &Stage, name: &str) -> Result<()> {
+    stage.say(&format!("the directory of the agent of {name} is deleted"));
+    std::fs::remove_dir_all(state_dir(stage, name)?).context("deleting the directory")
+}
+
+/// The notes are as they were, and there is one fencer, which the next agent would find.
+async fn is_put_back(stage: &Stage, name: &str, before: &BTreeMap<&str, Option<Vec<u8>>>) -> Result<()> {
+    let dir = state_dir(stage, name)?;
+    ensure!(before["promises.json"].is_some() && before["pgpass"].is_some(), "{before:?}");
+    let as_before = async || Ok(contents(&dir) == *before);
+    stage.eventually("what was deleted is not put back", as_before).await?;
+    let guarded = async || Ok(has_a_socket(&dir) && fencers(&dir) == 1);
+    stage.eventually("there is not one fencer that can be found", guarded).await?;
+    let mode = std::fs::metadata(&dir)?.permissions().mode() & 0o777;
+    ensure!(mode == 0o700, "the directory of {name} has mode {mode:o}");
+    Ok(())
+}
+
+fn has_a_socket(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| entry.ok());
+    entries.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().ends_with(".sock"))
+}
+
+/// How many fencers stand guard for this directory.
+fn fencers(dir: &Path) -> usize {
+    let ours = dir.to_string_lossy().into_owned();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok());
+    let told = processes.filter_map(|process| std::fs::read_to_string(process.path().join("cmdline")).ok());
+    told.filter(|words| words.contains("pgvigil-fencer") && words.split('\0').any(|word| word == ours)).count()
+}
+
+/// The agent is killed; the next one finds everything, and no fencer of the last one kills Postgres.
+async fn the_next_life_adopts(stage: &Stage, name: &str) -> Result<()> {
+    let dir = state_dir(stage, name)?;
+    stage.eventually("the fencer cannot be found", async || Ok(has_a_socket(&dir) && fencers(&dir) == 1)).await?;
+    let postmaster = stage.node(name)?.postmaster_pid();
+    stage.node(name)?.agent().kill();
+    stage.start(name)?;
+    stage.whole().await?;
+    tokio::time::sleep(PAST_ANY_DEADLINE).await;
+    let now = stage.node(name)?.postmaster_pid();
+    ensure!(postmaster.is_some() && now == postmaster, "the postmaster of {name} was {postmaster:?} and is {now:?}");
+    stage.whole().await
+}
+
+async fn switch_over(stage: &Stage, from: &str, to: &str) -> Result<()> {
+    stage.pgvigil(to, &["switchover", "--to", to, "--expect-leader", from, "--reason", "test", "-y"]).await?;
+    ensure!(stage.leader().await? == to, "{to} does not lead");
+    stage.writes_go_on().await?;
+    stage.whole().await
+}
