@@ -80,7 +80,7 @@ impl Body {
         let (mut ages, look) = (AgeKeeper::default(), LastLook::default());
         let first = view(&hands, &cluster.views().borrow(), &look, &mut ages, Heard::default(), None, started);
         let decision = decide(&first);
-        let picture = picture(&hands, &cluster, &look, first, decision, BootInstant::now());
+        let picture = Picture::new(&hands, &cluster, &look, first, decision, BootInstant::now());
         Ok(Self {
             board: Arc::new(Board::new(picture)),
             tasks: Tasks::new(Arc::clone(&hands)),
@@ -321,7 +321,7 @@ impl Body {
             }
         }
         let picture =
-            picture(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
+            Picture::new(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
         let (exposed, overruled) = (self.exposure.now(), self.overrulings.now());
         self.board.store(Picture { exposed, overruled, missing: self.state_dir.missing(), ..picture });
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
@@ -363,35 +363,5 @@ impl Body {
         self.notebook.settle(Duration::from_millis(500));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
-    }
-}
-
-fn picture(
-    hands: &Hands,
-    cluster: &ClusterWatch,
-    look: &LastLook,
-    view: View,
-    decision: Decision,
-    reason_since: BootInstant,
-) -> Picture {
-    let now = cluster.views().borrow().clone();
-    let etcd_seen_at = now.snapshot.is_some().then_some(now.confirmed_at);
-    let age = etcd_seen_at.map_or(Duration::ZERO, BootInstant::elapsed);
-    let epoch = jiff::Timestamp::now().as_second() - i64::try_from(age.as_secs()).unwrap_or(0);
-    Picture {
-        cluster_name: hands.config.cluster.clone(),
-        proof_pending: hands.recorder.awaits_proof(),
-        exposed: None,
-        overruled: Vec::new(),
-        missing: None,
-        lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
-        view,
-        decision,
-        reason_since,
-        extras: look.extras.clone(),
-        made_at: BootInstant::now(),
-        etcd_seen_at,
-        etcd_seen_epoch_s: if etcd_seen_at.is_some() { epoch } else { 0 },
-        snapshot: now.snapshot,
     }
 }

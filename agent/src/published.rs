@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use consensus::{BootInstant, Snapshot};
+use consensus::{BootInstant, ClusterWatch, Snapshot};
 use decision::Decision;
 use decision::names::{Lsn, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
@@ -13,6 +13,8 @@ use pg_control::{Extras, Overruled};
 use tokio::sync::Notify;
 
 use crate::exposure::Exposed;
+use crate::hands::Hands;
+use crate::look::LastLook;
 use crate::state_dir::Missing;
 
 /// The shared, always current picture, and a bell that rings when it is replaced.
@@ -108,6 +110,37 @@ pub enum SyncKind {
 }
 
 impl Picture {
+    /// What is known now, for a decision that was made from `view`.
+    pub fn new(
+        hands: &Hands,
+        cluster: &ClusterWatch,
+        look: &LastLook,
+        view: View,
+        decision: Decision,
+        reason_since: BootInstant,
+    ) -> Self {
+        let now = cluster.views().borrow().clone();
+        let etcd_seen_at = now.snapshot.is_some().then_some(now.confirmed_at);
+        let age = etcd_seen_at.map_or(Duration::ZERO, BootInstant::elapsed);
+        let epoch = jiff::Timestamp::now().as_second() - i64::try_from(age.as_secs()).unwrap_or(0);
+        Self {
+            cluster_name: hands.config.cluster.clone(),
+            proof_pending: hands.recorder.awaits_proof(),
+            exposed: None,
+            overruled: Vec::new(),
+            missing: None,
+            lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
+            view,
+            decision,
+            reason_since,
+            extras: look.extras.clone(),
+            made_at: BootInstant::now(),
+            etcd_seen_at,
+            etcd_seen_epoch_s: if etcd_seen_at.is_some() { epoch } else { 0 },
+            snapshot: now.snapshot,
+        }
+    }
+
     /// Postgres as last seen.
     pub fn postgres(&self) -> Option<&Postgres> {
         self.view.postgres.last()
