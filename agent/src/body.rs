@@ -323,7 +323,8 @@ impl Body {
         let picture =
             Picture::new(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
         let (exposed, overruled) = (self.exposure.now(), self.overrulings.now());
-        self.board.store(Picture { exposed, overruled, missing: self.state_dir.missing(), ..picture });
+        let (missing, failed) = (self.state_dir.missing(), self.tasks.failed().cloned());
+        self.board.store(Picture { exposed, overruled, missing, failed, ..picture });
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
         self.publish(seen.settings.paused, positions);
     }

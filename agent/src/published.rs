@@ -16,6 +16,7 @@ use crate::exposure::Exposed;
 use crate::hands::Hands;
 use crate::look::LastLook;
 use crate::state_dir::Missing;
+use crate::task::Failed;
 
 /// The shared, always current picture, and a bell that rings when it is replaced.
 pub struct Board {
@@ -86,6 +87,8 @@ pub struct Picture {
     pub overruled: Vec<Overruled>,
     /// What of the agent's own directory was deleted and cannot be put back.
     pub missing: Option<Missing>,
+    /// The action that has failed last, unless another has succeeded since.
+    pub failed: Option<Failed>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
@@ -129,6 +132,7 @@ impl Picture {
             exposed: None,
             overruled: Vec::new(),
             missing: None,
+            failed: None,
             lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
             view,
             decision,

@@ -27,11 +27,22 @@ struct Running {
     result: oneshot::Receiver<Result<Effect>>,
 }
 
+/// An action that has failed, since when none has succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Its stable word.
+    pub action: &'static str,
+    /// Why.
+    pub error: String,
+    /// When it ended.
+    pub at: Instant,
+}
+
 /// What is under way, and how the last action ended.
 pub struct Tasks {
     hands: Arc<Hands>,
     running: Option<Running>,
-    failed: Option<(Action, Instant)>,
+    failed: Option<(Action, Failed)>,
     just_failed: Option<&'static str>,
     own_revision: i64,
     own_write_at: BootInstant,
@@ -75,7 +86,10 @@ impl Tasks {
             running.cancel.cancel();
         }
         let idle = self.running.is_none() && !matches!(action, Action::Wait | Action::Cancel);
-        let rests = self.failed.as_ref().is_some_and(|(failed, at)| failed == action && at.elapsed() < BREATHER);
+        let rests = self
+            .failed
+            .as_ref()
+            .is_some_and(|(action_before, failed)| action_before == action && failed.at.elapsed() < BREATHER);
         if !idle || rests {
             return;
         }
@@ -126,9 +140,14 @@ impl Tasks {
         };
         self.hands.metrics.acted(code, "failed");
         tracing::warn!(action = code, ?took, error = failure, "action failed");
-        self.failed = Some((action, Instant::now()));
+        self.failed = Some((action, Failed { action: code, error: failure, at: Instant::now() }));
         self.just_failed = Some(code);
         false
+    }
+
+    /// What has failed last, unless something has succeeded since.
+    pub fn failed(&self) -> Option<&Failed> {
+        self.failed.as_ref().map(|(_, failed)| failed)
     }
 
     /// The action that has failed since this was last asked, by its stable word.

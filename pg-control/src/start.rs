@@ -63,7 +63,7 @@ impl Instance {
                 return Ok(running);
             }
             if gave_up || begin.elapsed() > Duration::from_secs(20) {
-                return Err(self.explain_failed_start());
+                return Err(self.why_it_did_not_start());
             }
             // Look for the process once more after pg_ctl has ended: it may be quicker than this loop.
             gave_up = matches!(pg_ctl.try_wait(), Ok(Some(_)));
@@ -88,7 +88,7 @@ impl Instance {
             }
             let missing = self.postmaster().is_none();
             if missing && missing_before {
-                return Err(self.explain_failed_start());
+                return Err(self.why_it_did_not_start());
             }
             missing_before = missing;
             sleep(Duration::from_millis(2)).await;
@@ -127,8 +127,8 @@ impl Instance {
         Ok(())
     }
 
-    /// What the server said since its last start, the fatal lines first.
-    fn explain_failed_start(&self) -> Error {
+    /// Why a server that was started has ended again: what it has said since, the fatal lines first.
+    pub fn why_it_did_not_start(&self) -> Error {
         let text = read_from(&self.log_file(), self.memory().log_length_at_start).unwrap_or_default();
         if let Some(error @ Error::Host { .. }) = tool::diagnose(&text) {
             return error;

@@ -97,6 +97,7 @@ fn render(why: &Value) -> String {
         format!("  writes   {}", if why["writable"] == true { "work here" } else { "are not accepted here" }),
         format!("  etcd     {}", span("etcd_age_ms").map_or("never seen".to_owned(), |age| format!("seen {age} ago"))),
     ];
+    lines.extend(failed(&why["failed"]));
     let standings: Vec<Vec<String>> = why["standings"].as_array().into_iter().flatten().flat_map(standing).collect();
     if !standings.is_empty() {
         lines.extend([String::new(), screen::table(&["MEMBER", "MAY LEAD", "WHY"], &standings)]);
@@ -111,6 +112,13 @@ fn render(why: &Value) -> String {
         lines.push(format!("! {}\n  {}", text("problem"), text("hint")));
     }
     lines.join("\n")
+}
+
+/// What went wrong last, where nothing has succeeded since: why something is tried again.
+fn failed(failed: &Value) -> Option<String> {
+    let (action, error) = (failed["action"].as_str()?, failed["error"].as_str()?);
+    let ago = failed["ago_ms"].as_u64().map(|ms| words::age(Duration::from_millis(ms)));
+    Some(format!("  failed   {action}, {} ago: {error}", or_unknown(ago)))
 }
 
 fn or_unknown(text: Option<String>) -> String {
@@ -141,6 +149,7 @@ mod tests {
     fn every_bar_of_every_member_is_told() {
         let why = json!({
             "member": "pg2", "action": "wait", "sentence": "follows pg1, term 3", "reason": {"code": "following"},
+            "failed": {"action": "start", "error": "postgres did not start: FATAL:  no such option", "ago_ms": 2_500},
             "since_ms": 125_000, "etcd_age_ms": 200, "writable": false,
             "standings": [
                 {"member": "pg1", "bars": [{"code": "is_leader", "sentence": "it is the leader"}]},
@@ -157,6 +166,7 @@ pg2: follows pg1, term 3
   action   wait
   writes   are not accepted here
   etcd     seen 0.2 s ago
+  failed   start, 2.5 s ago: postgres did not start: FATAL:  no such option
 
 MEMBER  MAY LEAD  WHY
 pg1     leads     it is the leader

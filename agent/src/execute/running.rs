@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use consensus::{Outcome, Snapshot};
 use decision::action::{StartAs, StopMode};
 use decision::view::{SyncRecord, Upstream};
@@ -84,9 +84,7 @@ async fn survives_its_start(hands: &Hands) -> Result<()> {
     let begin = Instant::now();
     while begin.elapsed() < SURVIVES_AFTER {
         match hands.instance.postmaster().map(|postmaster| postmaster.status) {
-            None => {
-                bail!("Postgres ended while it started: see {}", hands.config.state_dir.join("postgres.log").display())
-            }
+            None => return Err(hands.instance.why_it_did_not_start().into()),
             Some(Status::Ready | Status::StandbyWithoutConnections) => break,
             Some(Status::Starting | Status::Stopping) => tokio::time::sleep(Duration::from_millis(3)).await,
         }

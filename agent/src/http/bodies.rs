@@ -213,6 +213,9 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "sentence": picture.decision.reason.to_string(),
         "since_ms": u64::try_from(picture.reason_age().as_millis()).unwrap_or(u64::MAX),
         "etcd_age_ms": picture.etcd_seen_at.map(|seen| u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX)),
+        "failed": picture.failed.as_ref().map(|failed| {
+            json!({"action": failed.action, "error": failed.error, "ago_ms": milliseconds(failed.at.elapsed())})
+        }),
         "writable": picture.writable(),
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),

@@ -23,6 +23,7 @@ async fn each_part_can_be_restarted_without_a_change_of_leader() {
         }
         members_of_etcd_restart(stage).await?;
         postgres_of_a_standby_dies(stage, &standby).await?;
+        postgres_of_a_standby_cannot_start(stage, &standby).await?;
         let (after, now) = (self::term(stage, &leader).await?, stage.leader().await?);
         ensure!((after, &now) == (term, &leader), "{leader} led term {term}, now {now} leads term {after}");
         Ok(())
@@ -78,6 +79,24 @@ async fn postgres_of_a_standby_dies(stage: &Stage, name: &str) -> Result<()> {
     stage.node(name)?.kill_postgres()?;
     let again = async || Ok(stage.node(name)?.postmaster_pid().is_some_and(|now| now != before));
     stage.eventually("Postgres of the standby is not started again", again).await?;
+    stage.whole().await
+}
+
+/// Whoever asks why it is tried again hears what Postgres said last, and it comes back by itself when that is mended.
+async fn postgres_of_a_standby_cannot_start(stage: &Stage, name: &str) -> Result<()> {
+    let conf = stage.node(name)?.data_dir().join("postgresql.conf");
+    let before = std::fs::read_to_string(&conf)?;
+    std::fs::write(&conf, format!("shared_preload_libraries = 'not_there'\n{before}"))?;
+    stage.node(name)?.kill_postgres()?;
+    let told = async || {
+        let failed = stage.ask(name, "/why").await?["failed"].clone();
+        Ok(failed["action"] == "start_standby"
+            && failed["error"].as_str().is_some_and(|error| error.contains("not_there")))
+    };
+    stage.eventually("nobody tells why Postgres does not start", told).await?;
+    let said = stage.pgvigil(name, &["why"]).await?;
+    ensure!(said.contains("not_there"), "{said}");
+    std::fs::write(&conf, before)?;
     stage.whole().await
 }
 
