@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use consensus::{BootInstant, ClusterWatch, Snapshot};
+use consensus::{BootInstant, ClusterWatch, Lease, Snapshot};
 use decision::Decision;
 use decision::names::{Lsn, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
@@ -97,6 +97,8 @@ pub struct Picture {
     pub made_at: BootInstant,
     /// When etcd last confirmed the cluster view.
     pub etcd_seen_at: Option<BootInstant>,
+    /// When the renewal of a lease of this node was last sent that etcd has confirmed.
+    pub renewed_at: Option<BootInstant>,
     /// When etcd was last seen, in seconds since the epoch, for people.
     pub etcd_seen_epoch_s: i64,
 }
@@ -110,6 +112,12 @@ pub enum SyncKind {
     Quorum,
     /// It may lag.
     Async,
+}
+
+/// The last renewal of either lease: it is answered by the same etcd that is read, and may go on where reading fails.
+fn renewed_at(hands: &Hands) -> Option<BootInstant> {
+    let sent = |lease: &Lease| lease.alive().map(|state| state.expires_at.minus(state.ttl));
+    sent(&hands.leases.member().borrow()).max(sent(&hands.leases.lock().borrow()))
 }
 
 impl Picture {
@@ -140,6 +148,7 @@ impl Picture {
             extras: look.extras.clone(),
             made_at: BootInstant::now(),
             etcd_seen_at,
+            renewed_at: renewed_at(hands),
             etcd_seen_epoch_s: if etcd_seen_at.is_some() { epoch } else { 0 },
             snapshot: now.snapshot,
         }

@@ -11,6 +11,9 @@ use super::words;
 use super::world::{Answer, Reach, World};
 use crate::cli::{Exit, Output, WhyArgs};
 
+/// etcd is read about once a second; what is older than this is worth a word.
+const NEWS_MS: u64 = 5_000;
+
 /// Prints one agent's view.
 pub async fn run(arguments: &WhyArgs) -> Exit {
     let reach = match Reach::new(&arguments.config) {
@@ -95,7 +98,7 @@ fn render(why: &Value) -> String {
         ),
         format!("  action   {}", text("/action")),
         format!("  writes   {}", if why["writable"] == true { "work here" } else { "are not accepted here" }),
-        format!("  etcd     {}", span("etcd_age_ms").map_or("never seen".to_owned(), |age| format!("seen {age} ago"))),
+        format!("  etcd     {}", etcd(why["etcd_age_ms"].as_u64(), why["lease_renewed_ms"].as_u64())),
     ];
     lines.extend(failed(&why["failed"]));
     let standings: Vec<Vec<String>> = why["standings"].as_array().into_iter().flatten().flat_map(standing).collect();
@@ -112,6 +115,16 @@ fn render(why: &Value) -> String {
         lines.push(format!("! {}\n  {}", text("problem"), text("hint")));
     }
     lines.join("\n")
+}
+
+/// When etcd was last seen. One that renews leases and is not seen answers, so whoever looks for it in the network looks in the wrong place.
+fn etcd(seen_ms: Option<u64>, renewed_ms: Option<u64>) -> String {
+    let ago = |ms| format!("{} ago", words::age(Duration::from_millis(ms)));
+    let seen = seen_ms.map_or("never seen".to_owned(), |ms| format!("seen {}", ago(ms)));
+    match renewed_ms.filter(|renewed| seen_ms.is_none_or(|seen| seen > NEWS_MS && *renewed < seen / 2)) {
+        Some(renewed) => format!("{seen}, yet it renewed the lease {}: it answers, and cannot be read", ago(renewed)),
+        None => seen,
+    }
 }
 
 /// What went wrong last, where nothing has succeeded since: why something is tried again.
@@ -144,6 +157,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_etcd_that_renews_leases_and_cannot_be_read_is_not_called_silent() {
+        for (seen, renewed, told) in [
+            (Some(200), Some(100), "seen 0.2 s ago"),
+            (None, None, "never seen"),
+            (Some(40_000), None, "seen 40 s ago"),
+            (Some(40_000), Some(39_000), "seen 40 s ago"),
+            (
+                Some(40_000),
+                Some(400),
+                "seen 40 s ago, yet it renewed the lease 0.4 s ago: it answers, and cannot be read",
+            ),
+        ] {
+            assert_eq!(etcd(seen, renewed), told);
+        }
+    }
 
     #[test]
     fn every_bar_of_every_member_is_told() {

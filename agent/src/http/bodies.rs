@@ -211,8 +211,9 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "action": picture.decision.action.code(),
         "reason": picture.decision.reason,
         "sentence": picture.decision.reason.to_string(),
-        "since_ms": u64::try_from(picture.reason_age().as_millis()).unwrap_or(u64::MAX),
-        "etcd_age_ms": picture.etcd_seen_at.map(|seen| u64::try_from(seen.elapsed().as_millis()).unwrap_or(u64::MAX)),
+        "since_ms": milliseconds(picture.reason_age()),
+        "etcd_age_ms": picture.etcd_seen_at.map(|seen| milliseconds(seen.elapsed())),
+        "lease_renewed_ms": picture.renewed_at.map(|sent| milliseconds(sent.elapsed())),
         "failed": picture.failed.as_ref().map(|failed| {
             json!({"action": failed.action, "error": failed.error, "ago_ms": milliseconds(failed.at.elapsed())})
         }),

@@ -177,6 +177,8 @@ async fn a_postgres_that_dies_while_etcd_renews_leases_and_refuses_to_be_read_is
         stage.say("etcd asks for a password that nobody has");
         says(stage, &leader, "leading_on_promises").await?;
         tokio::time::sleep(TTL).await;
+        let said = stage.pgvigil(&leader, &["status", "-o", "json"]).await?;
+        ensure!(said.contains("etcd_unreadable"), "{said}");
         stage.node(&leader)?.kill_postgres()?;
         let died = Instant::now();
         stage.writes_go_on().await?;

@@ -8,13 +8,16 @@ use decision::settings::Mode;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::super::world::World;
+use super::super::words;
+use super::super::world::{Answer, World};
 use super::facts::Status;
 use super::member::MemberStatus;
 
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
 
+/// etcd renews leases and cannot be read.
+pub const UNREADABLE: &str = "etcd_unreadable";
 /// Acknowledged commits need not be on a voter, by a setting.
 pub const OVERRULED: &str = "durability_overruled";
 /// Clients may not write, by a setting.
@@ -41,14 +44,7 @@ impl Trouble {
 /// Everything that is wrong, the gravest first.
 pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     let mut found = Vec::new();
-    if let Some(error) = &status.etcd_error {
-        let problem = format!("etcd does not answer: {error}");
-        found.push(Trouble::new(
-            "etcd_unreachable",
-            problem,
-            "is etcd running, and no firewall between? pgvigil validate asks each member",
-        ));
-    }
+    found.extend(status.etcd_error.as_ref().map(|error| of_etcd(error, world, ttl)));
     if let Ok(snapshot) = &world.etcd {
         found.extend(snapshot.problems.iter().map(|problem| {
             let told = format!("the value of {} cannot be understood: {}", problem.key, problem.why);
@@ -80,6 +76,33 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         ));
     }
     found
+}
+
+/// Why etcd could not be read from here, as far as the agents tell: they read it as well, and it renews their leases.
+fn of_etcd(error: &str, world: &World, ttl: Duration) -> Trouble {
+    let age = |answer: &Answer, key: &str| answer.why[key].as_u64().map(Duration::from_millis);
+    let those = |fits: &dyn Fn(&Answer) -> bool| -> Vec<MemberName> {
+        world.answers().filter(|(_, answer)| fits(answer)).map(|(name, _)| name.clone()).collect()
+    };
+    let read_it = those(&|answer| age(answer, "etcd_age_ms").is_some_and(|age| age <= ttl / 3));
+    if !read_it.is_empty() {
+        let problem = format!("etcd cannot be read from here, though {} can: {error}", words::list(&read_it));
+        let hint = "look at this host: its way to etcd, its certificates, the password in its file; pgvigil validate asks each member";
+        return Trouble::new("etcd_unreachable", problem, hint);
+    }
+    let renewed = those(&|answer| {
+        age(answer, "lease_renewed_ms").is_some_and(|age| age <= ttl / 2)
+            && age(answer, "etcd_age_ms").is_none_or(|age| age > ttl)
+    });
+    if !renewed.is_empty() {
+        let problem =
+            format!("etcd renews the leases of {}, so it answers, and cannot be read: {error}", words::list(&renewed));
+        let hint = "the network is not the cause: etcdctl endpoint status and etcdctl alarm list, and may the user of the agents read the keys?";
+        return Trouble::new(UNREADABLE, problem, hint);
+    }
+    let problem = format!("etcd does not answer: {error}");
+    let hint = "is etcd running, and no firewall between? pgvigil validate asks each member";
+    Trouble::new("etcd_unreachable", problem, hint)
 }
 
 /// What an agent misses of its own directory.
@@ -157,7 +180,27 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
 mod tests {
     use serde_json::json;
 
+    use super::super::super::world::Agent;
     use super::*;
+
+    #[test]
+    fn an_etcd_that_cannot_be_read_is_called_unreachable_only_where_no_agent_knows_better() {
+        let pg1 = MemberName::new("pg1").unwrap();
+        for (why, code, told) in [
+            (json!({"etcd_age_ms": 300, "lease_renewed_ms": 200}), "etcd_unreachable", "though pg1 can"),
+            (json!({"etcd_age_ms": 60_000, "lease_renewed_ms": 200}), UNREADABLE, "renews the leases of pg1"),
+            (json!({"etcd_age_ms": null, "lease_renewed_ms": 200}), UNREADABLE, "renews the leases of pg1"),
+            (json!({"etcd_age_ms": 3_000, "lease_renewed_ms": 2_000}), "etcd_unreachable", "does not answer: late"),
+            (json!({"etcd_age_ms": 60_000, "lease_renewed_ms": 60_000}), "etcd_unreachable", "does not answer: late"),
+            (json!({}), "etcd_unreachable", "does not answer: late"),
+        ] {
+            let says = Ok(Answer { why: why.clone(), ..Answer::default() });
+            let agents = [(pg1.clone(), Agent { api_url: String::new(), says })].into();
+            let world = World { etcd: Err("late".to_owned()), agents, me: pg1.clone() };
+            let trouble = of_etcd("late", &world, Duration::from_secs(5));
+            assert!(trouble.code == code && trouble.problem.contains(told), "{why}: {trouble:?}");
+        }
+    }
 
     #[test]
     fn an_agent_that_misses_its_own_directory_is_a_problem_with_its_mend() {

@@ -13,7 +13,7 @@ use super::super::words;
 use super::super::world::World;
 use super::facts::Status;
 use super::member::MemberStatus;
-use super::problems::{FORBIDDEN, OVERRULED};
+use super::problems::{FORBIDDEN, OVERRULED, UNREADABLE};
 
 /// How things stand, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -127,7 +127,8 @@ fn explanation(world: &World) -> String {
 
 fn cost(status: &Status) -> Cost {
     if !status.etcd_reachable {
-        return Cost::Impossible("etcd is silent".to_owned());
+        let unreadable = status.problems.iter().any(|problem| problem.code == UNREADABLE);
+        return Cost::Impossible(if unreadable { "etcd cannot be read" } else { "etcd is silent" }.to_owned());
     }
     let Some(durability) = status.durability.as_ref().filter(|_| status.leader.is_some()) else { return Cost::Unknown };
     let able: Vec<&MemberStatus> = status.members.iter().filter(|member| able(member, durability.mode)).collect();
