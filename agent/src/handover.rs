@@ -232,18 +232,20 @@ impl<'a> Plan<'a> {
     async fn confirm(&mut self, last: Lsn) -> Result<()> {
         let (began, mut moved, mut replayed) = (Instant::now(), Instant::now(), Lsn(0));
         loop {
-            match self.position().await {
+            let trouble = match self.position().await {
                 Ok(now) if now > last => return Ok(()),
-                Ok(now) if now > replayed => (replayed, moved) = (now, Instant::now()),
-                Ok(_) => {}
+                Ok(now) if now > replayed => {
+                    (replayed, moved) = (now, Instant::now());
+                    None
+                }
+                Ok(_) => None,
                 Err(error) if is_refusal(&error) => {
                     return Err(error.context(format!("{} is gone: going back", self.to)));
                 }
-                Err(error) => tracing::debug!(%error, "the candidate does not say how far it has come"),
-            }
+                Err(error) => Some(format!("{error:#}")),
+            };
             if began.elapsed() > CONFIRM_WITHIN || moved.elapsed() > SILENT_WITHIN {
-                let to = self.to;
-                bail!("{to} has replayed {replayed}, not yet the end of this leader's WAL behind {last}: going back");
+                bail!(unconfirmed(self.to, replayed, last, trouble.as_deref()));
             }
             tokio::time::sleep(ASK_EVERY).await;
         }
@@ -251,7 +253,9 @@ impl<'a> Plan<'a> {
 
     async fn position(&mut self) -> Result<Lsn> {
         let beat = self.line.get(&self.candidate.api_url, "/beat", Duration::from_millis(300)).await?;
-        beat.get("replayed").and_then(Value::as_u64).map(Lsn).context("it does not say how far it has replayed")
+        let state =
+            || format!("its Postgres is {}", beat["state"].as_str().unwrap_or("in a state that it does not tell"));
+        beat.get("replayed").and_then(Value::as_u64).map(Lsn).with_context(state)
     }
 
     /// Takes back what was said in etcd, so that it cannot come true any more and the others follow this leader again, and gets a server out
@@ -270,6 +274,45 @@ impl<'a> Plan<'a> {
         }
         if let Err(error) = self.hands.instance.clear_away_shut_down(ENDS_BY_ITSELF).await {
             tracing::warn!(%error, "the stopped Postgres could not be cleared away");
+        }
+    }
+}
+
+/// Why the candidate is not waited for any more: a position that it has told, or what keeps it from telling one.
+fn unconfirmed(to: &MemberName, replayed: Lsn, last: Lsn, trouble: Option<&str>) -> String {
+    match trouble {
+        Some(trouble) if replayed == Lsn(0) => {
+            format!("{to} does not say that it has replayed anything: {trouble}: going back")
+        }
+        Some(trouble) => format!(
+            "{to} had replayed {replayed}, not yet the end of this leader's WAL behind {last}, when it failed: {trouble}: going back"
+        ),
+        None => format!("{to} has replayed {replayed}, not yet the end of this leader's WAL behind {last}: going back"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hand_over_that_was_broken_off_says_what_became_of_the_candidate() {
+        let pg2 = MemberName::new("pg2").expect("a good name");
+        for (replayed, trouble, told) in [
+            (
+                0,
+                Some("its Postgres is stopped"),
+                "pg2 does not say that it has replayed anything: its Postgres is stopped",
+            ),
+            (
+                16,
+                Some("its Postgres is stopped"),
+                "pg2 had replayed 0/10, not yet the end of this leader's WAL behind 0/20, when it failed: its",
+            ),
+            (16, None, "pg2 has replayed 0/10, not yet the end of this leader's WAL behind 0/20: going back"),
+        ] {
+            let said = unconfirmed(&pg2, Lsn(replayed), Lsn(32), trouble);
+            assert!(said.starts_with(told) && said.ends_with(": going back"), "{said}");
         }
     }
 }
