@@ -114,7 +114,8 @@ fn report(preflight: &Preflight, arguments: &SwitchoverArgs, expected_pause_ms: 
     }
 }
 
-/// The median of the last switchovers.
+/// The median of the last switchovers, and of an even number the lower one of the two in the middle: where there are only two, one that was
+/// out of the ordinary says nothing of the next.
 async fn expected_pause_ms(reach: &Reach) -> Option<f64> {
     let (records, _) = reach.store.transitions().await.ok()?;
     median_pause_ms(&records)
@@ -124,7 +125,7 @@ fn median_pause_ms(records: &[Transition]) -> Option<f64> {
     let done = records.iter().rev().filter(|record| record.kind == "switchover" && record.outcome == "done");
     let mut pauses: Vec<f64> = done.filter_map(|record| record.write_outage_ms).take(JUDGED_BY).collect();
     pauses.sort_by(f64::total_cmp);
-    pauses.get(pauses.len() / 2).copied()
+    pauses.get(pauses.len().saturating_sub(1) / 2).copied()
 }
 
 async fn request(
@@ -193,7 +194,15 @@ mod tests {
             ..Transition::default()
         };
         assert_eq!(median_pause_ms(&[record("failed", 9000.0)]), None);
-        let records = [900.0, 120.0, 140.0, 110.0, 5000.0, 130.0].map(|ms| record("done", ms));
-        assert_eq!(median_pause_ms(&records), Some(130.0));
+        for (pauses, median) in [
+            (&[900.0, 120.0, 140.0, 110.0, 5000.0, 130.0][..], 130.0),
+            (&[120.0, 3_600_000.0], 120.0),
+            (&[3_600_000.0, 120.0], 120.0),
+            (&[120.0, 130.0, 3_600_000.0, 140.0], 130.0),
+            (&[120.0], 120.0),
+        ] {
+            let records: Vec<Transition> = pauses.iter().map(|ms| record("done", *ms)).collect();
+            assert_eq!(median_pause_ms(&records), Some(median), "{pauses:?}");
+        }
     }
 }
