@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use consensus::{BootInstant, ClusterWatch, Lease, Snapshot};
 use decision::Decision;
-use decision::names::{Lsn, Term, Timeline};
+use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
 use pg_control::{Extras, Overruled};
 use tokio::sync::Notify;
@@ -89,6 +89,8 @@ pub struct Picture {
     pub missing: Option<Missing>,
     /// The action that has failed last, unless another has succeeded since.
     pub failed: Option<Failed>,
+    /// Who has not promised to let this leader go on without etcd, and why.
+    pub refused: Vec<(MemberName, String)>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
@@ -140,6 +142,7 @@ impl Picture {
             exposed: None,
             overruled: Vec::new(),
             missing: None,
+            refused: hands.promises.refused.now(),
             failed: None,
             lock_until: hands.lock_until(&now.snapshot.clone().unwrap_or_default()).map(|(_, until)| until),
             view,

@@ -109,6 +109,10 @@ fn render(why: &Value) -> String {
         let text = |key: &str| problem[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {}: {}", text("key"), text("why")));
     }
+    for refused in why["refused_promises"].as_array().into_iter().flatten() {
+        let text = |key: &str| refused[key].as_str().unwrap_or("unknown");
+        lines.push(format!("! {} has not promised to let this leader go on: {}", text("member"), text("why")));
+    }
     let state_dir = why.get("state_dir").filter(|state_dir| !state_dir.is_null());
     for trouble in state_dir.into_iter().chain(why["overruled"].as_array().into_iter().flatten()) {
         let text = |key: &str| trouble[key].as_str().unwrap_or("unknown");
@@ -186,6 +190,7 @@ mod tests {
                 {"member": "pg2", "bars": []},
                 {"member": "pg3", "bars": [{"code": "a", "sentence": "first"}, {"code": "b", "sentence": "second"}]},
             ],
+            "refused_promises": [{"member": "pg3", "why": "it has balloted"}],
             "state_dir": {"problem": "its directory is gone", "hint": "make it"},
             "overruled": [{"code": "writes_forbidden", "problem": "nothing may be written", "hint": "let it"}],
             "problems": [{"key": "/service/x/status", "why": "it is no JSON"}],
@@ -204,6 +209,7 @@ pg2     yes       nothing bars it
 pg3     no        first
                   second
 ! /service/x/status: it is no JSON
+! pg3 has not promised to let this leader go on: it has balloted
 ! its directory is gone
   make it
 ! nothing may be written

@@ -219,6 +219,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         }),
         "writable": picture.writable(),
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
+        "refused_promises": picture.refused.iter().map(|(member, why)| json!({"member": member, "why": why})).collect::<Vec<_>>(),
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "problems": picture.snapshot.as_ref().map(|snapshot| {

@@ -12,6 +12,7 @@ use decision::settings::Timing;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::refused::in_words;
 use super::{Answered, Asked, Ground, PATH, Promises, Round, answer_to};
 use crate::authority::Authority;
 use crate::peers::Peers;
@@ -70,6 +71,7 @@ impl Asker {
                 }
                 ground => {
                     self.promises.reign.rest();
+                    self.promises.refused.forget();
                     if let Some(ground) = ground.filter(|_| self.holds())
                         && self.promises.reign.settle(ground.term)
                         && self.is_fenced_by_the_lease().await
@@ -152,23 +154,28 @@ impl Asker {
         let alone = self.timing.ttl.saturating_sub(self.timing.safety_margin);
         let mut round = Round { term: ground.term, asked_at: BootInstant::now(), alone, deposed_by: None };
         let mut under_way = self.send(ground, self.timing.ttl, self.timing.ttl / 4);
-        let reign = &self.promises.reign;
+        let (reign, refused) = (&self.promises.reign, &self.promises.refused);
         while let Some(ended) = under_way.join_next().await {
             let Ok((to, sent_at, answer)) = ended else { continue };
             match answer {
                 Ok(Answered { for_ms, .. }) if for_ms > 0 => {
                     let counts = Duration::from_millis(for_ms).saturating_sub(self.timing.safety_margin);
+                    refused.has_promised(&to);
                     reign.promised(ground.term, to, sent_at + counts);
                 }
                 Ok(Answered { last_number: Some(last), .. }) => self.number = self.number.max(last),
                 Ok(Answered { refusal, .. }) => {
                     tracing::warn!(member = %to, ?refusal, "no promise to let this leader go on without etcd");
+                    refused.note(&to, in_words(refusal.as_ref()));
                     // Whoever refuses does not take a running promise back; the rules forbid it both.
                     if let Some(Refusal::LaterTerm { term }) = refusal {
                         round.deposed_by = round.deposed_by.max(Some(term));
                     }
                 }
-                Err(error) => tracing::debug!(member = %to, error = format!("{error:#}"), "no answer about a promise"),
+                Err(error) => {
+                    tracing::debug!(member = %to, error = format!("{error:#}"), "no answer about a promise");
+                    refused.note(&to, format!("it does not answer: {error:#}"));
+                }
             }
             reign.tell(round);
         }

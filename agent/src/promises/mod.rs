@@ -6,6 +6,7 @@ mod ask;
 mod book;
 mod ground;
 mod hear;
+mod refused;
 mod reign;
 mod seal;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use ask::Asker;
 pub use book::Book;
 pub use ground::Ground;
 pub use hear::{Reply, hear};
+pub use refused::Refused;
 pub use reign::{Carried, Reign, Round};
 pub use seal::Seal;
 
@@ -42,6 +44,8 @@ pub struct Promises {
     pub book: Book,
     /// On what ground it leads.
     pub reign: Reign,
+    /// Who has not promised to let it go on.
+    pub refused: Refused,
     /// The key of the cluster.
     pub seal: Seal,
     /// Whether there is anything here for which to ask: a Postgres that takes writes, or will soon. Promises for a dead one would only keep
@@ -66,6 +70,7 @@ impl Promises {
         Arc::new(Self {
             book: Book::open(state_dir, boot.trim().to_owned()),
             reign: Reign::open(state_dir, me.clone()),
+            refused: Refused::default(),
             seal: Seal::open(state_dir),
             worth_asking: AtomicBool::new(true),
             out_of_sight: watch::channel(false).0,

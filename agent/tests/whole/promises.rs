@@ -80,6 +80,8 @@ async fn in_strict_mode_one_voter_is_enough_without_etcd_and_none_is_not() {
         stage.writes_go_on().await?;
         stage.say(&format!("{} ms without a write", stage.silence_since(lost)?.as_millis()));
         ensure!(stage.silence_since(lost)? < TTL, "writes paused");
+        let refused = stage.ask(&leader, "/why").await?["refused_promises"].clone();
+        ensure!(refused[0]["member"] == first.name(), "nobody says who has not promised: {refused}");
         let data_dir = stage.node(&leader)?.data_dir();
         second.agent().freeze()?;
         second.freeze_postgres();
