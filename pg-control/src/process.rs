@@ -80,6 +80,11 @@ pub fn is_stopped(pid: i32) -> bool {
     Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| matches!(stat.state, 'T' | 't'))
 }
 
+/// Whether a debugger holds the process up: it does not go on by a signal.
+pub(crate) fn is_traced(pid: i32) -> bool {
+    Process::new(pid).and_then(|process| process.stat()).is_ok_and(|stat| stat.state == 't')
+}
+
 pub(crate) fn is_alive(pid: i32) -> bool {
     Process::new(pid).ok().and_then(|process| alive_for(&process)).is_some()
 }

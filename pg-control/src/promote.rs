@@ -120,9 +120,10 @@ impl Instance {
                 return Ok(());
             }
             if round.is_multiple_of(16) {
-                // A reader may have come in the way of what is left to replay.
+                // A reader may have come in the way of what is left to replay, or somebody may have stopped the process that replays.
                 let status = self.status().await?;
                 self.end_blocking_readers(&status).await?;
+                self.wake_replay(&status);
             }
             sleep(Duration::from_millis(1)).await;
         }

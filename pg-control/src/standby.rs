@@ -128,6 +128,7 @@ impl Instance {
             if status.replay_paused() {
                 self.resume_replay().await?;
             }
+            self.wake_replay(&status);
             gone = if status.receiver.is_none() { gone + 1 } else { 0 };
             rested = if status.rests() && status.startup.and_then(asleep).is_some() { rested + 1 } else { 0 };
             // Seen twice: once could be the moment between two attempts.
@@ -139,6 +140,22 @@ impl Instance {
                 return if gone >= 2 { Ok(self.standby_facts(&status)) } else { Err(timeout) };
             }
             sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// A replaying process that somebody has stopped (SIGSTOP) holds up a pledge and a promotion for ever: it is let go on. One that a debugger
+    /// holds up is killed, and the server with it, to be started again.
+    pub(crate) fn wake_replay(&self, status: &Status) {
+        let Some(startup) = status.startup.filter(|pid| process::is_stopped(*pid)) else { return };
+        tracing::warn!(
+            startup,
+            "the replaying process had been stopped by somebody: it goes on, for this standby may be needed"
+        );
+        if let Some(postmaster) = self.postmaster() {
+            process::send_to_children(postmaster.pid, &[startup], Signal::SIGCONT);
+            if process::is_traced(startup) {
+                process::send_to_children(postmaster.pid, &[startup], Signal::SIGKILL);
+            }
         }
     }
 

@@ -92,3 +92,24 @@ async fn a_leader_whose_postmaster_alone_is_frozen_is_replaced() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standbys_whose_replay_somebody_has_stopped_take_over_all_the_same() {
+    on_stage(&options(), async |stage| {
+        let old = stage.leader().await?;
+        for name in stage.others(&old) {
+            let startup = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'";
+            processes::signal(stage.cluster.psql(&name, startup).await?.parse()?, Signal::SIGSTOP);
+        }
+        stage.writes_go_on().await?;
+        stage.say("nobody replays any more, and writes go on");
+        stage.node(&old)?.kill_everything()?;
+        let begin = Instant::now();
+        let new = stage.leader_other_than(&old).await?;
+        stage.writes_go_on().await?;
+        stage.say(&format!("{new} leads; {} ms without writes", stage.silence_since(begin)?.as_millis()));
+        stage.start(&old)?;
+        stage.whole().await
+    })
+    .await;
+}

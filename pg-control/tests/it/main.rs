@@ -43,7 +43,8 @@ fn all() -> Vec<Test> {
             a_cancelled_clone_leaves_nothing_running, observing_is_cheap,
             a_standby_that_is_refused_its_wal_never_claims_to_stream,
             a_standby_that_was_torn_off_while_it_changed_timelines_is_promoted,
-            paused_replay_goes_on_for_a_pledge, an_upstream_set_behind_our_back_is_a_stranger,
+            paused_replay_goes_on_for_a_pledge,
+            replay_that_somebody_has_stopped_goes_on_for_a_pledge_and_for_a_promotion, an_upstream_set_behind_our_back_is_a_stranger,
             wal_that_the_upstream_has_removed_is_missed;
         rejoin: a_cleanly_stopped_primary_rejoins_without_a_rewind, a_diverged_primary_is_found_and_rewound,
             the_end_of_wal_is_found_at_the_end_of_a_file, the_end_of_wal_follows_a_promotion,

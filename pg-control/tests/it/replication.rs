@@ -250,6 +250,24 @@ pub async fn paused_replay_goes_on_for_a_pledge() -> Outcome {
     Ok(())
 }
 
+pub async fn replay_that_somebody_has_stopped_goes_on_for_a_pledge_and_for_a_promotion() -> Outcome {
+    let leader = primary("pg1").await?;
+    let standby = standby_of(&leader, "pg2", 1).await?;
+    let stop_replay = async || -> Outcome {
+        let startup = standby.ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'").await?;
+        let startup = nix::unistd::Pid::from_raw(startup.parse()?);
+        Ok(nix::sys::signal::kill(startup, nix::sys::signal::Signal::SIGSTOP)?)
+    };
+    stop_replay().await?;
+    leader.run("CREATE TABLE unreplayed ()").await?;
+    let facts = standby.instance.pledge(PATIENCE).await?;
+    assert!(facts.replay_done && facts.replayed == facts.received, "{facts:?}");
+    stop_replay().await?;
+    standby.instance.promote(&Quorum::none(), Term(2), PATIENCE).await?;
+    assert_eq!(standby.ask("SELECT count(*) FROM unreplayed").await?, "0");
+    Ok(())
+}
+
 pub async fn an_upstream_set_behind_our_back_is_a_stranger() -> Outcome {
     let leader = primary("pg1").await?;
     let standby = standby_of(&leader, "pg2", 1).await?;
