@@ -1,6 +1,7 @@
 //! Giving a ballot and taking it back. From before it is sent until its fate is known a ballot binds this node: it promises nothing to the leader
 //! that it is against, and does not follow it again before the ballot is gone for certain.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,23 @@ pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Resul
     let released = move |promise: &Promise| is_released(&known.cluster, promise);
     // A promise forbids it; and what is noted first keeps this node from promising, also in its next life.
     hands.noting(move |promises| promises.book.revoke(revoked, released)).await?;
-    let (standby, ()) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), lease);
+    let etcd = async {
+        let (mut lease, mut answers) = (pin!(lease), pin!(hands.etcd_answers()));
+        tokio::select! {
+            () = &mut lease => answers.await,
+            // Without etcd there is no lease either, and the leader may wait for this node's promise.
+            answers = &mut answers => {
+                if answers {
+                    lease.await;
+                }
+                answers
+            }
+        }
+    };
+    let (standby, told) = tokio::join!(hands.instance.pledge(PLEDGE_WITHIN), etcd);
+    if !told {
+        return forget_pledge(hands, seen, revoked).await;
+    }
     let standby = standby?;
     if !standby.replay_done {
         // Until replay rests, a server that was restarted does not know how much WAL it has: its ballot would tell too little.
@@ -54,6 +71,16 @@ pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Resul
     hands.recorder.lap("pledge");
     tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
     Ok(Effect::of(outcome))
+}
+
+/// Where etcd does not answer nobody can be elected, and the leader may need this node's promise. **Invariant: a pledge is forgotten only
+/// while no ballot for it can be in etcd or on its way there.**
+async fn forget_pledge(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<Effect> {
+    let balloted = seen.cluster.ballots.get(hands.me()).is_some_and(|ballot| ballot.revoked == revoked);
+    if !balloted {
+        hands.noting(move |promises| promises.book.follows(revoked, false)).await?;
+    }
+    Ok(Effect::LOCAL)
 }
 
 /// A ballot against `term` whose answer was lost may still be on its way. It would be counted with what had been received then, while this node

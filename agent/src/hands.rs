@@ -2,12 +2,13 @@
 //! job that it may have under way.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use consensus::records::Secrets as StoredSecrets;
-use consensus::{LeaseKeeper, Outcome, Store};
+use consensus::{BootInstant, LeaseKeeper, Outcome, Store};
 use decision::names::MemberName;
 use pg_control::{DiskWatch, Instance, Pulse, Secrets};
 use tokio::sync::Notify;
@@ -20,6 +21,9 @@ use crate::promises::Promises;
 use crate::recorder::Recorder;
 use crate::secret::Secret;
 use crate::transitions::Ledger;
+
+/// How long etcd may take to answer before anything is given up that cannot be taken back without it.
+const ETCD_ANSWERS_WITHIN: Duration = Duration::from_millis(700);
 
 /// Everything an action may use.
 pub struct Hands {
@@ -53,6 +57,8 @@ pub struct Hands {
     pub spare_lease: AtomicI64,
     /// Rung by an action that has changed what is seen, long before it ends: the loop looks at once.
     pub look_now: Notify,
+    /// When a question was sent to etcd that it has not answered; what was confirmed by an earlier one is not the present any more.
+    pub etcd_silent_at: Mutex<Option<BootInstant>>,
     /// Whether the passwords between members have been handed to Postgres' side.
     pub secrets_known: AtomicBool,
 }
@@ -61,6 +67,27 @@ impl Hands {
     /// The name of this node.
     pub fn me(&self) -> &MemberName {
         self.config.member_name()
+    }
+
+    /// Whether etcd is there, by one small question. What was seen before a question that it leaves unanswered is not taken for the present
+    /// any more.
+    pub async fn etcd_answers(&self) -> bool {
+        let asked_at = BootInstant::now();
+        let why = match tokio::time::timeout(ETCD_ANSWERS_WITHIN, self.store.answers()).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {ETCD_ANSWERS_WITHIN:?}"),
+        };
+        tracing::warn!(why, "etcd does not answer: nothing is given up that would need it");
+        *self.etcd_silent_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked_at);
+        self.look_now.notify_one();
+        false
+    }
+
+    /// Whether etcd has answered nothing that was asked since a question that it left unanswered.
+    pub fn etcd_is_silent(&self, confirmed_at: BootInstant) -> bool {
+        let unanswered = *self.etcd_silent_at.lock().unwrap_or_else(PoisonError::into_inner);
+        unanswered.is_some_and(|asked_at| asked_at.since(confirmed_at) > Duration::ZERO)
     }
 
     /// Gives the spare lease back, if there is one.

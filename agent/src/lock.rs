@@ -85,11 +85,15 @@ pub async fn resume(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect
     Ok(Effect::of(outcome))
 }
 
-/// The lock is given up only when no write can follow it: every Postgres process is gone, orphans included.
+/// The lock is given up only when no write can follow it: every Postgres process is gone, orphans included. And only where etcd can be told:
+/// without it nobody else could be elected, and a write that is on its way would cost the promises by which Postgres can be started again here.
 ///
 /// # Errors
 /// Some process lives, or etcd does not answer.
 pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    if !hands.etcd_answers().await {
+        return Ok(Effect::LOCAL);
+    }
     hands.instance.kill_all().await?;
     hands.fence.disarm();
     let before = my_sync(hands, seen)?;
@@ -101,11 +105,15 @@ pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
 }
 
 /// The voters are told and Postgres is killed at the same time: whoever pledges acknowledges nothing more to it, dead or not. The lock
-/// follows once nothing can be written any more, where nobody has taken it by then.
+/// follows once nothing can be written any more, where nobody has taken it by then. As with [`release`], nothing is given up before etcd has
+/// answered.
 ///
 /// # Errors
 /// Some process lives, or etcd does not answer.
 pub async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
+    if !hands.etcd_answers().await {
+        return Ok(Effect::LOCAL);
+    }
     let sync = SyncRecord { released: true, heir: None, ..my_sync(hands, seen)? };
     // Whoever has promised is free as soon as it hears of it, so from here on no promise carries this reign.
     hands.renounce_promises(seen.sync_revision);

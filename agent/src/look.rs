@@ -282,7 +282,8 @@ pub fn view(
         // Whether the lease of an earlier life still lives is not known yet, and everything depends on it.
         Seen::Never { tried_for: Duration::ZERO }
     } else {
-        cluster.seen(BootInstant::now(), fresh_for(&settings))
+        let fresh = if hands.etcd_is_silent(cluster.confirmed_at) { Duration::ZERO } else { fresh_for(&settings) };
+        cluster.seen(BootInstant::now(), fresh)
     };
     let ages = ages.look(seen.now(), look.server(), look.answered, lock);
     let was_heard = heard.agent.heard.is_some();

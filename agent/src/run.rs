@@ -1,8 +1,8 @@
 //! What the agent sets up once: etcd, the leases, Postgres, the fence, the health API; then its loop, in `body.rs`, until it is told to
 //! end. Postgres goes on running, and the leases are left to the next agent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -172,6 +172,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
         look_now: Notify::new(),
+        etcd_silent_at: Mutex::new(None),
         secrets_known: AtomicBool::new(false),
         config,
     })

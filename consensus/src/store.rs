@@ -63,6 +63,14 @@ impl Store {
         Ok(Snapshot::from_stored(&self.keys, revision, fingerprint, &found))
     }
 
+    /// Whether etcd answers: one small linearizable read.
+    ///
+    /// # Errors
+    /// It does not, or not in time.
+    pub async fn answers(&self) -> Result<(), Error> {
+        self.read_fingerprint().await.map(|_| ())
+    }
+
     /// Reads whether anything has changed; one key travels, without its value.
     pub(crate) async fn read_fingerprint(&self) -> Result<Fingerprint, Error> {
         let answer = self

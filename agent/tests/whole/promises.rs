@@ -195,6 +195,44 @@ async fn a_postgres_that_dies_while_etcd_renews_leases_and_refuses_to_be_read_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_dies_with_the_quorum_of_etcd_is_soon_started_again_where_it_is() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let term = stage.ask(&leader, "/beat").await?["term"].clone();
+        let lost = Instant::now();
+        stage.cluster.etcd().iter().take(2).for_each(Service::kill);
+        stage.node(&leader)?.kill_postgres()?;
+        stage.writes_go_on().await?;
+        stage.say(&format!("{} ms without a write, and etcd is still away", stage.silence_since(lost)?.as_millis()));
+        tokio::time::sleep(TTL).await;
+        stage.writes_go_on().await?;
+        stage.cluster.etcd().iter().take(2).try_for_each(Service::start)?;
+        says(stage, &leader, "leading").await?;
+        ensure!(stage.ask(&leader, "/beat").await?["term"] == term, "the term has changed");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_dies_with_the_quorum_of_etcd_loses_nothing_when_etcd_comes_back_at_once() {
+    on_stage(&options(), async |stage| {
+        for pause in [Duration::from_millis(500), Duration::from_secs(2)] {
+            let leader = stage.leader().await?;
+            stage.cluster.etcd().iter().take(2).for_each(Service::kill);
+            stage.node(&leader)?.kill_postgres()?;
+            tokio::time::sleep(pause).await;
+            stage.cluster.etcd().iter().take(2).try_for_each(Service::start)?;
+            stage.say(&format!("etcd is back after {pause:?}"));
+            stage.writes_go_on().await?;
+            stage.whole().await?;
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_alone_lost_etcd_and_whose_postgres_hangs_restarts_it_under_its_term() {
     on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
