@@ -13,6 +13,7 @@ use crate::names::{MemberName, Term};
 use crate::reason::{Reason, span};
 use crate::recovery::forecast;
 use crate::settings::Mode;
+use crate::vacancy;
 use crate::view::{
     Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, RequestKind, Server, Standby,
     SyncRecord, View,
@@ -23,6 +24,9 @@ const CANDIDATE_MAY_COME: Duration = Duration::from_secs(2);
 
 /// What to do while the lock is mine.
 pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: Term) -> Choice {
+    if let Some(choice) = vacancy::term_was_raised(view, cluster, postgres) {
+        return choice;
+    }
     let Some(sync) = cluster.sync.as_ref().filter(|sync| sync.leader == view.me && sync.term == term) else {
         // The record is written in the very transaction that gives the lock, so somebody has tampered with it.
         return wait(Reason::RecordMissing { term });

@@ -56,6 +56,8 @@ Reason:
         ("the WAL here is of term {mine}, but the highest term in etcd is {etcd}: etcd has been restored from an old backup");
     LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
     LockOfEarlierLife {} "lock_of_earlier_life"
+    TermRaised { mine: Term, etcd: Term } "term_raised"
+        ("the key `term` in etcd says {etcd}, but the record of this reign is of term {mine}: somebody has changed it by hand; go on under a term above both");
         ("the lock names this node, under a lease that it does not hold (an earlier life's): wait until it ends");
     PostgresUnseen {} "postgres_unseen" ("the local Postgres has not been seen just now: nothing is changed unseen");
     ForeignSystem { mine: SystemId, cluster: SystemId } "foreign_system"

@@ -81,22 +81,41 @@ pub(crate) fn etcd_went_back(view: &View, cluster: &Cluster, postgres: &Postgres
         return None;
     }
     let reason = Reason::EtcdWentBack { mine: primary.marked_term, etcd: cluster.term };
+    let claim = claim_above(view, cluster, primary)?;
+    Some((Action::Acquire(Claim { depose: by_key.then(|| view.me.clone()), ..claim }), reason))
+}
+
+/// A running primary that holds the lock of its term, while the number of the term in etcd is another than that of its record. One transaction
+/// writes them both, so somebody has raised the number alone; standbys would follow under a name that nothing waits for. Nobody else can have
+/// led, for the lock is where it was: a term above both puts it right.
+pub(crate) fn term_was_raised(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
+    let Server::Primary(primary) = &postgres.server else { return None };
+    let mine = cluster.sync.as_ref().filter(|sync| sync.leader == view.me && sync.term == primary.marked_term)?;
+    if mine.term >= cluster.term || mine.released || primary.timeline != mine.timeline {
+        return None;
+    }
+    let reason = Reason::TermRaised { mine: mine.term, etcd: cluster.term };
+    let claim = claim_above(view, cluster, primary)?;
+    Some((Action::Acquire(Claim { depose: Some(view.me.clone()), ..claim }), reason))
+}
+
+/// A claim of a running primary to a term above every one that it knows: what is on record is kept beside what Postgres waits for.
+fn claim_above(view: &View, cluster: &Cluster, primary: &Primary) -> Option<Claim> {
     let sync = cluster.sync.as_ref()?;
     let running = primary.waits_for.as_ref().map(|(quorum, _)| quorum.clone()).unwrap_or_default();
-    let claim = Claim {
-        term: primary.marked_term.next(),
+    Some(Claim {
+        term: primary.marked_term.max(cluster.term).next(),
         after: cluster.term,
         policies: ending_with(&inherited(sync), &running),
         mode: mode_in_force(&view.settings, cluster),
         timeline: primary.timeline,
         ballots: Vec::new(),
         failsafe_revision: None,
-        depose: by_key.then(|| view.me.clone()),
+        depose: None,
         kind: ClaimKind::Reclaim,
         request: None,
         lost_bytes_bound: Some(0),
-    };
-    Some((Action::Acquire(claim), reason))
+    })
 }
 
 /// A ballot is a promise of a running standby. Where that is gone others would wait in vain for this node to lead, or count what it

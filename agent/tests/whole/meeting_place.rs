@@ -272,6 +272,30 @@ async fn nonsense_in_etcd_is_told_and_brings_nobody_down() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_term_that_somebody_changes_by_hand_is_put_right_by_the_leader() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        for by_hand in ["1005", "1"] {
+            etcdctl::put(&stage.cluster, "term", by_hand).await?;
+            stage.writes_go_on().await?;
+            stage.whole().await?;
+            ensure!(stage.leader().await? == leader, "the leadership has changed");
+            ensure!(term(stage).await?.parse::<u64>()? > 1005, "the term is {}", term(stage).await?);
+        }
+        the_host_of_the_leader_is_lost(stage, &leader).await
+    })
+    .await;
+}
+
+/// Whatever was put right is good for a failover as well.
+async fn the_host_of_the_leader_is_lost(stage: &Stage, leader: &str) -> Result<()> {
+    stage.node(leader)?.kill_everything()?;
+    stage.leader_other_than(leader).await?;
+    stage.writes_go_on().await?;
+    stage.start(leader)
+}
+
 async fn problem_is_told(stage: &Stage, leader: &str, key: &str) -> Result<bool> {
     let why = stage.ask(leader, "/why").await?;
     let problems = why["problems"].as_array().cloned().unwrap_or_default();

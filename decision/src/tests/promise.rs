@@ -287,6 +287,19 @@ fn quorums() -> Vec<Quorum> {
 
 /// Every record: each quorum alone, and every change from one to another, in both modes.
 fn records() -> Vec<(Mode, Policies)> {
+#[test]
+fn a_term_that_somebody_has_raised_by_hand_does_not_stop_the_leader() {
+    let raised = |by: u64| Cluster { term: Term(TERM.0 + by), ..cluster() };
+    let holds = |by| view("pg1").within(raised(by)).lock(Lock::Held { term: Term(TERM.0 + by), left: secs(4) });
+    check(&holds(0), "wait: leading");
+    check(&holds(998), "acquire: term_raised");
+    let Action::Acquire(claim) = decide(&holds(998)).action else { panic!("a claim") };
+    assert_eq!((claim.term, claim.after, claim.depose), (Term(TERM.0 + 999), Term(TERM.0 + 998), Some(name("pg1"))));
+    let of_another = raised(998).record(|sync| sync.leader = name("pg3"));
+    check(&holds(998).within(of_another), "wait: record_missing");
+    check(&holds(998).stopped(crashed_primary()), "wait: record_missing");
+}
+
     let quorums = quorums();
     let alone = quorums.iter().map(|quorum| vec![quorum.clone()]);
     let after = |at: usize| &quorums[at + 1..];
