@@ -12,8 +12,8 @@ const RESTART: Duration = Duration::from_millis(200);
 const HANDOVER: Duration = Duration::from_millis(200);
 /// Replaying WAL, after a crash or on a standby (measured: 0.4 s for each 100 MB).
 const REPLAY_PER_MB: Duration = Duration::from_millis(4);
-/// Both are guesses: a start is given this much more than was predicted before it counts as overdue.
-const GRACE: Duration = Duration::from_secs(1);
+/// Both are guesses: a start is given this much more than twice what was predicted before it counts as overdue.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What the two ways would cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Forecast {
 
     /// Whether a start that has taken `since` is so late that the forecast was wrong.
     pub(crate) fn is_overdue(&self, since: Duration) -> bool {
-        since > self.restart * 2 + self.handover + GRACE
+        since > self.restart * 2 + GRACE
     }
 }
 
@@ -101,8 +101,8 @@ mod tests {
     #[test]
     fn a_forecast_that_was_wrong_is_noticed() {
         let ms = Duration::from_millis;
-        assert!(!after(1000, 1000, 1000).is_overdue(ms(1500)));
-        assert!(after(1000, 1000, 1000).is_overdue(ms(1700)));
+        assert!(!after(1000, 1000, 1000).is_overdue(ms(900)));
+        assert!(after(1000, 1000, 1000).is_overdue(ms(901)));
     }
 
     #[test]
