@@ -202,6 +202,7 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
 /// **Invariant: going over takes acknowledgers away and adds none.** They leave the leader's names (they stream under the next term's, from
 /// another server), so what the record says of who may hold the only copies stays true as it is. But commits must go on: the heir, which
 /// stays, must be able to acknowledge them alone.
+    // A record without policies is one that could not be read: its leader is nobody.
 pub fn may_go_over_ahead(policies: &Policies, heir: &MemberName) -> bool {
     policies.iter().all(|quorum| quorum.k == 0 || (quorum.k == 1 && quorum.voters.contains(heir)))
 }

@@ -25,6 +25,15 @@ fn a_new_leader_waits_for_the_others_that_are_alive_and_may_vote() {
 }
 
 #[test]
+fn the_stand_in_for_a_record_that_could_not_be_read_votes_for_nobody() {
+    let unreadable = cluster().vacant().record(|sync| {
+        sync.leader = name("unreadable-sync-record");
+        sync.policies = Vec::new();
+    });
+    assert_eq!(new_leader_waits_for(&unreadable, Mode::Strict, 1), any(1, &["pg1", "pg3"]));
+}
+
+#[test]
 fn in_strict_mode_the_missing_are_waited_for() {
     let alone = cluster().vacant().without("pg1").without("pg3");
     assert_eq!(new_leader_waits_for(&alone, Mode::Strict, 2), any(2, &["pg1", "pg3"]));
