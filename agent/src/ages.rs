@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use decision::names::{Lsn, MemberName, Term};
-use decision::view::{Ages, Cluster, Lock, Primary, Server, Streaming};
+use decision::view::{Ages, Cluster, Lock, Primary, Seen, Server, Streaming};
 
 /// Remembers since when.
 #[derive(Debug, Default)]
@@ -54,15 +54,16 @@ impl AgeKeeper {
         self.asked_switchover = Some(Instant::now());
     }
 
-    /// Takes in what is seen now, and tells all ages. `answered`: when the server was asked for what is seen of it.
+    /// Takes in what is seen now, and tells all ages. `answered`: when the server was asked for what is seen of it. Who the voters are is taken
+    /// from the last picture of etcd: whether they acknowledge is seen without it.
     pub fn look(
         &mut self,
-        cluster: Option<&Cluster>,
+        cluster: &Seen<Cluster>,
         server: Option<&Server>,
         answered: Option<Instant>,
         lock: Lock,
     ) -> Ages {
-        if let Some(cluster) = cluster {
+        if let Some(cluster) = cluster.now() {
             hold(&mut self.vacancy, cluster.leader.is_none());
             hold_for(&mut self.request, cluster.request.as_ref().map(|request| request.revision));
         }
@@ -79,7 +80,7 @@ impl AgeKeeper {
             Some(Server::Hung { .. }) => {}
             _ => self.wal = None,
         }
-        match (server, cluster, term) {
+        match (server, cluster.last(), term) {
             (Some(Server::Primary(primary)), Some(cluster), Some(term)) => self.look_at_voters(cluster, primary, term),
             _ => self.voters_missing.clear(),
         }
@@ -173,7 +174,12 @@ mod tests {
         let mut ages = Ages::default();
         for (second, flushed, acknowledged) in looks {
             let answered = begin + Duration::from_secs(*second);
-            ages = keeper.look(None, Some(&primary(*flushed, *acknowledged)), Some(answered), lock);
+            ages = keeper.look(
+                &Seen::Never { tried_for: Duration::ZERO },
+                Some(&primary(*flushed, *acknowledged)),
+                Some(answered),
+                lock,
+            );
         }
         ages.voters_resting.into_values().next()
     }

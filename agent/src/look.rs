@@ -285,7 +285,7 @@ pub fn view(
         let fresh = if hands.etcd_is_silent(cluster.confirmed_at) { Duration::ZERO } else { fresh_for(&settings) };
         cluster.seen(BootInstant::now(), fresh)
     };
-    let ages = ages.look(seen.now(), look.server(), look.answered, lock);
+    let ages = ages.look(&seen, look.server(), look.answered, lock);
     let was_heard = heard.agent.heard.is_some();
     // WAL that has come in just now is as good a sign of life as an answer; a closed door says that it was the last.
     // It says nothing of the leader where it comes from somebody else: from an heir, ahead of a hand-over.

@@ -5,7 +5,8 @@
 //! them. So a change first adds the new quorum to the list, then Postgres changes over, then a marker commit proves that it has, and
 //! only then does the old quorum leave the list. Wherever an agent dies in between, the list still covers Postgres.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,20 @@ impl Quorum {
         }
         let term = terms.pop_first().filter(|_| terms.is_empty())?;
         (k >= 1 && k as usize <= voters.len()).then_some((Quorum { k, voters }, term))
+    }
+
+    /// For how long fewer of the voters have acknowledged anything than commits wait for; `None`: enough of them do, or nothing is to be
+    /// acknowledged.
+    pub(crate) fn unheard_for(&self, ages: &Ages) -> Option<Duration> {
+        let unheard = |voter: &MemberName| {
+            let age = |ages: &BTreeMap<MemberName, Duration>| ages.get(voter).copied();
+            age(&ages.voters_missing).max(age(&ages.voters_resting))
+        };
+        // In the order of how long each has been silent: commits have waited since the last that they need fell silent.
+        let mut silences: Vec<Duration> = self.voters.iter().filter_map(unheard).collect();
+        silences.sort_unstable_by(|one, other| other.cmp(one));
+        let enough = self.voters.len().checked_sub(self.k as usize)?;
+        silences.get(enough).copied().filter(|_| self.k > 0)
     }
 }
 
@@ -187,8 +202,9 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
         return Quorum::none();
     }
     let mut voters = may_vote(cluster);
+    // A record without policies is one that could not be read: its leader is nobody.
     if mode == Mode::Strict
-        && let Some(sync) = &cluster.sync
+        && let Some(sync) = cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty())
     {
         voters.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
         voters.insert(sync.leader.clone());
@@ -202,7 +218,6 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
 /// **Invariant: going over takes acknowledgers away and adds none.** They leave the leader's names (they stream under the next term's, from
 /// another server), so what the record says of who may hold the only copies stays true as it is. But commits must go on: the heir, which
 /// stays, must be able to acknowledge them alone.
-    // A record without policies is one that could not be read: its leader is nobody.
 pub fn may_go_over_ahead(policies: &Policies, heir: &MemberName) -> bool {
     policies.iter().all(|quorum| quorum.k == 0 || (quorum.k == 1 && quorum.voters.contains(heir)))
 }

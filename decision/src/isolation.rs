@@ -1,16 +1,19 @@
 //! etcd is out of sight. A standby keeps what it has. A primary may go on for as long as its lease lasts by its own clock, and not
 //! an instant longer, unless its peers promise to let it (see [`crate::promise`]): after that somebody else may lead.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::action::{Action, StartAs, StopMode};
 use crate::decide::{Choice, is_unmarked, wait};
+use crate::durability::proven;
 use crate::firsthand;
 use crate::following;
-use crate::names::Term;
+use crate::names::{MemberName, Term};
 use crate::promise::{Reliance, binding};
 use crate::reason::Reason;
-use crate::view::{Data, Job, Lock, Postgres, Seen, Server, View};
+use crate::settings::Mode;
+use crate::view::{Data, Job, Lock, Postgres, Seen, Server, SyncRecord, View};
 
 /// What to do while etcd does not answer.
 pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
@@ -27,7 +30,10 @@ pub(crate) fn decide(view: &View, postgres: &Postgres) -> Choice {
         return (Action::Cancel, Reason::LockLost {});
     }
     let deposed = view.reliance.as_ref().is_some_and(|reliance| reliance.deposed_by.is_some());
-    let in_place = || kill_what_hangs(view, postgres).or_else(|| restart(view, postgres)).filter(|_| !deposed);
+    let in_place = || {
+        let here = kill_what_hangs(view, postgres).or_else(|| restart(view, postgres));
+        here.or_else(|| give_way(view, postgres)).filter(|_| !deposed)
+    };
     if let Some(choice) = in_place().or_else(|| keep_following(view, postgres)) {
         return choice;
     }
@@ -83,6 +89,24 @@ fn restart(view: &View, postgres: &Postgres) -> Option<Choice> {
     let quorum = sync.policies.last().cloned().unwrap_or_default();
     let because = "etcd is silent and nobody else can lead".to_owned();
     Some((Action::Start(StartAs::Primary { term, quorum, record_anew: false }), Reason::RestartInPlace { because }))
+}
+
+/// What keeps this primary from reading etcd keeps its WAL from the voters as well: they promise, so their agents are well, and acknowledge
+/// nothing. A network that swallows large packets does that. No commit ends here for as long as it lasts, and enough of them are there to lead
+/// in its place; the few words that tell them so may get through where a picture of the cluster does not.
+fn give_way(view: &View, postgres: &Postgres) -> Option<Choice> {
+    let Lock::Held { term, left } = view.lock else { return None };
+    let Seen::Before { value: cluster, .. } = &view.cluster else { return None };
+    let of_this_reign = |sync: &&SyncRecord| sync.leader == view.me && sync.term == term && !sync.released;
+    let sync = cluster.sync.as_ref().filter(of_this_reign).filter(|sync| sync.mode != Mode::Async)?;
+    let there: BTreeSet<MemberName> = view.reliance.iter().flat_map(|reliance| reliance.promised_by.clone()).collect();
+    let writes = matches!(postgres.server, Server::Primary(_)) && !left.is_zero();
+    if !writes || view.job.is_some() || view.retry_in().is_some() || !proven(&sync.policies, &there) {
+        return None;
+    }
+    let waits_for = sync.policies.last()?;
+    let since = waits_for.unheard_for(&view.ages).filter(|since| *since >= view.settings.timing.degrade_after)?;
+    Some((Action::Abdicate, Reason::Unheard { since, voters: waits_for.voters.iter().cloned().collect() }))
 }
 
 /// Whoever has promised a leader to let it go on is needed by it: its commits may wait for this very standby.

@@ -49,15 +49,17 @@ Reason:
         ("etcd has been silent for {}{}", span(*age), lease_left.map(|left| format!("; the lease still covers this primary for {}", span(left))).unwrap_or_default());
     LeadingOnPromises { silent_for: Duration, promised_by: Vec<MemberName>, left: Duration } "leading_on_promises"
         ("etcd has been silent for {}; this primary goes on by the promises of {}, for {} more unless they are renewed", span(*silent_for), list(promised_by), span(*left));
+    Unheard { since: Duration, voters: Vec<MemberName> } "unheard"
+        ("etcd cannot be read from here, and too few of {} have acknowledged anything for {}, though they are there: let them lead", list(voters), span(*since));
     Promised { leader: MemberName, term: Term, left: Duration } "promised"
         ("{leader} still leads term {term} without etcd: this node has promised to let it, for {} more", span(*left));
     Resume { term: Term } "resume" ("this node still leads term {term} and nobody has led since: bind the lock to its lease again");
     EtcdWentBack { mine: Term, etcd: Term } "etcd_went_back"
         ("the WAL here is of term {mine}, but the highest term in etcd is {etcd}: etcd has been restored from an old backup");
-    LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
-    LockOfEarlierLife {} "lock_of_earlier_life"
     TermRaised { mine: Term, etcd: Term } "term_raised"
         ("the key `term` in etcd says {etcd}, but the record of this reign is of term {mine}: somebody has changed it by hand; go on under a term above both");
+    LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
+    LockOfEarlierLife {} "lock_of_earlier_life"
         ("the lock names this node, under a lease that it does not hold (an earlier life's): wait until it ends");
     PostgresUnseen {} "postgres_unseen" ("the local Postgres has not been seen just now: nothing is changed unseen");
     ForeignSystem { mine: SystemId, cluster: SystemId } "foreign_system"

@@ -190,6 +190,30 @@ fn a_primary_that_hangs_while_promises_carry_it_is_killed_to_be_started_again() 
 }
 
 #[test]
+fn a_primary_that_nobody_acknowledges_and_that_cannot_read_etcd_gives_way_to_voters_that_are_there() {
+    let behind = |promised: &[&str], unheard: &[(&str, u64)]| {
+        let reliance =
+            Some(Reliance { left: secs(3), promised_by: names(promised).into_iter().collect(), deposed_by: None });
+        let resting = unheard.iter().map(|(who, since)| (name(who), secs(*since))).collect();
+        View { reliance, ..silent("pg1").leads().aged(|ages| ages.voters_resting = resting) }
+    };
+    let both = ["pg2", "pg3"];
+    check(&behind(&both, &[("pg2", 3), ("pg3", 9)]), "abdicate: unheard");
+    check(&behind(&both, &[("pg2", 2), ("pg3", 9)]), "wait: leading_on_promises");
+    check(&behind(&both, &[("pg3", 9)]), "wait: leading_on_promises");
+    check(&behind(&["pg2"], &[("pg2", 3), ("pg3", 9)]), "wait: leading_on_promises");
+    check(&behind(&[], &[("pg2", 3), ("pg3", 9)]), "wait: leading_on_promises");
+    let missing = behind(&both, &[("pg2", 3)]).aged(|ages| ages.voters_missing = [(name("pg3"), secs(4))].into());
+    check(&missing, "abdicate: unheard");
+    let other = |mode| View {
+        cluster: Seen::Before { value: cluster().mode(mode), age: secs(3) },
+        ..behind(&both, &[("pg2", 3), ("pg3", 9)])
+    };
+    check(&other(Mode::Strict), "abdicate: unheard");
+    check(&other(Mode::Async), "wait: leading_on_promises");
+}
+
+#[test]
 fn whoever_has_promised_goes_on_following_without_etcd_and_without_the_leaders_member_record() {
     let upstream = cluster().upstream(&name("pg1"), TERM).expect("a member");
     let start = Action::Start(StartAs::Standby(Some(upstream.clone())));
@@ -264,6 +288,19 @@ fn an_etcd_that_was_restored_from_an_old_backup_gets_a_term_above_all() {
 const OTHERS: [&str; 3] = ["pg2", "pg3", "pg4"];
 
 #[test]
+fn a_term_that_somebody_has_raised_by_hand_does_not_stop_the_leader() {
+    let raised = |by: u64| Cluster { term: Term(TERM.0 + by), ..cluster() };
+    let holds = |by| view("pg1").within(raised(by)).lock(Lock::Held { term: Term(TERM.0 + by), left: secs(4) });
+    check(&holds(0), "wait: leading");
+    check(&holds(998), "acquire: term_raised");
+    let Action::Acquire(claim) = decide(&holds(998)).action else { panic!("a claim") };
+    assert_eq!((claim.term, claim.after, claim.depose), (Term(TERM.0 + 999), Term(TERM.0 + 998), Some(name("pg1"))));
+    let of_another = raised(998).record(|sync| sync.leader = name("pg3"));
+    check(&holds(998).within(of_another), "wait: record_missing");
+    check(&holds(998).stopped(crashed_primary()), "wait: record_missing");
+}
+
+#[test]
 fn a_former_leader_does_not_take_back_a_lock_that_others_have_held_since() {
     let mine = cluster().led_before_by("pg1");
     check(&view("pg1").within(mine.clone()).stopped(crashed_primary()), "acquire: last_leader");
@@ -287,19 +324,6 @@ fn quorums() -> Vec<Quorum> {
 
 /// Every record: each quorum alone, and every change from one to another, in both modes.
 fn records() -> Vec<(Mode, Policies)> {
-#[test]
-fn a_term_that_somebody_has_raised_by_hand_does_not_stop_the_leader() {
-    let raised = |by: u64| Cluster { term: Term(TERM.0 + by), ..cluster() };
-    let holds = |by| view("pg1").within(raised(by)).lock(Lock::Held { term: Term(TERM.0 + by), left: secs(4) });
-    check(&holds(0), "wait: leading");
-    check(&holds(998), "acquire: term_raised");
-    let Action::Acquire(claim) = decide(&holds(998)).action else { panic!("a claim") };
-    assert_eq!((claim.term, claim.after, claim.depose), (Term(TERM.0 + 999), Term(TERM.0 + 998), Some(name("pg1"))));
-    let of_another = raised(998).record(|sync| sync.leader = name("pg3"));
-    check(&holds(998).within(of_another), "wait: record_missing");
-    check(&holds(998).stopped(crashed_primary()), "wait: record_missing");
-}
-
     let quorums = quorums();
     let alone = quorums.iter().map(|quorum| vec![quorum.clone()]);
     let after = |at: usize| &quorums[at + 1..];

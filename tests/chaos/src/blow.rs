@@ -31,6 +31,8 @@ pub enum Blow {
     CutFromEtcd,
     /// No other database host can be reached from it, in either direction; etcd can.
     CutFromNodes,
+    /// Small packets pass, large ones are swallowed, to and from everybody.
+    SwallowLarge,
     /// Nothing comes in.
     CutIn,
     /// Nothing goes out.
@@ -110,9 +112,12 @@ impl Blow {
                 Ok(Some(Mend::StartAgent(node)))
             }
             Self::PowerOff => spot.host.power_off().map(|()| Some(Mend::PowerOn(node))),
-            Self::Isolate | Self::CutIn | Self::CutOut | Self::CutFromEtcd | Self::CutFromNodes => {
-                spot.host.cut(&self.packets(system, spot)).map(|()| Some(Mend::Heal(node)))
-            }
+            Self::Isolate
+            | Self::SwallowLarge
+            | Self::CutIn
+            | Self::CutOut
+            | Self::CutFromEtcd
+            | Self::CutFromNodes => spot.host.cut(&self.packets(system, spot)).map(|()| Some(Mend::Heal(node))),
             Self::FreezeAgent => system.agent(node).freeze().map(|()| Some(Mend::ThawAgent(node))),
             Self::FreezePostgres => {
                 freeze_server(&spot.data_dir);
@@ -135,19 +140,7 @@ impl Blow {
                 session.execute("DELETE FROM rows WHERE id = $1", &[&last.id]).await?;
                 Ok(None)
             }
-            Self::PromoteByHand => {
-                // Its agent would put an end to it within a second, before a writer has been there.
-                system.agent(node).freeze()?;
-                // And alone it acknowledges nothing: a standby of pgvigil waits for names that nobody has.
-                for sql in [
-                    "ALTER SYSTEM SET synchronous_standby_names = ''",
-                    "SELECT pg_reload_conf()",
-                    "SELECT pg_promote()",
-                ] {
-                    system.superuser(node, sql).await?;
-                }
-                Ok(Some(Mend::ThawAgent(node)))
-            }
+            Self::PromoteByHand => promote_by_hand(system, node).await,
             Self::SwitchOver => system.switch_over(node, replica).await.map(|()| None),
         }
     }
@@ -162,11 +155,12 @@ impl Blow {
             Self::CutOut => (Way::Out, Ports::All),
             Self::CutFromEtcd => (Way::Both, Ports::Etcd),
             Self::CutFromNodes => (Way::Both, Ports::ButEtcd),
+            Self::SwallowLarge => (Way::Both, Ports::Large),
             _ => (Way::Both, Ports::All),
         };
         let peers: Vec<Ipv4Addr> = match ports {
             // Nobody is an exception.
-            Ports::All => return Cut::everything(way),
+            Ports::All | Ports::Large => return Cut { way, peers: Vec::new(), ports },
             Ports::Etcd => system.members().iter().map(|member| member.host.address()).collect(),
             Ports::ButEtcd => system.spots().iter().map(|other| other.host.address()).collect(),
         };
@@ -217,6 +211,17 @@ impl Mend {
             Self::ThawDisk(node) => stage.volume(node)?.thaw(),
         }
     }
+}
+
+/// A promotion behind everybody's back, which acknowledges what nobody else has.
+async fn promote_by_hand<S: System>(system: &S, node: usize) -> Result<Option<Mend>> {
+    // Its agent would put an end to it within a second, before a writer has been there.
+    system.agent(node).freeze()?;
+    // And alone it acknowledges nothing: a standby of pgvigil waits for names that nobody has.
+    for sql in ["ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()", "SELECT pg_promote()"] {
+        system.superuser(node, sql).await?;
+    }
+    Ok(Some(Mend::ThawAgent(node)))
 }
 
 fn postmaster(spot: &Spot) -> Result<i32> {

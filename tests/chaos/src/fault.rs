@@ -94,6 +94,7 @@ pub fn all() -> Vec<Fault> {
         one("cut-from-replicas", CutFromNodes, Primary, 7000),
         one("cut-inwards", CutIn, Primary, 7000),
         one("cut-outwards", CutOut, Primary, 7000),
+        one("large-packets-lost", SwallowLarge, Primary, 20_000),
         one("postgres-frozen", FreezePostgres, Primary, 1500),
         one("host-frozen", FreezeHost, Primary, 1500),
         one("host-frozen-long", FreezeHost, Primary, 8000),

@@ -55,6 +55,8 @@ pub enum Ports {
     Etcd,
     /// All but those of etcd.
     ButEtcd,
+    /// All of them, but only packets that are too large for some link on the way, and nobody is told: a wrong MTU.
+    Large,
 }
 
 impl Net {
@@ -130,6 +132,7 @@ impl Cut {
                 rules += &match self.ports {
                     Ports::All => format!("{about} -j DROP\n"),
                     Ports::Etcd => format!("{about} {etcd} -j DROP\n"),
+                    Ports::Large => format!("{about} -m length --length 1400:65535 -j DROP\n"),
                     Ports::ButEtcd => format!("{about} {etcd} -j ACCEPT\n{about} -j DROP\n"),
                 };
             }
