@@ -25,6 +25,7 @@ async fn an_agents_directory_that_was_deleted_is_put_back_and_nothing_is_forgott
             delete(stage, name)?;
             is_put_back(stage, name, &before).await?;
         }
+        is_told_where_it_cannot_be_put_back(stage, &standby).await?;
         switch_over(stage, &leader, &standby).await?;
         // Nobody waits for anything to be put back.
         delete(stage, &leader)?;
@@ -62,6 +63,30 @@ async fn is_put_back(stage: &Stage, name: &str, before: &BTreeMap<&str, Option<V
     let mode = std::fs::metadata(&dir)?.permissions().mode() & 0o777;
     ensure!(mode == 0o700, "the directory of {name} has mode {mode:o}");
     Ok(())
+}
+
+/// Where the directory cannot be made again, `status` and `why` name it with its mend, until it can.
+async fn is_told_where_it_cannot_be_put_back(stage: &Stage, name: &str) -> Result<()> {
+    let dir = state_dir(stage, name)?;
+    let above = dir.parent().context("it is in a directory")?;
+    let (before, mode) = (contents(&dir), std::fs::metadata(above)?.permissions());
+    std::fs::set_permissions(above, PermissionsExt::from_mode(0o555))?;
+    let emptied = std::fs::remove_dir_all(&dir).or_else(|_| {
+        // Whoever is not root may not delete it then, either.
+        std::fs::set_permissions(above, mode.clone())?;
+        std::fs::remove_dir_all(&dir)?;
+        std::fs::set_permissions(above, PermissionsExt::from_mode(0o555))
+    });
+    emptied.context("deleting the directory")?;
+    let told = async || {
+        let status = stage.pgvigil(name, &["status"]).await?;
+        Ok(status.contains(&format!("{} is gone", dir.display())) && status.contains("install -d"))
+    };
+    stage.eventually("status does not tell what is missing", told).await?;
+    let said = stage.pgvigil(name, &["why"]).await?;
+    ensure!(said.contains("is gone"), "{said}");
+    std::fs::set_permissions(above, mode)?;
+    is_put_back(stage, name, &before).await
 }
 
 fn has_a_socket(dir: &Path) -> bool {
