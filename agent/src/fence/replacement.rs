@@ -20,7 +20,9 @@ impl Keeper {
         // What it was told in an earlier life is in nobody's memory but its own.
         let inherited = matches!(*self.wanted.borrow(), Wanted::Inherited);
         let way = self.options.state_dir.join(socket_name(VERSION));
-        if inherited || way.exists() {
+        // One that has begun to kill goes on until nobody is left.
+        let kills = matches!(self.report.state, State::Killing { .. });
+        if inherited || kills || way.exists() {
             return;
         }
         let Some(before) = self.wire.take() else { return };
