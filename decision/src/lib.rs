@@ -3,6 +3,7 @@
 
 pub mod action;
 pub mod candidacy;
+pub mod cluster;
 mod decide;
 pub mod durability;
 mod firsthand;

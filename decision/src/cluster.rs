@@ -1,0 +1,211 @@
+//! The cluster as etcd shows it: its identity, who leads, who is there, and what must hold for whoever leads next. Everything in it is a
+//! fact that some agent has written down; what a node knows first hand is in `view`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::durability::Policies;
+use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::postgres::Upstream;
+use crate::settings::{Mode, Tags};
+
+/// The cluster as etcd shows it at one revision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// The etcd revision of this picture.
+    pub revision: i64,
+    /// Whether the cluster has been given its identity.
+    pub initialize: Initialize,
+    /// Who holds the leader lock.
+    pub leader: Option<MemberName>,
+    /// The highest term ever given out here.
+    pub term: Term,
+    /// Members whose agents are alive (their keys vanish with their leases).
+    pub members: BTreeMap<MemberName, Member>,
+    /// The durability record; absent only before the first leader.
+    pub sync: Option<SyncRecord>,
+    /// The pledges of voters not to follow a term any more, with what they have.
+    pub ballots: BTreeMap<MemberName, Ballot>,
+    /// Members that have forgotten WAL they once acknowledged, and what they must regain before they count again.
+    pub floors: BTreeMap<MemberName, Lsn>,
+    /// An operator's request that waits for the agents.
+    pub request: Option<Request>,
+    /// Where each past timeline ended.
+    pub history: Vec<HistoryEntry>,
+    /// The highest number of a timeline that is in no history, as far as is known: that of a promotion which nobody ordered, or which did not
+    /// last. No promotion takes it again.
+    #[serde(default)]
+    pub stray_timeline: Timeline,
+    /// The leader's last published WAL position (for lag limits where nothing better is known).
+    pub leader_lsn: Option<Lsn>,
+    /// Who may lead where no proof is asked for, as the leader has listed them; `None`: no list, so nobody is barred by it.
+    #[serde(default)]
+    pub failsafe: Option<BTreeSet<MemberName>>,
+    /// The etcd revision of that list; 0: there is none. A claim without proof names it.
+    #[serde(default)]
+    pub failsafe_revision: i64,
+}
+
+/// The state of the `initialize` key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Initialize {
+    /// No cluster yet: the first node may create one.
+    #[default]
+    Absent,
+    /// Some node is running `initdb`.
+    InProgress,
+    /// The cluster has this identity.
+    Done(SystemId),
+}
+
+/// What a live member says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Host name or address of its Postgres.
+    pub host: String,
+    /// Port of its Postgres.
+    pub port: u16,
+    /// Base URL of its health API, for instance `http://10.0.0.21:8008`.
+    pub api_url: String,
+    /// What its Postgres was when it last wrote.
+    pub role: MemberRole,
+    /// Its timeline, when known.
+    pub timeline: Option<Timeline>,
+    /// Its tags.
+    pub tags: Tags,
+    /// The etcd lease under which it would hold the leader lock, while it stands ready to take it (0: it does not).
+    pub lock_lease: i64,
+    /// False while its control file still shows the timeline before its promotion: a rewind from it would see nothing to do.
+    pub rewind_source_ready: bool,
+    /// Why its fence cannot be armed; then it must not become primary.
+    #[serde(default)]
+    pub no_fence: Option<String>,
+    /// Its disk is about to fill: no place to hand the leadership to.
+    #[serde(default)]
+    pub disk_low: bool,
+}
+
+/// The Postgres role that a member publishes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRole {
+    /// Accepts writes.
+    Primary,
+    /// Streams or could stream.
+    Standby,
+    /// Not running, or not yet known.
+    #[default]
+    Down,
+}
+
+/// The durability record in etcd: who may hold the only copies of an acknowledged commit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncRecord {
+    /// The leader that it speaks about. It always holds every acknowledged commit of its term.
+    pub leader: MemberName,
+    /// That leader's term.
+    pub term: Term,
+    /// The mode in force when it was written (never `auto`): in `async` mode a takeover goes without proof.
+    pub mode: Mode,
+    /// What a takeover must satisfy: every one of these.
+    pub policies: Policies,
+    /// The timeline that this leader writes. Each promotion gets a number that no promotion had before, even one that did not
+    /// survive: so the higher timeline is the later reign, and within one timeline the higher position has everything.
+    pub timeline: Timeline,
+    /// The leader let go of the lock on purpose, so that another may lead.
+    pub released: bool,
+    /// The leader has taken its own lock back after the others had their chance.
+    pub reclaimed: bool,
+    /// For a hand-over: the position that the new leader must have replayed before it promotes.
+    pub handover_lsn: Option<Lsn>,
+    /// Who is about to be handed the lock: the others stream from it already, under the name of the next term, so that nobody has to go
+    /// over while clients wait. It has led nothing yet, and what its standbys acknowledge releases nothing at the leader.
+    #[serde(default)]
+    pub heir: Option<MemberName>,
+}
+
+/// One member's pledge not to follow a term, and what it has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ballot {
+    /// The term that it no longer follows.
+    pub revoked: Term,
+    /// The term that the newest leadership marker in its WAL carries.
+    pub wal_term: Term,
+    /// The end of what it has received.
+    pub received: Lsn,
+    /// Its timeline.
+    pub timeline: Timeline,
+    /// The etcd revision of the record; a claim names it, so that a withdrawn ballot is never counted.
+    pub revision: i64,
+}
+
+/// What an operator has asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// What kind.
+    pub kind: RequestKind,
+    /// The leader that the operator saw; another leader makes the request void.
+    pub from: Option<MemberName>,
+    /// Who is to lead; `None` lets the best candidate.
+    pub to: Option<MemberName>,
+    /// The operator accepts that acknowledged writes may be lost.
+    pub accept_data_loss: bool,
+    /// The etcd revision of the request: its identity.
+    pub revision: i64,
+}
+
+/// The kinds of request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RequestKind {
+    /// Planned, from a healthy leader.
+    Switchover,
+    /// Where nobody leads.
+    Failover,
+}
+
+/// Where a timeline ended and who began the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The timeline that ended.
+    pub timeline: Timeline,
+    /// The position at which the next one forked off.
+    pub ended_at: Lsn,
+    /// Who was promoted there.
+    pub new_leader: Option<MemberName>,
+}
+
+impl Member {
+    /// Whether it is barred from leading: by its tags, or for want of a fence.
+    pub fn never_leads(&self) -> bool {
+        self.tags.never_leads() || self.no_fence.is_some()
+    }
+}
+
+impl Cluster {
+    /// How to reach a member's Postgres under a term's name.
+    pub fn upstream(&self, member: &MemberName, term: Term) -> Option<Upstream> {
+        let found = self.members.get(member)?;
+        Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term })
+    }
+
+    /// Who is about to be handed the lock by the present leader.
+    pub fn heir(&self) -> Option<&MemberName> {
+        let of_the_leader = |sync: &&SyncRecord| self.leader.as_ref() == Some(&sync.leader) && sync.term == self.term;
+        self.sync.as_ref().filter(of_the_leader)?.heir.as_ref()
+    }
+
+    /// The ballots that revoke the present term.
+    pub fn current_ballots(&self) -> BTreeMap<&MemberName, &Ballot> {
+        self.ballots.iter().filter(|(_, ballot)| ballot.revoked == self.term).collect()
+    }
+
+    /// The members that are alive and may lead.
+    pub fn eligible(&self) -> BTreeSet<MemberName> {
+        self.members.iter().filter(|(_, member)| !member.never_leads()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether `member` is the last leader, and nobody has led since.
+    pub fn last_led_by(&self, member: &MemberName) -> bool {
+        self.sync.as_ref().is_some_and(|sync| sync.leader == *member && sync.term == self.term)
+    }
+}
