@@ -3,6 +3,7 @@
 
 pub mod action;
 pub mod candidacy;
+pub mod catalogue;
 pub mod cluster;
 mod decide;
 pub mod durability;
@@ -11,6 +12,7 @@ mod following;
 mod isolation;
 mod leading;
 pub mod names;
+pub mod parameters;
 pub mod postgres;
 pub mod promise;
 pub mod reason;

@@ -4,7 +4,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::conf::OWNED;
+use decision::parameters::is_owned;
+
 use crate::durable;
 use crate::error::{Error, Result};
 
@@ -29,7 +30,7 @@ pub(crate) fn strip(data_dir: &Path) -> Result<bool> {
 fn without_owned(text: &str) -> Option<String> {
     let ours = |line: &&str| {
         let key = line.split(['=', ' ', '\t']).find(|part| !part.is_empty()).unwrap_or_default().to_ascii_lowercase();
-        OWNED.contains(&key.as_str()) || OVERRIDDEN.contains(&key.as_str())
+        is_owned(&key) || OVERRIDDEN.contains(&key.as_str())
     };
     if !text.lines().any(|line| ours(&line)) {
         return None;

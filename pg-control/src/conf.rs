@@ -9,6 +9,8 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use decision::names::{Term, application_name};
+use decision::parameters::objection;
+use decision::settings::Mode;
 use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
 
@@ -72,30 +74,6 @@ impl Recovery {
     }
 }
 
-/// Settings that the agent alone may set; anywhere else they would break a promise.
-pub(crate) const OWNED: [&str; 20] = [
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "hot_standby",
-    "listen_addresses",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "wal_log_hints",
-    "wal_receiver_timeout",
-];
-
 /// What the operator may set otherwise.
 const DEFAULTS: [(&str, &str); 8] = [
     ("wal_level", "replica"),
@@ -113,32 +91,9 @@ const DEFAULTS: [(&str, &str); 8] = [
 
 /// Refuses parameters that the agent owns, and values that would void what an acknowledged commit is promised.
 pub fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<()> {
-    for (key, value) in parameters {
-        let refuse = |why: &str| Err(Error::Setting(format!("parameter {key} = \"{value}\": {why}")));
-        let name = key.to_ascii_lowercase();
-        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
-        if name.is_empty() || !plain || value.contains(['\n', '\0']) {
-            return refuse("this is no name and value of a Postgres setting");
-        }
-        if OWNED.contains(&name.as_str()) {
-            return refuse("pgvigil sets this itself; remove it from the node file");
-        }
-        let value = value.trim().to_ascii_lowercase();
-        match name.as_str() {
-            "wal_level" if value == "minimal" => return refuse("standbys need replica or logical"),
-            "synchronous_commit" if value == "remote_write" => {
-                return refuse("a standby would acknowledge what its disk does not have yet; use on or remote_apply");
-            }
-            "fsync" | "full_page_writes" if ["off", "false", "no", "0"].contains(&value.as_str()) => {
-                return refuse("a power loss would destroy the database; remove it");
-            }
-            "max_wal_senders" | "max_replication_slots" if value.parse::<u32>().is_ok_and(|number| number < 10) => {
-                return refuse("standbys, clones and rewinds need at least 10");
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    // Whether commits may wait for nobody is the mode's to say, which is not known here.
+    let objections = parameters.iter().find_map(|(name, value)| objection(name, value, Mode::Async));
+    objections.map_or(Ok(()), |found| Err(Error::Setting(format!("{}; {}", found.what, found.mend))))
 }
 
 /// The whole content of the file.

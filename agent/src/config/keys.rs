@@ -1,6 +1,8 @@
 //! Every key that may be written, with its default and its effect, in one table: it finds unknown keys, feeds the
 //! suggestions and the help of errors, and a test holds `docs/configuration.md` and the structs of `raw.rs` to it.
 
+use decision::catalogue::edits;
+
 /// One key.
 pub struct Key {
     /// Its place, with dots: `etcd.tls.ca`.
@@ -159,22 +161,6 @@ fn leaf_of(path: &str) -> &str {
     path.rsplit_once('.').map_or(path, |(_, leaf)| leaf)
 }
 
-/// How many letters must be changed, added or removed to make `b` of `a` (Levenshtein's distance, row by row).
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,12 +185,5 @@ mod tests {
         ] {
             assert_eq!(suggest(written), meant, "{written}");
         }
-    }
-
-    #[test]
-    fn edits_are_counted() {
-        assert_eq!(edits("ttl", "ttl"), 0);
-        assert_eq!(edits("kitten", "sitting"), 3);
-        assert_eq!(edits("", "abc"), 3);
     }
 }

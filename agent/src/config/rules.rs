@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use decision::parameters::objection;
 use decision::settings::{Durability, Mode, Tags, Timing};
-use pg_control::conf::check_parameters;
 
 use super::problem::{Origins, Problem};
 use super::{Initdb, Postgres, Watchdog};
@@ -14,23 +14,6 @@ use crate::secret::Secret;
 
 /// The Postgres versions that the agent knows. Before 15 only a superuser may write a checkpoint (`pg_checkpoint`).
 const VERSIONS: std::ops::RangeInclusive<u32> = 15..=18;
-
-/// The parameters that the agent writes itself, because who leads depends on them, and where each is set instead.
-const OWNED: &[(&str, &str)] = &[
-    ("listen_addresses", "set `postgres.listen`"),
-    ("port", "it is the port of `postgres.advertise`"),
-    ("unix_socket_directories", "set `postgres.socket_dir`"),
-    ("data_directory", "set `postgres.data_dir`"),
-    ("cluster_name", "it is `cluster`"),
-    ("primary_conninfo", "it follows the leader"),
-    ("primary_slot_name", "it follows the leader"),
-    ("synchronous_standby_names", "set `durability.mode` and `durability.acknowledgers`"),
-    ("recovery_target_timeline", "a standby always follows the latest timeline"),
-    ("hot_standby", "a standby that answers no query cannot be observed"),
-];
-
-/// Parameters below which nothing replicates, and the lowest value that will do.
-const AT_LEAST: &[(&str, u32)] = &[("max_wal_senders", 10), ("max_replication_slots", 10), ("max_connections", 10)];
 
 /// Socket paths are cut off by the kernel after this many bytes.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -145,46 +128,10 @@ pub fn version(version: u32, found: &mut Vec<Problem>) -> bool {
 pub fn parameters(parameters: &BTreeMap<String, String>, mode: Mode, found: &mut Vec<Problem>) {
     for (name, value) in parameters {
         let key = format!("postgres.parameters.{name}");
-        if let Some((message, help)) = objection(name, value, mode) {
-            found.push(Problem::at("E14", &key, message).help(help));
+        if let Some(objection) = objection(name, value, mode) {
+            found.push(Problem::at("E14", &key, objection.what).help(objection.mend));
         }
     }
-}
-
-fn objection(name: &str, value: &str, mode: Mode) -> Option<(String, String)> {
-    let good = |b: u8| b.is_ascii_alphanumeric() || b"_.".contains(&b);
-    if name.is_empty() || !name.bytes().all(good) || value.contains(['\n', '\r', '\0']) {
-        return Some((
-            format!("parameter \"{name}\" cannot be written into postgresql.conf"),
-            "one name, one line".into(),
-        ));
-    }
-    let name = name.to_ascii_lowercase();
-    if let Some((_, instead)) = OWNED.iter().find(|(owned, _)| *owned == name) {
-        return Some((format!("parameter \"{name}\" belongs to the agent"), (*instead).to_owned()));
-    }
-    let off = matches!(value.to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0");
-    let would = match name.as_str() {
-        "wal_level" if !matches!(value, "replica" | "logical") => "nothing could be replicated",
-        "full_page_writes" if off => "pg_rewind would refuse to work",
-        "fsync" if off => "a crash would destroy the data directory",
-        "synchronous_commit" if (off || value == "local") && matches!(mode, Mode::Quorum | Mode::Strict) => {
-            "commits would not wait for the voters that the durability mode promises"
-        }
-        _ => "",
-    };
-    if !would.is_empty() {
-        return Some((format!("with parameter {name} = \"{value}\" {would}"), "remove it".into()));
-    }
-    if let Some((_, least)) = AT_LEAST.iter().find(|(limited, _)| *limited == name)
-        && value.parse::<u32>().map_or(true, |number| number < *least)
-    {
-        let message = format!("parameter {name} = \"{value}\" is too small for a cluster");
-        return Some((message, format!("{least} or more")));
-    }
-    // Whatever would end the agent when it starts is told here.
-    let refused = check_parameters(&BTreeMap::from([(name, value.to_owned())])).err()?;
-    Some((refused.to_string(), "remove it".into()))
 }
 
 /// Lines that Postgres would refuse, and with them every connection.

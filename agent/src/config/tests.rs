@@ -235,7 +235,7 @@ fn what_contradicts_itself_is_refused() {
         ),
         (
             "[postgres.parameters]\nwal_receiver_timeout = '1s'",
-            "pgvigil sets this itself; remove it from the node file",
+            "parameter \"wal_receiver_timeout\" belongs to the agent",
         ),
         ("[postgres.parameters]\nfull_page_writes = false", "pg_rewind would refuse to work"),
         ("[postgres.parameters]\nx = \"a\\nb\"", "cannot be written into postgresql.conf"),

@@ -3,6 +3,7 @@
 
 pub(crate) mod builders;
 mod candidacy;
+mod catalogue;
 mod deposing;
 mod durability;
 mod fencing;
@@ -11,6 +12,7 @@ mod following;
 mod handover;
 mod isolation;
 mod leading;
+mod parameters;
 mod promise;
 mod quorum_worlds;
 mod rejoin;
