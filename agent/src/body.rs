@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::ages::AgeKeeper;
 use crate::beats::{Beats, Heard, Target};
+use crate::configure::Configuring;
 use crate::exposure::Exposure;
 use crate::hands::Hands;
 use crate::look::{LastLook, view};
@@ -61,6 +62,7 @@ pub struct Body {
     exposure: Exposure,
     overrulings: Overrulings,
     state_dir: StateDir,
+    configuring: Configuring,
     started: Instant,
     had_leader: bool,
     registered: bool,
@@ -88,6 +90,7 @@ impl Body {
             exposure: Exposure::new(Arc::clone(&hands)),
             overrulings: Overrulings::new(Arc::clone(&hands)),
             state_dir: StateDir::new(Arc::clone(&hands)),
+            configuring: Configuring::new(Arc::clone(&hands)),
             record: watch::channel(hands.member_record(&look, false, false)).0,
             hands,
             cluster,
@@ -133,6 +136,8 @@ impl Body {
             self.exposure.see(&seen);
             self.overrulings.see(&seen);
             self.state_dir.see();
+            let postmaster = self.look.extras.as_ref().map(|extras| extras.postmaster_pid);
+            self.configuring.see(&seen, self.seen.as_ref(), postmaster);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
             let pause = if self.tasks.caught_up(revision, self.confirmed_at) {

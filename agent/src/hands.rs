@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
 use consensus::records::Secrets as StoredSecrets;
 use consensus::{BootInstant, LeaseKeeper, Outcome, Store};
 use decision::names::MemberName;
@@ -15,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::authority::Authority;
 use crate::config::Config;
+use crate::configure::Known;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
 use crate::promises::Promises;
@@ -59,6 +61,8 @@ pub struct Hands {
     pub look_now: Notify,
     /// When a question was sent to etcd that it has not answered; what was confirmed by an earlier one is not the present any more.
     pub etcd_silent_at: Mutex<Option<BootInstant>>,
+    /// What is known of the parameters of Postgres here.
+    pub known: ArcSwap<Known>,
     /// Whether the passwords between members have been handed to Postgres' side.
     pub secrets_known: AtomicBool,
 }

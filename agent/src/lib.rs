@@ -10,6 +10,7 @@ mod chore;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod configure;
 pub mod demo;
 mod discard;
 mod events;

@@ -241,6 +241,14 @@ impl Hands {
             disk_low: self.disk.disk().low.then_some(true),
             ..MemberRecord::default()
         };
+        let known = self.known.load();
+        let answering = look.extras.as_ref().map(|extras| extras.postmaster_pid);
+        if matches!(look.server(), Some(Server::Primary(_) | Server::Standby(_))) && answering == Some(known.postmaster)
+        {
+            record.capacities.clone_from(&known.running.capacities);
+            record.pending_restart_reason = known.pending();
+            record.pending_restart = (!record.pending_restart_reason.is_empty()).then_some(true);
+        }
         match look.server() {
             Some(Server::Primary(primary)) => {
                 record.timeline = Some(primary.timeline.0);

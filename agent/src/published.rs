@@ -12,6 +12,7 @@ use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
 use pg_control::{Extras, Overruled};
 use tokio::sync::Notify;
 
+use crate::configure::Known;
 use crate::exposure::Exposed;
 use crate::hands::Hands;
 use crate::look::LastLook;
@@ -91,6 +92,8 @@ pub struct Picture {
     pub failed: Option<Failed>,
     /// Who has not promised to let this leader go on without etcd, and why.
     pub refused: Vec<(MemberName, String)>,
+    /// What is known of the parameters of Postgres here.
+    pub parameters: Arc<Known>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
@@ -141,6 +144,7 @@ impl Picture {
             proof_pending: hands.recorder.awaits_proof(),
             exposed: None,
             overruled: Vec::new(),
+            parameters: hands.known.load_full(),
             missing: None,
             refused: hands.promises.refused.now(),
             failed: None,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use arc_swap::ArcSwap;
 use consensus::{Adopted, ClusterWatch, Endpoints, EtcdOptions, Keys, LeaseKeeper, Store, TlsFiles};
 use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse};
 use tokio::signal::unix::{SignalKind, signal};
@@ -173,6 +174,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         spare_lease: AtomicI64::new(0),
         look_now: Notify::new(),
         etcd_silent_at: Mutex::new(None),
+        known: ArcSwap::default(),
         secrets_known: AtomicBool::new(false),
         config,
     })

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::parameters::Capacities;
 use crate::postgres::Upstream;
 use crate::settings::{Mode, Tags};
 
@@ -84,6 +85,9 @@ pub struct Member {
     /// Its disk is about to fill: no place to hand the leadership to.
     #[serde(default)]
     pub disk_low: bool,
+    /// What its server runs with of what a standby must not have less of than its primary; empty: it has not said.
+    #[serde(default)]
+    pub capacities: Capacities,
 }
 
 /// The Postgres role that a member publishes.

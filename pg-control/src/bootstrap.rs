@@ -8,7 +8,7 @@ use decision::names::SystemId;
 use postgres_protocol::password::scram_sha_256;
 use tokio_util::sync::CancellationToken;
 
-use crate::conf::{self, Conf};
+use crate::conf::Conf;
 use crate::durable;
 use crate::equip::belongings;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ impl Instance {
         }
         self.initdb(cancel).await?;
         self.write_access_rules()?;
-        conf::write_into(self.data_dir(), self.config(), &self.passfile(), &Conf::default())?;
+        self.write_conf_into(self.data_dir(), &Conf::default())?;
         self.start().await?;
         let prepared = async {
             self.wait_for_superuser().await?;

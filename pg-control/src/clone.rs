@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use decision::view::Upstream;
 use tokio_util::sync::CancellationToken;
 
-use crate::conf::{self, Conf, Recovery};
+use crate::conf::{Conf, Recovery};
 use crate::datadir::is_empty;
 use crate::durable;
 use crate::error::{Error, Result};
@@ -58,7 +58,7 @@ impl Instance {
             return Err(tool::failed("pg_basebackup", &said));
         }
         let conf = Conf::of_standby(Recovery::Following(from.clone()));
-        conf::write_into(into, self.config(), &self.passfile(), &conf)?;
+        self.write_conf_into(into, &conf)?;
         durable::touch(&into.join("standby.signal"))
     }
 

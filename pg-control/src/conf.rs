@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use decision::names::{Term, application_name};
-use decision::parameters::objection;
+use decision::parameters::{Parameters, objection};
 use decision::settings::Mode;
 use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
@@ -97,17 +97,18 @@ pub fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<()> {
 }
 
 /// The whole content of the file.
-pub fn render(config: &InstanceConfig, passfile: &Path, conf: &Conf) -> String {
+pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path, conf: &Conf) -> String {
     let json = serde_json::to_string(conf).unwrap_or_default();
-    let mut text =
-        format!("{JSON_PREFIX}{json}\n# Written by pgvigil and replaced as a whole: change the node file instead.\n");
+    let mut text = format!(
+        "{JSON_PREFIX}{json}\n# Written by pgvigil and replaced as a whole: change the node file, or pgvigil config set.\n"
+    );
     let mut set = |key: &str, value: &str| {
         let _ = writeln!(text, "{key} = {}", quote(value));
     };
     for (key, value) in DEFAULTS {
         set(key, value);
     }
-    for (key, value) in &config.parameters {
+    for (key, value) in parameters {
         set(key, value);
     }
     for (key, value) in &conf.floors {
@@ -182,11 +183,10 @@ pub fn parse(text: &str) -> Option<Conf> {
 }
 
 /// Writes the file into a data directory, if it is not there as it should be; includes it; ends overrides. True when anything changed.
-pub(crate) fn write_into(data_dir: &Path, config: &InstanceConfig, passfile: &Path, conf: &Conf) -> Result<bool> {
+fn write_into(data_dir: &Path, wanted: &str) -> Result<bool> {
     let path = data_dir.join(FILE);
-    let wanted = render(config, passfile, conf);
     let mut changed = false;
-    if fs::read_to_string(&path).ok().as_deref() != Some(wanted.as_str()) {
+    if fs::read_to_string(&path).ok().as_deref() != Some(wanted) {
         durable::write(&path, wanted.as_bytes(), 0o600)?;
         changed = true;
     }
@@ -214,6 +214,11 @@ impl Instance {
         parse(&fs::read_to_string(self.data_dir().join(FILE)).ok()?)
     }
 
+    /// Writes it into a data directory, this one or one that becomes it.
+    pub(crate) fn write_conf_into(&self, data_dir: &Path, conf: &Conf) -> Result<bool> {
+        write_into(data_dir, &render(self.config(), &self.parameters(), &self.passfile(), conf))
+    }
+
     /// Changes the configuration on disk, durably. The server does not know yet: reload it. True when anything changed.
     ///
     /// # Errors
@@ -224,7 +229,7 @@ impl Instance {
             let _lock = me.0.conf_lock.lock().unwrap_or_else(PoisonError::into_inner);
             let mut conf = me.read_conf().unwrap_or_default();
             change(&mut conf);
-            write_into(me.data_dir(), me.config(), &me.passfile(), &conf)
+            me.write_conf_into(me.data_dir(), &conf)
         };
         // Flushing a file may hang with its disk; that must not take a worker of the agent with it.
         match tokio::task::spawn_blocking(work).await {
@@ -256,7 +261,7 @@ mod tests {
             sync: "ANY 1 (\"pg2_t7\")".to_owned(),
             ..Conf::default()
         };
-        let text = render(&config(), Path::new("/s/pgpass"), &conf);
+        let text = render(&config(), &Parameters::new(), Path::new("/s/pgpass"), &conf);
         assert_eq!(parse(&text), Some(conf));
         assert!(text.contains("cluster_name = 'it''s'"), "{text}");
         assert!(text.contains("application_name=''pg1_t7''"), "{text}");
@@ -266,9 +271,8 @@ mod tests {
 
     #[test]
     fn a_candidate_has_nothing_that_delays_its_promotion() {
-        let mut config = config();
-        config.parameters.insert("restore_command".to_owned(), "fetch %f %p".to_owned());
-        let text = render(&config, Path::new("/s/pgpass"), &Conf::default());
+        let parameters = Parameters::from([("restore_command".to_owned(), "fetch %f %p".to_owned())]);
+        let text = render(&config(), &parameters, Path::new("/s/pgpass"), &Conf::default());
         let last =
             |key: &str| text.lines().rev().find_map(|line| line.strip_prefix(&format!("{key} = "))).map(str::to_owned);
         assert_eq!(last("restore_command").as_deref(), Some("''"));
@@ -279,7 +283,7 @@ mod tests {
     #[test]
     fn what_holds_a_standby_back_is_nobodys_name_in_any_term() {
         assert_eq!(Quorum::parse_standby_names(HELD_BACK, Term(7)), None);
-        let text = render(&config(), Path::new("/s/pgpass"), &Conf::of_standby(Recovery::Nobody));
+        let text = render(&config(), &Parameters::new(), Path::new("/s/pgpass"), &Conf::of_standby(Recovery::Nobody));
         assert!(text.contains(&format!("synchronous_standby_names = '{HELD_BACK}'")), "{text}");
     }
 

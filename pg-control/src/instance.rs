@@ -15,6 +15,7 @@ use crate::controldata::Control;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::promote::Expected;
+use crate::settings::{Kept, kept_in};
 use crate::sql::Session;
 use crate::walend::EndOfWal;
 
@@ -37,7 +38,7 @@ pub struct InstanceConfig {
     pub member: MemberName,
     /// The name of the cluster (`cluster_name`).
     pub cluster: String,
-    /// The operator's own settings from the node file.
+    /// The operator's own settings from the node file; what is configured until [`Instance::configure`] says something else.
     pub parameters: BTreeMap<String, String>,
     /// Lines for `pg_hba.conf` of a new cluster, before the general ones.
     pub hba: Vec<String>,
@@ -117,6 +118,10 @@ pub(crate) struct Inner {
     pub(crate) conf_lock: Mutex<()>,
     /// What the marker of a half-made directory said when it was last written or seen. Held while it is read or written.
     pub(crate) half_made: Mutex<Option<String>>,
+    /// The parameters of the server.
+    pub(crate) kept: Mutex<Kept>,
+    /// Held while parameters are judged, changed and written.
+    pub(crate) tuning: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
 }
 
@@ -136,6 +141,8 @@ pub(crate) struct Memory {
     pub(crate) end_of_wal: Option<(Control, EndOfWal)>,
     /// How long the server log was when Postgres was last started.
     pub(crate) log_length_at_start: u64,
+    /// The running server has been told to read its parameters in this life.
+    pub(crate) told_parameters: bool,
 }
 
 impl fmt::Debug for Instance {
@@ -170,8 +177,11 @@ impl Instance {
         for path in [&mut config.data_dir, &mut config.state_dir, &mut config.socket_dir, &mut config.bin_dir] {
             *path = std::path::absolute(&*path).map_err(|error| Error::io("resolve", path, error))?;
         }
+        let kept = kept_in(&config.state_dir, &config.parameters);
         Ok(Self(Arc::new(Inner {
             config,
+            kept: Mutex::new(kept),
+            tuning: tokio::sync::Mutex::new(()),
             control: tokio::sync::Mutex::new(None),
             writer: tokio::sync::Mutex::new(None),
             conf_lock: Mutex::new(()),

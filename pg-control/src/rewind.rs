@@ -7,7 +7,7 @@ use decision::names::Timeline;
 use decision::view::Upstream;
 use tokio_util::sync::CancellationToken;
 
-use crate::conf::{self, Conf, Recovery};
+use crate::conf::{Conf, Recovery};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -50,7 +50,7 @@ impl Instance {
         tracing::debug!(said = %tool::last_words(&said.err), "pg_rewind");
         // The source's configuration came along, ours included: this member must never start with it.
         let conf = Conf::of_standby(Recovery::Following(from.clone()));
-        conf::write_into(self.data_dir(), self.config(), &self.passfile(), &conf)?;
+        self.write_conf_into(self.data_dir(), &conf)?;
         durable::touch(&self.data_dir().join("standby.signal"))?;
         self.memory().end_of_wal = None;
         self.mark_whole()

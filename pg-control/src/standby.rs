@@ -2,11 +2,11 @@
 //! former upstream is ended by signal as well, since a replay that is held up by a reader never takes the reload, and its walreceiver
 //! would go on acknowledging to a leader that was given up.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use decision::durability::Quorum;
 use decision::names::{Term, application_name};
+use decision::parameters::Capacities;
 use decision::view::{Standby, Upstream};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
@@ -35,7 +35,7 @@ impl Instance {
         let recovery = upstream.map_or(Recovery::Nobody, |upstream| Recovery::Following(upstream.clone()));
         let control = self.full_control().await?;
         self.drop_unused_reservations(control.control.timeline)?;
-        let floors = self.floors_above_conf(control.standby_floors)?;
+        let floors = self.floors_above_conf(control.standby_floors);
         self.update_conf(move |conf| {
             conf.recovery = recovery;
             HELD_BACK.clone_into(&mut conf.sync);
@@ -219,42 +219,12 @@ impl Instance {
 
     /// What a standby must be configured with at least, where the configuration has less: its primary had these values, and replay stops
     /// at settings below them.
-    fn floors_above_conf(&self, floors: BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>> {
-        let path = self.data_dir().join("postgresql.conf");
-        let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    fn floors_above_conf(&self, floors: Capacities) -> Capacities {
+        let (ours, base) = (self.parameters(), self.base_capacities());
         let configured = |key: &str| {
-            let ours = self.config().parameters.get(key).and_then(|value| value.trim().parse::<u64>().ok());
-            ours.or_else(|| setting_in(&text, key)).unwrap_or(match key {
-                "max_connections" => 100,
-                "max_worker_processes" => 8,
-                "max_wal_senders" => 10,
-                "max_locks_per_transaction" => 64,
-                _ => 0,
-            })
+            let ours = ours.get(key).and_then(|value| value.trim().parse::<u64>().ok());
+            ours.or_else(|| base.get(key).copied()).unwrap_or(0)
         };
-        Ok(floors.into_iter().filter(|(key, floor)| *floor > configured(key)).collect())
-    }
-}
-
-/// The last value of a numeric setting in `postgresql.conf`.
-fn setting_in(text: &str, key: &str) -> Option<u64> {
-    let value = |line: &str| {
-        let rest = line.trim_start().strip_prefix(key)?.trim_start();
-        let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start().trim_start_matches('\'');
-        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-        digits.parse().ok()
-    };
-    text.lines().rev().find_map(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_setting_counts() {
-        let text = "#max_connections = 5\nmax_connections = 100\t\t\t# (change requires restart)\nmax_connections='200'\nmax_connections_x = 7\n";
-        assert_eq!(setting_in(text, "max_connections"), Some(200));
-        assert_eq!(setting_in(text, "max_wal_senders"), None);
+        floors.into_iter().filter(|(key, floor)| *floor > configured(key)).collect()
     }
 }

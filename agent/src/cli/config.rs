@@ -42,8 +42,11 @@ pub struct SetArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// What is to be, such as durability.mode=strict.
-    #[arg(value_name = "NAME=VALUE", required_unless_present = "unset")]
+    #[arg(value_name = "NAME=VALUE", required_unless_present_any = ["unset", "parameters"])]
     pub assignments: Vec<String>,
+    /// A parameter of Postgres, on every node: -p work_mem=8MB is short for postgres.parameters.work_mem=8MB.
+    #[arg(short = 'p', long = "parameter", value_name = "NAME=VALUE")]
+    pub parameters: Vec<String>,
     /// What the cluster is to say nothing about any more: each node goes by its own file again.
     #[arg(long, value_name = "NAME")]
     pub unset: Vec<String>,

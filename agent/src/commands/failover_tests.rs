@@ -35,6 +35,7 @@ fn vacant() -> Snapshot {
         rewind_source_ready: true,
         no_fence: None,
         disk_low: false,
+        capacities: Default::default(),
     };
     snapshot.cluster.members.insert(name("pg2"), member);
     snapshot

@@ -33,29 +33,44 @@ pub(super) async fn end_what_was_fenced(hands: &Hands) -> Result<()> {
 }
 
 pub(super) async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Result<Effect> {
+    hands.configure_for_start(seen, matches!(how, StartAs::Primary { .. })).await;
     let mut effect = Effect::LOCAL;
-    match how {
-        StartAs::Primary { term, quorum, record_anew } => {
-            if record_anew {
-                match write_record_anew(hands, seen).await {
-                    Ok(Outcome::Applied { revision }) => effect = Effect { revision },
-                    Ok(Outcome::Refused) => return Ok(Effect::LOCAL),
-                    Err(error) if error.is::<consensus::Error>() => {
-                        // Nothing is wrong with Postgres, which others would lead for: the next picture of etcd tells what to do.
-                        tracing::warn!(%error, "Postgres is not started before its record has been written anew");
-                        return Ok(Effect::LOCAL);
-                    }
-                    Err(error) => return Err(error),
-                }
+    if let StartAs::Primary { record_anew: true, .. } = how {
+        match write_record_anew(hands, seen).await {
+            Ok(Outcome::Applied { revision }) => effect = Effect { revision },
+            Ok(Outcome::Refused) => return Ok(Effect::LOCAL),
+            Err(error) if error.is::<consensus::Error>() => {
+                // Nothing is wrong with Postgres, which others would lead for: the next picture of etcd tells what to do.
+                tracing::warn!(%error, "Postgres is not started before its record has been written anew");
+                return Ok(Effect::LOCAL);
             }
+            Err(error) => return Err(error),
+        }
+    }
+    let Err(error) = launch(hands, seen, &how).await else { return Ok(effect) };
+    let ended =
+        matches!(error.downcast_ref(), Some(pg_control::Error::StartFailed(_) | pg_control::Error::Host { .. }));
+    if ended && let Some(before) = hands.instance.fall_back(&format!("{error:#}")).await? {
+        if launch(hands, seen, &how).await.is_ok() {
+            return Ok(effect);
+        }
+        hands.instance.as_before(before).await?;
+    }
+    Err(error)
+}
+
+/// Starts the server, and sees it survive that.
+async fn launch(hands: &Hands, seen: &Snapshot, how: &StartAs) -> Result<()> {
+    match how {
+        StartAs::Primary { term, quorum, .. } => {
             hands.fence.arm_confirmed().await?;
             hands.recorder.restarting();
             // What is written on the way may hang with its disk for longer than the fence gives, and nothing that is not there is struck.
-            hands.instance.start_as_primary(&quorum, term, || hands.fence.is_confirmed()).await?;
+            hands.instance.start_as_primary(quorum, *term, || hands.fence.is_confirmed()).await?;
         }
         StartAs::Standby(upstream) => {
             end_what_was_fenced(hands).await?;
-            if let Some(upstream) = &upstream {
+            if let Some(upstream) = upstream {
                 ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
                 hands.ensure_secrets().await?;
                 // Whoever comes back under another leader has nothing to measure any more.
@@ -65,7 +80,7 @@ pub(super) async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Resul
         }
     }
     survives_its_start(hands).await?;
-    Ok(effect)
+    Ok(hands.instance.runs_well().await?)
 }
 
 /// The record of my term as it is, so that whatever this reign has sent to etcd over it before can never come true.

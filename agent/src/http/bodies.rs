@@ -52,6 +52,11 @@ pub fn patroni(picture: &Picture) -> Value {
     if picture.view.settings.paused {
         put("pause", json!(true));
     }
+    let pending = picture.parameters.pending();
+    if !pending.is_empty() {
+        put("pending_restart", json!(true));
+        put("pending_restart_reason", json!(pending));
+    }
     put("dcs_last_seen", json!(picture.etcd_seen_epoch_s));
     if let Some(tags) = tags(picture) {
         put("tags", tags);
@@ -222,6 +227,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "refused_promises": picture.refused.iter().map(|(member, why)| json!({"member": member, "why": why})).collect::<Vec<_>>(),
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
+        "parameters": picture.parameters.problems(),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
             snapshot.problems.iter().chain(unread).map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()
         }),
@@ -231,6 +237,15 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
 fn overruled(one: &Overruled) -> Value {
     let problem = format!("{}: {}", one.what, consequence(one.undoes));
     json!({"code": code(one.undoes), "problem": problem, "hint": one.mend})
+}
+
+/// The body of `/parameters`: what the running server knows, and no value of it.
+pub fn parameters(picture: &Picture) -> Value {
+    json!({
+        "schema": "pgvigil.parameters/v1",
+        "server_version": picture.extras.as_ref().map(|extras| extras.server_version),
+        "parameters": &*picture.parameters.catalogue,
+    })
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -58,6 +58,7 @@ pub fn router(api: Api) -> Router {
         .route("/history", open(get(history)))
         .route("/config", open(get(config)))
         .route("/why", open(get(why)))
+        .route("/parameters", open(get(parameters)))
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
         .route("/beats", post(beats::beats))
@@ -139,6 +140,10 @@ async fn config(State(api): State<Api>) -> Response {
 
 async fn why(State(api): State<Api>) -> Response {
     Json(bodies::why(&api.board.load(), &api.ledger.problems())).into_response()
+}
+
+async fn parameters(State(api): State<Api>) -> Response {
+    Json(bodies::parameters(&api.board.load())).into_response()
 }
 
 async fn transitions(State(api): State<Api>) -> Response {

@@ -20,6 +20,7 @@ mod meeting_place;
 mod operators;
 mod outages;
 mod overruled;
+mod parameters;
 mod promises;
 mod race;
 mod rest;

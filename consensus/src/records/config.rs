@@ -1,6 +1,7 @@
 //! `config`: cluster-wide settings. The whole JSON is kept as it is, whoever wrote it; a few fields of it are read here, each on its
 //! own, so that one bad field does not silence the others.
 
+use decision::parameters::Parameters;
 use decision::settings::{Durability, Mode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,8 @@ pub struct ClusterConfig {
     pub durability: Option<Durability>,
     /// How far a candidate may be behind in `async` mode, in bytes; `None`: not set.
     pub max_lag_on_failover_bytes: Option<u64>,
+    /// The parameters of Postgres on every node, their names in lower case, as they are written into `postgresql.conf`.
+    pub parameters: Parameters,
 }
 
 /// Who paused the cluster, why, and until when.
@@ -62,6 +65,7 @@ impl ClusterConfig {
             pause: paused.then_some(details),
             durability: durability.and_then(|stored| stored.read(&mut wrong)),
             max_lag_on_failover_bytes: ours.or(patronis),
+            parameters: parameters(&raw, &mut wrong),
             raw,
         };
         (config, wrong)
@@ -86,6 +90,31 @@ impl StoredDurability {
         };
         Some(Durability { mode, acknowledgers: self.acknowledgers.unwrap_or(usual.acknowledgers) })
     }
+}
+
+/// Patroni's place and shape. A value that is no text, number or switch is left out, and `null` says nothing.
+fn parameters(raw: &Value, wrong: &mut Vec<String>) -> Parameters {
+    const PLACE: &str = "/postgresql/parameters";
+    let mut found = Parameters::new();
+    let Some(stored) = raw.pointer(PLACE).filter(|value| !value.is_null()) else { return found };
+    let Some(stored) = stored.as_object() else {
+        wrong.push(format!("{PLACE}: it is no JSON object"));
+        return found;
+    };
+    for (name, value) in stored {
+        let value = match value {
+            Value::String(text) => text.clone(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(on) => if *on { "on" } else { "off" }.to_owned(),
+            Value::Null => continue,
+            Value::Array(_) | Value::Object(_) => {
+                wrong.push(format!("{PLACE}/{name}: it is no text, number or switch"));
+                continue;
+            }
+        };
+        found.insert(name.to_lowercase(), value);
+    }
+    found
 }
 
 /// One field, if it is there and can be understood.
@@ -153,6 +182,18 @@ mod tests {
         assert_eq!(config.max_lag_on_failover_bytes, Some(1_048_576));
         assert_eq!((config.durability, config.pause), (None, None));
         assert_eq!(wrong.len(), 2, "{wrong:?}");
+    }
+
+    #[test]
+    fn parameters_are_read_as_patroni_writes_them() {
+        let text = r#"{"postgresql":{"use_slots":true,"parameters":{"Work_Mem":"8MB","max_connections":200,"jit":false,"x":null,"y":[1]}}}"#;
+        let (config, wrong) = ClusterConfig::from_json(text);
+        let expected = [("jit", "off"), ("max_connections", "200"), ("work_mem", "8MB")];
+        let expected: Parameters = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        assert_eq!(config.parameters, expected);
+        assert_eq!(wrong, ["/postgresql/parameters/y: it is no text, number or switch"]);
+        let (_, wrong) = ClusterConfig::from_json(r#"{"postgresql":{"parameters":[]}}"#);
+        assert_eq!(wrong.len(), 1, "{wrong:?}");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `members/<name>`: what a living agent says about itself and its Postgres, in Patroni's words.
 
+use std::collections::BTreeMap;
+
 use decision::names::Timeline;
+use decision::parameters::Capacities;
 use decision::settings::Tags;
 use decision::view::{Member, MemberRole};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -59,6 +62,24 @@ pub struct MemberRecord {
     /// `Some(true)`: its disk is about to fill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_low: Option<bool>,
+    /// `Some(true)`: parameters have been changed that wait for a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending_restart: Option<bool>,
+    /// Which, with their values now and then.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pending_restart_reason: BTreeMap<String, PendingChange>,
+    /// What its server runs with of what a standby must not have less of than its primary.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub capacities: Capacities,
+}
+
+/// A parameter that waits for a restart, in Patroni's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingChange {
+    /// What it is.
+    pub old_value: String,
+    /// What it will be.
+    pub new_value: String,
 }
 
 impl Default for MemberRecord {
@@ -81,6 +102,9 @@ impl Default for MemberRecord {
             no_fence: None,
             pause: None,
             disk_low: None,
+            pending_restart: None,
+            pending_restart_reason: BTreeMap::new(),
+            capacities: Capacities::new(),
         }
     }
 }
@@ -131,6 +155,7 @@ impl MemberRecord {
             rewind_source_ready: self.checkpoint_after_promote != Some(false),
             no_fence: self.no_fence.clone(),
             disk_low: self.disk_low == Some(true),
+            capacities: self.capacities.clone(),
         })
     }
 }

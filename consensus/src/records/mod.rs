@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
-pub use member::{COMPAT_VERSION, MemberRecord, TagsRecord, api_base};
+pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_base};
 pub use progress::HistoryRow;
 pub use request::FailoverRecord;
 pub use secrets::Secrets;

@@ -206,6 +206,7 @@ impl World {
             rewind_source_ready: ready,
             no_fence: None,
             disk_low: node.disk.low,
+            capacities: Default::default(),
         }
     }
 }

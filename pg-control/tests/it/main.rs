@@ -9,6 +9,7 @@ mod loops;
 mod pulse;
 mod rejoin;
 mod replication;
+mod settings;
 mod world;
 
 use std::future::Future;
@@ -69,6 +70,8 @@ fn all() -> Vec<Test> {
             a_backend_frozen_inside_its_commit_stops_all_writes_and_is_noticed,
             a_postmaster_stopped_alone_is_noticed, an_open_transaction_and_many_commits_are_no_stuck_writes,
             a_backend_that_is_killed_cuts_every_session_and_postgres_mends_itself;
+        settings: every_parameter_is_known_and_what_it_is_would_do, parameters_are_taken_up_while_the_server_runs,
+            a_start_that_fails_with_other_parameters_goes_back_once, a_copy_keeps_the_parameters_of_its_node;
         disk: a_frozen_disk_is_known_and_what_hangs_on_it_counts_as_dead_once_killed, a_read_only_disk_is_known,
             a_disk_that_fills_is_low_then_full;
     }

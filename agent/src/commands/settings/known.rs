@@ -77,10 +77,41 @@ pub fn put(object: &mut Map<String, Value>, place: &[&str], value: Option<Value>
     }
 }
 
+/// What a name stands for.
+#[derive(Debug)]
+pub enum Named {
+    /// A setting of ours.
+    Setting(&'static Setting),
+    /// A parameter of Postgres.
+    Parameter(String),
+}
+
+impl Named {
+    /// The settings with this one at `value`; `None` takes it out.
+    pub fn put(&self, config: &mut Map<String, Value>, value: Option<Value>) {
+        match self {
+            Named::Setting(setting) => setting.put(config, value),
+            Named::Parameter(name) => put(config, &["postgresql", "parameters", name], value),
+        }
+    }
+
+    fn read(&self, text: &str) -> Result<Value, String> {
+        match self {
+            Named::Setting(setting) => (setting.read)(text),
+            // The running Postgres knows what it may be.
+            Named::Parameter(_) => Ok(json!(text)),
+        }
+    }
+}
+
 /// The setting of this name, or what is wrong with the name.
-pub fn find(name: &str) -> Result<&'static Setting, String> {
+pub fn find(name: &str) -> Result<Named, String> {
     if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
-        return Ok(setting);
+        return Ok(Named::Setting(setting));
+    }
+    let parameter = name.strip_prefix(keys::PARAMETERS).and_then(|rest| rest.strip_prefix('.'));
+    if let Some(parameter) = parameter.filter(|parameter| !parameter.is_empty()) {
+        return Ok(Named::Parameter(parameter.to_lowercase()));
     }
     if name == "pause" {
         return Err("`pause` has commands of its own: pgvigil pause, pgvigil resume".to_owned());
@@ -89,17 +120,17 @@ pub fn find(name: &str) -> Result<&'static Setting, String> {
     let advice = match keys::suggest(name).filter(|_| !keys::is_known(name)) {
         Some(meant) if names.contains(&meant) => format!("did you mean `{meant}`?"),
         _ if keys::is_known(name) => "each node's own file sets it, not the cluster".to_owned(),
-        _ => format!("the cluster has: {}", names.join(", ")),
+        _ => format!("the cluster has: {}, and Postgres' own (-p work_mem=8MB)", names.join(", ")),
     };
     Err(format!("`{name}` is no setting of the cluster; {advice}"))
 }
 
 /// `NAME=VALUE`, or what is wrong with it.
-pub fn assignment(text: &str) -> Result<(&'static Setting, Value), String> {
+pub fn assignment(text: &str) -> Result<(Named, Value), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("\"{text}\" is no NAME=VALUE"))?;
     let setting = find(name.trim())?;
     let value = value.trim();
-    let read = (setting.read)(value).map_err(|expected| format!("{name} = \"{value}\": expected {expected}"))?;
+    let read = setting.read(value).map_err(|expected| format!("{name} = \"{value}\": expected {expected}"))?;
     Ok((setting, read))
 }
 
@@ -122,6 +153,10 @@ mod tests {
         let durability = read.durability.unwrap();
         assert_eq!((durability.mode, durability.acknowledgers), (Mode::Strict, 2));
         assert_eq!(read.max_lag_on_failover_bytes, Some(2 << 20));
+        let (parameter, value) = assignment("postgres.parameters.Work_Mem = 8MB").unwrap();
+        parameter.put(&mut config, Some(value));
+        assert_eq!(config["postgresql"], json!({"parameters": {"work_mem": "8MB"}}));
+        parameter.put(&mut config, None);
         SETTINGS.iter().for_each(|setting| setting.put(&mut config, None));
         assert_eq!(Value::Object(config), json!({"ttl": 30}));
     }

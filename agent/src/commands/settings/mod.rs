@@ -4,6 +4,7 @@ mod change;
 mod diff;
 mod edit;
 mod known;
+mod parameters;
 mod shown;
 
 use serde_json::{Map, Value};
@@ -12,6 +13,7 @@ use super::operator::{agrees, must_be_able_to_ask};
 use super::screen::{answer, tell};
 use super::world::Reach;
 use crate::cli::{ConfigCommand, Exit, RollbackArgs, SetArgs};
+use crate::config::keys;
 
 pub use change::change;
 pub use known::put;
@@ -32,8 +34,9 @@ pub async fn run(command: &ConfigCommand) -> Exit {
 async fn set(arguments: &SetArgs) -> Result<Exit, Exit> {
     let mut wanted = Vec::new();
     let mut mistakes = Vec::new();
-    for text in &arguments.assignments {
-        match known::assignment(text) {
+    let parameters = arguments.parameters.iter().map(|text| format!("{}.{text}", keys::PARAMETERS));
+    for text in arguments.assignments.iter().cloned().chain(parameters) {
+        match known::assignment(&text) {
             Ok((setting, value)) => wanted.push((setting, Some(value))),
             Err(mistake) => mistakes.push(mistake),
         }
@@ -107,7 +110,7 @@ impl Plan<'_> {
         self.as_expected().await?;
         let snapshot = change::read(self.reach).await?;
         let before = change::settings(self.reach, &snapshot)?;
-        let after = new(&before)?;
+        let (after, notes) = parameters::checked(self.reach, &snapshot, &before, new(&before)?).await?;
         let lines = diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone()));
         if lines.is_empty() {
             answer("nothing to change");
@@ -115,6 +118,7 @@ impl Plan<'_> {
         }
         shown::refuse_nonsense(&after)?;
         answer(&lines.join("\n"));
+        notes.iter().for_each(|note| tell(note));
         if self.dry_run {
             tell("nothing was changed (--dry-run)");
             return Ok(Exit::Done);

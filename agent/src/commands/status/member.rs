@@ -1,10 +1,11 @@
 //! One row of `pgvigil status`: a member as etcd has it registered, as its own agent describes it, and as the leader sees it. Members
 //! that are gone but were part of the cluster stay visible, for a dead one is what people look for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use consensus::Snapshot;
+use consensus::records::PendingChange;
 use decision::names::{MemberName, parse_application_name};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -38,6 +39,8 @@ pub struct MemberStatus {
     pub may_lead: Option<bool>,
     /// What does.
     pub bars: Vec<BarStatus>,
+    /// Parameters of its Postgres that wait for a restart, with their values now and then.
+    pub pending_restart: BTreeMap<String, PendingChange>,
     /// Its agent is registered in etcd; unknown where etcd is silent.
     pub registered: Option<bool>,
     /// Its agent answers.
@@ -100,6 +103,19 @@ fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     names
 }
 
+/// As it has registered itself; where etcd is silent, as its agent says.
+fn pending_restart(world: &World, name: &MemberName) -> BTreeMap<String, PendingChange> {
+    if let Ok(snapshot) = &world.etcd {
+        return snapshot
+            .member_records
+            .get(name)
+            .map(|record| record.pending_restart_reason.clone())
+            .unwrap_or_default();
+    }
+    let told = world.answer(name).map(|answer| answer.patroni["pending_restart_reason"].clone());
+    told.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default()
+}
+
 fn member(world: &World, name: &MemberName) -> MemberStatus {
     let registered = world.etcd.as_ref().ok().map(|snapshot| snapshot.member_records.contains_key(name));
     let agent = world.agents.get(name);
@@ -116,6 +132,7 @@ fn member(world: &World, name: &MemberName) -> MemberStatus {
         receive_lag_bytes: lag(world, name, "receive_lag"),
         replay_lag_bytes: lag(world, name, "replay_lag"),
         acknowledges_nothing_ms: lag(world, name, "acknowledges_nothing_ms"),
+        pending_restart: pending_restart(world, name),
         sync: sync(world, name, leads, listed.as_ref()).to_owned(),
         may_lead: bars.as_ref().map(|bars| bars.is_empty() || leads),
         bars: bars.unwrap_or_default(),

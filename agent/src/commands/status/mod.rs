@@ -5,6 +5,7 @@ mod facts;
 mod member;
 mod problems;
 mod table;
+mod told;
 mod verdict;
 
 use std::time::Duration;

@@ -12,6 +12,7 @@ use super::super::words;
 use super::super::world::{Answer, World};
 use super::facts::Status;
 use super::member::MemberStatus;
+use super::told;
 
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
@@ -62,7 +63,8 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         ));
     }
     found.extend(world.answers().filter_map(|(name, answer)| state_dir(name, &answer.why)));
-    found.extend(overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
+    found.extend(told::parameters(world));
+    found.extend(told::overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
         found.push(Trouble::new("paused", problem, "pgvigil resume"));
@@ -110,17 +112,6 @@ fn state_dir(name: &MemberName, why: &Value) -> Option<Trouble> {
     let text = |key: &str| why["state_dir"][key].as_str();
     let problem = format!("on {name}: {}", text("problem")?);
     Some(Trouble::new("state_dir_lost", problem, text("hint").unwrap_or("see the log of its agent")))
-}
-
-/// What an operator has set by SQL against what is promised, in the words of the leader's agent.
-pub fn overruled(why: &Value) -> Vec<Trouble> {
-    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or("unknown").to_owned();
-    let told = why["overruled"].as_array().into_iter().flatten();
-    told.map(|one| {
-        let code = if one["code"] == FORBIDDEN { FORBIDDEN } else { OVERRULED };
-        Trouble::new(code, text(one, "problem"), text(one, "hint"))
-    })
-    .collect()
 }
 
 /// The gravest thing that is wrong with one member.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use consensus::records::PendingChange;
 use decision::reason::bytes;
 
 use super::super::screen::{self, Tone, paint};
@@ -21,6 +22,12 @@ pub fn render(status: &Status, colours: bool) -> String {
         0 => paint(line, Tone::Strong, colours),
         _ => line.to_owned(),
     }));
+    for member in status.members.iter().filter(|member| !member.pending_restart.is_empty()) {
+        let change =
+            |(name, change): (&String, &PendingChange)| format!("{name} {} -> {}", change.old_value, change.new_value);
+        let changes: Vec<String> = member.pending_restart.iter().map(change).collect();
+        lines.push(format!("  {} waits for a restart: {}", member.name, changes.join(", ")));
+    }
     for trouble in &status.problems {
         let told = paint(&format!("! {}", trouble.problem), Tone::Doubtful, colours);
         lines.push(format!("{told}   HINT: {}", trouble.hint));
@@ -110,6 +117,11 @@ mod tests {
             receive_lag_bytes: Some(0),
             replay_lag_bytes: Some(18 << 20),
             sync: "none".to_owned(),
+            pending_restart: [(
+                "max_connections".to_owned(),
+                PendingChange { old_value: "100".into(), new_value: "200".into() },
+            )]
+            .into(),
             may_lead: Some(false),
             bars: vec![BarStatus {
                 code: "nofailover".to_owned(),
@@ -148,6 +160,7 @@ Cluster orders  system 7277694203142172922  term 12  lease pg1, 4.2 s left  quor
 MEMBER  ROLE     STATE      TL  RECEIVE LAG  REPLAY LAG  SYNC    CANDIDATE                         SEEN
 pg1     leader   writable   8   -            -           leader  leads                             0.2 s
 pg3     standby  streaming  8   0 bytes      18.0 MB     -       no: its tags bar it from leading  0.3 s
+  pg3 waits for a restart: max_connections 100 -> 200
 ! pg3 is slow   HINT: pgvigil why pg3
 DEGRADED - writes work on pg1";
         assert_eq!(render(&status(), false), expected);

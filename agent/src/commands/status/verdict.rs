@@ -171,7 +171,7 @@ mod tests {
 
     use super::super::facts::DurabilityStatus;
     use super::super::member::BarStatus;
-    use super::super::problems::overruled;
+    use super::super::told::overruled;
     use super::*;
 
     fn standby(name: &str, lag: u64) -> MemberStatus {

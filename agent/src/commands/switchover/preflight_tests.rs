@@ -31,6 +31,7 @@ fn snapshot() -> Snapshot {
             rewind_source_ready: true,
             no_fence: None,
             disk_low: false,
+            capacities: Default::default(),
         };
         snapshot.cluster.members.insert(name(member), member_of);
     }

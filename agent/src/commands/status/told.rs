@@ -1,0 +1,43 @@
+//! Problems that the agents tell of themselves, in their own words: settings made by SQL against what is promised, and parameters that do
+//! not come to be.
+
+use serde_json::Value;
+
+use super::super::world::World;
+use super::problems::{FORBIDDEN, OVERRULED, Trouble};
+
+/// The cluster's settings say what only a node's file may.
+const IGNORED: &str = "parameter_ignored";
+/// Postgres does not take a parameter.
+const REJECTED: &str = "parameters_rejected";
+
+/// What an operator has set by SQL against what is promised, in the words of the leader's agent.
+pub fn overruled(why: &Value) -> Vec<Trouble> {
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or("unknown").to_owned();
+    let told = why["overruled"].as_array().into_iter().flatten();
+    told.map(|one| {
+        let code = if one["code"] == FORBIDDEN { FORBIDDEN } else { OVERRULED };
+        Trouble::new(code, text(one, "problem"), text(one, "hint"))
+    })
+    .collect()
+}
+
+/// What agents say of parameters of Postgres that do not come to be, each once.
+pub fn parameters(world: &World) -> Vec<Trouble> {
+    let mut found: Vec<Trouble> = Vec::new();
+    for (name, answer) in world.answers() {
+        for one in answer.why["parameters"].as_array().into_iter().flatten() {
+            let (problem, hint) =
+                (one["problem"].as_str().unwrap_or("unknown"), one["hint"].as_str().unwrap_or("unknown"));
+            // What the cluster's settings must not say is the same everywhere; what Postgres does not take need not be.
+            let trouble = match one["code"] == IGNORED {
+                true => Trouble::new(IGNORED, problem, hint),
+                false => Trouble::new(REJECTED, format!("{name}: {problem}"), hint),
+            };
+            if !found.contains(&trouble) {
+                found.push(trouble);
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,148 @@
+//! Parameters of Postgres, set for the whole cluster while clients write: what can be taken up at once is, what needs a restart waits and says
+//! so, and what nobody may say or Postgres does not take changes nothing.
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use crate::etcdctl;
+use crate::stage::{Stage, on_stage, options};
+
+async fn set(stage: &Stage, arguments: &[&str]) -> Result<String> {
+    stage.pgvigil("n1", &[&["config", "set", "-y"], arguments].concat()).await
+}
+
+async fn shows(stage: &Stage, node: &str, name: &str, expected: &str) -> Result<bool> {
+    Ok(stage.cluster.psql(node, &format!("SHOW {name}")).await? == expected)
+}
+
+async fn comes_to_show(stage: &Stage, node: &str, name: &str, expected: &str) -> Result<()> {
+    let so = async || shows(stage, node, name, expected).await;
+    stage.eventually(&format!("{name} is not {expected} on {node}"), so).await
+}
+
+fn all(stage: &Stage) -> Vec<String> {
+    stage.cluster.nodes().iter().map(|node| node.name().to_owned()).collect()
+}
+
+/// What a parameter of a node will be after a restart, as the node says.
+async fn waits_for_restart(stage: &Stage, node: &str, name: &str, then: &str) -> Result<()> {
+    let so = async || {
+        let told = stage.ask(node, "/patroni").await?;
+        Ok(told["pending_restart"] == true && told["pending_restart_reason"][name]["new_value"] == then)
+    };
+    stage.eventually(&format!("{node} does not say that {name} waits to be {then}"), so).await
+}
+
+async fn problems(stage: &Stage) -> Result<Vec<Value>> {
+    let status: Value = serde_json::from_str(&stage.pgvigil("n1", &["status", "-o", "json"]).await?)?;
+    Ok(status["problems"].as_array().cloned().unwrap_or_default())
+}
+
+async fn is_told(stage: &Stage, code: &str, words: &str, so: bool) -> Result<()> {
+    let told = async || {
+        let found = problems(stage).await?;
+        let told = found.iter().any(|one| one["code"] == code && one["problem"].to_string().contains(words));
+        Ok(told == so)
+    };
+    stage.eventually(&format!("{code} with {words:?} told: not {so}"), told).await
+}
+
+/// Ends its Postgres, which its agent starts again.
+async fn restarts(stage: &Stage, node: &str) -> Result<()> {
+    let before = stage.node(node)?.postmaster_pid();
+    stage.node(node)?.kill_postgres()?;
+    let again = async || {
+        let now = stage.node(node)?.postmaster_pid();
+        Ok(now.is_some() && now != before)
+    };
+    stage.eventually(&format!("Postgres of {node} is not started again"), again).await?;
+    stage.whole().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_of_the_cluster_reach_every_node_and_mistakes_none() {
+    on_stage(&options(), async |stage| {
+        let said = set(stage, &["-p", "work_mem=9216kB"]).await?;
+        ensure!(said.contains("postgresql.parameters.work_mem: unset -> \"9MB\""), "{said}");
+        for node in all(stage) {
+            comes_to_show(stage, &node, "work_mem", "9MB").await?;
+        }
+        refused(stage).await?;
+        by_other_means(stage).await?;
+        raised_on_standbys_first(stage).await?;
+        too_much_to_start_with(stage).await
+    })
+    .await;
+}
+
+async fn refused(stage: &Stage) -> Result<()> {
+    for (assignment, code, expected) in [
+        ("archive_command=rm %p", "3", "only the node's own file sets it"),
+        ("Shared_Preload_Libraries=x", "3", "only the node's own file sets it"),
+        ("primary_conninfo=x", "3", "belongs to the agent"),
+        ("synchronous_commit=off", "3", "would not wait for the voters"),
+        ("work_mem=lots", "2", "expected a whole number, or one with a unit"),
+        ("work_men=9MB", "2", "did you mean `work_mem`?"),
+        ("max_connections=2", "3", "too small for a cluster"),
+    ] {
+        let told = set(stage, &["-p", assignment]).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(told.contains(expected) && told.contains(&format!("exit status: {code}")), "{assignment}: {told}");
+    }
+    let shown = stage.pgvigil("n1", &["config", "show", "-o", "json"]).await?;
+    ensure!(shown.contains("\"revision\":1"), "something was changed: {shown}");
+    Ok(())
+}
+
+/// Who may write to etcd gets no program run thereby.
+async fn by_other_means(stage: &Stage) -> Result<()> {
+    let mut config: Value = serde_json::from_str(&etcdctl::get(&stage.cluster, "config").await?)?;
+    config["postgresql"]["parameters"]["archive_command"] = json!("touch /tmp/pgvigil-was-here");
+    config["postgresql"]["parameters"]["log_min_duration_statement"] = json!("soon");
+    config["postgresql"]["parameters"]["maintenance_work_mem"] = json!("33MB");
+    etcdctl::put(&stage.cluster, "config", &config.to_string()).await?;
+    is_told(stage, "parameter_ignored", "archive_command", true).await?;
+    is_told(stage, "parameters_rejected", "invalid value for parameter", true).await?;
+    for node in all(stage) {
+        comes_to_show(stage, &node, "maintenance_work_mem", "33MB").await?;
+        let command = stage.cluster.psql(&node, "SHOW archive_command").await?;
+        ensure!(!command.contains("pgvigil-was-here"), "{command}");
+    }
+    let unset = ["--unset", "postgres.parameters.archive_command", "--unset"];
+    set(stage, &[&unset[..], &["postgres.parameters.log_min_duration_statement"]].concat()).await?;
+    is_told(stage, "parameter_ignored", "", false).await?;
+    is_told(stage, "parameters_rejected", "", false).await
+}
+
+async fn raised_on_standbys_first(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    set(stage, &["-p", "max_connections=150"]).await?;
+    for standby in stage.others(&leader) {
+        waits_for_restart(stage, &standby, "max_connections", "150").await?;
+        let told = stage.ask(&leader, "/patroni").await?;
+        ensure!(told["pending_restart"].is_null(), "the leader would outrun a standby: {told}");
+        restarts(stage, &standby).await?;
+        ensure!(shows(stage, &standby, "max_connections", "150").await?, "{standby} was not raised");
+    }
+    waits_for_restart(stage, &leader, "max_connections", "150").await?;
+    let shown = stage.pgvigil("n1", &["status"]).await?;
+    ensure!(shown.contains(&format!("{leader} waits for a restart: max_connections 100 -> 150")), "{shown}");
+    restarts(stage, &leader).await?;
+    comes_to_show(stage, &leader, "max_connections", "150").await?;
+    stage.writes_go_on().await
+}
+
+async fn too_much_to_start_with(stage: &Stage) -> Result<()> {
+    let standby = stage.standby().await?;
+    set(stage, &["-p", "superuser_reserved_connections=500"]).await?;
+    waits_for_restart(stage, &standby, "superuser_reserved_connections", "500").await?;
+    restarts(stage, &standby).await?;
+    ensure!(shows(stage, &standby, "superuser_reserved_connections", "3").await?, "it did not go back");
+    is_told(stage, "parameters_rejected", &format!("{standby}: "), true).await?;
+    stage.pgvigil("n1", &["config", "rollback", "1", "-y"]).await?;
+    is_told(stage, "parameters_rejected", "", false).await?;
+    for node in all(stage) {
+        comes_to_show(stage, &node, "maintenance_work_mem", "64MB").await?;
+        ensure!(shows(stage, &node, "work_mem", "9MB").await?, "going back took too much");
+    }
+    Ok(())
+}

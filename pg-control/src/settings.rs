@@ -1,0 +1,410 @@
+//! The parameters that this server is to run with, and those that it does run with. The former lie beside the data directory, so that a copy
+//! or a rewind, which brings another node's files along, changes nothing of them. What Postgres refuses never gets into its files, and a
+//! start that fails with new values is tried again with the last ones that were good: a mistake must not end an outage with a longer one.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use decision::catalogue::{Catalogue, Kind, Parameter, Takes, check};
+use decision::parameters::{CAPACITIES, Capacities, Parameters};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
+
+use crate::conf::FILE as OUR_FILE;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::tool;
+
+/// How long Postgres may take to judge some values.
+const JUDGED_WITHIN: Duration = Duration::from_secs(10);
+/// How long a session may take to read its configuration again.
+const LOADED_WITHIN: Duration = Duration::from_secs(3);
+
+const CATALOGUE: &str =
+    "SELECT lower(name) AS name, vartype, unit, min_val, max_val, enumvals, context FROM pg_settings";
+/// When the server was started and when this session last read its configuration.
+const STAMP: &str = "SELECT pg_postmaster_start_time()::text || ' ' || pg_conf_load_time()::text";
+const RUNNING: &str = "SELECT name, setting, current_setting(name) AS shown, boot_val, pending_restart FROM pg_settings \
+                       WHERE pending_restart OR name = ANY($1)";
+
+/// What is remembered of parameters, across lives of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Kept {
+    /// What is configured.
+    applied: Parameters,
+    /// What the server has been seen to run with.
+    good: Option<Parameters>,
+    /// What was refused.
+    refused: Option<Refused>,
+}
+
+/// Values that Postgres refuses, or could not start with. They are left out for as long as they are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The values.
+    pub values: Parameters,
+    /// What is configured in place of each; those that are missing here are left out.
+    instead: Parameters,
+    /// In the words of Postgres.
+    pub why: String,
+}
+
+/// What a running server says of its parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Running {
+    /// What a standby must not have less of than its primary.
+    pub capacities: Capacities,
+    /// What waits for a restart: the value now, and then.
+    pub pending: BTreeMap<String, (String, String)>,
+    /// When it was started and when it last read its configuration; another one means that the rest may have changed.
+    pub stamp: String,
+}
+
+impl Kept {
+    /// What is asked for, with what was refused left out.
+    fn without_refused(&mut self, wanted: &Parameters) -> Parameters {
+        let mut allowed = wanted.clone();
+        let Some(refused) = &self.refused else { return allowed };
+        let still = |(name, value): &(&String, &String)| wanted.get(*name) == Some(value);
+        if !refused.values.iter().any(|one| still(&one)) {
+            self.refused = None;
+            return allowed;
+        }
+        for (name, _) in refused.values.iter().filter(still) {
+            match refused.instead.get(name) {
+                Some(instead) => drop(allowed.insert(name.clone(), instead.clone())),
+                None => drop(allowed.remove(name)),
+            }
+        }
+        allowed
+    }
+
+    /// These values are refused; what is configured otherwise stays.
+    fn refuse(&mut self, values: Parameters, why: String) {
+        let instead = values.keys().filter_map(|name| Some((name.clone(), self.applied.get(name)?.clone())));
+        let instead = instead.collect();
+        let before = self.refused.take().unwrap_or_default();
+        let (mut all, mut all_instead) = (before.values, before.instead);
+        all.extend(values);
+        all_instead.extend::<Parameters>(instead);
+        self.refused = Some(Refused { values: all, instead: all_instead, why });
+    }
+
+    /// Back to what was good, if anything else is configured.
+    fn fall_back(&mut self, why: &str) -> bool {
+        let Some(good) = self.good.clone().filter(|good| *good != self.applied) else { return false };
+        let failed = std::mem::replace(&mut self.applied, good);
+        let values = differing(&failed, &self.applied);
+        self.refuse(values, why.to_owned());
+        true
+    }
+}
+
+/// What is not the same in `before`.
+fn differing(after: &Parameters, before: &Parameters) -> Parameters {
+    after.iter().filter(|(name, value)| before.get(*name) != Some(value)).map(|(n, v)| (n.clone(), v.clone())).collect()
+}
+
+impl Instance {
+    /// What is configured.
+    pub fn parameters(&self) -> Parameters {
+        self.kept().applied
+    }
+
+    /// What is asked for and was refused.
+    pub fn refused(&self) -> Option<Refused> {
+        self.kept().refused
+    }
+
+    /// Configures these parameters, as far as Postgres takes them, and lets a running server read them. Safe to repeat.
+    ///
+    /// # Errors
+    /// Files cannot be written, or the server does not read its configuration again.
+    pub async fn configure(&self, wanted: &Parameters) -> Result<()> {
+        let _turn = self.0.tuning.lock().await;
+        let mut kept = self.kept();
+        let mut allowed = kept.without_refused(wanted);
+        let new = differing(&allowed, &kept.applied);
+        let (refused, why) = self.refusals(&new).await?;
+        if !refused.is_empty() {
+            tracing::warn!(?refused, why, "Postgres refuses parameters; they stay as they were");
+            kept.refuse(refused, why);
+            allowed = kept.without_refused(wanted);
+        }
+        if allowed != kept.applied {
+            tracing::info!(changed = ?differing(&allowed, &kept.applied), "other parameters");
+        }
+        kept.applied = allowed;
+        self.keep(kept).await?;
+        if self.read_conf().is_none() {
+            return Ok(());
+        }
+        let written = self.update_conf(|_| {}).await?;
+        // An earlier life may have written it and not come to the rest.
+        let told = std::mem::replace(&mut self.memory().told_parameters, true);
+        if self.postmaster().is_none() || (told && !written) {
+            return Ok(());
+        }
+        self.reload_and_wait().await
+    }
+
+    /// The server runs well with what is configured.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub async fn runs_well(&self) -> Result<()> {
+        let _turn = self.0.tuning.lock().await;
+        let mut kept = self.kept();
+        kept.good = Some(kept.applied.clone());
+        self.keep(kept).await
+    }
+
+    /// After a start that failed: configures what was good before, if that is anything else. What it returns undoes it, should that fail as
+    /// well: then the parameters were not to blame.
+    ///
+    /// # Errors
+    /// Files cannot be written.
+    pub async fn fall_back(&self, why: &str) -> Result<Option<FellBack>> {
+        let _turn = self.0.tuning.lock().await;
+        let before = self.kept();
+        let mut kept = before.clone();
+        if !kept.fall_back(why) {
+            return Ok(None);
+        }
+        let refused = kept.refused.as_ref().map(|refused| refused.values.clone()).unwrap_or_default();
+        tracing::warn!(?refused, why, "Postgres does not start with new parameters: back to the last that were good");
+        self.keep(kept).await?;
+        self.update_conf(|_| {}).await?;
+        Ok(Some(FellBack(before)))
+    }
+
+    /// The parameters were not to blame.
+    ///
+    /// # Errors
+    /// Files cannot be written.
+    pub async fn as_before(&self, before: FellBack) -> Result<()> {
+        self.keep(before.0).await?;
+        self.update_conf(|_| {}).await.map(drop)
+    }
+
+    /// What `postgresql.conf` alone says of what a standby must not have less of than its primary.
+    pub fn base_capacities(&self) -> Capacities {
+        let text = fs::read_to_string(self.data_dir().join("postgresql.conf")).unwrap_or_default();
+        let number = |(name, usual): (&str, u64)| {
+            (name.to_owned(), value_in(&text, name).and_then(|value| value.parse().ok()).unwrap_or(usual))
+        };
+        CAPACITIES.into_iter().map(number).collect()
+    }
+
+    /// What the primary of this data directory ran with last, as far as that has been replayed here.
+    ///
+    /// # Errors
+    /// `pg_control` cannot be read.
+    pub async fn capacities_on_disk(&self) -> Result<Capacities> {
+        Ok(self.full_control().await?.standby_floors)
+    }
+
+    /// Every parameter that the running server knows.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn catalogue(&self) -> Result<Catalogue> {
+        let rows = self.ask(CATALOGUE, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get("name")?, parameter(row)?))).collect()
+    }
+
+    /// What [`Running::stamp`] is now.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub async fn stamp(&self) -> Result<String> {
+        let rows = self.ask(STAMP, &[]).await?;
+        let row =
+            rows.first().ok_or_else(|| Error::WrongState("the server does not say when it was started".to_owned()))?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// What the running server says of its parameters.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn running(&self, catalogue: &Catalogue) -> Result<Running> {
+        let stamp = self.stamp().await?;
+        let names: Vec<&str> = CAPACITIES.iter().map(|(name, _)| *name).collect();
+        let mut running = Running { stamp, ..Running::default() };
+        let read = |file: &str| fs::read_to_string(self.data_dir().join(file)).unwrap_or_default();
+        let (ours, main) = (read(OUR_FILE), read("postgresql.conf"));
+        for row in &self.ask(RUNNING, &[&names]).await? {
+            let (name, setting): (String, String) = (row.try_get("name")?, row.try_get("setting")?);
+            if let (true, Ok(number)) = (names.contains(&name.as_str()), setting.parse()) {
+                running.capacities.insert(name.clone(), number);
+            }
+            if row.try_get("pending_restart")? {
+                let boot: Option<String> = row.try_get("boot_val")?;
+                let then = value_in(&ours, &name).or_else(|| value_in(&main, &name)).or(boot).unwrap_or_default();
+                let then = check(catalogue, &name, &then).unwrap_or(then);
+                running.pending.insert(name, (row.try_get("shown")?, then));
+            }
+        }
+        Ok(running)
+    }
+
+    /// Which of these values Postgres would refuse, and its words. It is asked on the real data directory, whose other settings count as well.
+    async fn refusals(&self, new: &Parameters) -> Result<(Parameters, String)> {
+        let Some(why) = self.judge_parameters(new).await? else { return Ok(Default::default()) };
+        let mut refused = Parameters::new();
+        for (name, value) in new {
+            let alone = Parameters::from([(name.clone(), value.clone())]);
+            if self.judge_parameters(&alone).await?.is_some() {
+                refused.extend(alone);
+            }
+        }
+        // Good each by itself, and not together.
+        Ok((if refused.is_empty() { new.clone() } else { refused }, why))
+    }
+
+    /// What Postgres says against these values; `None`: nothing.
+    async fn judge_parameters(&self, values: &Parameters) -> Result<Option<String>> {
+        if values.is_empty() || self.read_conf().is_none() {
+            return Ok(None);
+        }
+        let mut arguments: Vec<OsString> = vec!["-D".into(), self.data_dir().into()];
+        for (name, value) in values {
+            arguments.extend(["-c".into(), format!("{name}={value}").into()]);
+        }
+        arguments.extend(["-C", "max_connections"].map(OsString::from));
+        let asked = timeout(JUDGED_WITHIN, self.run("postgres", &arguments, &CancellationToken::new())).await;
+        let said = asked.map_err(|_| Error::timeout("asking postgres about parameters", JUDGED_WITHIN))??;
+        Ok((!said.ok).then(|| tool::last_words(&said.err)))
+    }
+
+    /// Lets the server read its configuration, and waits until the kept connection has.
+    async fn reload_and_wait(&self) -> Result<()> {
+        let deadline = Instant::now() + LOADED_WITHIN;
+        let before = self.stamp().await.ok();
+        self.reload()?;
+        while self.stamp().await.ok().is_none_or(|now| Some(now) == before) {
+            if Instant::now() >= deadline {
+                return Err(Error::timeout("waiting for the configuration to be read", LOADED_WITHIN));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    fn kept(&self) -> Kept {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn keep(&self, kept: Kept) -> Result<()> {
+        if self.kept() == kept {
+            return Ok(());
+        }
+        let file = kept_file(&self.config().state_dir);
+        let text = serde_json::to_string(&kept).unwrap_or_default();
+        // Flushing a file may hang with its disk; that must not take a worker of the agent with it.
+        let written = tokio::task::spawn_blocking(move || durable::write(&file, text.as_bytes(), 0o600)).await;
+        written.map_err(|error| Error::WrongState(format!("writing the parameters was cut off: {error}")))??;
+        *self.0.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(())
+    }
+}
+
+/// What [`Instance::as_before`] undoes.
+#[derive(Debug)]
+pub struct FellBack(Kept);
+
+fn kept_file(state_dir: &std::path::Path) -> PathBuf {
+    state_dir.join("parameters.json")
+}
+
+/// What an earlier life has kept; else what the node's file says.
+pub(crate) fn kept_in(state_dir: &std::path::Path, node: &Parameters) -> Kept {
+    let stored = fs::read_to_string(kept_file(state_dir)).ok().and_then(|text| serde_json::from_str(&text).ok());
+    stored.unwrap_or_else(|| Kept { applied: node.clone(), ..Kept::default() })
+}
+
+fn parameter(row: &Row) -> Result<Parameter> {
+    let text = |name: &str| row.try_get::<_, Option<String>>(name);
+    let number = |name: &str| text(name).map(|text| text.and_then(|text| text.parse().ok()));
+    Ok(Parameter {
+        kind: match text("vartype")?.as_deref() {
+            Some("bool") => Kind::Switch,
+            Some("integer") => Kind::Whole,
+            Some("real") => Kind::Number,
+            Some("enum") => Kind::Choice,
+            _ => Kind::Text,
+        },
+        unit: text("unit")?,
+        min: number("min_val")?,
+        max: number("max_val")?,
+        choices: row.try_get::<_, Option<Vec<String>>>("enumvals")?.unwrap_or_default(),
+        takes: match text("context")?.as_deref() {
+            Some("internal") => Takes::Never,
+            Some("postmaster") => Takes::Restart,
+            _ => Takes::Reload,
+        },
+    })
+}
+
+/// The last value of a setting in a configuration file.
+pub(crate) fn value_in(text: &str, key: &str) -> Option<String> {
+    let value = |line: &str| {
+        let line = line.trim_start();
+        let rest = line.get(..key.len()).filter(|name| name.eq_ignore_ascii_case(key)).map(|_| &line[key.len()..])?;
+        let rest = rest.strip_prefix([' ', '\t', '=']).map(|rest| rest.trim_start_matches([' ', '\t', '=']))?;
+        let quoted = rest.strip_prefix('\'').map(|inner| inner.split('\'').next().unwrap_or_default());
+        let bare = || rest.split([' ', '\t', '#']).next().unwrap_or_default();
+        Some(quoted.unwrap_or_else(bare).to_owned())
+    };
+    text.lines().rev().find_map(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pairs: &[(&str, &str)]) -> Parameters {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_last_setting_counts() {
+        let text = "#max_connections = 5\nmax_connections = 100\t\t\t# (change requires restart)\nMax_Connections='200'\nmax_connections_x = 7\nwork_mem 4MB # x\n";
+        assert_eq!(value_in(text, "max_connections").as_deref(), Some("200"));
+        assert_eq!(value_in(text, "work_mem").as_deref(), Some("4MB"));
+        assert_eq!(value_in(text, "max_wal_senders"), None);
+    }
+
+    #[test]
+    fn what_was_refused_stays_out_for_as_long_as_it_is_asked_for() {
+        let mut kept = Kept { applied: of(&[("a", "1"), ("b", "1")]), ..Kept::default() };
+        kept.refuse(of(&[("a", "2"), ("c", "2")]), "no".to_owned());
+        let allowed = kept.without_refused(&of(&[("a", "2"), ("b", "2"), ("c", "2")]));
+        assert_eq!(allowed, of(&[("a", "1"), ("b", "2")]));
+        // Another value is another question.
+        assert_eq!(kept.without_refused(&of(&[("a", "3"), ("c", "2")])), of(&[("a", "3")]));
+        assert!(kept.refused.is_some());
+        assert_eq!(kept.without_refused(&of(&[("a", "3")])), of(&[("a", "3")]));
+        assert_eq!(kept.refused, None);
+    }
+
+    #[test]
+    fn a_start_that_failed_goes_back_to_what_was_good_once() {
+        let mut kept = Kept { applied: of(&[("a", "9"), ("b", "1")]), ..Kept::default() };
+        assert!(!kept.fall_back("nothing was ever good"));
+        kept.good = Some(of(&[("b", "1")]));
+        assert!(kept.fall_back("too much"));
+        assert_eq!(kept.applied, of(&[("b", "1")]));
+        assert!(!kept.fall_back("again"));
+        assert_eq!(kept.without_refused(&of(&[("a", "9"), ("b", "1")])), of(&[("b", "1")]));
+    }
+}
