@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::authority::Authority;
 use crate::body::Body;
-use crate::config::Config;
+use crate::config::{Config, Initdb};
 use crate::fence::{Fence, FenceOptions};
 use crate::hands::Hands;
 use crate::http;
@@ -75,11 +75,16 @@ fn instance(config: &Config) -> Result<Instance> {
         listen_addresses: postgres.listen.clone(),
         parameters: postgres.parameters.clone(),
         hba: postgres.hba.clone(),
-        initdb_args: vec![format!("--wal-segsize={}", postgres.initdb.wal_segment_size_mb)],
+        initdb_args: initdb_args(&postgres.initdb),
         encoding: postgres.initdb.encoding.clone(),
         locale: postgres.initdb.locale.clone(),
         ..usual
     })?)
+}
+
+fn initdb_args(initdb: &Initdb) -> Vec<String> {
+    let segments = format!("--wal-segsize={}", initdb.wal_segment_size_mb);
+    std::iter::once(segments).chain(initdb.options.iter().cloned()).collect()
 }
 
 /// Runs the agent until it is told to end. Postgres goes on running.

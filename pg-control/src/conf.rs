@@ -48,6 +48,9 @@ pub enum Recovery {
     Nobody,
     /// This server, under this term's name.
     Following(Upstream),
+    /// Nobody, but a backup is being recovered: where that ends is told to the start itself. Postgres takes an empty target beside another for a
+    /// second one.
+    Backup,
 }
 
 /// What a standby of ours has for `synchronous_standby_names`: a name that nobody bears, since names of ours end with their term.
@@ -68,7 +71,7 @@ impl Recovery {
     /// Whom, if anybody.
     pub fn upstream(&self) -> Option<&Upstream> {
         match self {
-            Recovery::Nobody => None,
+            Recovery::Nobody | Recovery::Backup => None,
             Recovery::Following(upstream) => Some(upstream),
         }
     }
@@ -88,6 +91,10 @@ const DEFAULTS: [(&str, &str); 8] = [
     // so long since its last attempt before it asks for the new timeline, and the first commit of the new reign waits for it.
     ("wal_retrieve_retry_interval", "50ms"),
 ];
+
+/// Where a recovery may end.
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
 /// Refuses parameters that the agent owns, and values that would void what an acknowledged commit is promised.
 pub fn check_parameters(parameters: &BTreeMap<String, String>) -> Result<()> {
@@ -123,20 +130,14 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
     set("wal_receiver_timeout", "5s");
     set("primary_slot_name", "");
     // Left over from a point-in-time recovery these would stop or promote a standby.
-    for key in [
-        "recovery_target",
-        "recovery_target_lsn",
-        "recovery_target_name",
-        "recovery_target_time",
-        "recovery_target_xid",
-    ] {
+    for key in TARGETS.iter().filter(|_| conf.recovery != Recovery::Backup) {
         set(key, "");
     }
     set("recovery_target_timeline", "latest");
     set("synchronous_standby_names", &conf.sync);
     match &conf.recovery {
         Recovery::Following(upstream) => set("primary_conninfo", &conninfo(config, passfile, upstream)),
-        Recovery::Nobody => {
+        Recovery::Nobody | Recovery::Backup => {
             set("primary_conninfo", "");
             // A promotion calls restore_command five times in series, and waits for readers that block replay (measured).
             set("restore_command", "");
@@ -180,6 +181,13 @@ fn quote(value: &str) -> String {
 /// Reads the JSON line back; `None` when the text was not written by this agent.
 pub fn parse(text: &str) -> Option<Conf> {
     serde_json::from_str(text.lines().next()?.strip_prefix(JSON_PREFIX)?).ok()
+}
+
+/// The name of the cluster whose agent has written the file in this directory; `None`: nobody's.
+pub(crate) fn cluster_of(data_dir: &Path) -> Option<String> {
+    let text = fs::read_to_string(data_dir.join(FILE)).ok()?;
+    let value = text.lines().rev().find_map(|line| line.strip_prefix("cluster_name = '")?.strip_suffix('\''))?;
+    Some(value.replace("''", "'"))
 }
 
 /// Writes the file into a data directory, if it is not there as it should be; includes it; ends overrides. True when anything changed.

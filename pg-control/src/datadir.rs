@@ -164,6 +164,17 @@ impl Instance {
         durable::sync_parent(&data_dir)
     }
 
+    /// Keeps a failed attempt of ours beside the data directory, for whoever wants to know why; the one before it goes.
+    pub(crate) fn keep_as_failed(&self) -> Result<()> {
+        let data_dir = self.real_data_dir();
+        let failed = durable::beside(&data_dir, ".failed");
+        if failed.exists() {
+            fs::remove_dir_all(&failed).map_err(|error| Error::io("remove", &failed, error))?;
+        }
+        fs::rename(&data_dir, &failed).map_err(|error| Error::io("rename", &data_dir, error))?;
+        durable::sync_parent(&data_dir)
+    }
+
     /// The data directory with symbolic links followed, so that what is moved is the directory and not the link.
     pub(crate) fn real_data_dir(&self) -> PathBuf {
         fs::canonicalize(self.data_dir()).unwrap_or_else(|_| self.data_dir().to_path_buf())

@@ -321,7 +321,8 @@ mod tests {
         fn spawnable(_: impl Send) {}
         let (quorum, cancel) = (decision::durability::Quorum::none(), tokio_util::sync::CancellationToken::new());
         spawnable(pg.observe());
-        spawnable(pg.bootstrap(&cancel));
+        let origin = crate::Origin::default();
+        spawnable(pg.bootstrap(&origin, &cancel));
         spawnable(pg.clone_from(upstream, &cancel));
         spawnable(pg.rewind(upstream, None, &cancel));
         spawnable(pg.find_end_of_wal(&cancel));

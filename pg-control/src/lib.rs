@@ -38,6 +38,7 @@ mod timeline;
 mod tool;
 mod walend;
 
+pub use bootstrap::{Backup, Born, Origin};
 pub use conf::{Conf, Recovery};
 pub use death::Death;
 pub use disk::DiskWatch;

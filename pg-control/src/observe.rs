@@ -145,7 +145,7 @@ impl Instance {
     fn follows(&self, loaded: Option<&str>) -> Option<Upstream> {
         let ours = match self.read_conf().map(|conf| conf.recovery) {
             Some(Recovery::Following(upstream)) => Some(upstream),
-            Some(Recovery::Nobody) | None => None,
+            Some(Recovery::Nobody | Recovery::Backup) | None => None,
         };
         let Some(loaded) = loaded else { return ours };
         let wanted = ours.as_ref().map(|upstream| conninfo(self.config(), &self.passfile(), upstream));

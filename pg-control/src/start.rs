@@ -30,8 +30,17 @@ impl Instance {
         self.start_while(|| true).await
     }
 
+    /// The same with settings that hold for this start alone, above those of every file.
+    pub(crate) async fn start_with(&self, settings: &[(&str, String)]) -> Result<Postmaster> {
+        self.launch(settings, || true).await
+    }
+
     /// As [`Instance::start`], where it still may be started when nothing is left to write: a write can hang with its disk for any time.
     pub(crate) async fn start_while(&self, may_still: impl Fn() -> bool + Send) -> Result<Postmaster> {
+        self.launch(&[], may_still).await
+    }
+
+    async fn launch(&self, settings: &[(&str, String)], may_still: impl Fn() -> bool + Send) -> Result<Postmaster> {
         if let Some(running) = self.postmaster() {
             return Ok(running);
         }
@@ -48,6 +57,9 @@ impl Instance {
         }
         command.arg("start").arg("-w").args(["-t", "60"]).arg("-s");
         command.arg("-D").arg(self.data_dir()).arg("-l").arg(self.log_file());
+        if !settings.is_empty() {
+            command.arg("-o").arg(as_options(settings));
+        }
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if !may_still() {
             return Err(Error::WrongState("what allowed the start is over".to_owned()));
@@ -137,6 +149,12 @@ impl Instance {
         let words = if fatal.is_empty() { tool::last_words(&text) } else { tool::last_words(&fatal.join("\n")) };
         Error::StartFailed(format!("{words} (see {})", self.log_file().display()))
     }
+}
+
+/// Settings as options of `postgres`, which `pg_ctl` hands to a shell.
+fn as_options(settings: &[(&str, String)]) -> String {
+    let quoted = |(key, value): &(&str, String)| format!("-c '{}'", format!("{key}={value}").replace('\'', r"'\''"));
+    settings.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn read_from(path: &Path, offset: u64) -> std::io::Result<String> {

@@ -51,17 +51,25 @@ impl Drop for Group {
 }
 
 impl Instance {
-    /// Runs a program to its end, or kills it when cancelled or dropped. Passwords come from the password file.
+    /// Runs a program of Postgres to its end, or kills it when cancelled or dropped. Passwords come from the password file.
     pub(crate) async fn run(&self, name: &str, arguments: &[OsString], cancel: &CancellationToken) -> Result<Said> {
-        let program = self.program(name);
-        let mut command = StdCommand::new(&program);
+        self.run_at(&self.program(name), arguments, cancel).await
+    }
+
+    /// The same for any program, an operator's for instance.
+    pub(crate) async fn run_at(
+        &self,
+        program: &Path,
+        arguments: &[OsString],
+        cancel: &CancellationToken,
+    ) -> Result<Said> {
+        let mut command = StdCommand::new(program);
         scrub(&mut command);
         command.env("LC_ALL", "C").env("PGPASSFILE", self.passfile()).args(arguments);
         // Somewhere that every user may stand: some programs look at their working directory.
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut command = Command::from(command);
-        let mut child =
-            command.process_group(0).kill_on_drop(true).spawn().map_err(|error| missing(&program, error))?;
+        let mut child = command.process_group(0).kill_on_drop(true).spawn().map_err(|error| missing(program, error))?;
         let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let ended = async {
@@ -71,12 +79,12 @@ impl Instance {
         tokio::select! {
             () = cancel.cancelled() => {
                 group.kill();
-                Err(Error::Cancelled("running a Postgres program"))
+                Err(Error::Cancelled("running a program"))
             }
             (status, out, err) = ended => {
                 group.0 = None;
-                let status = status.map_err(|source| Error::Io { doing: format!("wait for {name}"), source })?;
-                tracing::debug!(program = name, %status, stderr = %err.trim(), "program ended");
+                let status = status.map_err(|source| Error::io("wait for", program, source))?;
+                tracing::debug!(program = %program.display(), %status, stderr = %err.trim(), "program ended");
                 Ok(Said { ok: status.success(), out, err })
             }
         }

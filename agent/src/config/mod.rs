@@ -3,6 +3,7 @@
 //! Read on in `raw.rs` (what may be written), `layers.rs` (where it comes from), `resolve.rs` (what it means) and
 //! `world.rs` (whether this host agrees).
 
+mod bootstrap;
 pub(crate) mod keys;
 mod layers;
 mod problem;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use decision::names::MemberName;
 use decision::settings::{Durability, Settings, Tags, Timing};
+use pg_control::Origin;
 
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{LogFormat, WatchdogMode};
@@ -50,6 +52,8 @@ pub struct Config {
     pub watchdog: Watchdog,
     /// How much is kept free on the disk of a primary; `None`: a hundredth of it, within bounds.
     pub disk_min_free_bytes: Option<u64>,
+    /// What a new cluster is made from.
+    pub bootstrap: Origin,
     /// The local Postgres.
     pub postgres: Postgres,
     /// The health API.
@@ -138,6 +142,8 @@ pub struct Initdb {
     pub locale: String,
     /// `--wal-segsize`: a power of two from 1 to 1024. The smaller, the sooner a promotion ends (ADR 0014).
     pub wal_segment_size_mb: u32,
+    /// More options, as initdb takes them.
+    pub options: Vec<String>,
 }
 
 /// The health API.

@@ -21,6 +21,7 @@ pub struct Raw {
     pub failover: RawFailover,
     pub watchdog: RawWatchdog,
     pub disk: RawDisk,
+    pub bootstrap: RawBootstrap,
     pub postgres: RawPostgres,
     pub api: RawApi,
     pub tags: Tags,
@@ -134,6 +135,37 @@ pub struct RawInitdb {
     pub encoding: Option<String>,
     pub locale: Option<String>,
     pub wal_segment_size_mb: Option<u32>,
+    pub options: List,
+}
+
+/// `[bootstrap]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawBootstrap {
+    pub from: Option<BootstrapFrom>,
+    pub command: List,
+    pub stanza: Option<String>,
+    pub restore_command: Option<String>,
+    pub target_time: Option<String>,
+    pub target_lsn: Option<String>,
+    pub target_name: Option<String>,
+    pub target_timeline: Option<String>,
+    pub post_sql: Option<PathBuf>,
+    pub post_command: List,
+    pub timeout: Option<Lasting>,
+}
+
+/// What a new cluster is made from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootstrapFrom {
+    /// Nothing: an empty database.
+    #[default]
+    Initdb,
+    /// What a program of the operator's puts into the data directory.
+    Command,
+    /// A backup of pgBackRest.
+    PgBackRest,
 }
 
 /// `[api]`

@@ -9,7 +9,7 @@ use decision::settings::{Durability, Timing};
 use super::problem::{Origins, Problem};
 use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
-use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, keys, rules};
+use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, keys, rules};
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
 const USUAL_ETCD_PORT: u16 = 2379;
@@ -26,6 +26,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let cluster = required("cluster", raw.cluster, found).and_then(|name| label("cluster", name, found));
     let name = member_name(raw.name, found);
     let etcd = etcd(raw.etcd, found);
+    let bootstrap = bootstrap::resolve(raw.bootstrap, found);
     let postgres = postgres(raw.postgres, durability, found);
     let advertised = postgres.as_ref().map(|postgres| &postgres.advertise);
     let api = api(raw.api.listen.as_deref(), raw.api.advertise.as_deref(), advertised, found);
@@ -55,6 +56,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         wait_for_lease: raw.failover.wait_for_lease.unwrap_or(false),
         watchdog,
         disk_min_free_bytes: raw.disk.min_free.map(|size| size.0),
+        bootstrap,
         postgres,
         api,
         tags,
@@ -216,6 +218,7 @@ fn postgres(raw: RawPostgres, durability: Durability, found: &mut Vec<Problem>) 
         encoding: raw.initdb.encoding.unwrap_or("UTF8".into()),
         locale: raw.initdb.locale.unwrap_or("C.UTF-8".into()),
         wal_segment_size_mb: raw.initdb.wal_segment_size_mb.unwrap_or(4),
+        options: raw.initdb.options.0,
     };
     rules::initdb(&initdb, found);
     let passwords = [

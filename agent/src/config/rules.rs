@@ -149,6 +149,33 @@ pub fn hba(lines: &[String], found: &mut Vec<Problem>) {
     }
 }
 
+/// The options of initdb that are not an operator's, and what is to be done instead.
+const OWN_INITDB_OPTIONS: &[(&str, &str)] = &[
+    ("--pgdata", "set `postgres.data_dir`"),
+    ("-D", "set `postgres.data_dir`"),
+    ("--username", "the superuser is `postgres`"),
+    ("-U", "the superuser is `postgres`"),
+    ("--pwfile", "the superuser has no password: it comes in by its own user"),
+    ("--pwprompt", "the superuser has no password: it comes in by its own user"),
+    ("-W", "the superuser has no password: it comes in by its own user"),
+    ("--auth", "write lines into `postgres.hba`"),
+    ("-A", "write lines into `postgres.hba`"),
+    ("--encoding", "set `postgres.initdb.encoding`"),
+    ("-E", "set `postgres.initdb.encoding`"),
+    ("--locale", "set `postgres.initdb.locale`"),
+    ("--wal-segsize", "set `postgres.initdb.wal_segment_size_mb`"),
+    ("--no-data-checksums", "without checksums a damaged page goes from node to node unseen"),
+    ("--no-sync", "a power loss would destroy the new database"),
+    ("-N", "a power loss would destroy the new database"),
+];
+
+/// `--name`, `--name=value`; `-X`, `-Xvalue`.
+fn is_option(written: &str, option: &str) -> bool {
+    let long = option.starts_with("--");
+    let rest = written.strip_prefix(option);
+    rest.is_some_and(|rest| rest.is_empty() || if long { rest.starts_with('=') } else { !written.starts_with("--") })
+}
+
 /// What initdb would refuse.
 pub fn initdb(initdb: &Initdb, found: &mut Vec<Problem>) {
     let size = initdb.wal_segment_size_mb;
@@ -156,6 +183,13 @@ pub fn initdb(initdb: &Initdb, found: &mut Vec<Problem>) {
         let message = format!("`postgres.initdb.wal_segment_size_mb`: {size} is no WAL segment size");
         let problem = Problem::at("E14", "postgres.initdb.wal_segment_size_mb", message);
         found.push(problem.help("a power of two from 1 to 1024"));
+    }
+    let taken = |option: &&String| OWN_INITDB_OPTIONS.iter().any(|(own, _)| is_option(option, own));
+    for option in initdb.options.iter().filter(taken) {
+        let instead =
+            OWN_INITDB_OPTIONS.iter().find(|(own, _)| is_option(option, own)).map_or("", |(_, instead)| instead);
+        let message = format!("`postgres.initdb.options`: {option} is pgvigil's to say");
+        found.push(Problem::at("E14", "postgres.initdb.options", message).help(instead));
     }
 }
 

@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, bail};
 use consensus::{Bootstrap, Snapshot};
 use decision::durability::Quorum;
-use decision::names::{SystemId, Timeline};
 use decision::settings::Mode;
 use decision::view::SyncRecord;
+use pg_control::Born;
 use tokio_util::sync::CancellationToken;
 
 use super::Effect;
@@ -17,9 +17,9 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
     if !hands.store.begin_bootstrap(member_lease).await?.applied() {
         return Ok(Effect::LOCAL);
     }
-    tracing::info!("creating the cluster: initdb");
+    tracing::info!(restored = hands.config.bootstrap.backup.is_some(), "creating the cluster");
     let made = match make_database(hands, cancel).await {
-        Ok(system_id) => publish_cluster(hands, seen, member_lease, system_id).await,
+        Ok(born) => publish_cluster(hands, seen, member_lease, born).await,
         Err(error) => Err(error),
     };
     let Err(error) = &made else { return made };
@@ -34,12 +34,12 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
     made
 }
 
-async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<SystemId> {
+async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<Born> {
     hands.create_secrets().await?;
-    Ok(hands.instance.bootstrap(cancel).await?)
+    Ok(hands.instance.bootstrap(&hands.config.bootstrap, cancel).await?)
 }
 
-async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, system_id: SystemId) -> Result<Effect> {
+async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born: Born) -> Result<Effect> {
     let lock_lease = hands.leases.ensure_lock_lease().await?;
     hands.authority.bind(lock_lease);
     hands.fence.arm_confirmed().await?;
@@ -53,7 +53,7 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, syst
             mode => mode,
         },
         policies: vec![Quorum::none()],
-        timeline: Timeline(1),
+        timeline: born.timeline,
         released: false,
         reclaimed: false,
         handover_lsn: None,
@@ -61,6 +61,7 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, syst
     };
     let term = sync.term;
     let config = (seen.config_revision == 0).then(|| serde_json::json!({}));
+    let system_id = born.system_id;
     let done = Bootstrap { me, member_lease, lock_lease, system_id, after, term, sync, config };
     let outcome = hands.store.finish_bootstrap(&done).await?;
     if !outcome.applied() {

@@ -25,6 +25,7 @@ mod promises;
 mod race;
 mod rest;
 mod restarts;
+mod restored;
 mod settings;
 mod stage;
 mod state_dir;

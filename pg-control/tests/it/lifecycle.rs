@@ -6,7 +6,7 @@ use decision::durability::Quorum;
 use decision::names::Term;
 use decision::view::{Data, Server};
 use nix::sys::signal::Signal;
-use pg_control::{Error, Instance, process};
+use pg_control::{Error, Instance, Origin, process};
 use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
@@ -16,7 +16,7 @@ pub async fn a_new_cluster_has_roles_of_least_privilege() -> Outcome {
     let node = empty("pg1")?;
     assert_eq!(node.instance.observe().await?.postgres.data, Data::Empty);
     let begin = Instant::now();
-    let id = node.instance.bootstrap(&CancellationToken::new()).await?;
+    let id = node.instance.bootstrap(&Origin::default(), &CancellationToken::new()).await?.system_id;
     println!("      bootstrap {:?}", begin.elapsed());
     let seen = node.instance.observe().await?.postgres;
     let Data::Present(disk) = seen.data else { return Err(format!("{:?}", seen.data).into()) };
@@ -37,7 +37,10 @@ pub async fn a_new_cluster_has_roles_of_least_privilege() -> Outcome {
     let verifier =
         node.ask("SELECT left(rolpassword, 14) FROM pg_authid WHERE rolname = 'pgvigil_replication'").await?;
     assert_eq!(verifier, "SCRAM-SHA-256$");
-    assert!(matches!(node.instance.bootstrap(&CancellationToken::new()).await, Err(Error::WrongState(_))));
+    assert!(matches!(
+        node.instance.bootstrap(&Origin::default(), &CancellationToken::new()).await,
+        Err(Error::WrongState(_))
+    ));
     node.instance.mark(Term(1), &world::name("pg1"), PATIENCE).await?;
     node.instance.checkpoint(PATIENCE).await?;
     assert_eq!(node.as_primary().await?.marked_term, Term(1));

@@ -6,6 +6,7 @@ mod durability;
 mod health;
 mod lifecycle;
 mod loops;
+mod origin;
 mod pulse;
 mod rejoin;
 mod replication;
@@ -39,6 +40,9 @@ fn all() -> Vec<Test> {
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
             orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early,
             a_stale_pid_file_of_another_process_is_no_server;
+        origin: a_new_cluster_is_restored_to_the_end_of_an_archive_and_to_a_restore_point,
+            a_backup_of_a_cluster_of_the_same_name_is_refused, what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else,
+            a_bootstrap_that_fails_says_why_and_only_its_newest_attempt_is_kept;
         replication: a_clone_follows_and_is_promoted, a_standby_is_repointed_by_reload,
             a_pledge_ends_the_walreceiver_although_a_reader_blocks_replay, a_blocked_candidate_is_promoted_quickly,
             a_cancelled_clone_leaves_nothing_running, observing_is_cheap,

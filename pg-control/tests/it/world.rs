@@ -8,7 +8,7 @@ use std::time::Duration;
 use decision::durability::Quorum;
 use decision::names::{Lsn, MemberName, Term};
 use decision::view::{Primary, Server, Standby, Upstream};
-use pg_control::{Instance, InstanceConfig, Secrets};
+use pg_control::{Instance, InstanceConfig, Origin, Secrets};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -97,7 +97,7 @@ pub async fn primary_on(place: &Path) -> Result<Node, Failure> {
 pub async fn primary_with(member: &str, change: impl FnOnce(&mut InstanceConfig)) -> Result<Node, Failure> {
     if TEMPLATE.get().is_none() {
         let node = empty("template")?;
-        node.instance.bootstrap(&CancellationToken::new()).await?;
+        node.instance.bootstrap(&Origin::default(), &CancellationToken::new()).await?;
         node.instance.stop_fast(PATIENCE).await?;
         let kept = node.dir.path().with_extension("template");
         copy(&node.instance.config().data_dir, &kept)?;

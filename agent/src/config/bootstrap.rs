@@ -1,0 +1,95 @@
+//! `[bootstrap]`: what a new cluster is made from. A restore is a program with its arguments and a place where recovery ends; pgBackRest is
+//! such a program whose words are known here.
+
+use std::time::Duration;
+
+use pg_control::{Backup, Origin};
+
+use super::problem::Problem;
+use super::raw::{BootstrapFrom, RawBootstrap};
+
+const USUAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// The finished section.
+pub fn resolve(raw: RawBootstrap, found: &mut Vec<Problem>) -> Origin {
+    check(&raw, found);
+    let target = targets(&raw).into_iter().flatten().next();
+    let target = target.map(|(key, value)| (format!("recovery_{key}"), value));
+    let backup = match raw.from.unwrap_or_default() {
+        BootstrapFrom::Initdb => None,
+        BootstrapFrom::Command => Some((raw.command.0, raw.restore_command)),
+        BootstrapFrom::PgBackRest => {
+            let stanza = raw.stanza.unwrap_or_default();
+            let fetch = raw.restore_command.unwrap_or_else(|| fetch_from(&stanza));
+            Some((restore_of(&stanza, target.as_ref()), Some(fetch)))
+        }
+    };
+    Origin {
+        backup: backup.map(|(command, restore_command)| Backup {
+            command,
+            restore_command,
+            target,
+            timeline: raw.target_timeline,
+        }),
+        post_sql: raw.post_sql,
+        post_command: raw.post_command.0,
+        within: raw.timeout.map_or(USUAL_TIMEOUT, |timeout| timeout.0),
+    }
+}
+
+fn targets(raw: &RawBootstrap) -> [Option<(&'static str, String)>; 3] {
+    [
+        raw.target_time.clone().map(|time| ("target_time", time)),
+        raw.target_lsn.clone().map(|lsn| ("target_lsn", lsn)),
+        raw.target_name.clone().map(|name| ("target_name", name)),
+    ]
+}
+
+/// The target is told to pgBackRest as well: it restores the last backup that ended before.
+fn restore_of(stanza: &str, target: Option<&(String, String)>) -> Vec<String> {
+    let mut words = vec!["pgbackrest".to_owned(), format!("--stanza={stanza}"), "--pg1-path={data_dir}".to_owned()];
+    if let Some((setting, value)) = target {
+        let kind = setting.trim_start_matches("recovery_target_");
+        words.extend([format!("--type={kind}"), format!("--target={value}"), "--target-action=promote".to_owned()]);
+    }
+    words.push("restore".to_owned());
+    words
+}
+
+fn fetch_from(stanza: &str) -> String {
+    format!("pgbackrest --stanza={stanza} --pg1-path={{data_dir}} archive-get %f \"%p\"")
+}
+
+fn check(raw: &RawBootstrap, found: &mut Vec<Problem>) {
+    let from = raw.from.unwrap_or_default();
+    let given: Vec<&str> = targets(raw).into_iter().flatten().map(|(key, _)| key).collect();
+    if given.len() > 1 {
+        let message = format!("recovery cannot end at two places: {}", given.join(" and "));
+        found.push(
+            Problem::about("E11", &["bootstrap.target_time", "bootstrap.target_lsn", "bootstrap.target_name"], message)
+                .help("keep one of them"),
+        );
+    }
+    let needs = |key: &str, example: &str| {
+        let message = format!("`bootstrap.from` needs `bootstrap.{key}`");
+        Problem::at("E11", "bootstrap.from", message).help(format!("write {key} = {example} beside it"))
+    };
+    if from == BootstrapFrom::Command && raw.command.0.is_empty() {
+        found.push(needs("command", "[\"/usr/local/bin/restore\", \"{data_dir}\"]"));
+    }
+    if from == BootstrapFrom::PgBackRest && raw.stanza.is_none() {
+        found.push(needs("stanza", "\"main\""));
+    }
+    let only_for = [
+        ("command", !raw.command.0.is_empty(), from == BootstrapFrom::Command),
+        ("stanza", raw.stanza.is_some(), from == BootstrapFrom::PgBackRest),
+        ("restore_command", raw.restore_command.is_some(), from != BootstrapFrom::Initdb),
+        ("target_timeline", raw.target_timeline.is_some(), from != BootstrapFrom::Initdb),
+    ];
+    let only_for = only_for.into_iter().chain(given.iter().map(|key| (*key, true, from != BootstrapFrom::Initdb)));
+    for (key, ..) in only_for.filter(|(_, is_given, fits)| *is_given && !fits) {
+        let path = format!("bootstrap.{key}");
+        let message = format!("`{path}` says nothing for a cluster that is made otherwise");
+        found.push(Problem::at("E11", &path, message).help("set `bootstrap.from`, or remove it"));
+    }
+}

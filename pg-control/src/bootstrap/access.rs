@@ -1,0 +1,73 @@
+//! Who may connect: `pg_hba.conf` and `pg_ident.conf` of a new cluster. They are the operator's from then on. The agent's own way in comes first,
+//! so that no rule locks it out; the rules of a restored cluster stay behind ours.
+
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::{Instance, InstanceConfig};
+
+impl Instance {
+    /// Who may connect to a new database, as long as nobody says otherwise.
+    pub(super) fn write_access_rules(&self) -> Result<()> {
+        let config = self.config();
+        let general = "local all all peer\nhost all all all scram-sha-256\n";
+        self.write_rules(&ident(config, &own_user()?), &hba(config, general))
+    }
+
+    /// The same before the rules that came with a backup.
+    pub(super) fn put_access_rules_in_front(&self) -> Result<()> {
+        let config = self.config();
+        let theirs = |file: &str| std::fs::read_to_string(self.data_dir().join(file)).unwrap_or_default();
+        let ident = ident(config, &own_user()?) + &theirs("pg_ident.conf");
+        self.write_rules(&ident, &hba(config, &theirs("pg_hba.conf")))
+    }
+
+    fn write_rules(&self, ident: &str, hba: &str) -> Result<()> {
+        durable::write(&self.data_dir().join("pg_ident.conf"), ident.as_bytes(), 0o600)?;
+        durable::write(&self.data_dir().join("pg_hba.conf"), hba.as_bytes(), 0o600)
+    }
+}
+
+fn own_user() -> Result<String> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    user.map(|user| user.name).ok_or_else(|| {
+        Error::host(
+            "the user that runs the agent has no name",
+            "add it to /etc/passwd: peer authentication goes by names",
+        )
+    })
+}
+
+fn ident(config: &InstanceConfig, user: &str) -> String {
+    format!(
+        "# The user that runs the agent may be its role, and the superuser.\npgvigil \"{user}\" {}\npgvigil \"{user}\" {}\n",
+        config.superuser, config.control_user
+    )
+}
+
+/// The agent's own way in, what the operator wants, the members among each other, and then everybody else.
+fn hba(config: &InstanceConfig, others: &str) -> String {
+    let InstanceConfig { superuser, control_user, replication_user, rewind_user, database, .. } = config;
+    let extra: String = config.hba.iter().map(|line| format!("{line}\n")).collect();
+    format!(
+        "# Created by pgvigil for a new cluster; yours from here on, but keep the first rule.\n\
+         local all {superuser},{control_user} peer map=pgvigil\n\
+         {extra}\
+         host replication {replication_user} all scram-sha-256\n\
+         host {database} {rewind_user} all scram-sha-256\n\
+         {others}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_own_rule_comes_before_an_operators_and_before_those_of_a_backup() {
+        let mut config = InstanceConfig::new("pg1".parse().expect("good"), "c", "/d".into(), "/s".into());
+        config.hba = vec!["local all all reject".to_owned()];
+        let text = hba(&config, "host all all 0.0.0.0/0 trust\n");
+        assert!(text.find("map=pgvigil") < text.find("reject"), "{text}");
+        assert!(text.find("reject") < text.find("0.0.0.0/0"), "{text}");
+    }
+}

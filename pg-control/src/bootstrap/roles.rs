@@ -1,0 +1,66 @@
+//! The roles and the leadership table of a new cluster. A restored one may have them already, with the passwords and the terms of its source.
+
+use std::time::Duration;
+
+use postgres_protocol::password::scram_sha_256;
+
+use crate::equip::belongings;
+use crate::error::{Error, Result};
+use crate::instance::{Instance, InstanceConfig, Secrets};
+
+const WITHIN: Duration = Duration::from_secs(10);
+
+impl Instance {
+    pub(super) async fn create_roles(&self, secrets: &Secrets) -> Result<()> {
+        let session = self.open_superuser().await?;
+        let statements = roles(self.config(), secrets);
+        let created = tokio::time::timeout(WITHIN, session.client.batch_execute(&statements)).await;
+        Ok(created.map_err(|_| Error::timeout("creating the roles", WITHIN))??)
+    }
+}
+
+/// Least privilege: the agent observes, writes checkpoints and its own table; the others do one thing each. Passwords go in as verifiers,
+/// so that no log of statements ever shows one. Terms begin anew: those of a cluster from which this one was restored mean nothing here.
+fn roles(config: &InstanceConfig, secrets: &Secrets) -> String {
+    let InstanceConfig { control_user, replication_user, rewind_user, .. } = config;
+    let replication = scram_sha_256(secrets.replication_password.as_bytes());
+    let rewind = scram_sha_256(secrets.rewind_password.as_bytes());
+    let there: String = [control_user, replication_user, rewind_user]
+        .map(|user| {
+            format!(
+                "IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{user}') THEN CREATE ROLE \"{user}\"; END IF;"
+            )
+        })
+        .join("\n             ");
+    format!(
+        "BEGIN; SET LOCAL synchronous_commit = local; SET LOCAL client_min_messages = error;
+         DO $$ BEGIN
+             {there}
+         END $$;
+         ALTER ROLE \"{control_user}\" LOGIN;
+         ALTER ROLE \"{replication_user}\" LOGIN REPLICATION PASSWORD '{replication}';
+         ALTER ROLE \"{rewind_user}\" LOGIN PASSWORD '{rewind}';
+         GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO \"{rewind_user}\";
+         GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO \"{rewind_user}\";
+         GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO \"{rewind_user}\";
+         GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO \"{rewind_user}\";
+         {}
+         TRUNCATE pgvigil.leadership;
+         COMMIT",
+        belongings(config)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_in_the_statements() {
+        let config = InstanceConfig::new("pg1".parse().expect("good"), "c", "/d".into(), "/s".into());
+        let secrets = Secrets { replication_password: "hunter2".to_owned(), rewind_password: "hunter3".to_owned() };
+        let statements = roles(&config, &secrets);
+        assert!(!statements.contains("hunter"), "{statements}");
+        assert!(statements.contains("SCRAM-SHA-256$"));
+    }
+}
