@@ -70,7 +70,9 @@ impl Tasks {
     pub fn job(&self) -> Option<Job> {
         let running = self.running.as_ref()?;
         let from = match &running.action {
-            Action::Clone { from, .. } | Action::Rewind { from, .. } => Some(from.member.clone()),
+            Action::Clone { from, .. } | Action::Rewind { from, .. } | Action::Reinit { from, .. } => {
+                Some(from.member.clone())
+            }
             _ => None,
         };
         Some(Job { action: running.action.code().to_owned(), age: running.began.elapsed(), from })
@@ -167,7 +169,10 @@ impl Tasks {
 /// Actions with child processes take the cancellation themselves, and end their children. Any other may stop between any two steps,
 /// for it must survive the death of the agent there as well.
 fn tidies_up(action: &Action) -> bool {
-    matches!(action, Action::Bootstrap | Action::Clone { .. } | Action::Rewind { .. } | Action::FindEndOfWal)
+    matches!(
+        action,
+        Action::Bootstrap | Action::Clone { .. } | Action::Rewind { .. } | Action::Reinit { .. } | Action::FindEndOfWal
+    )
 }
 
 /// In debug builds a test may name an action, before or after which the agent dies as by SIGKILL: `PGVIGIL_CRASH_AT=acquire:after`.

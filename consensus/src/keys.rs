@@ -99,6 +99,10 @@ impl Keys {
     pub fn floor(&self, name: &MemberName) -> String {
         self.key(&format!("floors/{name}"))
     }
+    /// What an operator asks of one node.
+    pub fn order(&self, name: &MemberName) -> String {
+        self.key(&format!("orders/{name}"))
+    }
     /// The folder of transition records.
     pub fn transitions(&self) -> String {
         self.key("transitions/")

@@ -11,6 +11,7 @@ pub mod error;
 pub mod guards;
 pub mod keys;
 pub mod lease;
+mod orders;
 pub mod records;
 mod renewal;
 pub mod settings;

@@ -8,7 +8,9 @@ use decision::view::{Cluster, Initialize};
 use etcd_client::KeyValue;
 
 use crate::keys::Keys;
-use crate::records::{ClusterConfig, FailoverRecord, HistoryRow, MemberRecord, Problem, pledge, progress, sync};
+use crate::records::{
+    ClusterConfig, FailoverRecord, HistoryRow, MemberRecord, OrderRecord, Problem, pledge, progress, sync,
+};
 use crate::store::{Fingerprint, text_of};
 
 /// The cluster at one revision.
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub member_records: BTreeMap<MemberName, MemberRecord>,
     /// The operator's request as it is stored, in full; `None` where there is none.
     pub request_record: Option<FailoverRecord>,
+    /// What operators ask of single nodes, as it is stored.
+    pub order_records: BTreeMap<MemberName, OrderRecord>,
     /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
     pub failsafe_urls: BTreeMap<MemberName, String>,
     /// The history as it is stored, in full.
@@ -88,6 +92,15 @@ impl Snapshot {
                 let read = pledge::floor_from_stored(text);
                 self.cluster.floors.insert(name, read.clone().unwrap_or(Lsn(u64::MAX)));
                 read.map(|_| ()).map_err(|why| format!("{why}; the member counts for nothing until this is mended"))
+            }
+            Some(("orders", name)) => {
+                let name = member_name(name)?;
+                let nothing_is_done = |why| format!("{why}; nothing is done about it");
+                let record = OrderRecord::from_json(text).map_err(nothing_is_done)?;
+                let order = record.to_order(kv.mod_revision()).map_err(nothing_is_done)?;
+                self.order_records.insert(name.clone(), record);
+                self.cluster.orders.insert(name, order);
+                Ok(())
             }
             // Other folders belong to others (Patroni's `optime/leader`, a newer version's).
             Some(_) => Ok(()),

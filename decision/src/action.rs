@@ -111,6 +111,29 @@ pub enum Action {
         /// Why, for the record.
         why: String,
     },
+    /// Take an order of an operator off etcd, then stop Postgres with a checkpoint and start it again.
+    Restart {
+        /// The order.
+        order: i64,
+        /// As what.
+        then: StartAs,
+    },
+    /// Take an order of an operator off etcd, then stop Postgres and copy its data anew, whatever is here.
+    Reinit {
+        /// The order.
+        order: i64,
+        /// Whom from.
+        from: Upstream,
+        /// What this node must have regained before it counts again.
+        floor: Lsn,
+    },
+    /// Take an order that cannot be obeyed off etcd, with its reason.
+    RefuseOrder {
+        /// The order.
+        order: i64,
+        /// Why, for the operator.
+        why: String,
+    },
     /// Take a request that cannot be fulfilled off the table, with its reason.
     RefuseRequest {
         /// The request.
@@ -219,6 +242,10 @@ impl Action {
             Action::Release => "release",
             Action::Abdicate => "abdicate",
             Action::AskSwitchover { .. } => "ask_switchover",
+            Action::Restart { then: StartAs::Primary { .. }, .. } => "restart_primary",
+            Action::Restart { then: StartAs::Standby(_), .. } => "restart_standby",
+            Action::Reinit { .. } => "reinit",
+            Action::RefuseOrder { .. } => "refuse_order",
             Action::RefuseRequest { .. } => "refuse_request",
         }
     }

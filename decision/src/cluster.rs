@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::order::Order;
 use crate::parameters::Capacities;
 use crate::postgres::Upstream;
 use crate::settings::{Mode, Tags};
@@ -32,6 +33,9 @@ pub struct Cluster {
     pub floors: BTreeMap<MemberName, Lsn>,
     /// An operator's request that waits for the agents.
     pub request: Option<Request>,
+    /// What operators ask of single nodes.
+    #[serde(default)]
+    pub orders: BTreeMap<MemberName, Order>,
     /// Where each past timeline ended.
     pub history: Vec<HistoryEntry>,
     /// The highest number of a timeline that is in no history, as far as is known: that of a promotion which nobody ordered, or which did not

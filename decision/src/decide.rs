@@ -11,7 +11,7 @@ use crate::isolation::accepts_writes;
 use crate::names::Term;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, Server, View};
-use crate::{firsthand, following, isolation, leading, suspicion, vacancy};
+use crate::{firsthand, following, isolation, leading, order, suspicion, vacancy};
 
 /// How long a server may take to stop before it is killed.
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -79,6 +79,9 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
         return isolation::decide(view, postgres);
     };
     if let Some(choice) = foreign(view, cluster, postgres).or_else(|| busy(view, cluster, postgres)) {
+        return choice;
+    }
+    if let Some(choice) = order::obey(view, cluster, postgres).filter(|_| not_ours(cluster, postgres).is_none()) {
         return choice;
     }
     if view.settings.paused {

@@ -134,7 +134,7 @@ fn settle_request(cluster: &Cluster) -> Option<Choice> {
 /// nothing against this node.
 fn failed_in_this_reign(view: &View) -> bool {
     let reign = view.ages.reign.unwrap_or_default();
-    let tried = |action: &str| action.starts_with("start_") || action == "promote";
+    let tried = |action: &str| action.starts_with("start_") || ["promote", "restart_primary"].contains(&action);
     view.ages.failed_action.as_deref().is_none_or(tried) && view.ages.last_failure.is_some_and(|age| age <= reign)
 }
 

@@ -12,6 +12,7 @@ mod following;
 mod isolation;
 mod leading;
 pub mod names;
+pub mod order;
 pub mod parameters;
 pub mod postgres;
 pub mod promise;

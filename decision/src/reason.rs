@@ -138,6 +138,8 @@ Reason:
     CannotStart { why: String } "cannot_start" ("this primary cannot be started ({why}): let another try");
     Switchover { to: MemberName } "switchover" ("an operator asked {to} to lead: hand over");
     AwaitingCandidate { to: MemberName } "awaiting_candidate" ("{to} is getting ready to hold the lock");
+    Ordered { what: String } "ordered" ("an operator wants it: {what}");
+    OrderRefused { why: String } "order_refused" ("refused: {why}");
     RequestRefused { why: String } "request_refused" ("refused: {why}");
 }
 

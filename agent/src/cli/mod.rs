@@ -4,6 +4,7 @@
 mod cluster;
 mod config;
 mod demo;
+mod orders;
 mod show;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
+pub use orders::{OrderArgs, ReinitArgs, RestartArgs, Role};
 pub use show::{ShowArgs, ShowCommand, UriArgs};
 
 /// What a command ended with. The numbers are part of the interface.
@@ -86,6 +88,10 @@ pub enum Command {
     Switchover(SwitchoverArgs),
     /// Let a member lead where nobody does and nothing could be proven.
     Failover(FailoverArgs),
+    /// Restart the Postgres of one node.
+    Restart(RestartArgs),
+    /// Copy the data of one node anew from the leader.
+    Reinit(ReinitArgs),
     /// Stop automatic actions for a while (health answers go on).
     Pause(PauseArgs),
     /// Allow automatic actions again.

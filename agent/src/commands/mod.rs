@@ -5,6 +5,7 @@ mod daemon;
 mod failover;
 mod follow;
 mod operator;
+mod orders;
 mod pause;
 mod screen;
 mod settings;
@@ -28,6 +29,8 @@ pub fn run(cli: Cli) -> Exit {
         Command::Why(arguments) => in_runtime(why::run(&arguments)),
         Command::Switchover(arguments) => in_runtime(switchover::run(&arguments)),
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
+        Command::Restart(arguments) => in_runtime(orders::restart(&arguments)),
+        Command::Reinit(arguments) => in_runtime(orders::reinit(&arguments)),
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
         Command::Config(command) => in_runtime(settings::run(&command)),

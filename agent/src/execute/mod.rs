@@ -3,6 +3,7 @@
 mod durability;
 mod joining;
 mod making;
+mod orders;
 mod promotion;
 mod requests;
 mod running;
@@ -71,6 +72,9 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::Release => lock::release(&hands, &seen).await,
         Action::Abdicate => lock::abdicate(&hands, &seen).await,
         Action::AskSwitchover { to, why } => requests::ask_switchover(&hands, &to, why).await,
+        Action::Restart { order, then } => orders::restart(&hands, &seen, order, then).await,
+        Action::Reinit { order, from, floor } => orders::reinit(&hands, &seen, order, &from, floor, &cancel).await,
+        Action::RefuseOrder { order, why } => orders::refuse(&hands, &seen, order, why).await,
         Action::RefuseRequest { request, why } => requests::refuse(&hands, &seen, request, why).await,
     }
 }

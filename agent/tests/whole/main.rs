@@ -18,6 +18,7 @@ mod lagging;
 mod links;
 mod meeting_place;
 mod operators;
+mod orders;
 mod outages;
 mod overruled;
 mod parameters;

@@ -5,6 +5,7 @@
 pub mod config;
 pub mod config_revision;
 pub mod member;
+pub mod order;
 pub mod pledge;
 pub mod progress;
 pub mod request;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
 pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_base};
+pub use order::{OrderRecord, order_id};
 pub use progress::HistoryRow;
 pub use request::FailoverRecord;
 pub use secrets::Secrets;

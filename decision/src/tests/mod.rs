@@ -12,6 +12,7 @@ mod following;
 mod handover;
 mod isolation;
 mod leading;
+mod order;
 mod parameters;
 mod promise;
 mod quorum_worlds;

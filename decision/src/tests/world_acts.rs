@@ -20,6 +20,12 @@ impl World {
             Action::Wait | Action::Cancel | Action::Bootstrap => {}
             Action::FindEndOfWal => node.end_known = true,
             Action::Start(how) => self.start(at, how),
+            Action::Restart { then, .. } => {
+                self.stop(at, StopMode::Fast);
+                self.start(at, then);
+            }
+            Action::Reinit { from, floor, .. } => self.copy(at, &from.member, floor, "reinit"),
+            Action::RefuseOrder { .. } => drop(self.etcd.orders.remove(&me)),
             Action::Stop(mode) => self.stop(at, mode),
             Action::Follow(upstream) => node.follows = Some((upstream.member, upstream.term)),
             Action::Pledge { revoked } => self.pledge(at, revoked),

@@ -292,6 +292,16 @@ impl World {
                 vec![Step::Report, Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }]
             }
             Action::AskSwitchover { to, .. } => vec![commit(self.ask_to_be_relieved(at, to))],
+            Action::Restart { then, .. } => {
+                let stop = self.steps_of(at, &Action::Stop(StopMode::Fast), seen);
+                [stop, self.steps_of(at, &Action::Start(then.clone()), seen)].concat()
+            }
+            Action::Reinit { from, floor, .. } => {
+                let stop = self.steps_of(at, &Action::Stop(StopMode::Fast), seen);
+                [stop, vec![Step::Unfit("reinit")], self.clone_steps(at, self.whom(from), *floor)].concat()
+            }
+            // Nobody orders anything here.
+            Action::RefuseOrder { .. } => Vec::new(),
             Action::RefuseRequest { request, .. } => vec![commit(self.remove_request(*request))],
         }
     }

@@ -1,0 +1,70 @@
+//! Orders to one node: restart its Postgres, copy its data anew.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::ConfigArg;
+
+/// What every order needs.
+#[derive(Debug, Args)]
+pub struct OrderArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// How long to wait for the end.
+    #[arg(long, default_value = "10m", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+    /// Why; goes into the record.
+    #[arg(long)]
+    pub reason: Option<String>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// Arguments of `restart`.
+#[derive(Debug, Args)]
+pub struct RestartArgs {
+    /// Whose.
+    #[arg(required_unless_present = "rolling")]
+    pub member: Option<String>,
+    /// All of them: the standbys one after another, then a switchover, then the old leader.
+    #[arg(long, conflicts_with_all = ["member", "role"])]
+    pub rolling: bool,
+    /// How.
+    #[command(flatten)]
+    pub order: OrderArgs,
+    /// Only if it has this role when it comes to that.
+    #[arg(long, value_enum, value_name = "ROLE")]
+    pub role: Option<Role>,
+}
+
+/// Arguments of `reinit`.
+#[derive(Debug, Args)]
+pub struct ReinitArgs {
+    /// Whose.
+    pub member: String,
+    /// How.
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// It accepts writes.
+    Primary,
+    /// It follows.
+    Replica,
+}
+
+impl Role {
+    /// The word in etcd.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+        }
+    }
+}

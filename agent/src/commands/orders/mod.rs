@@ -1,0 +1,142 @@
+//! `pgvigil restart` and `pgvigil reinit`: an order to one node, left in etcd, and followed until its record says how it went.
+
+mod rolling;
+
+use std::time::{Duration, Instant};
+
+use consensus::records::{OrderRecord, Transition, order_id};
+use consensus::{Outcome, Snapshot};
+use decision::names::MemberName;
+
+use crate::cli::{Exit, OrderArgs, ReinitArgs, RestartArgs};
+use crate::commands::operator::{agrees, must_be_able_to_ask, who};
+use crate::commands::screen::{answer, tell};
+use crate::commands::words;
+use crate::commands::world::Reach;
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Restarts the Postgres of one node.
+pub async fn restart(arguments: &RestartArgs) -> Exit {
+    let Some(member) = &arguments.member else { return ended(rolling::restart(&arguments.order).await) };
+    let role = arguments.role.map(|role| role.word().to_owned());
+    let order = OrderRecord { order: "restart".to_owned(), role, ..OrderRecord::default() };
+    ended(give(member, &arguments.order, order).await)
+}
+
+/// Copies the data of one node anew.
+pub async fn reinit(arguments: &ReinitArgs) -> Exit {
+    let order = OrderRecord { order: "reinit".to_owned(), ..OrderRecord::default() };
+    ended(give(&arguments.member, &arguments.order, order).await)
+}
+
+fn ended(steps: Result<Exit, Exit>) -> Exit {
+    match steps {
+        Ok(exit) | Err(exit) => exit,
+    }
+}
+
+async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result<Exit, Exit> {
+    must_be_able_to_ask(arguments.yes, "go on?")?;
+    let to = MemberName::new(member).map_err(|bad| {
+        tell(&format!("error: {bad}"));
+        Exit::Usage
+    })?;
+    let reach = Reach::new(&arguments.config)?;
+    let snapshot = read(&reach).await?;
+    if let Some(why) = refusal(&snapshot, &to, &order) {
+        tell(&format!("refused: {why}"));
+        return Ok(Exit::Refused);
+    }
+    let what = consequence(&snapshot, &to, &order);
+    tell(&what);
+    if !arguments.yes && !agrees("go on?") {
+        tell("nothing was changed");
+        return Ok(Exit::Failed);
+    }
+    obeyed(&reach, &to, arguments, order).await
+}
+
+/// Gives the order and follows it.
+async fn obeyed(reach: &Reach, to: &MemberName, arguments: &OrderArgs, order: OrderRecord) -> Result<Exit, Exit> {
+    let order = OrderRecord { requested_by: who(), reason: arguments.reason.clone(), ..order };
+    match reach.store.give_order(to, &order).await {
+        Ok(Outcome::Applied { revision }) => follow(reach, to, revision, arguments.wait).await,
+        Ok(Outcome::Refused) => {
+            tell(&format!("refused: another order waits for {to}"));
+            Ok(Exit::Refused)
+        }
+        Err(error) => {
+            tell(&format!("error: the order was not given: {error}"));
+            Ok(Exit::Unreachable)
+        }
+    }
+}
+
+async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
+    reach.store.read().await.map_err(|error| {
+        tell(&format!("error: orders are given in etcd, and it does not answer: {error}"));
+        Exit::Unreachable
+    })
+}
+
+fn refusal(snapshot: &Snapshot, to: &MemberName, order: &OrderRecord) -> Option<String> {
+    let cluster = &snapshot.cluster;
+    if !cluster.members.contains_key(to) {
+        let members = words::list(cluster.members.keys());
+        return Some(format!("{to} is not registered: is its agent running? Registered: {members}"));
+    }
+    let leads = cluster.leader.as_ref() == Some(to);
+    (order.order == "reinit" && leads)
+        .then(|| format!("{to} leads: its data is what the others are copied from; switch over first"))
+}
+
+/// What the order means, before it is given.
+fn consequence(snapshot: &Snapshot, to: &MemberName, order: &OrderRecord) -> String {
+    let leads = snapshot.cluster.leader.as_ref() == Some(to);
+    match (order.order.as_str(), leads) {
+        ("restart", true) => format!(
+            "{to} leads: writes stop until its Postgres is back, about a second; without that pause: pgvigil switchover, then restart it as a standby"
+        ),
+        ("restart", false) => format!("the Postgres of {to} is stopped and started again; readers there are cut off"),
+        _ => format!(
+            "the data of {to} is copied anew from the leader; what is there now is kept aside until the copy streams"
+        ),
+    }
+}
+
+/// Waits until the node has taken the order up and its record is closed.
+async fn follow(reach: &Reach, to: &MemberName, revision: i64, within: Duration) -> Result<Exit, Exit> {
+    let begun = Instant::now();
+    let id = order_id(revision);
+    loop {
+        match reach.store.transition(&id).await {
+            Ok(Some(record)) if record.outcome != "in_progress" => return Ok(told(&record)),
+            Ok(_) => {}
+            Err(error) => tell(&format!("warning: how it goes is not known at the moment: {error}")),
+        }
+        if begun.elapsed() >= within {
+            tell(&format!("{to} is not done after {}; its record: pgvigil transitions {id}", words::length(within)));
+            return Ok(Exit::StillRunning);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn told(record: &Transition) -> Exit {
+    let node = record.to.as_deref().unwrap_or_default();
+    match record.outcome.as_str() {
+        "done" => {
+            answer(&format!("{} of {node} done ({})", record.kind, record.notes.join("; ")));
+            Exit::Done
+        }
+        "refused" => {
+            tell(&format!("refused: {}", record.cause_text));
+            Exit::Refused
+        }
+        _ => {
+            tell(&format!("{} of {node} failed: {}", record.kind, record.notes.join("; ")));
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `pgvigil restart --rolling`: every Postgres of the cluster, one at a time, and writes pause for a switchover alone. It is a sequence of orders
+//! that anybody could give; cut off in the middle, nothing is left half done, and it is simply begun again.
+
+use std::time::{Duration, Instant};
+
+use consensus::Snapshot;
+use consensus::records::OrderRecord;
+use decision::names::MemberName;
+use decision::view::{Cluster, MemberRole};
+
+use super::{obeyed, read};
+use crate::cli::{Exit, OrderArgs, Output, SwitchoverArgs};
+use crate::commands::operator::{agrees, must_be_able_to_ask};
+use crate::commands::screen::{answer, tell};
+use crate::commands::world::Reach;
+use crate::commands::{switchover, words};
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Restarts them all.
+pub(super) async fn restart(arguments: &OrderArgs) -> Result<Exit, Exit> {
+    must_be_able_to_ask(arguments.yes, "go on?")?;
+    let reach = Reach::new(&arguments.config)?;
+    let snapshot = read(&reach).await?;
+    let (leader, standbys) = plan(&snapshot.cluster).map_err(|why| {
+        tell(&format!("refused: {why}"));
+        Exit::Refused
+    })?;
+    tell(&format!(
+        "restarts {}, one after another, then switches over and restarts {leader}",
+        words::list(standbys.iter())
+    ));
+    if !arguments.yes && !agrees("go on?") {
+        tell("nothing was changed");
+        return Ok(Exit::Failed);
+    }
+    for standby in &standbys {
+        one(&reach, standby, arguments).await?;
+    }
+    match switchover::run(&away_from(&leader, arguments)).await {
+        Exit::Done => {}
+        exit => return Ok(exit),
+    }
+    one(&reach, &leader, arguments).await?;
+    answer("all of them were restarted");
+    Ok(Exit::Done)
+}
+
+/// The leader, and the standbys in the order in which they are restarted; or why that would stop writes.
+fn plan(cluster: &Cluster) -> Result<(MemberName, Vec<MemberName>), String> {
+    let leader = cluster.leader.clone().ok_or("nobody leads")?;
+    let standbys: Vec<MemberName> = cluster
+        .members
+        .iter()
+        .filter(|(name, member)| **name != leader && member.role == MemberRole::Standby)
+        .map(|(name, _)| name.clone())
+        .collect();
+    let waits_for = cluster.sync.as_ref().and_then(|sync| sync.policies.last());
+    let short = waits_for.is_some_and(|quorum| quorum.k > 0 && quorum.voters.len() <= quorum.k as usize);
+    if standbys.is_empty() {
+        return Err(format!(
+            "there is no standby to lead meanwhile: pgvigil restart {leader} stops writes for about a second"
+        ));
+    }
+    if short {
+        return Err(
+            "while one standby is restarted commits would wait for it: restart one by one, if that may be".to_owned()
+        );
+    }
+    Ok((leader, standbys))
+}
+
+async fn one(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<(), Exit> {
+    let order = OrderRecord { order: "restart".to_owned(), ..OrderRecord::default() };
+    match obeyed(reach, name, arguments, order).await? {
+        Exit::Done => {}
+        exit => return Err(exit),
+    }
+    let begun = Instant::now();
+    while !is_back(&read(reach).await?, name) {
+        if begun.elapsed() > arguments.wait {
+            tell(&format!("{name} was restarted and does not stream again: nothing more is restarted before it does"));
+            return Err(Exit::StillRunning);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}
+
+/// Whether it streams again, and commits may wait for it where they waited for anybody.
+fn is_back(snapshot: &Snapshot, name: &MemberName) -> bool {
+    let streams = snapshot
+        .member_records
+        .get(name)
+        .is_some_and(|record| record.replication_state.as_deref() == Some("streaming"));
+    let votes = snapshot.cluster.sync.as_ref().and_then(|sync| sync.policies.last()).is_none_or(|quorum| {
+        let never = snapshot.cluster.members.get(name).is_some_and(|member| member.never_leads() || member.tags.nosync);
+        quorum.k == 0 || never || quorum.voters.contains(name)
+    });
+    streams && votes
+}
+
+fn away_from(leader: &MemberName, arguments: &OrderArgs) -> SwitchoverArgs {
+    SwitchoverArgs {
+        config: arguments.config.clone(),
+        to: None,
+        expect_leader: Some(leader.to_string()),
+        dry_run: false,
+        cancel: false,
+        wait: arguments.wait.min(Duration::from_secs(60)),
+        reason: arguments.reason.clone().or_else(|| Some("rolling restart".to_owned())),
+        yes: true,
+        output: Output::Table,
+    }
+}

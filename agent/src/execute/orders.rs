@@ -1,0 +1,125 @@
+//! Orders of an operator to this node, carried out: taken off etcd first, done, and told in the record of the same number.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use consensus::Snapshot;
+use consensus::records::{Transition, order_id};
+use decision::action::{StartAs, StopMode};
+use decision::names::Lsn;
+use decision::view::Upstream;
+use tokio_util::sync::CancellationToken;
+
+use super::Effect;
+use super::joining::clone;
+use super::running::{start, stop};
+use crate::hands::Hands;
+
+/// A checkpoint before the stop, so that the one in it is short.
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
+
+/// Restarts Postgres.
+///
+/// # Errors
+/// It does not stop or start, or etcd does not answer.
+pub(super) async fn restart(hands: &Hands, seen: &Snapshot, order: i64, then: StartAs) -> Result<Effect> {
+    let record = record_of(hands, seen, order, "restart");
+    obeyed(hands, order, record, async {
+        for _ in 0..2 {
+            // The second one writes what has become dirty during the first.
+            hands.instance.checkpoint(CHECKPOINT_WITHIN).await?;
+        }
+        stop(hands, StopMode::Fast).await?;
+        start(hands, seen, then).await
+    })
+    .await
+}
+
+/// Copies the data anew.
+///
+/// # Errors
+/// It does not stop, the copy fails, or etcd does not answer.
+pub(super) async fn reinit(
+    hands: &Hands,
+    seen: &Snapshot,
+    order: i64,
+    from: &Upstream,
+    floor: Lsn,
+    cancel: &CancellationToken,
+) -> Result<Effect> {
+    let record = record_of(hands, seen, order, "reinit");
+    obeyed(hands, order, record, async {
+        stop(hands, StopMode::Fast).await?;
+        // Whoever comes after this agent must not start what was to be replaced.
+        hands.instance.condemn("reinit")?;
+        clone(hands, seen, from, floor, cancel).await?;
+        start(hands, seen, StartAs::Standby(Some(from.clone()))).await
+    })
+    .await
+}
+
+async fn obeyed(
+    hands: &Hands,
+    order: i64,
+    record: Transition,
+    work: impl Future<Output = Result<Effect>>,
+) -> Result<Effect> {
+    let taken = hands.store.take_order(hands.me(), order, &record).await?;
+    if !taken.applied() {
+        return Ok(Effect::LOCAL);
+    }
+    tracing::info!(
+        order = record.kind,
+        by = record.requested_by,
+        reason = record.reason,
+        "an operator has ordered this"
+    );
+    let begun = std::time::Instant::now();
+    let done = work.await;
+    let note = done.as_ref().err().map(|error| format!("{error:#}"));
+    let close = |record: &mut Transition| {
+        record.outcome = if note.is_none() { "done" } else { "failed" }.to_owned();
+        record.notes.extend(note.clone());
+        record.notes.push(format!("took {} ms", begun.elapsed().as_millis()));
+    };
+    hands.store.amend_transition(&record.id, close).await.context("telling how the order went")?;
+    let revision = Effect::of(taken).revision;
+    done.map(|effect| Effect { revision: effect.revision.max(revision) })
+}
+
+/// Takes an order off etcd that cannot be obeyed.
+///
+/// # Errors
+/// etcd does not answer.
+pub(super) async fn refuse(hands: &Hands, seen: &Snapshot, order: i64, why: String) -> Result<Effect> {
+    let Some(asked) = seen.order_records.get(hands.me()) else { bail!("the order is gone") };
+    tracing::warn!(order = asked.order, by = asked.requested_by, why, "refused an operator's order");
+    let record = Transition {
+        outcome: "refused".to_owned(),
+        cause: "order_refused".to_owned(),
+        cause_text: why,
+        ..record_of(hands, seen, order, &asked.order)
+    };
+    Ok(Effect::of(hands.store.take_order(hands.me(), order, &record).await?))
+}
+
+fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) -> Transition {
+    let asked = seen.order_records.get(hands.me()).cloned().unwrap_or_default();
+    let me = Some(hands.me().to_string());
+    Transition {
+        id: order_id(order),
+        kind: kind.to_owned(),
+        cause: "ordered".to_owned(),
+        cause_text: format!("an operator has ordered this of {}", hands.me()),
+        from: me.clone(),
+        to: me,
+        term_before: seen.cluster.term.0,
+        term_after: seen.cluster.term.0,
+        requested_by: asked.requested_by,
+        reason: asked.reason.unwrap_or_default(),
+        started_at: jiff::Timestamp::now().to_string(),
+        lost: "none".to_owned(),
+        lost_bytes_bound: Some(0),
+        ..Transition::default()
+    }
+}

@@ -1,0 +1,72 @@
+//! Orders of an operator to one node: its Postgres is restarted, its data copied anew, while a client writes and loses nothing.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::etcdctl;
+use crate::stage::{Stage, on_stage, options};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let standby = stage.others(&leader)[0].clone();
+        for name in [&standby, &leader] {
+            restarted(stage, name).await?;
+            stage.writes_go_on().await?;
+        }
+        ensure!(stage.leader().await? == leader, "a restart has moved the lead");
+        copied_anew(stage, &standby).await?;
+        stage.pgvigil(&leader, &["pause", "--for", "10m", "--reason", "test"]).await?;
+        restarted(stage, &standby).await?;
+        copied_anew(stage, &standby).await?;
+        stage.pgvigil(&leader, &["resume"]).await?;
+        stage.whole().await?;
+        refused(stage, &leader, &["reinit", &leader, "-y"], "leads").await?;
+        refused(stage, &leader, &["restart", &standby, "--role", "primary", "-y"], "is a standby").await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_are_restarted_one_after_another_and_writes_pause_for_a_switchover_alone() {
+    on_stage(&options(), async |stage| {
+        let pids = || -> Result<Vec<_>> {
+            stage.cluster.nodes().iter().map(|node| node.postmaster_pid().context("it runs")).collect()
+        };
+        let (before, leader, begin) = (pids()?, stage.leader().await?, Instant::now());
+        stage.pgvigil(&leader, &["restart", "--rolling", "-y"]).await?;
+        ensure!(pids()?.iter().all(|pid| !before.contains(pid)), "somebody runs on");
+        ensure!(stage.leader().await? != leader, "nobody was switched over to");
+        stage.say(&format!("the longest pause was {} ms", stage.silence_since(begin)?.as_millis()));
+        stage.whole().await
+    })
+    .await;
+}
+
+async fn restarted(stage: &Stage, name: &str) -> Result<()> {
+    let before = stage.node(name)?.postmaster_pid().context("it runs")?;
+    stage.pgvigil(name, &["restart", name, "-y", "--reason", "test"]).await?;
+    ensure!(stage.node(name)?.postmaster_pid().is_some_and(|pid| pid != before), "{name} runs on");
+    ensure!(etcdctl::get(&stage.cluster, &format!("orders/{name}")).await?.is_empty(), "the order is still there");
+    stage.whole().await
+}
+
+async fn copied_anew(stage: &Stage, name: &str) -> Result<()> {
+    let id = |name| {
+        std::fs::metadata(stage.node(name)?.data_dir())
+            .map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
+            .context("it is there")
+    };
+    let before = id(name)?;
+    stage.pgvigil(name, &["reinit", name, "-y"]).await?;
+    ensure!(id(name)? != before, "{name} has the directory that it had");
+    stage.writes_go_on().await
+}
+
+async fn refused(stage: &Stage, name: &str, words: &[&str], why: &str) -> Result<()> {
+    let said = stage.pgvigil(name, words).await.err().context("it was obeyed")?;
+    ensure!(format!("{said:#}").contains(why), "{said:#}");
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `orders/<member>`: what an operator asks of one node. One at a time; the node takes it away when it begins, and a transition record of the same
+//! number tells how it went.
+
+use decision::order::{Order, OrderKind};
+use decision::view::MemberRole;
+use serde::{Deserialize, Serialize};
+
+use super::{from_json, to_json};
+
+/// An order as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrderRecord {
+    /// `restart` or `reinit`.
+    pub order: String,
+    /// Only if the node is a `primary` or a `replica`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
+    /// Who asks.
+    pub requested_by: String,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl OrderRecord {
+    /// Reads the stored text.
+    ///
+    /// # Errors
+    /// It is no order.
+    pub fn from_json(text: &str) -> Result<Self, String> {
+        from_json(text)
+    }
+
+    /// The text to store.
+    pub fn to_json(&self) -> String {
+        to_json(self)
+    }
+
+    /// What a decision needs of it.
+    ///
+    /// # Errors
+    /// It asks for something that is not known here.
+    pub fn to_order(&self, revision: i64) -> Result<Order, String> {
+        let kind = match self.order.as_str() {
+            "restart" => OrderKind::Restart,
+            "reinit" => OrderKind::Reinit,
+            other => return Err(format!("order \"{other}\" is neither restart nor reinit")),
+        };
+        let only_role = match self.role.as_deref() {
+            None => None,
+            Some("primary" | "master") => Some(MemberRole::Primary),
+            Some("replica" | "standby") => Some(MemberRole::Standby),
+            Some(other) => return Err(format!("role \"{other}\" is neither primary nor replica")),
+        };
+        Ok(Order { kind, only_role, revision })
+    }
+}
+
+/// The id of the record that tells how the order of this revision went.
+pub fn order_id(revision: i64) -> String {
+    format!("o-{revision}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_says_what_and_of_whom() {
+        let read = |text: &str| OrderRecord::from_json(text).and_then(|record| record.to_order(3));
+        let restart = Order { kind: OrderKind::Restart, only_role: None, revision: 3 };
+        assert_eq!(read(r#"{"order":"restart","requested_by":"anna"}"#), Ok(restart.clone()));
+        let of_replicas = Order { only_role: Some(MemberRole::Standby), ..restart };
+        assert_eq!(read(r#"{"order":"restart","role":"replica"}"#), Ok(of_replicas));
+        for nonsense in [r#"{"order":"dance"}"#, r#"{"order":"restart","role":"x"}"#, "[]", ""] {
+            assert!(read(nonsense).is_err(), "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What an operator asks of one node: restart its Postgres, or copy its data anew. The node itself obeys, or says why not. An order is taken off
+//! etcd before anything is done about it, so that whoever dies on the way comes back by the ordinary rules and never does it twice.
+
+use serde::{Deserialize, Serialize};
+
+use crate::action::{Action, StartAs};
+use crate::decide::{Choice, wait};
+use crate::names::{Lsn, MemberName};
+use crate::reason::Reason;
+use crate::view::{Cluster, Lock, MemberRole, Postgres, Server, View};
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderKind {
+    /// Stop Postgres with a checkpoint and start it again as what it is.
+    Restart,
+    /// Copy the data directory anew from the leader; the old one is kept aside until the copy streams.
+    Reinit,
+}
+
+/// An order to one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// What.
+    pub kind: OrderKind,
+    /// Only if the node has this role.
+    pub only_role: Option<MemberRole>,
+    /// The etcd revision by which it is taken.
+    pub revision: i64,
+}
+
+/// What this node does about its order, if it has one that can be answered now.
+pub(crate) fn obey(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
+    let order = cluster.orders.get(&view.me)?;
+    let refuse = |why: String| {
+        let reason = Reason::OrderRefused { why: why.clone() };
+        Some((Action::RefuseOrder { order: order.revision, why }, reason))
+    };
+    let role = match &postgres.server {
+        Server::Primary(_) => MemberRole::Primary,
+        Server::Standby(_) => MemberRole::Standby,
+        Server::Stopped | Server::Stopping | Server::Starting { .. } | Server::Hung { .. } => MemberRole::Down,
+    };
+    if let Some(only) = order.only_role.filter(|only| *only != role) {
+        return refuse(format!("it was asked of a {}, but {} is a {}", word(only), view.me, word(role)));
+    }
+    match order.kind {
+        OrderKind::Restart => match restarted_as(view, cluster, postgres) {
+            Ok(then) => {
+                let reason = Reason::Ordered { what: "restart Postgres".to_owned() };
+                Some((Action::Restart { order: order.revision, then }, reason))
+            }
+            Err(why) => refuse(why),
+        },
+        OrderKind::Reinit => reinit(view, cluster, order).unwrap_or_else(refuse),
+    }
+}
+
+/// What it is to be again; the error says why it cannot be restarted.
+fn restarted_as(view: &View, cluster: &Cluster, postgres: &Postgres) -> Result<StartAs, String> {
+    match (&postgres.server, view.lock) {
+        (Server::Primary(_), Lock::Held { term, left }) if !left.is_zero() && cluster.last_led_by(&view.me) => {
+            let quorum = cluster.sync.as_ref().and_then(|sync| sync.policies.last().cloned()).unwrap_or_default();
+            Ok(StartAs::Primary { term, quorum, record_anew: true })
+        }
+        (Server::Primary(_), _) => Err("its lead is not certain at this moment".to_owned()),
+        (Server::Standby(standby), _) => Ok(StartAs::Standby(standby.follows.clone())),
+        (Server::Stopped | Server::Stopping | Server::Starting { .. } | Server::Hung { .. }, _) => {
+            Err("its Postgres does not run as it should, and is seen to already: pgvigil why".to_owned())
+        }
+    }
+}
+
+/// A copy in place of whatever is here; the error says why not.
+fn reinit(view: &View, cluster: &Cluster, order: &Order) -> Result<Option<Choice>, String> {
+    let leader = cluster.leader.as_ref().ok_or_else(|| "nobody leads, so there is nothing to copy from".to_owned())?;
+    if *leader == view.me || !matches!(view.lock, Lock::NotHeld) {
+        return Err(format!("{} leads: its data is what the others are copied from; switch over first", view.me));
+    }
+    let from = cluster
+        .upstream(leader, cluster.term)
+        .ok_or_else(|| format!("where {leader} is to be reached is not known"))?;
+    if !is_primary(cluster, leader) {
+        return Ok(Some(wait(Reason::LeaderNotPrimary { leader: leader.clone() })));
+    }
+    let reason = Reason::Ordered { what: format!("copy the data anew from {leader}") };
+    let floor = cluster.leader_lsn.unwrap_or(Lsn(0));
+    Ok(Some((Action::Reinit { order: order.revision, from, floor }, reason)))
+}
+
+fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
+    cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Primary)
+}
+
+fn word(role: MemberRole) -> &'static str {
+    match role {
+        MemberRole::Primary => "primary",
+        MemberRole::Standby => "standby",
+        MemberRole::Down => "node whose Postgres does not run",
+    }
+}
