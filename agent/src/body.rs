@@ -140,10 +140,10 @@ impl Body {
             self.configuring.see(&seen, self.seen.as_ref(), postmaster);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
-            let pause = if self.tasks.caught_up(revision, self.confirmed_at) {
-                self.take_a_step(seen)
-            } else {
-                OWN_WRITE_WATCH
+            let caught_up = self.tasks.caught_up(revision, self.confirmed_at);
+            let pause = match seen.cluster {
+                Seen::Now(_) if !caught_up => OWN_WRITE_WATCH,
+                Seen::Now(_) | Seen::Before { .. } | Seen::Never { .. } => self.take_a_step(seen, caught_up),
             };
             let ended = self.wait(pause).await;
             if ended.is_some() {
@@ -160,8 +160,11 @@ impl Body {
     }
 
     /// Decides, says what has changed, and begins the action; returns how long to wait when nothing happens.
-    fn take_a_step(&mut self, seen: View) -> Duration {
+    /// `caught_up`: what is seen of etcd shows what this agent has written itself. Where etcd is out of sight that may never come, and a leader must
+    /// still be able to stop.
+    fn take_a_step(&mut self, seen: View, caught_up: bool) -> Duration {
         let decision = self.under_my_name(decide(&seen));
+        let decision = if caught_up { decision } else { giving_up_alone(decision) };
         if matches!(decision.reason, Reason::Suspect { .. }) {
             self.something_is_wrong();
         }
@@ -369,5 +372,14 @@ impl Body {
         self.notebook.settle(Duration::from_millis(500));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
+    }
+}
+
+/// What was decided from a picture that lacks this agent's own last write, as far as it gives something up: whatever else it says of whom commits
+/// wait for may be out of date.
+fn giving_up_alone(decision: Decision) -> Decision {
+    match decision.action {
+        Action::Wait | Action::Cancel | Action::Stop(_) | Action::Abdicate => decision,
+        _ => Decision { action: Action::Wait, ..decision },
     }
 }
