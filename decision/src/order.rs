@@ -7,6 +7,7 @@ use crate::action::{Action, StartAs};
 use crate::decide::{Choice, wait};
 use crate::names::{Lsn, MemberName};
 use crate::reason::Reason;
+use crate::suspicion;
 use crate::view::{Cluster, Lock, MemberRole, Postgres, Server, View};
 
 /// What is to be done.
@@ -32,7 +33,7 @@ pub struct Order {
 
 /// What this node does about its order, if it has one that can be answered now.
 pub(crate) fn obey(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
-    let order = cluster.orders.get(&view.me)?;
+    let order = cluster.orders.get(&view.me).filter(|_| !is_needed(view, cluster))?;
     let refuse = |why: String| {
         let reason = Reason::OrderRefused { why: why.clone() };
         Some((Action::RefuseOrder { order: order.revision, why }, reason))
@@ -57,9 +58,18 @@ pub(crate) fn obey(view: &View, cluster: &Cluster, postgres: &Postgres) -> Optio
     }
 }
 
+/// Whether somebody counts on this node at this moment: a switchover is asked for or under way, or its leader may be dead. The order waits.
+fn is_needed(view: &View, cluster: &Cluster) -> bool {
+    cluster.request.is_some() || cluster.heir().is_some() || suspicion::is_gone(view, cluster)
+}
+
 /// What it is to be again; the error says why it cannot be restarted.
 fn restarted_as(view: &View, cluster: &Cluster, postgres: &Postgres) -> Result<StartAs, String> {
     match (&postgres.server, view.lock) {
+        (Server::Primary(_), _) if view.settings.paused => {
+            Err("in a pause nothing is fenced, and without a fence no primary is started: pgvigil resume first"
+                .to_owned())
+        }
         (Server::Primary(_), Lock::Held { term, left }) if !left.is_zero() && cluster.last_led_by(&view.me) => {
             let quorum = cluster.sync.as_ref().and_then(|sync| sync.policies.last().cloned()).unwrap_or_default();
             Ok(StartAs::Primary { term, quorum, record_anew: true })

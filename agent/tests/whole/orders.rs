@@ -21,6 +21,7 @@ async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
         stage.pgvigil(&leader, &["pause", "--for", "10m", "--reason", "test"]).await?;
         restarted(stage, &standby).await?;
         copied_anew(stage, &standby).await?;
+        refused(stage, &leader, &["restart", &leader, "-y"], "in a pause").await?;
         stage.pgvigil(&leader, &["resume"]).await?;
         stage.whole().await?;
         refused(stage, &leader, &["reinit", &leader, "-y"], "leads").await?;

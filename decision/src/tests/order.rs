@@ -30,6 +30,20 @@ fn a_node_is_restarted_as_what_it_is() {
 }
 
 #[test]
+fn a_primary_is_not_restarted_in_a_pause_for_nothing_would_fence_it() {
+    let paused = ordered("pg1", OrderKind::Restart, None).set(|settings| settings.paused = true);
+    check(&paused, "refuse_order: order_refused");
+}
+
+#[test]
+fn whoever_is_needed_by_others_obeys_later() {
+    let asked = cluster_of(&ordered("pg2", OrderKind::Restart, None)).asked(RequestKind::Switchover, None, Some("pg3"));
+    check(&view("pg2").within(asked), "wait: following");
+    let let_go = cluster_of(&ordered("pg2", OrderKind::Restart, None)).record(|sync| sync.released = true);
+    check(&view("pg2").within(let_go), "pledge: suspect");
+}
+
+#[test]
 fn an_order_to_another_node_is_none_to_me() {
     let other = cluster_of(&ordered("pg3", OrderKind::Restart, None));
     check(&view("pg2").within(other), "wait: following");
