@@ -34,6 +34,11 @@ pub struct Order {
 /// What this node does about its order, if it has one that can be answered now.
 pub(crate) fn obey(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let order = cluster.orders.get(&view.me).filter(|_| !is_needed(view, cluster))?;
+    // One that starts can be restarted in a moment; one that never comes up can still be copied anew.
+    let on_its_way = matches!(postgres.server, Server::Starting { .. } | Server::Stopping);
+    if on_its_way && order.kind == OrderKind::Restart {
+        return None;
+    }
     let refuse = |why: String| {
         let reason = Reason::OrderRefused { why: why.clone() };
         Some((Action::RefuseOrder { order: order.revision, why }, reason))

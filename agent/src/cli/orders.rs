@@ -29,7 +29,7 @@ pub struct RestartArgs {
     /// Whose.
     #[arg(required_unless_present = "rolling")]
     pub member: Option<String>,
-    /// All of them: the standbys one after another, then a switchover, then the old leader.
+    /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
     #[arg(long, conflicts_with_all = ["member", "role"])]
     pub rolling: bool,
     /// How.

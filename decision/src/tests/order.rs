@@ -59,8 +59,9 @@ fn an_order_for_a_role_that_the_node_has_not_is_refused() {
 
 #[test]
 fn what_does_not_run_is_not_restarted_and_what_leads_is_not_copied() {
+    check(&ordered("pg2", OrderKind::Restart, None).runs(Server::Starting { since: secs(1) }), "wait: starting");
     check(
-        &ordered("pg2", OrderKind::Restart, None).runs(Server::Starting { since: secs(1) }),
+        &ordered("pg2", OrderKind::Restart, None).runs(Server::Hung { since: secs(1) }),
         "refuse_order: order_refused",
     );
     check(&ordered("pg1", OrderKind::Restart, None).lock(Lock::NotHeld), "refuse_order: order_refused");
@@ -73,6 +74,7 @@ fn what_does_not_run_is_not_restarted_and_what_leads_is_not_copied() {
 fn a_standby_is_copied_anew_whatever_is_here() {
     check(&ordered("pg2", OrderKind::Reinit, None), "reinit: ordered");
     check(&ordered("pg2", OrderKind::Reinit, None).stopped(crashed_primary()), "reinit: ordered");
+    check(&ordered("pg2", OrderKind::Reinit, None).runs(Server::Starting { since: secs(1) }), "reinit: ordered");
     let starting = ordered("pg2", OrderKind::Reinit, None);
     let not_yet = cluster_of(&starting).member("pg1", |member| member.role = MemberRole::Down);
     check(&view("pg2").within(not_yet), "wait: leader_not_primary");

@@ -27,7 +27,7 @@ pub(super) async fn restart(arguments: &OrderArgs) -> Result<Exit, Exit> {
         Exit::Refused
     })?;
     tell(&format!(
-        "restarts {}, one after another, then switches over and restarts {leader}",
+        "restarts {}, one after another, then switches over, which restarts {leader} as a standby",
         words::list(standbys.iter())
     ));
     if !arguments.yes && !agrees("go on?") {
@@ -41,7 +41,8 @@ pub(super) async fn restart(arguments: &OrderArgs) -> Result<Exit, Exit> {
         Exit::Done => {}
         exit => return Ok(exit),
     }
-    one(&reach, &leader, arguments).await?;
+    // A switchover has stopped it and started it again.
+    waits_for(&reach, &leader, arguments).await?;
     answer("all of them were restarted");
     Ok(Exit::Done)
 }
@@ -76,6 +77,10 @@ async fn one(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<
         Exit::Done => {}
         exit => return Err(exit),
     }
+    waits_for(reach, name, arguments).await
+}
+
+async fn waits_for(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<(), Exit> {
     let begun = Instant::now();
     while !is_back(&read(reach).await?, name) {
         if begun.elapsed() > arguments.wait {
