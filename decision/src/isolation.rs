@@ -9,6 +9,7 @@ use crate::decide::{Choice, is_unmarked, wait};
 use crate::durability::proven;
 use crate::firsthand;
 use crate::following;
+use crate::leading::recorded_quorum;
 use crate::names::{MemberName, Term};
 use crate::promise::{Reliance, binding};
 use crate::reason::Reason;
@@ -86,7 +87,7 @@ fn restart(view: &View, postgres: &Postgres) -> Option<Choice> {
     if !carried(view) || left.is_zero() || !was_primary || rests {
         return None;
     }
-    let quorum = sync.policies.last().cloned().unwrap_or_default();
+    let quorum = recorded_quorum(sync);
     let because = "etcd is silent and nobody else can lead".to_owned();
     Some((Action::Start(StartAs::Primary { term, quorum, record_anew: false }), Reason::RestartInPlace { because }))
 }

@@ -298,6 +298,6 @@ fn not_fit_yet(view: &View, cluster: &Cluster, primary: &Primary, to: &MemberNam
 }
 
 /// What Postgres must wait for before it may start as primary: the last recorded quorum.
-fn recorded_quorum(sync: &SyncRecord) -> Quorum {
+pub(crate) fn recorded_quorum(sync: &SyncRecord) -> Quorum {
     sync.policies.last().cloned().unwrap_or_default()
 }

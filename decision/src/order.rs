@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::{Action, StartAs};
 use crate::decide::{Choice, wait};
-use crate::names::{Lsn, MemberName};
+use crate::leading::recorded_quorum;
 use crate::reason::Reason;
+use crate::rejoin::{floor, is_primary};
 use crate::suspicion;
 use crate::view::{Cluster, Lock, MemberRole, Postgres, Server, View};
 
@@ -76,7 +77,7 @@ fn restarted_as(view: &View, cluster: &Cluster, postgres: &Postgres) -> Result<S
                 .to_owned())
         }
         (Server::Primary(_), Lock::Held { term, left }) if !left.is_zero() && cluster.last_led_by(&view.me) => {
-            let quorum = cluster.sync.as_ref().and_then(|sync| sync.policies.last().cloned()).unwrap_or_default();
+            let quorum = cluster.sync.as_ref().map(recorded_quorum).unwrap_or_default();
             Ok(StartAs::Primary { term, quorum, record_anew: true })
         }
         (Server::Primary(_), _) => Err("its lead is not certain at this moment".to_owned()),
@@ -100,12 +101,7 @@ fn reinit(view: &View, cluster: &Cluster, order: &Order) -> Result<Option<Choice
         return Ok(Some(wait(Reason::LeaderNotPrimary { leader: leader.clone() })));
     }
     let reason = Reason::Ordered { what: format!("copy the data anew from {leader}") };
-    let floor = cluster.leader_lsn.unwrap_or(Lsn(0));
-    Ok(Some((Action::Reinit { order: order.revision, from, floor }, reason)))
-}
-
-fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
-    cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Primary)
+    Ok(Some((Action::Reinit { order: order.revision, from, floor: floor(cluster) }, reason)))
 }
 
 fn word(role: MemberRole) -> &'static str {

@@ -88,7 +88,7 @@ fn leader_timeline(cluster: &Cluster, leader: &MemberName) -> Option<Timeline> {
     (member.role == MemberRole::Primary).then_some(member.timeline)?
 }
 
-fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
+pub(crate) fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
     cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Primary)
 }
 
@@ -164,6 +164,6 @@ fn was_primary(disk: &OnDisk) -> bool {
 }
 
 /// A copied or rewound node has forgotten WAL that it may have acknowledged; it counts again once it is past where the leader is now.
-fn floor(cluster: &Cluster) -> Lsn {
+pub(crate) fn floor(cluster: &Cluster) -> Lsn {
     cluster.leader_lsn.unwrap_or_default()
 }
