@@ -28,7 +28,7 @@ use crate::published::{Board, Picture};
 use crate::state_dir::StateDir;
 use crate::task::Tasks;
 use crate::upkeep::Upkeep;
-use crate::worked::worked_at;
+use crate::worked::{acknowledged_at, worked_at};
 
 /// How often the loop looks whether etcd's news have caught up with what it has written itself.
 const OWN_WRITE_WATCH: Duration = Duration::from_millis(20);
@@ -218,7 +218,7 @@ impl Body {
         }
         self.hands.promises.worth_asking.store(worth_asking(seen), Ordering::SeqCst);
         if leads {
-            self.measure(server, seen.postgres.now().map(|postgres| &postgres.server));
+            self.measure(seen, server);
         }
         if matches!(seen.cluster, Seen::Before { .. }) {
             self.out_of_sight(true);
@@ -274,9 +274,11 @@ impl Body {
     }
 
     /// What the recorder must know of the primary here, which leads.
-    fn measure(&self, server: Option<&Server>, fresh: Option<&Server>) {
+    fn measure(&self, seen: &View, server: Option<&Server>) {
         let (heartbeat, disk) = (self.hands.pulse.heartbeat(), &self.hands.disk);
-        let worked_at = worked_at(&heartbeat, &disk.disk(), disk.worked_at());
+        let worked_at = [worked_at(&heartbeat, &disk.disk(), disk.worked_at()), acknowledged_at(seen, Duration::ZERO)];
+        let worked_at = worked_at.into_iter().flatten().min();
+        let fresh = seen.postgres.now().map(|postgres| &postgres.server);
         // Only a look that shows it at work says that nothing is in the way any more: a killed server is not silent, either.
         if worked_at.is_some() || matches!(fresh, Some(Server::Primary(_))) {
             self.hands.recorder.stuck(worked_at);

@@ -76,16 +76,21 @@ impl Hands {
     /// Whether etcd is there, by one small question. What was seen before a question that it leaves unanswered is not taken for the present
     /// any more.
     pub async fn etcd_answers(&self) -> bool {
+        self.asked_of_etcd(self.store.answers()).await.is_some()
+    }
+
+    /// What etcd answers to one small question; see [`Hands::etcd_answers`].
+    pub async fn asked_of_etcd<T>(&self, question: impl Future<Output = Result<T, consensus::Error>>) -> Option<T> {
         let asked_at = BootInstant::now();
-        let why = match tokio::time::timeout(ETCD_ANSWERS_WITHIN, self.store.answers()).await {
-            Ok(Ok(())) => return true,
+        let why = match tokio::time::timeout(ETCD_ANSWERS_WITHIN, question).await {
+            Ok(Ok(answer)) => return Some(answer),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {ETCD_ANSWERS_WITHIN:?}"),
         };
         tracing::warn!(why, "etcd does not answer: nothing is given up that would need it");
         *self.etcd_silent_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked_at);
         self.look_now.notify_one();
-        false
+        None
     }
 
     /// Whether etcd has answered nothing that was asked since a question that it left unanswered.

@@ -91,15 +91,13 @@ pub async fn resume(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect
 /// # Errors
 /// Some process lives, or etcd does not answer.
 pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
-    if !hands.etcd_answers().await {
-        return Ok(Effect::LOCAL);
-    }
+    let before = my_sync(hands, seen)?;
+    let Some(over) = last_words_replace(hands, seen, before.term).await else { return Ok(Effect::LOCAL) };
     hands.instance.kill_all().await?;
     hands.fence.disarm();
-    let before = my_sync(hands, seen)?;
-    hands.renounce(seen.sync_revision);
+    hands.renounce(over);
     let sync = SyncRecord { released: true, ..before };
-    let outcome = hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?;
+    let outcome = hands.store.release(hands.me(), sync.term, &sync, over).await?;
     hands.drop_spare_lease().await;
     Ok(Effect::of(outcome))
 }
@@ -111,13 +109,11 @@ pub async fn release(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
 /// # Errors
 /// Some process lives, or etcd does not answer.
 pub async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
-    if !hands.etcd_answers().await {
-        return Ok(Effect::LOCAL);
-    }
     let sync = SyncRecord { released: true, heir: None, ..my_sync(hands, seen)? };
+    let Some(over) = last_words_replace(hands, seen, sync.term).await else { return Ok(Effect::LOCAL) };
     // Whoever has promised is free as soon as it hears of it, so from here on no promise carries this reign.
-    hands.renounce_promises(seen.sync_revision);
-    let report = hands.store.record_sync(hands.me(), sync.term, &sync, seen.sync_revision);
+    hands.renounce_promises(over);
+    let report = hands.store.record_sync(hands.me(), sync.term, &sync, over);
     let (told, killed) = tokio::join!(report, hands.instance.kill_all());
     killed?;
     hands.fence.disarm();
@@ -127,10 +123,21 @@ pub async fn abdicate(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
             hands.store.let_go(hands.me(), sync.term, revision).await?
         }
         Ok(Outcome::Refused) | Err(_) => {
-            hands.renounce(seen.sync_revision);
-            hands.store.release(hands.me(), sync.term, &sync, seen.sync_revision).await?
+            hands.renounce(over);
+            hands.store.release(hands.me(), sync.term, &sync, over).await?
         }
     };
     hands.drop_spare_lease().await;
     Ok(Effect::of(outcome))
+}
+
+/// The revision of the record that the last words of this reign replace; `None`: etcd does not answer.
+///
+/// **Invariant: Postgres waits only for what a record says that this node has seen.** Its own last write may be there unseen, where the answer
+/// was lost. Nothing was done about it, so the record that was seen covers all that was acknowledged, and takes its place: with one that
+/// waits for nobody, which was never so, no voter could take over from a leader that is not there to ask.
+async fn last_words_replace(hands: &Hands, seen: &Snapshot, term: Term) -> Option<i64> {
+    let present = hands.asked_of_etcd(hands.store.sync_record()).await?;
+    let mine = present.filter(|(sync, _)| sync.leader == *hands.me() && sync.term == term);
+    Some(mine.map_or(seen.sync_revision, |(_, revision)| revision.max(seen.sync_revision)))
 }

@@ -218,8 +218,8 @@ impl Store {
         self.write_as_leader(me, term, &writes).await
     }
 
-    /// Lets go of the lock, Postgres being dead. `sync` is the record with `released` set, made from the one of `sync_revision`: a later one
-    /// of mine, whose answer was lost, is not overwritten.
+    /// Lets go of the lock, Postgres being dead. `sync` is a record with `released` set that covers all that was acknowledged, and takes the
+    /// place of the one of `sync_revision`.
     pub async fn release(
         &self,
         me: &MemberName,

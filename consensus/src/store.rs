@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use decision::view::SyncRecord;
 use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse};
 
 use crate::endpoints::Endpoints;
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
 use crate::keys::Keys;
-use crate::records::Secrets;
+use crate::records::{Secrets, sync};
 use crate::snapshot::Snapshot;
 
 /// One cluster in etcd. A clone shares the connections.
@@ -69,6 +70,18 @@ impl Store {
     /// It does not, or not in time.
     pub async fn answers(&self) -> Result<(), Error> {
         self.read_fingerprint().await.map(|_| ())
+    }
+
+    /// The durability record alone and the revision at which it was written, linearizable; `None`: there is none that can be understood. The
+    /// answer is small: it comes through where a network swallows the large packets of [`Store::read`].
+    ///
+    /// # Errors
+    /// etcd does not answer, or not in time.
+    pub async fn sync_record(&self) -> Result<Option<(SyncRecord, i64)>, Error> {
+        let key = self.keys.sync();
+        let found = self.read_keys(&[&key]).await?;
+        let understood = |kv: &KeyValue| Some((sync::from_stored(&text_of(kv)).ok()?, kv.mod_revision()));
+        Ok(found.get(&key).and_then(understood))
     }
 
     /// Reads whether anything has changed; one key travels, without its value.

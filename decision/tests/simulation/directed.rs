@@ -192,15 +192,15 @@ pub fn the_order_to_hand_over_comes_late(seed: u64) -> Plan {
     )
 }
 
-/// Commits wait for nobody. `pg1` cannot start its Postgres again and lets go of the lock, but that is held up on its way to etcd; it tries
-/// once more, and hears nothing of etcd any more when the lock goes.
+/// Commits wait for nobody. `pg1` cannot start its Postgres again, hears from etcd, and lets go of the lock, but that is held up on its way; it
+/// tries once more, and hears nothing of etcd any more when the lock goes.
 pub fn the_release_comes_late(seed: u64) -> Plan {
     let etcd = 3;
     let when = about(4_080, 40, seed);
     Plan { disks: vec![5, 1, 1], ..busy(seed).in_mode(Mode::Async) }
         .with(4_000, 100, Fault::PostgresKilled(Who::Node(0)))
         .with(when, 20, Fault::PostgresKilled(Who::Node(0)))
-        .with(when, 150, Fault::QuestionsHeldUp(Who::Node(0), 6))
+        .with(about(when, 120, seed / 40), 60, Fault::QuestionsHeldUp(Who::Node(0), 6))
         .with(9_000, 4_000, Fault::Cut(etcd, 0))
 }
 

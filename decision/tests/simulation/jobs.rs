@@ -32,6 +32,8 @@ pub enum Step {
     Resume(Term),
     /// Sends a write and waits for its answer.
     Commit(Rc<Txn>, Refused),
+    /// Looks which record the last words replace.
+    LastRecord,
     /// Says in the record that this primary is done for.
     Report,
     /// Writes the record anew, so that nothing that was sent before it can come true.
@@ -157,6 +159,8 @@ pub struct Job {
     turn: u32,
     /// The revision of the last write of the job; 0: it has written nothing.
     pub revision: i64,
+    /// The revision of the record that the last words of a reign replace, where it is not the one that was seen.
+    pub last_record: Option<i64>,
     asked: Option<Rc<Txn>>,
     recalled: bool,
 }
@@ -184,6 +188,7 @@ impl World {
             seen_so: 0,
             turn: 0,
             revision: 0,
+            last_record: None,
             asked: None,
             recalled: false,
         });
@@ -286,10 +291,13 @@ impl World {
             Action::Release if self.breaks(Broken::ReleasesBeforeItIsDead) => {
                 vec![Step::Release, Step::KillAll, Step::Disarm, Step::DropLockLease { always: true }]
             }
-            Action::Release => vec![Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }],
+            Action::Release => {
+                vec![Step::LastRecord, Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }]
+            }
             // Told first and killed after: the voters ballot against a primary that still runs.
             Action::Abdicate => {
-                vec![Step::Report, Step::KillAll, Step::Disarm, Step::Release, Step::DropLockLease { always: true }]
+                let told = [Step::LastRecord, Step::Report, Step::KillAll, Step::Disarm, Step::Release];
+                [told.as_slice(), &[Step::DropLockLease { always: true }]].concat()
             }
             Action::AskSwitchover { to, .. } => vec![commit(self.ask_to_be_relieved(at, to))],
             Action::Restart { then, .. } => {
@@ -396,6 +404,15 @@ impl World {
         Next::Wait
     }
 
+    /// What etcd says of the record before the last words of a reign.
+    pub fn last_record_answered(&mut self, at: At, id: u32, picture: &Snapshot) {
+        let mine = self.my_sync(at, picture);
+        let Some(job) = self.nodes[at].agent.job.as_mut().filter(|job| job.id == id) else { return };
+        let of_this_reign = mine.filter(|sync| sync.term == job.seen.cluster.term);
+        job.last_record = of_this_reign.map(|_| picture.sync_revision.max(job.seen.sync_revision));
+        self.follow_up(at, Next::Go);
+    }
+
     pub fn job_answered(&mut self, at: At, id: u32, outcome: Outcome) {
         let Some(job) = self.nodes[at].agent.job.as_mut().filter(|job| job.id == id) else { return };
         job.asked = None;
@@ -436,7 +453,9 @@ impl World {
                 self.ask(at, Purpose::Job(id), Ask::Recall(txn));
             }
             _ if matches!(job.steps.front(), Some(Step::BreakOff { .. })) => self.follow_up(at, Next::Go),
-            _ if matches!(job.steps.front(), Some(Step::RecordAnew)) => self.follow_up(at, Next::End),
+            _ if matches!(job.steps.front(), Some(Step::RecordAnew | Step::LastRecord)) => {
+                self.follow_up(at, Next::End)
+            }
             _ => {
                 let (action, front) = (job.action.clone(), job.steps.front().cloned());
                 self.settle_claims(at, &action, front.as_ref(), Outcome::Unknown);

@@ -10,8 +10,10 @@ use decision::view::{ControlState, SyncRecord};
 
 use crate::broken::Broken;
 use crate::carry::POLL;
+use crate::etcd::Snapshot;
 use crate::jobs::{Next, Step, commit};
 use crate::postgres::{Process, Waiter};
+use crate::requests::{Ask, Purpose};
 use crate::time::{MS, SECOND};
 use crate::wal::{Kind, lsn};
 use crate::world::{At, World};
@@ -71,10 +73,15 @@ impl World {
                     Some(SyncRecord { mode: *mode, policies: policies.clone(), heir, released: false, ..sync })
                 })
             }
+            Step::LastRecord => {
+                let Some(id) = self.nodes[at].agent.job.as_ref().map(|job| job.id) else { return Next::End };
+                self.ask(at, Purpose::Job(id), Ask::Read);
+                Next::Wait
+            }
             Step::Report => {
                 // Whoever has promised is free as soon as it hears of it.
                 if let Some(seen) = self.seen(at) {
-                    self.gives_ground_up(at, seen.cluster.term, seen.sync_revision);
+                    self.gives_ground_up(at, seen.cluster.term, self.last_record(at, &seen));
                 }
                 self.change_sync(at, |sync| Some(SyncRecord { released: true, heir: None, ..sync }))
             }
@@ -146,10 +153,11 @@ impl World {
     fn let_the_lock_go(&mut self, at: At) -> Next {
         let Some((seen, told)) = self.seen_and_written(at) else { return Next::End };
         let Some(sync) = self.my_sync(at, &seen) else { return Next::Fail("the record is not mine") };
-        self.gives_ground_up(at, sync.term, seen.sync_revision.max(told));
+        let over = self.last_record(at, &seen);
+        self.gives_ground_up(at, sync.term, over.max(told));
         self.bind(at, None);
         let txn = match told {
-            0 => self.release(at, SyncRecord { released: true, ..sync }, seen.sync_revision),
+            0 => self.release(at, SyncRecord { released: true, ..sync }, over),
             told => self.let_go_of_lock(at, sync.term, told),
         };
         self.send(at, Rc::new(txn))
@@ -205,10 +213,17 @@ impl World {
                 {
                     return Next::Fail("not while promises carry this leader");
                 }
-                let txn = self.record_sync(at, changed, seen.sync_revision);
+                let over = self.last_record(at, &seen);
+                let txn = self.record_sync(at, changed, over);
                 self.send(at, Rc::new(txn))
             }
         }
+    }
+
+    /// The revision of the record that a write replaces: the one that was seen, or at the end of a reign what was there unseen.
+    fn last_record(&self, at: At, seen: &Snapshot) -> i64 {
+        let found = self.nodes[at].agent.job.as_ref().and_then(|job| job.last_record);
+        found.unwrap_or(seen.sync_revision)
     }
 
     fn prove(&mut self, at: At, mode: Mode, quorum: &Quorum) -> Next {

@@ -216,6 +216,7 @@ impl World {
             (Purpose::Lease(side), Answer::Lease(lease)) => self.lease_answered(at, side, letter.sent, lease),
             (Purpose::Register { first }, Answer::Done(outcome)) => self.registered(at, first, Some(outcome)),
             (Purpose::Job(job), Answer::Done(outcome)) => self.job_answered(at, job, outcome),
+            (Purpose::Job(job), Answer::Picture(picture)) => self.last_record_answered(at, job, &picture),
             (Purpose::History(timeline), Answer::Done(Outcome::Applied(_))) => self.history_told(at, timeline),
             (Purpose::Job(job), Answer::Lease(_)) => self.job_answered(at, job, Outcome::Applied(0)),
             _ => {}
