@@ -16,6 +16,7 @@ use decision::{Decision, decide};
 use pg_control::Death;
 use tokio::sync::watch;
 
+use crate::acknowledged::Acknowledged;
 use crate::ages::AgeKeeper;
 use crate::beats::{Beats, Heard, Target};
 use crate::configure::Configuring;
@@ -28,7 +29,7 @@ use crate::published::{Board, Picture};
 use crate::state_dir::StateDir;
 use crate::task::Tasks;
 use crate::upkeep::Upkeep;
-use crate::worked::{acknowledged_at, worked_at};
+use crate::worked::worked_at;
 
 /// How often the loop looks whether etcd's news have caught up with what it has written itself.
 const OWN_WRITE_WATCH: Duration = Duration::from_millis(20);
@@ -60,6 +61,9 @@ pub struct Body {
     reason_since: BootInstant,
     upkeep: Upkeep,
     exposure: Exposure,
+    acknowledged: Acknowledged,
+    /// When a commit could last be acknowledged, where they have waited for voters since.
+    acknowledged_at: Option<Instant>,
     overrulings: Overrulings,
     state_dir: StateDir,
     configuring: Configuring,
@@ -88,6 +92,8 @@ impl Body {
             tasks: Tasks::new(Arc::clone(&hands)),
             upkeep: Upkeep::new(Arc::clone(&hands)),
             exposure: Exposure::new(Arc::clone(&hands)),
+            acknowledged: Acknowledged::default(),
+            acknowledged_at: None,
             overrulings: Overrulings::new(Arc::clone(&hands)),
             state_dir: StateDir::new(Arc::clone(&hands)),
             configuring: Configuring::new(Arc::clone(&hands)),
@@ -217,6 +223,7 @@ impl Body {
             self.hands.fence.disarm();
         }
         self.hands.promises.worth_asking.store(worth_asking(seen), Ordering::SeqCst);
+        self.acknowledged_at = self.look_at_acknowledgements(seen, server.filter(|_| leads));
         if leads {
             self.measure(seen, server);
         }
@@ -273,10 +280,19 @@ impl Body {
         self.hands.promises.out_of_sight.send_if_modified(|before| std::mem::replace(before, so) != so);
     }
 
+    fn look_at_acknowledgements(&mut self, seen: &View, server: Option<&Server>) -> Option<Instant> {
+        let sync = seen.cluster.last().and_then(|cluster| cluster.sync.as_ref()).filter(|sync| sync.leader == seen.me);
+        if let (Some(sync), Some(Server::Primary(primary))) = (sync, server) {
+            return self.acknowledged.look(Instant::now(), sync, primary);
+        }
+        self.acknowledged.forget();
+        None
+    }
+
     /// What the recorder must know of the primary here, which leads.
     fn measure(&self, seen: &View, server: Option<&Server>) {
         let (heartbeat, disk) = (self.hands.pulse.heartbeat(), &self.hands.disk);
-        let worked_at = [worked_at(&heartbeat, &disk.disk(), disk.worked_at()), acknowledged_at(seen, Duration::ZERO)];
+        let worked_at = [worked_at(&heartbeat, &disk.disk(), disk.worked_at()), self.acknowledged_at];
         let worked_at = worked_at.into_iter().flatten().min();
         let fresh = seen.postgres.now().map(|postgres| &postgres.server);
         // Only a look that shows it at work says that nothing is in the way any more: a killed server is not silent, either.
@@ -334,7 +350,8 @@ impl Body {
             Picture::new(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
         let (exposed, overruled) = (self.exposure.now(), self.overrulings.now());
         let (missing, failed) = (self.state_dir.missing(), self.tasks.failed().cloned());
-        self.board.store(Picture { exposed, overruled, missing, failed, ..picture });
+        let acknowledged_at = self.acknowledged_at;
+        self.board.store(Picture { exposed, overruled, missing, failed, acknowledged_at, ..picture });
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
         self.publish(seen.settings.paused, positions);
     }

@@ -94,6 +94,8 @@ pub struct Picture {
     pub refused: Vec<(MemberName, String)>,
     /// What is known of the parameters of Postgres here.
     pub parameters: Arc<Known>,
+    /// When a commit could last be acknowledged, where they have waited for voters since.
+    pub acknowledged_at: Option<Instant>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
@@ -145,6 +147,7 @@ impl Picture {
             exposed: None,
             overruled: Vec::new(),
             parameters: hands.known.load_full(),
+            acknowledged_at: None,
             missing: None,
             refused: hands.promises.refused.now(),
             failed: None,

@@ -1,14 +1,10 @@
 //! Until when writes worked here. While something is in their way a primary looks alive from afar, for its agent beats on and its Postgres
 //! sends keep-alives: only the node itself can say since when.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use decision::durability::commits_wait_for;
-use decision::view::{Disk, View};
+use decision::view::Disk;
 use pg_control::Heartbeat;
-
-/// For how long commits wait before that is more than a busy network.
-const WAITS: Duration = Duration::from_secs(1);
 
 /// When a write last worked, as near as can be told; `None`: nothing is in the way of one. A server fell silent between its last answer and
 /// the first question that it has not answered: the middle is off by half of that at most. `disk_worked_at` is when the disk last took a
@@ -25,14 +21,10 @@ pub fn worked_at(heartbeat: &Heartbeat, disk: &Disk, disk_worked_at: Option<Inst
     [of_server, of_disk, of_writes].into_iter().flatten().min()
 }
 
-/// When a commit could last be acknowledged, where those of the leader that saw this `ago` wait for voters that acknowledge nothing.
-pub fn acknowledged_at(seen: &View, ago: Duration) -> Option<Instant> {
-    let waits_for = commits_wait_for(seen).filter(|waits_for| *waits_for >= WAITS)?;
-    Instant::now().checked_sub(waits_for + ago)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,7 @@
 //! Several etcd endpoints under our own rotation. The client library does not leave a dead or frozen member by itself, so there is one
 //! client an endpoint here, every call has a deadline of ours, and the endpoint that answered last is asked first. One that was silent is
-//! shunned for a while: asked only when the others do not answer either.
+//! shunned for a while: asked only when the others do not answer either, and over a new connection.
+//! Large answers come over connections of their own: in a network that swallows large packets nothing comes after one on the same connection.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -70,11 +71,20 @@ pub struct TlsFiles {
 #[derive(Clone)]
 pub struct Endpoints {
     shared: Arc<Shared>,
+    lane: Lane,
+}
+
+/// Which connections are used.
+#[derive(Clone, Copy)]
+enum Lane {
+    Small,
+    Large,
 }
 
 struct Shared {
     options: EtcdOptions,
-    clients: Vec<Mutex<Option<Client>>>,
+    /// By lane, and by endpoint.
+    clients: [Vec<Mutex<Option<Client>>>; 2],
     current: AtomicUsize,
     shunned_until: StdMutex<Vec<Option<Instant>>>,
 }
@@ -95,14 +105,28 @@ impl Endpoints {
         if options.endpoints.is_empty() {
             return Err(Error::Misconfigured("no etcd endpoint is given".to_owned()));
         }
-        let clients = options.endpoints.iter().map(|_| Mutex::new(None)).collect();
+        let clients = [(); 2].map(|()| options.endpoints.iter().map(|_| Mutex::new(None)).collect());
         let shunned_until = StdMutex::new(vec![None; options.endpoints.len()]);
-        Ok(Self { shared: Arc::new(Shared { options, clients, current: AtomicUsize::new(0), shunned_until }) })
+        let shared = Arc::new(Shared { options, clients, current: AtomicUsize::new(0), shunned_until });
+        Ok(Self { shared, lane: Lane::Small })
+    }
+
+    /// The same for what may be too large for a packet, such as a picture of the cluster.
+    pub fn for_large_answers(&self) -> Self {
+        Self { lane: Lane::Large, ..self.clone() }
+    }
+
+    fn slots(&self) -> &[Mutex<Option<Client>>] {
+        let [small, large] = &self.shared.clients;
+        match self.lane {
+            Lane::Small => small,
+            Lane::Large => large,
+        }
     }
 
     /// How many endpoints there are; at least one.
     pub fn count(&self) -> usize {
-        self.shared.clients.len()
+        self.shared.options.endpoints.len()
     }
 
     /// The endpoint in use, by its place in the list.
@@ -229,7 +253,11 @@ impl Endpoints {
                     return Err(Failure::NotSent(error.to_string()));
                 }
                 Ok(Err(error)) => classify(error),
-                Err(_) => Failure::Unclear(format!("no answer within {limit:?}")),
+                Err(_) => {
+                    // What is lost on a connection holds up whatever comes after it, for longer each time it is sent again.
+                    self.forget(endpoint).await;
+                    Failure::Unclear(format!("no answer within {limit:?}"))
+                }
             },
             Ok(Err(Error::Unreachable(why))) => Failure::NotSent(why),
             Ok(Err(error)) => Failure::Final(error),
@@ -244,8 +272,7 @@ impl Endpoints {
     /// The client of one endpoint. Without a user name this never waits for the network.
     pub(crate) async fn client(&self, endpoint: usize) -> Result<Client, Error> {
         let slot = self
-            .shared
-            .clients
+            .slots()
             .get(endpoint)
             .ok_or_else(|| Error::Misconfigured(format!("there is no etcd endpoint number {endpoint}")))?;
         let mut slot = slot.lock().await;
@@ -262,9 +289,9 @@ impl Endpoints {
         Ok(client)
     }
 
-    /// Drops a client, so that the next call logs in (and reads the TLS files) anew.
+    /// Drops a client, so that the next call connects, logs in and reads the TLS files anew.
     pub(crate) async fn forget(&self, endpoint: usize) {
-        if let Some(slot) = self.shared.clients.get(endpoint) {
+        if let Some(slot) = self.slots().get(endpoint) {
             *slot.lock().await = None;
         }
     }

@@ -48,6 +48,7 @@ impl Store {
     pub async fn read(&self) -> Result<Snapshot, Error> {
         let answer = self
             .endpoints
+            .for_large_answers()
             .call(|mut client| async move { client.txn(Txn::new().and_then(self.everything_but_bulk())).await })
             .await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);

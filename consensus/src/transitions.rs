@@ -79,6 +79,7 @@ impl Store {
         let folder = &self.keys().transitions();
         let mut answer = self
             .endpoints()
+            .for_large_answers()
             .call(|mut client| async move { client.get(folder.as_str(), Some(options.clone())).await })
             .await?;
         Ok(answer.take_kvs())

@@ -241,7 +241,7 @@ impl Watcher {
     }
 
     async fn open(&self, endpoint: usize, revision: i64) -> Result<WatchStream, Error> {
-        let endpoints = self.store.endpoints();
+        let endpoints = self.store.endpoints().for_large_answers();
         let opened = async {
             let mut client = endpoints.client(endpoint).await?;
             let options = WatchOptions::new().with_prefix().with_start_revision(revision);
@@ -257,7 +257,10 @@ impl Watcher {
         };
         let opened = match timeout(endpoints.request_timeout(), opened).await {
             Ok(opened) => opened,
-            Err(_) => Err(Error::Unreachable(format!("{}: no watch in time", endpoints.url(endpoint)))),
+            Err(_) => {
+                endpoints.forget(endpoint).await;
+                Err(Error::Unreachable(format!("{}: no watch in time", endpoints.url(endpoint))))
+            }
         };
         if opened.is_err() {
             endpoints.move_on(endpoint);

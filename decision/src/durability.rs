@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{Lsn, MemberName, Term};
 use crate::settings::{Mode, Settings};
-use crate::view::{Ages, Cluster, Lock, Primary, Streaming, SyncRecord, View};
+use crate::view::{Ages, Cluster, Primary, Streaming, SyncRecord};
 
 /// `ANY k (voters)`: an acknowledged commit is on the leader and on at least `k` of the voters. `k = 0` promises nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -220,14 +220,6 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
 /// stays, must be able to acknowledge them alone.
 pub fn may_go_over_ahead(policies: &Policies, heir: &MemberName) -> bool {
     policies.iter().all(|quorum| quorum.k == 0 || (quorum.k == 1 && quorum.voters.contains(heir)))
-}
-
-/// For how long the commits of this leader have waited for voters that acknowledge nothing, where there may be any; `None`: they do not.
-pub fn commits_wait_for(view: &View) -> Option<Duration> {
-    let Lock::Held { term, .. } = view.lock else { return None };
-    let sync = view.cluster.last()?.sync.as_ref()?;
-    let mine = sync.leader == view.me && sync.term == term && sync.mode != Mode::Async;
-    sync.policies.last().filter(|_| mine)?.unheard_for(&view.ages)
 }
 
 /// Alive, may lead (only nodes that may lead are voters), and not excused by a tag.

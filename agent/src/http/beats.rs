@@ -24,8 +24,7 @@ pub fn beat(api: &Api) -> Value {
     let heartbeat = api.pulse.heartbeat();
     let picture = api.board.load();
     let worked_at = worked::worked_at(&heartbeat, &api.disk.disk(), api.disk.worked_at());
-    let acknowledged_at = worked::acknowledged_at(&picture.view, picture.made_at.elapsed());
-    bodies::beat(&picture, heartbeat, [worked_at, acknowledged_at].into_iter().flatten().min())
+    bodies::beat(&picture, heartbeat, [worked_at, picture.acknowledged_at].into_iter().flatten().min())
 }
 
 /// Beats until the listener hangs up.
