@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::promises::Promises;
 use crate::recorder::Recorder;
 use crate::secret::Secret;
+use crate::slots;
 use crate::transitions::Ledger;
 
 /// How long etcd may take to answer before anything is given up that cannot be taken back without it.
@@ -63,6 +64,8 @@ pub struct Hands {
     pub etcd_silent_at: Mutex<Option<BootInstant>>,
     /// What is known of the parameters of Postgres here.
     pub known: ArcSwap<Known>,
+    /// What is known of the replication slots here.
+    pub slots: ArcSwap<slots::Known>,
     /// Whether the passwords between members have been handed to Postgres' side.
     pub secrets_known: AtomicBool,
 }

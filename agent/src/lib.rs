@@ -36,6 +36,7 @@ mod registrar;
 pub mod run;
 pub mod secret;
 pub mod show;
+mod slots;
 mod state_dir;
 mod task;
 mod transitions;

@@ -241,6 +241,7 @@ impl Hands {
             disk_low: self.disk.disk().low.then_some(true),
             ..MemberRecord::default()
         };
+        record.slots.clone_from(&self.slots.load().usable);
         let known = self.known.load();
         let answering = look.extras.as_ref().map(|extras| extras.postmaster_pid);
         if matches!(look.server(), Some(Server::Primary(_) | Server::Standby(_))) && answering == Some(known.postmaster)

@@ -180,6 +180,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         look_now: Notify::new(),
         etcd_silent_at: Mutex::new(None),
         known: ArcSwap::default(),
+        slots: ArcSwap::default(),
         secrets_known: AtomicBool::new(false),
         config,
     })

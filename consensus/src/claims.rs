@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use decision::action::{Claim, ClaimKind};
 use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use decision::slots::Published;
 use decision::view::{Ballot, SyncRecord};
 use serde_json::Value;
 
@@ -252,9 +253,15 @@ impl Store {
         self.commit(&guards, &[Write::put(self.keys().sync(), sync::to_stored(sync))]).await
     }
 
-    /// Writes the leader's WAL position, if I still lead.
-    pub async fn write_status(&self, me: &MemberName, term: Term, lsn: Lsn) -> Result<Outcome, Error> {
-        let writes = [Write::put(self.keys().status(), progress::status_to_stored(lsn))];
+    /// Writes the leader's WAL position and what it tells of its slots, if I still lead.
+    pub async fn write_status(
+        &self,
+        me: &MemberName,
+        term: Term,
+        lsn: Lsn,
+        slots: Option<&Published>,
+    ) -> Result<Outcome, Error> {
+        let writes = [Write::put(self.keys().status(), progress::status_to_stored(lsn, slots))];
         self.write_as_leader(me, term, &writes).await
     }
 

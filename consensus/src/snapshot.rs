@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use decision::names::{Lsn, MemberName, SystemId, Term};
+use decision::slots::Published;
 use decision::view::{Cluster, Initialize};
 use etcd_client::KeyValue;
 
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub order_records: BTreeMap<MemberName, OrderRecord>,
     /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
     pub failsafe_urls: BTreeMap<MemberName, String>,
+    /// What the leader tells of its slots; `None`: nothing.
+    pub slots: Option<Published>,
     /// The history as it is stored, in full.
     pub history_rows: Vec<HistoryRow>,
     /// The lease that the leader key is bound to; 0: nobody leads (or the key is bound to none).
@@ -161,7 +164,7 @@ impl Snapshot {
                 }
                 self.cluster.failsafe = Some(self.failsafe_urls.keys().cloned().collect());
             }
-            "status" => self.cluster.leader_lsn = Some(progress::status_from_stored(text)?),
+            "status" => self.take_status(text)?,
             "history" => {
                 self.history_revision = revision;
                 self.history_rows = progress::history_from_stored(text)?;
@@ -179,6 +182,12 @@ impl Snapshot {
             }
             _ => {}
         }
+        Ok(())
+    }
+
+    fn take_status(&mut self, text: &str) -> Result<(), String> {
+        let (lsn, slots) = progress::status_from_stored(text)?;
+        (self.cluster.leader_lsn, self.slots) = (Some(lsn), slots);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::order::Order;
 use crate::parameters::Capacities;
 use crate::postgres::Upstream;
 use crate::settings::{Mode, Tags};
+use crate::slots::{SlotName, slot_of};
 
 /// The cluster as etcd shows it at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,6 +93,9 @@ pub struct Member {
     /// What its server runs with of what a standby must not have less of than its primary; empty: it has not said.
     #[serde(default)]
     pub capacities: Capacities,
+    /// The slots of its server by which members can stream from it.
+    #[serde(default)]
+    pub slots: BTreeSet<SlotName>,
 }
 
 /// The Postgres role that a member publishes.
@@ -190,10 +194,12 @@ impl Member {
 }
 
 impl Cluster {
-    /// How to reach a member's Postgres under a term's name.
-    pub fn upstream(&self, member: &MemberName, term: Term) -> Option<Upstream> {
+    /// How `me` reaches a member's Postgres under a term's name. A slot is named only where that member says that it is there: nobody ever
+    /// waits for one.
+    pub fn upstream(&self, me: &MemberName, member: &MemberName, term: Term) -> Option<Upstream> {
         let found = self.members.get(member)?;
-        Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term })
+        let slot = slot_of(&self.members, me).filter(|slot| found.slots.contains(slot));
+        Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term, slot })
     }
 
     /// Who is about to be handed the lock by the present leader.

@@ -9,6 +9,7 @@ use crate::names::MemberName;
 use crate::promise::{Promise, binding};
 use crate::reason::Reason;
 use crate::rejoin;
+use crate::slots::SlotName;
 use crate::suspicion;
 use crate::vacancy;
 use crate::view::{Cluster, Data, OnDisk, Postgres, RequestKind, Server, Standby, Stuck, SyncRecord, Upstream, View};
@@ -55,12 +56,12 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     if standby.wal_term > term {
         return wait(Reason::EtcdWentBack { mine: standby.wal_term, etcd: term });
     }
-    let streams_from_leader = standby.streaming && standby.follows.as_ref() == Some(&upstream);
+    let streams_from_leader = standby.streaming && follows(standby, &upstream);
     let diverged = || rejoin::diverged(cluster, leader, standby.timeline, standby.received);
     if let Some(reason) = (!streams_from_leader).then(diverged).flatten() {
         return (Action::Stop(StopMode::Fast), reason);
     }
-    if standby.follows.as_ref() != Some(&upstream) {
+    if !follows(standby, &upstream) {
         let (leader, term) = (upstream.member.clone(), upstream.term);
         return (Action::Follow(upstream), Reason::Repoint { leader, term });
     }
@@ -77,6 +78,10 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
         // A pledge that was broken off before it became a ballot: as long as it is noted, this node promises that leader nothing.
         return (Action::Follow(upstream), Reason::LeaderIsBack { leader: leader.clone(), term });
     }
+    if let Some(slot) = slot_to_take(view, cluster, standby, &upstream) {
+        let leader = upstream.member.clone();
+        return (Action::Follow(upstream), Reason::TakeSlot { leader, slot });
+    }
     let leader = leader.clone();
     match view.ages.not_streaming {
         Some(since) if since >= NOT_STREAMING_AFTER => wait(Reason::NotStreaming { leader, since }),
@@ -88,21 +93,37 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
 /// The leader; or, while it prepares to hand over, its heir, already under the name of the next term.
 fn whom_to_follow(view: &View, cluster: &Cluster, leader: &MemberName) -> Option<Upstream> {
     let heir = cluster.heir().filter(|heir| **heir != view.me);
-    let ahead = heir.and_then(|heir| cluster.upstream(heir, cluster.term.next()));
-    ahead.or_else(|| cluster.upstream(leader, cluster.term))
+    let ahead = heir.and_then(|heir| cluster.upstream(&view.me, heir, cluster.term.next()));
+    ahead.or_else(|| cluster.upstream(&view.me, leader, cluster.term))
+}
+
+/// Whether it follows that server, under that name. By which slot, or none, matters only while nothing comes: the slot by which it streams is
+/// there, whatever is said of it; one by which it does not stream may be gone.
+fn follows(standby: &Standby, upstream: &Upstream) -> bool {
+    let may_be_gone = |follows: &&Upstream| follows.slot.is_some() && upstream.slot.is_none() && !standby.streaming;
+    let follows = standby.follows.as_ref().filter(|follows| follows.is_same_place(upstream));
+    follows.filter(|follows| !may_be_gone(follows)).is_some()
+}
+
+/// The slot by which a standby is to stream that streams without, or by another. That means a new connection, and nothing is acknowledged
+/// meanwhile; so not while a hand-over is near.
+fn slot_to_take(view: &View, cluster: &Cluster, standby: &Standby, upstream: &Upstream) -> Option<SlotName> {
+    let quiet = cluster.request.is_none() && cluster.heir().is_none() && view.retry_in().is_none();
+    let slot = upstream.slot.clone().filter(|_| quiet && standby.streaming)?;
+    (standby.follows.as_ref()?.slot.as_ref() != Some(&slot)).then_some(slot)
 }
 
 /// Nobody holds the lock, but this node has promised `promise.leader` to let it go on: it is followed as if it held the lock. Where its
 /// member record has ended with its lease, its Postgres is where the leader said when it asked.
 pub(crate) fn under_promise(view: &View, cluster: &Cluster, postgres: &Postgres, promise: &Promise) -> Choice {
     let (leader, same_term) = (&promise.leader, promise.term == cluster.term);
-    let registered = cluster.upstream(leader, promise.term);
+    let registered = cluster.upstream(&view.me, leader, promise.term);
     let is_registered = registered.is_some();
     let Some(upstream) = registered.or_else(|| promise.upstream.clone()).filter(|_| same_term) else {
         return wait(promised(promise));
     };
     match (&postgres.server, &postgres.data) {
-        (Server::Standby(standby), _) if standby.follows.as_ref() != Some(&upstream) && view.retry_in().is_none() => {
+        (Server::Standby(standby), _) if !follows(standby, &upstream) && view.retry_in().is_none() => {
             (Action::Follow(upstream), Reason::Repoint { leader: leader.clone(), term: promise.term })
         }
         (Server::Stopped, data) if is_registered => rejoin::stopped(view, cluster, data, leader),

@@ -20,6 +20,7 @@ pub mod reason;
 mod recovery;
 mod rejoin;
 pub mod settings;
+pub mod slots;
 mod suspicion;
 mod takeover;
 #[cfg(test)]

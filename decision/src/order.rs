@@ -95,7 +95,7 @@ fn reinit(view: &View, cluster: &Cluster, order: &Order) -> Result<Option<Choice
         return Err(format!("{} leads: its data is what the others are copied from; switch over first", view.me));
     }
     let from = cluster
-        .upstream(leader, cluster.term)
+        .upstream(&view.me, leader, cluster.term)
         .ok_or_else(|| format!("where {leader} is to be reached is not known"))?;
     if !is_primary(cluster, leader) {
         return Ok(Some(wait(Reason::LeaderNotPrimary { leader: leader.clone() })));

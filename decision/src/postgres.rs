@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durability::Quorum;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::slots::SlotName;
 
 /// The Postgres of this host: what is on its disk, and what runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +161,17 @@ pub struct Upstream {
     pub port: u16,
     /// The term in the application name.
     pub term: Term,
+    /// The slot by which it streams; `None`: by none, and the upstream keeps WAL for it as for anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotName>,
+}
+
+impl Upstream {
+    /// Whether it is the same server under the same name, by whatever slot.
+    pub fn is_same_place(&self, other: &Upstream) -> bool {
+        let place = |one: &Upstream| (one.member.clone(), one.host.clone(), one.port, one.term);
+        place(self) == place(other)
+    }
 }
 
 /// What of a server that hangs does not go on: one process that is frozen may hold up much or little.

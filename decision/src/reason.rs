@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use crate::slots::SlotName;
 use crate::view::Stuck;
 
 /// One line a reason: name, evidence, code, sentence.
@@ -92,6 +93,7 @@ Reason:
     Stopping {} "stopping" ("Postgres is stopping");
     Hung { since: Duration, stuck: Stuck } "hung" ("Postgres {} for {}", stuck.words(), span(*since));
     Repoint { leader: MemberName, term: Term } "repoint" ("follow {leader} under term {term}");
+    TakeSlot { leader: MemberName, slot: SlotName } "take_slot" ("{leader} keeps WAL for this standby in slot {slot} now: stream by it");
     LeaderIsBack { leader: MemberName, term: Term } "leader_is_back" ("{leader} still leads term {term}: take the pledge against it back");
     Candidate {} "candidate" ("a switchover may need this node: stand ready to hold the lock");
     Regained { floor: Lsn } "regained" ("this node has regained {floor}, which it had forgotten: it counts again");

@@ -16,7 +16,7 @@ pub(crate) fn stopped(view: &View, cluster: &Cluster, data: &Data, leader: &Memb
     if let Some(what) = disk_trouble(view) {
         return wait(Reason::DiskUnfit { what });
     }
-    let Some(upstream) = cluster.upstream(leader, cluster.term) else {
+    let Some(upstream) = cluster.upstream(&view.me, leader, cluster.term) else {
         return wait(Reason::LeaderUnreachable { leader: leader.clone() });
     };
     if let (Data::Present(_), Some(at)) = (data, view.signs.upstream_lacks) {

@@ -11,6 +11,7 @@ use std::sync::PoisonError;
 use decision::names::{Term, application_name};
 use decision::parameters::{Parameters, objection};
 use decision::settings::Mode;
+use decision::slots::SlotName;
 use decision::view::Upstream;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use crate::autoconf;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::{Instance, InstanceConfig};
+use crate::slots::quarter_of_disk_mb;
 
 /// The name of the file.
 pub const FILE: &str = "pgvigil.conf";
@@ -92,6 +94,10 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("wal_retrieve_retry_interval", "50ms"),
 ];
 
+/// How much WAL may be kept for slots. Unlimited, as Postgres has it, one that is forgotten fills the disk; so unless somebody says otherwise it
+/// is a quarter of the file system.
+const SLOT_LIMIT: &str = "max_slot_wal_keep_size";
+
 /// Where a recovery may end.
 const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
@@ -128,7 +134,9 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
     set("hot_standby", "on");
     set("wal_log_hints", "on");
     set("wal_receiver_timeout", "5s");
-    set("primary_slot_name", "");
+    // It names only a slot that its upstream says is there: a walreceiver that asks for another one is refused, however healthy both are.
+    let slot = conf.recovery.upstream().and_then(|upstream| upstream.slot.as_ref());
+    set("primary_slot_name", slot.map_or("", SlotName::as_str));
     // Left over from a point-in-time recovery these would stop or promote a standby.
     for key in TARGETS.iter().filter(|_| conf.recovery != Recovery::Backup) {
         set(key, "");
@@ -224,7 +232,13 @@ impl Instance {
 
     /// Writes it into a data directory, this one or one that becomes it.
     pub(crate) fn write_conf_into(&self, data_dir: &Path, conf: &Conf) -> Result<bool> {
-        write_into(data_dir, &render(self.config(), &self.parameters(), &self.passfile(), conf))
+        let mut parameters = self.parameters();
+        if !parameters.contains_key(SLOT_LIMIT)
+            && let Some(megabytes) = quarter_of_disk_mb(data_dir)
+        {
+            parameters.insert(SLOT_LIMIT.to_owned(), format!("{megabytes}MB"));
+        }
+        write_into(data_dir, &render(self.config(), &parameters, &self.passfile(), conf))
     }
 
     /// Changes the configuration on disk, durably. The server does not know yet: reload it. True when anything changed.
@@ -259,7 +273,7 @@ mod tests {
 
     fn upstream() -> Upstream {
         let member = MemberName::new("pg2").expect("good");
-        Upstream { member, host: "db'2".to_owned(), port: 5433, term: Term(7) }
+        Upstream { member, host: "db'2".to_owned(), port: 5433, term: Term(7), slot: SlotName::new("pg_1").ok() }
     }
 
     #[test]
@@ -272,6 +286,7 @@ mod tests {
         let text = render(&config(), &Parameters::new(), Path::new("/s/pgpass"), &conf);
         assert_eq!(parse(&text), Some(conf));
         assert!(text.contains("cluster_name = 'it''s'"), "{text}");
+        assert!(text.contains("primary_slot_name = 'pg_1'"), "{text}");
         assert!(text.contains("application_name=''pg1_t7''"), "{text}");
         assert!(text.contains(r"host=''db\\''2''"), "{text}");
         assert!(!text.contains("restore_command"), "{text}");
@@ -286,6 +301,7 @@ mod tests {
         assert_eq!(last("restore_command").as_deref(), Some("''"));
         assert_eq!(last("max_standby_streaming_delay").as_deref(), Some("'0'"));
         assert_eq!(last("primary_conninfo").as_deref(), Some("''"));
+        assert_eq!(last("primary_slot_name").as_deref(), Some("''"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::instance::{Instance, InstanceConfig};
 const EQUIPPED: &str = "
 SELECT NOT EXISTS (SELECT FROM unnest($1::text[]) AS own (name) JOIN pg_roles AS r ON r.rolname = own.name
                    WHERE NOT r.rolcanlogin)
-   AND coalesce((SELECT pg_has_role(r.oid, 'pg_monitor', 'USAGE') AND pg_has_role(r.oid, 'pg_checkpoint', 'USAGE')
+   AND coalesce((SELECT r.rolreplication AND pg_has_role(r.oid, 'pg_monitor', 'USAGE') AND pg_has_role(r.oid, 'pg_checkpoint', 'USAGE')
                     AND pg_has_role(r.oid, 'pg_signal_backend', 'USAGE')
                     AND CASE WHEN has_schema_privilege(current_user, to_regnamespace('pgvigil')::oid, 'USAGE')
                                   AND has_schema_privilege(r.oid, to_regnamespace('pgvigil')::oid, 'USAGE')
@@ -58,11 +58,12 @@ impl Instance {
     }
 }
 
-/// What the agent's role owns and may do. It exists.
+/// What the agent's role owns and may do. It exists. Slots are made and dropped only with the attribute of those who replicate.
 pub(crate) fn belongings(config: &InstanceConfig) -> String {
     let InstanceConfig { control_user, .. } = config;
     format!(
-        "GRANT pg_monitor, pg_checkpoint, pg_signal_backend TO \"{control_user}\";
+        "ALTER ROLE \"{control_user}\" REPLICATION;
+         GRANT pg_monitor, pg_checkpoint, pg_signal_backend TO \"{control_user}\";
          CREATE SCHEMA IF NOT EXISTS pgvigil AUTHORIZATION \"{control_user}\";
          {TABLE}
          ALTER TABLE pgvigil.leadership OWNER TO \"{control_user}\";"

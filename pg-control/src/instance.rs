@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use decision::names::{MemberName, Term};
+use decision::slots::{Made, SlotName};
 
 use crate::conf;
 use crate::controldata::Control;
@@ -122,6 +123,10 @@ pub(crate) struct Inner {
     pub(crate) kept: Mutex<Kept>,
     /// Held while parameters are judged, changed and written.
     pub(crate) tuning: tokio::sync::Mutex<()>,
+    /// The slots that this agent has made, once they have been read.
+    pub(crate) own_slots: Mutex<Option<BTreeMap<SlotName, Made>>>,
+    /// Held while slots are changed.
+    pub(crate) slots_turn: tokio::sync::Mutex<()>,
     memory: Mutex<Memory>,
 }
 
@@ -186,6 +191,8 @@ impl Instance {
             writer: tokio::sync::Mutex::new(None),
             conf_lock: Mutex::new(()),
             half_made: Mutex::default(),
+            own_slots: Mutex::default(),
+            slots_turn: tokio::sync::Mutex::new(()),
             memory: Mutex::new(Memory::default()),
         })))
     }

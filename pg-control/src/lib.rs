@@ -27,6 +27,7 @@ mod reserve;
 mod rewind;
 mod seam;
 mod settings;
+mod slots;
 mod source;
 mod sql;
 mod standby;

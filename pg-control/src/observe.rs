@@ -157,6 +157,7 @@ impl Instance {
                 host: String::new(),
                 port: 0,
                 term: Term(0),
+                slot: None,
             }),
         }
     }

@@ -36,6 +36,7 @@ fn vacant() -> Snapshot {
         no_fence: None,
         disk_low: false,
         capacities: Default::default(),
+        slots: Default::default(),
     };
     snapshot.cluster.members.insert(name("pg2"), member);
     snapshot

@@ -1,6 +1,8 @@
 //! A data directory becomes fit to follow the leader: by a copy, by a rewind, by reading how far it goes. What this forgets is written down in
 //! etcd before it is forgotten.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use consensus::Snapshot;
 use decision::names::Lsn;
@@ -31,6 +33,7 @@ pub(super) async fn clone(
     cancel: &CancellationToken,
 ) -> Result<Effect> {
     before_forgetting(hands, seen, from, floor).await?;
+    hands.slots.store(Arc::default());
     hands.instance.clone_from(from, cancel).await?;
     Ok(Effect::LOCAL)
 }
@@ -44,6 +47,7 @@ pub(super) async fn rewind(
 ) -> Result<Effect> {
     before_forgetting(hands, seen, from, floor).await?;
     let counted = discard::count(hands, seen, cancel).await;
+    hands.slots.store(Arc::default());
     hands.instance.rewind(from, None, cancel).await?;
     let noted = async {
         let Some((timeline, discarded)) = counted? else { return anyhow::Ok(()) };

@@ -264,7 +264,7 @@ mod tests {
     }
 
     fn pg1_leads() -> To {
-        let upstream = Upstream { member: pg1(), host: "10.0.0.1".to_owned(), port: 5432, term: Term(7) };
+        let upstream = Upstream { member: pg1(), host: "10.0.0.1".to_owned(), port: 5432, term: Term(7), slot: None };
         To { leader: pg1(), term: Term(7), upstream: Some(upstream) }
     }
 

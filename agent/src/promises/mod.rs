@@ -93,7 +93,7 @@ impl Promises {
 
     /// Where this node is to be followed while it leads `term`.
     fn upstream(&self, term: Term) -> Upstream {
-        Upstream { member: self.me.clone(), host: self.address.0.clone(), port: self.address.1, term }
+        Upstream { member: self.me.clone(), host: self.address.0.clone(), port: self.address.1, term, slot: None }
     }
 }
 

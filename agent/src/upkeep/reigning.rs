@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use decision::names::{Lsn, Term};
 use decision::settings::Mode;
+use decision::slots::Published;
 use decision::view::{Cluster, Primary, View};
 
 use super::AGAIN_AFTER;
@@ -25,7 +26,7 @@ pub struct Reigning {
     proof: Chore,
     own: Chore,
     position: Chore,
-    published: Lsn,
+    published: (Lsn, Option<Published>),
 }
 
 impl Reigning {
@@ -36,7 +37,7 @@ impl Reigning {
             proof: Chore::new("proof after a restart"),
             own: Chore::new("the agent's own role and table"),
             position: Chore::new("position"),
-            published: Lsn(0),
+            published: (Lsn(0), None),
         }
     }
 
@@ -78,16 +79,25 @@ impl Reigning {
         });
     }
 
-    /// How far this leader has come.
+    /// How far this leader has come, and those whom its slots keep WAL for.
     pub fn publish_position(&mut self, view: &View, cluster: &Cluster, primary: &Primary, term: Term) {
         let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
         let every = if mode == Mode::Async { POSITION_EVERY_ASYNC } else { POSITION_EVERY };
-        if primary.flushed != self.published {
-            let (hands, lsn) = (Arc::clone(&self.hands), primary.flushed);
-            let publish = async move { Ok(hands.store.write_status(hands.me(), term, lsn).await.map(|_| ())?) };
-            if self.position.begin(every.max(view.settings.timing.heartbeat), publish) {
-                self.published = lsn;
-            }
+        let (lsn, slots) = (primary.flushed, self.hands.slots.load().to_publish(&view.me, primary.flushed));
+        // Whom a slot keeps WAL for comes to rest after the leader does, and then both rest.
+        let now = (lsn, slots.clone());
+        if now == self.published {
+            return;
+        }
+        let hands = Arc::clone(&self.hands);
+        let publish = async move {
+            // What is written is news to the others, so it is fresh.
+            let slots = hands.refreshed_slots().await.map_or(slots, |known| known.to_publish(hands.me(), lsn));
+            hands.store.write_status(hands.me(), term, lsn, slots.as_ref()).await?;
+            Ok(())
+        };
+        if self.position.begin(every.max(view.settings.timing.heartbeat), publish) {
+            self.published = now;
         }
     }
 }

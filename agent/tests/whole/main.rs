@@ -28,6 +28,7 @@ mod rest;
 mod restarts;
 mod restored;
 mod settings;
+mod slots;
 mod stage;
 mod state_dir;
 mod stray;

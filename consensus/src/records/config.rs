@@ -3,6 +3,7 @@
 
 use decision::parameters::Parameters;
 use decision::settings::{Durability, Mode};
+use decision::slots::Rules;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,6 +21,8 @@ pub struct ClusterConfig {
     pub max_lag_on_failover_bytes: Option<u64>,
     /// The parameters of Postgres on every node, their names in lower case, as they are written into `postgresql.conf`.
     pub parameters: Parameters,
+    /// What is said of replication slots.
+    pub slots: Rules,
 }
 
 /// Who paused the cluster, why, and until when.
@@ -48,9 +51,14 @@ impl ClusterConfig {
     pub fn from_json(text: &str) -> (Self, Vec<String>) {
         match serde_json::from_str(text) {
             Ok(raw @ Value::Object(_)) => Self::from_value(raw),
-            Ok(_) => (Self::default(), vec!["it is no JSON object; nothing of it is used".to_owned()]),
-            Err(error) => (Self::default(), vec![format!("{error}; nothing of it is used")]),
+            Ok(_) => (Self::unreadable(), vec!["it is no JSON object; nothing of it is used".to_owned()]),
+            Err(error) => (Self::unreadable(), vec![format!("{error}; nothing of it is used")]),
         }
+    }
+
+    /// Nothing is dropped that it may ask for.
+    fn unreadable() -> Self {
+        Self { slots: Rules { doubtful: true, ..Rules::default() }, ..Self::default() }
     }
 
     fn from_value(raw: Value) -> (Self, Vec<String>) {
@@ -66,6 +74,7 @@ impl ClusterConfig {
             durability: durability.and_then(|stored| stored.read(&mut wrong)),
             max_lag_on_failover_bytes: ours.or(patronis),
             parameters: parameters(&raw, &mut wrong),
+            slots: super::slots::rules(&raw, &mut wrong),
             raw,
         };
         (config, wrong)
@@ -118,7 +127,7 @@ fn parameters(raw: &Value, wrong: &mut Vec<String>) -> Parameters {
 }
 
 /// One field, if it is there and can be understood.
-fn field<T: DeserializeOwned>(raw: &Value, pointer: &str, wrong: &mut Vec<String>) -> Option<T> {
+pub(super) fn field<T: DeserializeOwned>(raw: &Value, pointer: &str, wrong: &mut Vec<String>) -> Option<T> {
     let value = raw.pointer(pointer).filter(|value| !value.is_null())?;
     match T::deserialize(value) {
         Ok(read) => Some(read),

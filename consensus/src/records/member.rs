@@ -1,10 +1,11 @@
 //! `members/<name>`: what a living agent says about itself and its Postgres, in Patroni's words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use decision::names::Timeline;
 use decision::parameters::Capacities;
 use decision::settings::Tags;
+use decision::slots::SlotName;
 use decision::view::{Member, MemberRole};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -71,6 +72,9 @@ pub struct MemberRecord {
     /// What its server runs with of what a standby must not have less of than its primary.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub capacities: Capacities,
+    /// The replication slots of its server by which members can stream from it.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub slots: BTreeSet<SlotName>,
 }
 
 /// A parameter that waits for a restart, in Patroni's words.
@@ -105,6 +109,7 @@ impl Default for MemberRecord {
             pending_restart: None,
             pending_restart_reason: BTreeMap::new(),
             capacities: Capacities::new(),
+            slots: BTreeSet::new(),
         }
     }
 }
@@ -156,6 +161,7 @@ impl MemberRecord {
             no_fence: self.no_fence.clone(),
             disk_low: self.disk_low == Some(true),
             capacities: self.capacities.clone(),
+            slots: self.slots.clone(),
         })
     }
 }

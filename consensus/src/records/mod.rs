@@ -10,6 +10,7 @@ pub mod pledge;
 pub mod progress;
 pub mod request;
 pub mod secrets;
+mod slots;
 pub mod sync;
 pub mod transition;
 

@@ -1,25 +1,40 @@
 //! `status` and `history`: how far the leader's WAL has come, and where each past timeline ended. Both exactly as Patroni has them.
 
+use std::collections::BTreeMap;
+
 use decision::names::{Lsn, MemberName, Timeline};
+use decision::slots::{Published, SlotName};
 use decision::view::HistoryEntry;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{from_json, to_json};
 
+/// What `status` says. A name in it that is none of a slot, which Postgres would not take either, costs nothing but itself.
 #[derive(Serialize, Deserialize)]
 struct Status {
     optime: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    slots: Option<BTreeMap<String, u64>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    retain_slots: Vec<String>,
 }
 
-/// The text of `status` for a leader whose WAL ends at `lsn`.
-pub fn status_to_stored(lsn: Lsn) -> String {
-    to_json(&Status { optime: lsn.0 })
+/// The text of `status` for a leader whose WAL ends at `lsn`; `None`: it says nothing of its slots.
+pub fn status_to_stored(lsn: Lsn, slots: Option<&Published>) -> String {
+    let positions = |slots: &Published| slots.positions.iter().map(|(name, at)| (name.to_string(), at.0)).collect();
+    let retain_slots = slots.iter().flat_map(|slots| &slots.for_members).map(ToString::to_string).collect();
+    to_json(&Status { optime: lsn.0, slots: slots.map(positions), retain_slots })
 }
 
-/// Reads `status`.
-pub fn status_from_stored(text: &str) -> Result<Lsn, String> {
-    from_json::<Status>(text).map(|status| Lsn(status.optime))
+/// Reads `status`: where the leader's WAL ends, and what it tells of its slots.
+pub fn status_from_stored(text: &str) -> Result<(Lsn, Option<Published>), String> {
+    let status = from_json::<Status>(text)?;
+    let name = |text: &String| SlotName::new(text.as_str()).ok();
+    let positions =
+        |slots: BTreeMap<String, u64>| slots.iter().filter_map(|(at, lsn)| Some((name(at)?, Lsn(*lsn)))).collect();
+    let for_members = status.retain_slots.iter().filter_map(name).collect();
+    Ok((Lsn(status.optime), status.slots.map(|slots| Published { positions: positions(slots), for_members })))
 }
 
 /// Reads `stray_timeline`: the number alone.
@@ -99,8 +114,15 @@ mod tests {
     }
 
     #[test]
-    fn status_is_a_number_of_bytes() {
-        assert_eq!(status_to_stored(Lsn(67_393_608)), r#"{"optime":67393608}"#);
-        assert_eq!(status_from_stored(r#"{"optime":5,"slots":{"pg2":5}}"#), Ok(Lsn(5)));
+    fn status_is_a_number_of_bytes_with_the_positions_of_slots_as_patroni_has_it() {
+        assert_eq!(status_to_stored(Lsn(67_393_608), None), r#"{"optime":67393608}"#);
+        assert_eq!(status_from_stored(r#"{"optime":5}"#), Ok((Lsn(5), None)));
+        let text = r#"{"optime":67393608,"slots":{"my_own":67300000,"pg2":67393608},"retain_slots":["pg2"]}"#;
+        let (lsn, slots) = status_from_stored(text).expect("readable");
+        let slots = slots.expect("it tells of slots");
+        assert_eq!(slots.positions.get(&SlotName::new("my_own").expect("good")), Some(&Lsn(67_300_000)));
+        assert_eq!(status_to_stored(lsn, Some(&slots)), text);
+        let odd = status_from_stored(r#"{"optime":5,"slots":{"No Slot":7}}"#);
+        assert_eq!(odd, Ok((Lsn(5), Some(Published::default()))));
     }
 }

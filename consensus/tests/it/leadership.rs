@@ -101,14 +101,14 @@ async fn a_former_leader_can_write_nothing() {
     let store = etcd.store();
     let (pg1, pg2) = (name("pg1"), name("pg2"));
     let lease = pg1_leads(&etcd, &store).await;
-    assert!(store.write_status(&pg1, Term(1), Lsn(5)).await.unwrap().applied());
+    assert!(store.write_status(&pg1, Term(1), Lsn(5), None).await.unwrap().applied());
     let second = etcd.lease(30).await;
     let sync_revision = store.read().await.unwrap().sync_revision;
     assert_eq!(store.acquire(&pg2, second, &claim(1, "pg3"), sync_revision).await, Ok(Outcome::Refused), "it is held");
     etcd.client().await.lease_revoke(lease).await.unwrap();
     assert!(store.acquire(&pg2, second, &claim(1, "pg3"), sync_revision).await.unwrap().applied());
     let before = store.read().await.unwrap();
-    assert_eq!(store.write_status(&pg1, Term(1), Lsn(9)).await, Ok(Outcome::Refused));
+    assert_eq!(store.write_status(&pg1, Term(1), Lsn(9), None).await, Ok(Outcome::Refused));
     assert_eq!(store.release(&pg1, Term(1), &sync_of("pg1", 1), before.sync_revision).await, Ok(Outcome::Refused));
     assert_eq!(store.record_sync(&pg1, Term(1), &sync_of("pg1", 1), before.sync_revision).await, Ok(Outcome::Refused));
     assert_eq!(store.rebind_leader(&pg1, Term(1), second).await, Ok(Outcome::Refused));

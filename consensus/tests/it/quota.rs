@@ -19,7 +19,7 @@ async fn without_space_the_leader_stays_and_everybody_is_told_why_nobody_can_tak
     assert!(store.acquire(&name("pg1"), lock, &claim(0, "pg2"), 0).await.unwrap().applied());
     let mut client = etcd.client().await;
     while client.put("filling", vec![b'x'; 50_000], None).await.is_ok() {}
-    let refused = store.write_status(&name("pg1"), Term(1), Lsn(7)).await;
+    let refused = store.write_status(&name("pg1"), Term(1), Lsn(7), None).await;
     let Err(Error::Rejected(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("etcdctl alarm disarm"), "{why}");
     let watch = ClusterWatch::start(etcd.store(), heartbeat);

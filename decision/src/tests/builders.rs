@@ -44,6 +44,7 @@ pub(crate) fn member(role: MemberRole) -> Member {
         no_fence: None,
         disk_low: false,
         capacities: Default::default(),
+        slots: Default::default(),
     }
 }
 
@@ -263,7 +264,13 @@ pub(crate) fn standby() -> Standby {
         replayed: Lsn(1000),
         replay_done: true,
         wal_term: TERM,
-        follows: Some(Upstream { member: name("pg1"), host: "10.0.0.1".to_owned(), port: 5432, term: TERM }),
+        follows: Some(Upstream {
+            member: name("pg1"),
+            host: "10.0.0.1".to_owned(),
+            port: 5432,
+            term: TERM,
+            slot: None,
+        }),
         receiver_running: true,
         streaming: true,
     }

@@ -149,7 +149,7 @@ fn a_lock_in_the_hands_of_another_clusters_data_is_given_up_untouched() {
 
 #[test]
 fn a_standby_that_follows_a_stranger_is_repointed() {
-    let stranger = Upstream { member: name("stranger"), host: String::new(), port: 0, term: Term(0) };
+    let stranger = Upstream { member: name("stranger"), host: String::new(), port: 0, term: Term(0), slot: None };
     let led_astray = Standby { follows: Some(stranger), ..standby() };
     check(&view("pg2").runs(Server::Standby(led_astray.clone())), "follow: repoint");
     let balloted = cluster().vacant().ballot("pg2", 4, 1000);

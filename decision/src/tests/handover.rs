@@ -89,8 +89,11 @@ fn with_heir() -> Cluster {
 
 #[test]
 fn the_others_go_over_to_the_heir_ahead_under_the_name_of_the_next_term() {
-    let upstream =
-        Upstream { member: name("pg2"), term: TERM.next(), ..cluster().upstream(&name("pg2"), TERM).expect("there") };
+    let upstream = Upstream {
+        member: name("pg2"),
+        term: TERM.next(),
+        ..cluster().upstream(&name("pg3"), &name("pg2"), TERM).expect("there")
+    };
     let bystander = view("pg3").within(with_heir());
     assert_eq!(decide(&bystander).action, Action::Follow(upstream.clone()));
     let gone_over = Server::Standby(Standby { follows: Some(upstream), ..standby() });

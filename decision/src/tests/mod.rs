@@ -17,6 +17,7 @@ mod parameters;
 mod promise;
 mod quorum_worlds;
 mod rejoin;
+mod slots;
 mod takeover;
 mod takeover_worlds;
 mod vacancy;

@@ -24,7 +24,7 @@ fn a_node_is_restarted_as_what_it_is() {
     let then = StartAs::Primary { term: TERM, quorum, record_anew: true };
     assert_eq!(decide(&leader).action, Action::Restart { order: 55, then });
     let standby = ordered("pg2", OrderKind::Restart, None);
-    let follows = cluster().upstream(&name("pg1"), TERM);
+    let follows = cluster().upstream(&name("pg2"), &name("pg1"), TERM);
     assert_eq!(decide(&standby).action, Action::Restart { order: 55, then: StartAs::Standby(follows) });
     check(&standby.set(|settings| settings.paused = true), "restart_standby: ordered");
 }

@@ -215,7 +215,7 @@ fn a_primary_that_nobody_acknowledges_and_that_cannot_read_etcd_gives_way_to_vot
 
 #[test]
 fn whoever_has_promised_goes_on_following_without_etcd_and_without_the_leaders_member_record() {
-    let upstream = cluster().upstream(&name("pg1"), TERM).expect("a member");
+    let upstream = cluster().upstream(&name("pg2"), &name("pg1"), TERM).expect("a member");
     let start = Action::Start(StartAs::Standby(Some(upstream.clone())));
     for view in [silent("pg2"), view("pg2").within(cluster().vacant().without("pg1"))] {
         let mut promised = view.promised();

@@ -359,7 +359,7 @@ impl World {
             Runs::Standby => {
                 let follows = node.follows.as_ref().map(|(who, term)| {
                     let host = member(MemberRole::Down).host;
-                    Upstream { member: who.clone(), host, port: 5432, term: *term }
+                    Upstream { member: who.clone(), host, port: 5432, term: *term, slot: None }
                 });
                 Server::Standby(Standby {
                     timeline: node.timeline(),

@@ -102,7 +102,7 @@ impl World {
     }
 
     pub fn upstream(&self, who: At, term: Term) -> Upstream {
-        Upstream { member: self.names[who].clone(), host: self.names[who].to_string(), port: 5432, term }
+        Upstream { member: self.names[who].clone(), host: self.names[who].to_string(), port: 5432, term, slot: None }
     }
 
     /// Until when the lock is certainly this node's: the key names it, under the lease that it keeps alive; or, where nobody holds it as far
@@ -207,6 +207,7 @@ impl World {
             no_fence: None,
             disk_low: node.disk.low,
             capacities: Default::default(),
+            slots: Default::default(),
         }
     }
 }

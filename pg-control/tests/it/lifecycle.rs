@@ -25,7 +25,7 @@ pub async fn a_new_cluster_has_roles_of_least_privilege() -> Outcome {
     assert!(node.instance.full_control().await?.data_checksums);
     let rights = "string_agg(rolname || rolsuper || rolcreaterole || rolreplication, ' ' ORDER BY rolname) FROM pg_roles WHERE rolname LIKE 'pgvigil%'";
     let rights = node.ask(&format!("SELECT {rights}")).await?;
-    assert_eq!(rights, "pgvigilfalsefalsefalse pgvigil_replicationfalsefalsetrue pgvigil_rewindfalsefalsefalse");
+    assert_eq!(rights, "pgvigilfalsefalsetrue pgvigil_replicationfalsefalsetrue pgvigil_rewindfalsefalsefalse");
     assert_eq!(
         node.ask("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'pgvigil'").await?,
         "pgvigil"

@@ -138,7 +138,13 @@ impl Node {
     /// How others reach it.
     pub fn as_upstream(&self, term: u64) -> Upstream {
         let config = self.instance.config();
-        Upstream { member: config.member.clone(), host: "127.0.0.1".to_owned(), port: config.port, term: Term(term) }
+        Upstream {
+            member: config.member.clone(),
+            host: "127.0.0.1".to_owned(),
+            port: config.port,
+            term: Term(term),
+            slot: None,
+        }
     }
 
     /// A connection as the superuser.

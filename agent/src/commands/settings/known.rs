@@ -2,6 +2,7 @@
 //! node's file says holds until the cluster says something else.
 
 use consensus::records::config::mode_from_text;
+use decision::slots::SlotName;
 use serde_json::{Map, Value, json};
 
 use crate::config::keys;
@@ -19,7 +20,7 @@ pub struct Setting {
 }
 
 /// All of them.
-const SETTINGS: [Setting; 3] = [
+const SETTINGS: [Setting; 5] = [
     Setting { name: "durability.mode", place: ["pgvigil", "durability", "mode"], read: mode },
     Setting {
         name: "durability.acknowledgers",
@@ -31,7 +32,12 @@ const SETTINGS: [Setting; 3] = [
         place: ["pgvigil", "max_lag_on_failover_bytes", ""],
         read: bytes,
     },
+    Setting { name: "slots.for_members", place: ["postgresql", "use_slots", ""], read: switch },
+    Setting { name: "slots.absent_for", place: ["member_slots_ttl", "", ""], read: span },
 ];
+
+/// Before the name of a slot that is to be on whoever leads.
+const PERMANENT: &str = "slots.permanent.";
 
 fn mode(text: &str) -> Result<Value, String> {
     match mode_from_text(text) {
@@ -49,6 +55,27 @@ fn bytes(text: &str) -> Result<Value, String> {
     let size =
         text.parse::<Size>().map_err(|()| "a whole number with the unit B, kB, MB, GB or TB, such as 1MB".to_owned());
     size.map(|size| json!(size.0))
+}
+
+fn switch(text: &str) -> Result<Value, String> {
+    text.parse::<bool>().map(Value::Bool).map_err(|_| "true or false".to_owned())
+}
+
+/// As it is written: whoever looks at the settings sees the unit.
+fn span(text: &str) -> Result<Value, String> {
+    let read = humantime::parse_duration(text);
+    read.map(|_| json!(text)).map_err(|_| "a length of time with its unit, such as 30min".to_owned())
+}
+
+/// `physical`, or `logical:DATABASE:PLUGIN`, in Patroni's shape.
+fn slot(text: &str) -> Result<Value, String> {
+    match text.split(':').collect::<Vec<_>>()[..] {
+        ["physical"] => Ok(json!({"type": "physical"})),
+        ["logical", database, plugin] if !database.is_empty() && !plugin.is_empty() => {
+            Ok(json!({"type": "logical", "database": database, "plugin": plugin}))
+        }
+        _ => Err("physical, or logical:DATABASE:PLUGIN".to_owned()),
+    }
 }
 
 impl Setting {
@@ -84,6 +111,8 @@ pub enum Named {
     Setting(&'static Setting),
     /// A parameter of Postgres.
     Parameter(String),
+    /// A permanent replication slot.
+    Slot(SlotName),
 }
 
 impl Named {
@@ -92,6 +121,7 @@ impl Named {
         match self {
             Named::Setting(setting) => setting.put(config, value),
             Named::Parameter(name) => put(config, &["postgresql", "parameters", name], value),
+            Named::Slot(name) => put(config, &["slots", name.as_str()], value),
         }
     }
 
@@ -100,6 +130,7 @@ impl Named {
             Named::Setting(setting) => (setting.read)(text),
             // The running Postgres knows what it may be.
             Named::Parameter(_) => Ok(json!(text)),
+            Named::Slot(_) => slot(text),
         }
     }
 }
@@ -113,6 +144,9 @@ pub fn find(name: &str) -> Result<Named, String> {
     if let Some(parameter) = parameter.filter(|parameter| !parameter.is_empty()) {
         return Ok(Named::Parameter(parameter.to_lowercase()));
     }
+    if let Some(name) = name.strip_prefix(PERMANENT) {
+        return SlotName::new(name).map(Named::Slot).map_err(|bad| bad.to_string());
+    }
     if name == "pause" {
         return Err("`pause` has commands of its own: pgvigil pause, pgvigil resume".to_owned());
     }
@@ -120,7 +154,7 @@ pub fn find(name: &str) -> Result<Named, String> {
     let advice = match keys::suggest(name).filter(|_| !keys::is_known(name)) {
         Some(meant) if names.contains(&meant) => format!("did you mean `{meant}`?"),
         _ if keys::is_known(name) => "each node's own file sets it, not the cluster".to_owned(),
-        _ => format!("the cluster has: {}, and Postgres' own (-p work_mem=8MB)", names.join(", ")),
+        _ => format!("the cluster has: {}, {PERMANENT}NAME, and Postgres' own (-p work_mem=8MB)", names.join(", ")),
     };
     Err(format!("`{name}` is no setting of the cluster; {advice}"))
 }
@@ -157,6 +191,21 @@ mod tests {
         parameter.put(&mut config, Some(value));
         assert_eq!(config["postgresql"], json!({"parameters": {"work_mem": "8MB"}}));
         parameter.put(&mut config, None);
+        let slots = [
+            "slots.for_members=false",
+            "slots.absent_for=2h",
+            "slots.permanent.dr=physical",
+            "slots.permanent.cdc=logical:orders:pgoutput",
+        ];
+        let slots = slots.map(|text| assignment(text).unwrap());
+        slots.iter().for_each(|(setting, value)| setting.put(&mut config, Some(value.clone())));
+        let (read, wrong) = consensus::records::ClusterConfig::from_json(&Value::Object(config.clone()).to_string());
+        assert!(wrong.is_empty(), "{wrong:?}");
+        assert_eq!(
+            (read.slots.for_members, read.slots.absent_for.as_secs(), read.slots.permanent.len()),
+            (false, 7200, 2)
+        );
+        slots.iter().for_each(|(setting, _)| setting.put(&mut config, None));
         SETTINGS.iter().for_each(|setting| setting.put(&mut config, None));
         assert_eq!(Value::Object(config), json!({"ttl": 30}));
     }
@@ -171,6 +220,9 @@ mod tests {
             ("maximum_lag_on_failover=1MB", "did you mean `durability.max_lag_on_failover`?"),
             ("timing.ttl=9s", "each node's own file sets it"),
             ("pause=true", "pgvigil pause"),
+            ("slots.absent_for=soon", "such as 30min"),
+            ("slots.permanent.Dr=physical", "lower-case"),
+            ("slots.permanent.cdc=logical", "logical:DATABASE:PLUGIN"),
             ("shoe.size=43", "the cluster has: durability.mode"),
             ("durability.mode", "is no NAME=VALUE"),
         ] {

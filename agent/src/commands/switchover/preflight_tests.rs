@@ -32,6 +32,7 @@ fn snapshot() -> Snapshot {
             no_fence: None,
             disk_low: false,
             capacities: Default::default(),
+            slots: Default::default(),
         };
         snapshot.cluster.members.insert(name(member), member_of);
     }
