@@ -51,6 +51,13 @@ struct ActionLabels {
     outcome: String,
 }
 
+/// Labels of one replication slot.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SlotLabels {
+    slot: String,
+    active: String,
+}
+
 type Real = Gauge<f64, AtomicU64>;
 
 /// All metrics of one agent.
@@ -148,6 +155,7 @@ struct Reading {
 struct Gauges {
     readings: Vec<Reading>,
     lag: Family<MemberLabels, Real>,
+    slots: Family<SlotLabels, Real>,
 }
 
 /// Name, help, reading.
@@ -288,11 +296,18 @@ impl Gauges {
             "Replay lag of each standby, as its leader sees it",
             self.lag.clone(),
         );
+        let help = "WAL that each replication slot of this server keeps";
+        registry.register("pgvigil_slot_retained_bytes", help, self.slots.clone());
     }
 
     fn set(&self, picture: &Picture) {
         for reading in &self.readings {
             reading.gauge.set((reading.read)(picture));
+        }
+        self.slots.clear();
+        for slot in &picture.slots.here {
+            let labels = SlotLabels { slot: slot.name.to_string(), active: slot.active.to_string() };
+            self.slots.get_or_create(&labels).set(slot.retained_bytes as f64);
         }
         self.lag.clear();
         if let Some(Server::Primary(primary)) = picture.postgres().map(|postgres| &postgres.server) {

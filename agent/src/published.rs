@@ -16,6 +16,7 @@ use crate::configure::Known;
 use crate::exposure::Exposed;
 use crate::hands::Hands;
 use crate::look::LastLook;
+use crate::slots;
 use crate::state_dir::Missing;
 use crate::task::Failed;
 
@@ -96,6 +97,8 @@ pub struct Picture {
     pub parameters: Arc<Known>,
     /// When a commit could last be acknowledged, where they have waited for voters since.
     pub acknowledged_at: Option<Instant>,
+    /// What is known of the replication slots here.
+    pub slots: Arc<slots::Known>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
@@ -148,6 +151,7 @@ impl Picture {
             overruled: Vec::new(),
             parameters: hands.known.load_full(),
             acknowledged_at: None,
+            slots: hands.slots.load_full(),
             missing: None,
             refused: hands.promises.refused.now(),
             failed: None,

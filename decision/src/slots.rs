@@ -15,6 +15,13 @@ use crate::names::{Lsn, MemberName};
 /// How long a slot that nobody wants any more is left where no time is set for it: what wants it may only be out of sight.
 pub const GRACE: Duration = Duration::from_secs(60);
 
+/// A slot that keeps less is not dropped to make room: little would be won.
+const WORTH_DROPPING_BYTES: u64 = 64 << 20;
+/// Why one is dropped on a disk that fills.
+pub const DISK_FILLS: &str = "the disk is about to fill, and nobody uses it";
+/// What an unused slot may keep without a word, and for how long.
+const FORGOTTEN: (u64, Duration) = (1 << 30, Duration::from_secs(3600));
+
 /// The name of a slot, as Postgres takes it: 1 to 63 lower-case ASCII letters, digits and `_`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -226,6 +233,8 @@ pub struct Ground<'a> {
     pub rules: &'a Rules,
     /// An operator has paused automatic actions.
     pub paused: bool,
+    /// The disk of this node is about to fill.
+    pub disk_low: bool,
     /// The slots of this node.
     pub here: &'a [Slot],
     /// For how long a slot has been here that is not wanted.
@@ -243,6 +252,26 @@ pub enum Step {
     Advance(SlotName, Lsn),
     /// It is dropped.
     Drop(SlotName, &'static str),
+}
+
+impl Step {
+    /// The slot that it is about.
+    pub fn slot(&self) -> &SlotName {
+        match self {
+            Step::Create(name, _) | Step::Renew(name, ..) | Step::Advance(name, _) | Step::Drop(name, _) => name,
+        }
+    }
+}
+
+impl Slot {
+    /// Whether it keeps more WAL than goes without saying: more than half of what is free on the disk, or much for nobody for long.
+    pub fn holds_too_much(&self, free_bytes: Option<u64>, unused_for: Option<Duration>) -> bool {
+        let (bytes, long) = FORGOTTEN;
+        let forgotten = unused_for.is_some_and(|unused| unused >= long) && self.retained_bytes >= bytes;
+        forgotten
+            || free_bytes
+                .is_some_and(|free| self.retained_bytes > WORTH_DROPPING_BYTES && self.retained_bytes > free / 2)
+    }
 }
 
 /// The slot by which `member` is to stream; `None`: it shares the name with another member, and neither has one.
@@ -280,12 +309,13 @@ impl Ground<'_> {
         made.map(|slot| slot.name.clone()).filter(|name| !wanted.contains_key(name)).collect()
     }
 
-    /// The slots by which members can stream from this node at this moment.
+    /// The slots by which members can stream from this node at this moment, those who are away among them: they will be back.
     pub fn usable(&self) -> BTreeSet<SlotName> {
         let wanted = self.wanted();
         let usable = |slot: &&Slot| {
             let serves = slot.kind == Kind::Physical && !slot.lost && slot.restart.is_some();
-            serves && wanted.contains_key(&slot.name)
+            let for_a_member = self.rules.for_members && slot.made == Some(Made::Member);
+            serves && (wanted.contains_key(&slot.name) || for_a_member)
         };
         self.here.iter().filter(usable).map(|slot| slot.name.clone()).collect()
     }
@@ -299,7 +329,25 @@ impl Ground<'_> {
             Some(slot) => self.tend(slot, *made),
         });
         let others = self.here.iter().filter(|slot| !wanted.contains_key(&slot.name));
-        tended.chain(others.filter_map(|slot| self.let_go(slot))).collect()
+        let steps = tended.chain(others.filter_map(|slot| self.let_go(slot)));
+        let Some(largest) = self.can_be_spared() else { return steps.collect() };
+        let relief = match wanted.get(&largest.name) {
+            Some(made) => Step::Renew(largest.name.clone(), *made, DISK_FILLS),
+            None => Step::Drop(largest.name.clone(), DISK_FILLS),
+        };
+        steps.filter(|step| step.slot() != &largest.name).chain([relief]).collect()
+    }
+
+    /// On a disk that is about to fill: the slot of a member that keeps the most and that nobody uses. That member has to be copied anew then,
+    /// but the others go on. What an operator wants to be permanent is not touched.
+    fn can_be_spared(&self) -> Option<&Slot> {
+        let spare = |slot: &&Slot| {
+            let idle =
+                !slot.active && slot.made == Some(Made::Member) && !self.rules.permanent.contains_key(&slot.name);
+            idle && slot.retained_bytes >= WORTH_DROPPING_BYTES && !self.is_ignored(slot)
+        };
+        let may = self.disk_low && !self.paused;
+        self.here.iter().filter(|_| may).filter(spare).max_by_key(|slot| slot.retained_bytes)
     }
 
     /// What anybody uses is left alone, and so is what somebody else has made, but for its position on a standby.

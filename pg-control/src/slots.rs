@@ -95,13 +95,12 @@ impl Instance {
         let session = self.open_session().await?;
         let mut failed = Vec::new();
         for step in steps {
-            let (Step::Create(name, _) | Step::Renew(name, ..) | Step::Advance(name, _) | Step::Drop(name, _)) = step;
             let work = timeout(CHANGED_WITHIN, self.change_slot(&session, step));
             let done = work.await.unwrap_or_else(|_| Err(Error::timeout("changing a slot", CHANGED_WITHIN)));
             match done {
                 Ok(()) => {}
                 Err(error @ (Error::Down(_) | Error::Timeout { .. })) => return Err(error),
-                Err(error) => failed.push((name.clone(), error)),
+                Err(error) => failed.push((step.slot().clone(), error)),
             }
         }
         Ok(failed)

@@ -114,7 +114,8 @@ fn render(why: &Value) -> String {
         lines.push(format!("! {} has not promised to let this leader go on: {}", text("member"), text("why")));
     }
     let state_dir = why.get("state_dir").filter(|state_dir| !state_dir.is_null());
-    for trouble in state_dir.into_iter().chain(why["overruled"].as_array().into_iter().flatten()) {
+    let told = ["overruled", "slot_problems"].into_iter().flat_map(|key| why[key].as_array().into_iter().flatten());
+    for trouble in state_dir.into_iter().chain(told) {
         let text = |key: &str| trouble[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {}\n  {}", text("problem"), text("hint")));
     }

@@ -228,6 +228,8 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "parameters": picture.parameters.problems(),
+        "slots": picture.slots.to_json(),
+        "slot_problems": picture.slots.problems(),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
             snapshot.problems.iter().chain(unread).map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()
         }),
@@ -246,6 +248,13 @@ pub fn parameters(picture: &Picture) -> Value {
         "server_version": picture.extras.as_ref().map(|extras| extras.server_version),
         "parameters": &*picture.parameters.catalogue,
     })
+}
+
+/// The body of `/slots`: the replication slots of this server, and, of a leader, what it tells the others of them.
+pub fn slots(picture: &Picture) -> Value {
+    let told = picture.primary().filter(|_| picture.leads().is_some());
+    let published = told.and_then(|primary| picture.slots.to_publish(&picture.view.me, primary.flushed));
+    json!({"schema": "pgvigil.slots/v1", "member": picture.view.me, "published": published, "slots": picture.slots.to_json()})
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -59,6 +59,7 @@ pub fn router(api: Api) -> Router {
         .route("/config", open(get(config)))
         .route("/why", open(get(why)))
         .route("/parameters", open(get(parameters)))
+        .route("/slots", open(get(slots)))
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
         .route("/beats", post(beats::beats))
@@ -144,6 +145,10 @@ async fn why(State(api): State<Api>) -> Response {
 
 async fn parameters(State(api): State<Api>) -> Response {
     Json(bodies::parameters(&api.board.load())).into_response()
+}
+
+async fn slots(State(api): State<Api>) -> Response {
+    Json(bodies::slots(&api.board.load())).into_response()
 }
 
 async fn transitions(State(api): State<Api>) -> Response {

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use agent::demo::service::Service;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::etcdctl;
+use crate::promises::says;
 use crate::stage::{Stage, on_stage, options};
 
 /// The slots of a node that fulfil a condition.
@@ -134,5 +136,66 @@ async fn the_next_leader_has_them(stage: &mut Stage) -> Result<()> {
     // What the old leader's slots keep of dead rows would be kept by the new one as well.
     come_to_be(stage, &old, "NOT active AND xmin IS NULL", &[&new, &third]).await?;
     stage.say("the next leader has them");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permanent_slots_are_wherever_somebody_may_lead_and_move_on_without_etcd() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let [standby, barred] =
+            <[String; 2]>::try_from(stage.others(&leader)).ok().context("there are two standbys")?;
+        stage.stop(&barred).await?;
+        let config = stage.node(&barred)?.config().to_owned();
+        std::fs::write(&config, format!("{}tags.nofailover = true\n", std::fs::read_to_string(&config)?))?;
+        stage.start(&barred)?;
+        stage.cluster.psql(&leader, "SELECT pg_create_physical_replication_slot('backup', true)").await?;
+        stage.pgvigil(&leader, &["config", "set", "-y", "slots.permanent.dr=physical"]).await?;
+        for node in [&leader, &standby] {
+            come_to_be(stage, node, "slot_name = 'dr'", &["dr"]).await?;
+        }
+        consumed(stage, &leader, &standby).await?;
+        stage.cluster.etcd().iter().for_each(Service::kill);
+        says(stage, &leader, "leading_on_promises").await?;
+        consumed(stage, &leader, &standby).await?;
+        stage.say("slots move on without etcd");
+        stage.cluster.etcd().iter().try_for_each(Service::start)?;
+        says(stage, &leader, "leading").await?;
+        stage.writes_go_on().await?;
+        stage.pgvigil(&leader, &["switchover", "--to", &standby, "-y"]).await?;
+        stage.leader_other_than(&leader).await?;
+        come_to_be(stage, &standby, "slot_name = 'dr'", &["dr"]).await?;
+        come_to_be(stage, &leader, "slot_name IN ('backup', 'dr')", &["backup", "dr"]).await?;
+        is_shown(stage, &standby).await?;
+        // Who never leads keeps nothing for anybody: what it made before it was barred goes after a minute.
+        come_to_be(stage, &barred, "true", &[]).await?;
+        std::fs::write(&config, std::fs::read_to_string(&config)?.replace("tags.nofailover = true\n", ""))?;
+        stage.stop(&barred).await?;
+        stage.start(&barred)
+    })
+    .await;
+}
+
+/// What takes WAL by the permanent slot has come to this position, and so do the slots of whoever may lead next.
+async fn consumed(stage: &Stage, leader: &str, standby: &str) -> Result<()> {
+    let end = stage.cluster.psql(leader, "SELECT pg_current_wal_flush_lsn()").await?;
+    stage.cluster.psql(leader, &format!("SELECT pg_replication_slot_advance('dr', '{end}')")).await?;
+    come_to_be(stage, standby, &format!("slot_name = 'dr' AND restart_lsn = '{end}'"), &["dr"]).await?;
+    let others = stage.others(standby);
+    come_to_be(stage, standby, &format!("slot_name <> 'dr' AND restart_lsn >= '{end}'"), &names(&others)).await
+}
+
+async fn is_shown(stage: &Stage, node: &str) -> Result<()> {
+    let shown = async || {
+        let status: Value = serde_json::from_str(&stage.pgvigil(node, &["status", "-o", "json"]).await?)?;
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        let slots = members.iter().find(|member| member["name"] == node).map(|member| member["slots"].clone());
+        let shown = slots.as_ref().and_then(Value::as_array).context("none is shown")?;
+        let dr = shown.iter().find(|slot| slot["name"] == "dr").context("it is not shown")?;
+        Ok(dr["made_for"] == "permanent" && dr["retained_bytes"].is_u64() && dr["active"] == false)
+    };
+    stage.eventually("status does not show the slots", shown).await?;
+    let metrics = crate::http::ask(stage.node(node)?, "GET", "/metrics").await?.body;
+    ensure!(metrics.contains("pgvigil_slot_retained_bytes{"), "no metric tells what slots keep");
     Ok(())
 }

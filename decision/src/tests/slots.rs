@@ -57,7 +57,16 @@ fn told(steps: &[Step]) -> Vec<String> {
 fn pg1_does(part: Part<'_>, rules: &Rules, here: &[Slot], unwanted: Duration) -> Vec<String> {
     let (me, members) = (name("pg1"), members(&["pg1", "pg2", "pg3"]));
     let unwanted_for = here.iter().map(|slot| (slot.name.clone(), unwanted)).collect();
-    let ground = Ground { me: &me, part, members: &members, rules, paused: false, here, unwanted_for: &unwanted_for };
+    let ground = Ground {
+        me: &me,
+        part,
+        members: &members,
+        rules,
+        paused: false,
+        disk_low: false,
+        here,
+        unwanted_for: &unwanted_for,
+    };
     told(&ground.steps())
 }
 
@@ -169,6 +178,51 @@ fn while_the_settings_cannot_be_understood_nothing_is_dropped() {
     assert_eq!(pg1_does(Part::Leads, &rules, &here, secs(999_999)), ["create pg3"]);
 }
 
+#[test]
+fn on_a_disk_that_fills_the_largest_slot_of_a_member_that_nobody_uses_goes() {
+    let (me, there, unwanted_for) = (name("pg1"), members(&["pg1", "pg2", "pg3"]), BTreeMap::new());
+    let permanent = BTreeMap::from([(slot_name("dr"), Kind::Physical)]);
+    let rules = Rules { permanent, ..Rules::default() };
+    let holds = |text: &str, megabytes: u64| Slot { retained_bytes: megabytes << 20, ..slot(text) };
+    let does = |here: &[Slot], paused| {
+        let ground = Ground {
+            me: &me,
+            part: Part::Leads,
+            members: &there,
+            rules: &rules,
+            paused,
+            disk_low: true,
+            here,
+            unwanted_for: &unwanted_for,
+        };
+        told(&ground.steps())
+    };
+    let permanent = Slot { made: Some(Made::Permanent), ..holds("dr", 9000) };
+    let used = Slot { active: true, ..holds("pg2", 8000) };
+    let foreign = Slot { made: None, ..holds("backup", 9000) };
+    let here = [permanent, used, foreign, holds("pg3", 90), holds("gone", 100)];
+    assert_eq!(does(&here, false), ["drop gone"]);
+    assert_eq!(does(&here[..4], false), ["renew pg3"], "it comes back to an empty slot, and is copied");
+    assert_eq!(does(&here, true), [""; 0]);
+    assert_eq!(does(&[here[0].clone(), here[1].clone(), holds("pg3", 63)], false), [""; 0]);
+}
+
+#[test]
+fn a_slot_that_keeps_much_is_told_before_the_disk_is_full() {
+    let holds = |megabytes: u64| Slot { retained_bytes: megabytes << 20, ..slot("pg2") };
+    let free = |megabytes: u64| Some(megabytes << 20);
+    for (slot, free, unused, told) in [
+        (holds(600), free(1000), None, true),
+        (holds(500), free(1000), None, false),
+        (holds(60), free(1), None, false),
+        (holds(1024), free(1 << 20), Some(secs(3600)), true),
+        (holds(1023), free(1 << 20), Some(secs(3600)), false),
+        (holds(1024), None, Some(secs(3599)), false),
+    ] {
+        assert_eq!(slot.holds_too_much(free, unused), told, "{slot:?}, {free:?} free");
+    }
+}
+
 /// Every part, every set of registered members, every set of slots of whatever maker and state, in a pause or not.
 #[test]
 fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers() {
@@ -199,6 +253,7 @@ fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers
                         members: &members,
                         rules: &rules,
                         paused,
+                        disk_low: false,
                         here: &here,
                         unwanted_for: &unwanted_for,
                     };
@@ -218,7 +273,8 @@ fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers
                             }
                         }
                     }
-                    assert!(ground.usable().iter().all(|name| wanted.contains(name) && !flag(1)));
+                    let for_a_member = made == Some(Made::Member);
+                    assert!(ground.usable().iter().all(|name| (wanted.contains(name) || for_a_member) && !flag(1)));
                 }
             }
         }

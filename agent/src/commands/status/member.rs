@@ -41,6 +41,8 @@ pub struct MemberStatus {
     pub bars: Vec<BarStatus>,
     /// Parameters of its Postgres that wait for a restart, with their values now and then.
     pub pending_restart: BTreeMap<String, PendingChange>,
+    /// The replication slots of its Postgres, as its agent tells them: name, type, active, made_for, retained_bytes, ...
+    pub slots: Vec<Value>,
     /// Its agent is registered in etcd; unknown where etcd is silent.
     pub registered: Option<bool>,
     /// Its agent answers.
@@ -133,6 +135,7 @@ fn member(world: &World, name: &MemberName) -> MemberStatus {
         replay_lag_bytes: lag(world, name, "replay_lag"),
         acknowledges_nothing_ms: lag(world, name, "acknowledges_nothing_ms"),
         pending_restart: pending_restart(world, name),
+        slots: says.and_then(|says| says.why["slots"].as_array().cloned()).unwrap_or_default(),
         sync: sync(world, name, leads, listed.as_ref()).to_owned(),
         may_lead: bars.as_ref().map(|bars| bars.is_empty() || leads),
         bars: bars.unwrap_or_default(),

@@ -22,6 +22,20 @@ pub fn overruled(why: &Value) -> Vec<Trouble> {
     .collect()
 }
 
+/// What agents say of their replication slots.
+pub fn slots(world: &World) -> Vec<Trouble> {
+    const CODES: [&str; 3] = ["slot_holds_wal", "slot_lost", "slot_failed"];
+    let mut found = Vec::new();
+    for (name, answer) in world.answers() {
+        for one in answer.why["slot_problems"].as_array().into_iter().flatten() {
+            let text = |key: &str| one[key].as_str().unwrap_or("unknown");
+            let code = CODES.into_iter().find(|code| one["code"] == *code);
+            found.extend(code.map(|code| Trouble::new(code, format!("{name}: {}", text("problem")), text("hint"))));
+        }
+    }
+    found
+}
+
 /// What agents say of parameters of Postgres that do not come to be, each once.
 pub fn parameters(world: &World) -> Vec<Trouble> {
     let mut found: Vec<Trouble> = Vec::new();
