@@ -43,9 +43,10 @@ impl Acknowledged {
         if self.written.len() > REMEMBERED {
             self.written.remove(1);
         }
-        let waits = self.written.back().is_some_and(|(_, written)| *written > self.up_to);
-        let last = self.written.front().map(|(at, _)| *at)?;
-        (waits && now.saturating_duration_since(last) >= WAITS).then_some(last)
+        // Something written between the first two is not there. Commits are always under way: only one that has waited for long tells.
+        let (last, next) = (self.written.front()?, self.written.get(1)?);
+        let waits = now.saturating_duration_since(next.0) >= WAITS;
+        waits.then(|| last.0 + next.0.saturating_duration_since(last.0) / 2)
     }
 
     /// This node does not lead a primary.
@@ -112,10 +113,11 @@ mod tests {
         assert_eq!(look(10, 1, 100, &[("pg2", 100), ("pg3", 90)]), None, "nothing is written, so nothing waits");
         assert_eq!(look(12, 1, 200, &[("pg2", 150), ("pg3", 90)]), None, "not for long");
         assert_eq!(look(14, 1, 300, &[("pg2", 210), ("pg3", 90)]), None);
-        assert_eq!(look(25, 1, 300, &[("pg2", 210), ("pg3", 90)]), Some(12), "a little more came, and that is all");
-        assert_eq!(look(26, 1, 300, &[]), Some(12), "whoever is gone has what it had");
+        assert_eq!(look(25, 1, 300, &[("pg2", 210), ("pg3", 90)]), Some(13), "a little more came, and that is all");
+        assert_eq!(look(26, 1, 300, &[]), Some(13), "whoever is gone has what it had");
         assert_eq!(look(27, 1, 300, &[("pg2", 300)]), None);
-        assert_eq!(look(40, 2, 400, &[("pg2", 400), ("pg3", 300)]), Some(27), "two are needed");
-        assert_eq!(look(50, 0, 500, &[]), None, "nobody is waited for");
+        assert_eq!(look(40, 1, 400, &[("pg2", 390)]), None, "this commit has only just been written");
+        assert_eq!(look(51, 2, 400, &[("pg2", 400), ("pg3", 300)]), Some(33), "two are needed");
+        assert_eq!(look(70, 0, 500, &[]), None, "nobody is waited for");
     }
 }
