@@ -44,6 +44,7 @@ look() {
     want haproxy              "leads clients to the primary"                          has haproxy
     want protobuf-compiler    "the etcd client is generated from etcd's definitions"  has protoc
     want libprotobuf-dev      "etcd's definitions build on Google's"                  test -e /usr/include/google/protobuf/any.proto
+    want pgbackrest           "the tests restore a backup"                            has pgbackrest
     want openssl              "the tests make certificates"                           has openssl
     want iproute2             "the tests build networks to cut"                       has ip
     want iptables             "the tests cut them"                                    has iptables

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use consensus::records::Secrets as StoredSecrets;
 use consensus::{BootInstant, LeaseKeeper, Outcome, Store};
 use decision::names::MemberName;
-use pg_control::{DiskWatch, Instance, Pulse, Secrets};
+use pg_control::{DiskWatch, Instance, Pulse, Secrets, Watched};
 use tokio::sync::Notify;
 
 use crate::authority::Authority;
@@ -66,6 +66,8 @@ pub struct Hands {
     pub known: ArcSwap<Known>,
     /// What is known of the replication slots here.
     pub slots: ArcSwap<slots::Known>,
+    /// How far a copy of the data is that is being made here.
+    pub copying: Watched,
     /// Whether the passwords between members have been handed to Postgres' side.
     pub secrets_known: AtomicBool,
 }

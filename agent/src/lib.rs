@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 mod configure;
+mod copying;
 pub mod demo;
 mod discard;
 mod events;

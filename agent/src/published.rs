@@ -9,7 +9,7 @@ use consensus::{BootInstant, ClusterWatch, Lease, Snapshot};
 use decision::Decision;
 use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
-use pg_control::{Extras, Overruled};
+use pg_control::{Extras, Overruled, Progress};
 use tokio::sync::Notify;
 
 use crate::configure::Known;
@@ -99,6 +99,8 @@ pub struct Picture {
     pub acknowledged_at: Option<Instant>,
     /// What is known of the replication slots here.
     pub slots: Arc<slots::Known>,
+    /// How far a copy of the data is that is being made here.
+    pub copying: Option<Progress>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
     /// Until when the leader lock is certainly mine; `None`: it is not.
@@ -152,6 +154,7 @@ impl Picture {
             parameters: hands.known.load_full(),
             acknowledged_at: None,
             slots: hands.slots.load_full(),
+            copying: hands.copying.now(),
             missing: None,
             refused: hands.promises.refused.now(),
             failed: None,

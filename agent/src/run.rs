@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
 use consensus::{Adopted, ClusterWatch, Endpoints, EtcdOptions, Keys, LeaseKeeper, Store, TlsFiles};
-use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse};
+use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse, Watched};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -181,6 +181,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         etcd_silent_at: Mutex::new(None),
         known: ArcSwap::default(),
         slots: ArcSwap::default(),
+        copying: Watched::default(),
         secrets_known: AtomicBool::new(false),
         config,
     })

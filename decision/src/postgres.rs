@@ -51,6 +51,9 @@ pub struct OnDisk {
     pub redo: Lsn,
     /// `standby.signal` is there: it would start as a standby.
     pub standby_signal: bool,
+    /// `backup_label` is there: a copy that has never been started. What its control file and its WAL say is not where it ends.
+    #[serde(default)]
+    pub from_backup: bool,
     /// The end of the valid WAL, found by reading it; known only while stopped, and only once it has been looked for.
     pub end_of_wal: Option<Lsn>,
 }

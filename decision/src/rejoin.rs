@@ -56,6 +56,11 @@ fn present(cluster: &Cluster, disk: &OnDisk, upstream: Upstream) -> Choice {
         let reason = Reason::CleanRejoin { leader, end: disk.checkpoint };
         return (Action::Start(StartAs::Standby(Some(upstream))), reason);
     }
+    if disk.from_backup && disk.standby_signal {
+        // What it needs it fetches or streams; only a start shows whether the leader's history goes through it.
+        let reason = Reason::CleanRejoin { leader, end: disk.checkpoint };
+        return (Action::Start(StartAs::Standby(Some(upstream))), reason);
+    }
     let Some(forked_at) = forked_at(cluster, &leader, disk.timeline, leader_timeline) else {
         return wait(Reason::AwaitingHistory { timeline: disk.timeline });
     };

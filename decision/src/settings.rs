@@ -179,11 +179,13 @@ pub struct Tags {
     pub noloadbalance: bool,
     /// Never a voter.
     pub nosync: bool,
+    /// Copies of the data are made from here rather than from the leader.
+    pub clonefrom: bool,
 }
 
 impl Default for Tags {
     fn default() -> Self {
-        Self { nofailover: false, failover_priority: 1, noloadbalance: false, nosync: false }
+        Self { nofailover: false, failover_priority: 1, noloadbalance: false, nosync: false, clonefrom: false }
     }
 }
 

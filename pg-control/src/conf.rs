@@ -39,6 +39,9 @@ pub struct Conf {
     /// The least values that a standby must be started with, because its primary had them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub floors: BTreeMap<String, u64>,
+    /// How WAL is fetched until the standby streams, where it was made from a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<String>,
 }
 
 /// Whom a standby follows.
@@ -144,7 +147,12 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
     set("recovery_target_timeline", "latest");
     set("synchronous_standby_names", &conf.sync);
     match &conf.recovery {
-        Recovery::Following(upstream) => set("primary_conninfo", &conninfo(config, passfile, upstream)),
+        Recovery::Following(upstream) => {
+            set("primary_conninfo", &conninfo(config, passfile, upstream));
+            if let Some(fetch) = &conf.fetch {
+                set("restore_command", fetch);
+            }
+        }
         Recovery::Nobody | Recovery::Backup => {
             set("primary_conninfo", "");
             // A promotion calls restore_command five times in series, and waits for readers that block replay (measured).

@@ -115,6 +115,7 @@ impl Instance {
             checkpoint: control.checkpoint,
             redo: control.redo,
             standby_signal: self.data_dir().join("standby.signal").exists(),
+            from_backup: self.data_dir().join("backup_label").exists(),
             end_of_wal: known.map(|(_, end)| end.lsn),
         }
     }

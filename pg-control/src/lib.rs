@@ -40,6 +40,7 @@ mod tool;
 mod walend;
 
 pub use bootstrap::{Backup, Born, Origin};
+pub use clone::{CloneMethod, CloneOptions, Copying, Progress, Watched};
 pub use conf::{Conf, Recovery};
 pub use death::Death;
 pub use disk::DiskWatch;

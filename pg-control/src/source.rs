@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use decision::names::{Lsn, Timeline, application_name};
+use decision::names::{Lsn, SystemId, Timeline, application_name};
 use decision::view::Upstream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -17,13 +17,14 @@ use crate::instance::Instance;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 const FACTS: &str = "
-SELECT role.standby,
+SELECT role.standby, (SELECT system_identifier FROM pg_control_system()) AS system_id,
        (SELECT timeline_id FROM pg_control_checkpoint()) AS control_timeline,
        CASE WHEN NOT role.standby THEN substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8) END AS timeline
 FROM (SELECT pg_is_in_recovery() AS standby OFFSET 0) AS role";
 
 /// What the source says about itself.
 pub(crate) struct Source {
+    pub(crate) system_id: SystemId,
     pub(crate) standby: bool,
     pub(crate) control_timeline: Timeline,
     pub(crate) timeline: Option<Timeline>,
@@ -69,6 +70,7 @@ impl Instance {
             pump.abort();
             let timeline: Option<String> = row.try_get("timeline")?;
             Ok(Source {
+                system_id: SystemId(row.try_get::<_, i64>("system_id")?.cast_unsigned()),
                 standby: row.try_get("standby")?,
                 control_timeline: Timeline(row.try_get::<_, i32>("control_timeline")?.cast_unsigned()),
                 timeline: timeline.and_then(|text| u32::from_str_radix(&text, 16).ok()).map(Timeline),

@@ -75,6 +75,19 @@ impl Instance {
         self.start_while(may_still).await
     }
 
+    /// A standby that was made from a backup streams now: it fetches WAL from the archive no more.
+    ///
+    /// # Errors
+    /// `Host` when the file cannot be written, `Down` when the server has ended.
+    pub async fn end_fetching(&self) -> Result<()> {
+        if self.read_conf().is_some_and(|conf| conf.fetch.is_some())
+            && self.update_conf(|conf| conf.fetch = None).await?
+        {
+            self.reload()?;
+        }
+        Ok(())
+    }
+
     /// Points the running standby at `upstream`, without a restart. Returns once nothing streams from anybody else.
     ///
     /// # Errors

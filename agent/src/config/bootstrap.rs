@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pg_control::{Backup, Origin};
 
+use super::pgbackrest::PgBackRest;
 use super::problem::Problem;
 use super::raw::{BootstrapFrom, RawBootstrap};
 
@@ -19,9 +20,9 @@ pub fn resolve(raw: RawBootstrap, found: &mut Vec<Problem>) -> Origin {
         BootstrapFrom::Initdb => None,
         BootstrapFrom::Command => Some((raw.command.0, raw.restore_command)),
         BootstrapFrom::PgBackRest => {
-            let stanza = raw.stanza.unwrap_or_default();
-            let fetch = raw.restore_command.unwrap_or_else(|| fetch_from(&stanza));
-            Some((restore_of(&stanza, target.as_ref()), Some(fetch)))
+            let ours = PgBackRest { stanza: raw.stanza.unwrap_or_default(), config: raw.config };
+            let fetch = raw.restore_command.unwrap_or_else(|| ours.fetch());
+            Some((ours.restore(&words_of(target.as_ref())), Some(fetch)))
         }
     };
     Origin {
@@ -46,18 +47,10 @@ fn targets(raw: &RawBootstrap) -> [Option<(&'static str, String)>; 3] {
 }
 
 /// The target is told to pgBackRest as well: it restores the last backup that ended before.
-fn restore_of(stanza: &str, target: Option<&(String, String)>) -> Vec<String> {
-    let mut words = vec!["pgbackrest".to_owned(), format!("--stanza={stanza}"), "--pg1-path={data_dir}".to_owned()];
-    if let Some((setting, value)) = target {
-        let kind = setting.trim_start_matches("recovery_target_");
-        words.extend([format!("--type={kind}"), format!("--target={value}"), "--target-action=promote".to_owned()]);
-    }
-    words.push("restore".to_owned());
-    words
-}
-
-fn fetch_from(stanza: &str) -> String {
-    format!("pgbackrest --stanza={stanza} --pg1-path={{data_dir}} archive-get %f \"%p\"")
+fn words_of(target: Option<&(String, String)>) -> Vec<String> {
+    let Some((setting, value)) = target else { return Vec::new() };
+    let kind = setting.trim_start_matches("recovery_target_");
+    vec![format!("--type={kind}"), format!("--target={value}"), "--target-action=promote".to_owned()]
 }
 
 fn check(raw: &RawBootstrap, found: &mut Vec<Problem>) {
@@ -83,6 +76,7 @@ fn check(raw: &RawBootstrap, found: &mut Vec<Problem>) {
     let only_for = [
         ("command", !raw.command.0.is_empty(), from == BootstrapFrom::Command),
         ("stanza", raw.stanza.is_some(), from == BootstrapFrom::PgBackRest),
+        ("config", raw.config.is_some(), from == BootstrapFrom::PgBackRest),
         ("restore_command", raw.restore_command.is_some(), from != BootstrapFrom::Initdb),
         ("target_timeline", raw.target_timeline.is_some(), from != BootstrapFrom::Initdb),
     ];

@@ -4,8 +4,10 @@
 //! `world.rs` (whether this host agrees).
 
 mod bootstrap;
+mod clone;
 pub(crate) mod keys;
 mod layers;
+mod pgbackrest;
 mod problem;
 mod raw;
 mod resolve;
@@ -22,6 +24,7 @@ use decision::names::MemberName;
 use decision::settings::{Durability, Settings, Tags, Timing};
 use pg_control::Origin;
 
+pub use clone::{Cloning, Way};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{LogFormat, WatchdogMode};
 pub use value::HostPort;
@@ -54,6 +57,8 @@ pub struct Config {
     pub disk_min_free_bytes: Option<u64>,
     /// What a new cluster is made from.
     pub bootstrap: Origin,
+    /// How this node gets a copy of the data.
+    pub clone: Cloning,
     /// The local Postgres.
     pub postgres: Postgres,
     /// The health API.

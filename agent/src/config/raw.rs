@@ -22,6 +22,7 @@ pub struct Raw {
     pub watchdog: RawWatchdog,
     pub disk: RawDisk,
     pub bootstrap: RawBootstrap,
+    pub clone: RawClone,
     pub postgres: RawPostgres,
     pub api: RawApi,
     pub tags: Tags,
@@ -145,6 +146,7 @@ pub struct RawBootstrap {
     pub from: Option<BootstrapFrom>,
     pub command: List,
     pub stanza: Option<String>,
+    pub config: Option<PathBuf>,
     pub restore_command: Option<String>,
     pub target_time: Option<String>,
     pub target_lsn: Option<String>,
@@ -166,6 +168,32 @@ pub enum BootstrapFrom {
     Command,
     /// A backup of pgBackRest.
     PgBackRest,
+}
+
+/// `[clone]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawClone {
+    pub methods: Option<Vec<CloneWay>>,
+    pub command: List,
+    pub stanza: Option<String>,
+    pub config: Option<PathBuf>,
+    pub restore_command: Option<String>,
+    pub max_rate: Option<Size>,
+}
+
+/// How a copy can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloneWay {
+    /// `pg_basebackup` from the leader.
+    Leader,
+    /// `pg_basebackup` from a standby that offers itself.
+    Replica,
+    /// A backup of pgBackRest.
+    PgBackRest,
+    /// A program of the operator's.
+    Command,
 }
 
 /// `[api]`

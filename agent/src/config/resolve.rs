@@ -9,7 +9,7 @@ use decision::settings::{Durability, Timing};
 use super::problem::{Origins, Problem};
 use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
-use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, keys, rules};
+use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, keys, rules};
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
 const USUAL_ETCD_PORT: u16 = 2379;
@@ -27,6 +27,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let name = member_name(raw.name, found);
     let etcd = etcd(raw.etcd, found);
     let bootstrap = bootstrap::resolve(raw.bootstrap, found);
+    let clone = clone::resolve(raw.clone, found);
     let postgres = postgres(raw.postgres, durability, found);
     let advertised = postgres.as_ref().map(|postgres| &postgres.advertise);
     let api = api(raw.api.listen.as_deref(), raw.api.advertise.as_deref(), advertised, found);
@@ -57,6 +58,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         watchdog,
         disk_min_free_bytes: raw.disk.min_free.map(|size| size.0),
         bootstrap,
+        clone,
         postgres,
         api,
         tags,

@@ -2,7 +2,7 @@
 //! it and the tests of whole agents break it. Whatever it started ends with it.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -321,6 +321,11 @@ impl LocalCluster {
     /// It is not there.
     pub async fn connect(&self, name: &str) -> Result<Session> {
         Session::open(self.node(name)?.postgres_port, Duration::from_secs(2)).await
+    }
+
+    /// A program as the user that runs Postgres.
+    pub fn command(&self, program: &str) -> Command {
+        self.account.command(program)
     }
 
     /// Runs SQL as the superuser, over the unix socket of one node, and returns what `psql -At` prints.

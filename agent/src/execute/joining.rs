@@ -7,10 +7,12 @@ use anyhow::Result;
 use consensus::Snapshot;
 use decision::names::Lsn;
 use decision::view::Upstream;
+use pg_control::Copying;
 use tokio_util::sync::CancellationToken;
 
 use super::Effect;
 use super::running::end_what_was_fenced;
+use crate::copying::{methods, options};
 use crate::discard;
 use crate::hands::Hands;
 
@@ -34,7 +36,15 @@ pub(super) async fn clone(
 ) -> Result<Effect> {
     before_forgetting(hands, seen, from, floor).await?;
     hands.slots.store(Arc::default());
-    hands.instance.clone_from(from, cancel).await?;
+    let (cloning, me) = (&hands.config.clone, hands.me());
+    let (methods, options) = (methods(cloning, me, seen, from), options(cloning));
+    anyhow::ensure!(
+        !methods.is_empty(),
+        "no way to make a copy is possible now: [clone] methods, and tags.clonefrom of others"
+    );
+    let copying = Copying { leader: from, methods: &methods, options: &options, progress: &hands.copying, cancel };
+    let method = hands.instance.clone_by(&copying).await?;
+    tracing::info!(method, "the copy is made; what was here before is kept until it streams");
     Ok(Effect::LOCAL)
 }
 

@@ -7,7 +7,7 @@ use consensus::Problem;
 use consensus::records::{COMPAT_VERSION, MemberRecord};
 use decision::names::Lsn;
 use decision::reason::Standing;
-use pg_control::{Heartbeat, Overruled};
+use pg_control::{Heartbeat, Overruled, Progress};
 use serde_json::{Map, Value, json};
 
 use crate::overruled::{code, consequence};
@@ -81,6 +81,19 @@ fn ours(picture: &Picture) -> Value {
         "reason": picture.decision.reason.code(),
         "why": picture.decision.reason.to_string(),
         "replay_lag_bytes": picture.replay_lag_bytes(),
+        "copying": picture.copying.as_ref().map(copying),
+    })
+}
+
+/// How far a copy is. WAL comes on top of the bytes, so that they may end a little below or above their total.
+fn copying(progress: &Progress) -> Value {
+    json!({
+        "method": progress.method,
+        "done_bytes": progress.done_bytes,
+        "total_bytes": progress.total_bytes,
+        "bytes_per_second": progress.bytes_per_second(),
+        "left_s": progress.left().map(|left| left.as_secs()),
+        "since_s": progress.began.elapsed().as_secs(),
     })
 }
 

@@ -60,7 +60,10 @@ impl AsStandby {
     fn streams(&mut self) {
         if !self.copies_removed {
             let hands = Arc::clone(&self.hands);
-            let remove = async move { Ok(hands.instance.remove_old_copies().await.map(|_| ())?) };
+            let remove = async move {
+                hands.instance.end_fetching().await?;
+                Ok(hands.instance.remove_old_copies().await.map(|_| ())?)
+            };
             self.copies_removed = self.copies.begin(AGAIN_AFTER, remove);
         }
         let hands = Arc::clone(&self.hands);

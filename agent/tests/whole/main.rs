@@ -3,6 +3,7 @@
 
 mod alone;
 mod bootstrap;
+mod copies;
 mod crashes;
 mod dice;
 mod direct;

@@ -182,6 +182,9 @@ pub struct TagsRecord {
     /// Never a voter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nosync: Option<bool>,
+    /// Copies of the data are made from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clonefrom: Option<bool>,
 }
 
 impl TagsRecord {
@@ -193,6 +196,7 @@ impl TagsRecord {
             failover_priority: (tags.failover_priority != usual.failover_priority).then_some(tags.failover_priority),
             noloadbalance: (tags.noloadbalance != usual.noloadbalance).then_some(tags.noloadbalance),
             nosync: (tags.nosync != usual.nosync).then_some(tags.nosync),
+            clonefrom: (tags.clonefrom != usual.clonefrom).then_some(tags.clonefrom),
         }
     }
 
@@ -204,6 +208,7 @@ impl TagsRecord {
             failover_priority: self.failover_priority.unwrap_or(usual.failover_priority),
             noloadbalance: self.noloadbalance.unwrap_or(usual.noloadbalance),
             nosync: self.nosync.unwrap_or(usual.nosync),
+            clonefrom: self.clonefrom.unwrap_or(usual.clonefrom),
         }
     }
 

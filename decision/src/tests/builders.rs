@@ -292,6 +292,7 @@ pub(crate) fn disk() -> OnDisk {
         checkpoint: Lsn(900),
         redo: Lsn(880),
         standby_signal: true,
+        from_backup: false,
         end_of_wal: None,
     }
 }

@@ -153,6 +153,7 @@ impl Node {
                     timeline: self.timeline(),
                     checkpoint: lsn(self.wal.len().saturating_sub(1)),
                     standby_signal: self.signal,
+                    from_backup: false,
                     end_of_wal: self.end_known.then_some(lsn(self.wal.len())),
                     ..disk()
                 })

@@ -209,6 +209,7 @@ fn with_a_whole_directory(mut view: View) -> View {
             checkpoint: Lsn(0),
             redo: Lsn(0),
             standby_signal: true,
+            from_backup: false,
             end_of_wal: Some(Lsn(0)),
         });
     }

@@ -43,6 +43,7 @@ impl World {
             checkpoint: lsn(control.checkpoint.saturating_sub(1)),
             redo: lsn(control.checkpoint.saturating_sub(1)),
             standby_signal: postgres.signal,
+            from_backup: false,
             end_of_wal: known.then_some(lsn(postgres.wal.len())),
         }
     }

@@ -1,6 +1,7 @@
 //! Everything in this crate against a real PostgreSQL. Postgres never runs as root, so a run by root starts itself again as the user
 //! `postgres`. Tests run one after another: several are about milliseconds.
 
+mod cloning;
 mod disk;
 mod durability;
 mod health;
@@ -41,6 +42,7 @@ fn all() -> Vec<Test> {
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
             orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early,
             a_stale_pid_file_of_another_process_is_no_server;
+        cloning: a_copy_that_cannot_be_made_one_way_is_made_another;
         origin: a_new_cluster_is_restored_to_the_end_of_an_archive_and_to_a_restore_point,
             a_backup_of_a_cluster_of_the_same_name_is_refused, what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else,
             a_bootstrap_that_fails_says_why_and_only_its_newest_attempt_is_kept;

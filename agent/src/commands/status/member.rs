@@ -7,6 +7,7 @@ use std::time::Duration;
 use consensus::Snapshot;
 use consensus::records::PendingChange;
 use decision::names::{MemberName, parse_application_name};
+use decision::reason::bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -177,9 +178,25 @@ fn state(says: Option<&Answer>, leads: bool, has_address: bool, registered: Opti
         ("running", _) if leads => "not writable",
         ("running", Some("streaming")) => "streaming",
         ("running", Some(_)) => "not streaming",
-        _ => postgres,
+        _ => return copying(&says.patroni["pgvigil"]["copying"]).unwrap_or_else(|| postgres.to_owned()),
     }
     .to_owned()
+}
+
+/// `copying 41 %, 88.0 MB/s, 3m left`; `None`: it does not copy.
+fn copying(progress: &Value) -> Option<String> {
+    let done = progress["done_bytes"].as_u64()?;
+    let mut words = match progress["total_bytes"].as_u64().filter(|total| *total > 0) {
+        Some(total) => format!("copying {} %", (done.saturating_mul(100) / total).min(100)),
+        None => format!("copying, {}", bytes(done)),
+    };
+    if let Some(rate) = progress["bytes_per_second"].as_u64().filter(|rate| *rate > 0) {
+        words.push_str(&format!(", {}/s", bytes(rate)));
+    }
+    if let Some(left) = progress["left_s"].as_u64() {
+        words.push_str(&format!(", {} left", humantime::format_duration(Duration::from_secs(left))));
+    }
+    Some(words)
 }
 
 /// Only the leader's own view is fresh; what members publish in etcd may be ten seconds old.
@@ -259,6 +276,10 @@ mod tests {
         assert_eq!(state(Some(&standby), false, true, Some(true)), "streaming");
         assert_eq!(state(Some(&cut_off), false, true, Some(true)), "not streaming");
         assert_eq!(state(Some(&standby), true, true, Some(true)), "not writable");
+        let copies = json!({"pgvigil": {"copying": {"done_bytes": 41_u64 << 20, "total_bytes": 100_u64 << 20,
+            "bytes_per_second": 1 << 20, "left_s": 59}}});
+        let copies = says(json!({"state": "creating replica"}), copies);
+        assert_eq!(state(Some(&copies), false, true, Some(true)), "copying 41 %, 1.0 MB/s, 59s left");
         assert_eq!(state(None, false, true, Some(true)), "unreachable");
         assert_eq!(state(None, false, true, None), "unreachable");
         assert_eq!(state(None, false, false, Some(false)), "down");

@@ -1,0 +1,161 @@
+//! Filling a data directory from another member or a backup. The copy is made beside the old directory, made this member's own, and only then
+//! swapped in; the old one is moved aside. Where the parent cannot be written (a mount point) the copy goes into the empty directory
+//! itself, under a marker that says so.
+
+mod methods;
+mod progress;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use decision::view::Upstream;
+use tokio_util::sync::CancellationToken;
+
+use crate::datadir::is_empty;
+use crate::durable;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+
+pub use methods::{CloneMethod, CloneOptions};
+pub use progress::{Progress, Watched};
+
+/// What a copy is made of.
+pub struct Copying<'a> {
+    /// Whom the standby is to follow.
+    pub leader: &'a Upstream,
+    /// How it may be made, the first that works.
+    pub methods: &'a [CloneMethod],
+    /// What it is told.
+    pub options: &'a CloneOptions,
+    /// Where its progress is to be read.
+    pub progress: &'a Watched,
+    /// Breaks it off.
+    pub cancel: &'a CancellationToken,
+}
+
+impl Instance {
+    /// Fills the data directory by the first of the methods that works, ready to start as a standby of the leader. What was there is moved
+    /// aside; see [`Instance::remove_old_copies`]. Cancelling kills the copy. Returns how it was made.
+    ///
+    /// # Errors
+    /// That of the last method: `SourceNotReady` when the source does not answer, `Host` for lack of space or permission; `WrongState` when a
+    /// server runs here.
+    pub async fn clone_by(&self, copying: &Copying<'_>) -> Result<String> {
+        if self.postmaster().is_some() {
+            return Err(Error::WrongState("a server runs in the data directory".to_owned()));
+        }
+        self.kill_stray_tools();
+        let data_dir = self.real_data_dir();
+        let mut failed = None;
+        for method in copying.methods {
+            self.remove_leftovers()?;
+            match self.clone_once(copying, method, &data_dir).await {
+                Ok(()) => return Ok(method.name()),
+                Err(error @ Error::Cancelled(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(method = method.name(), %error, "the copy has failed");
+                    failed = Some(error);
+                }
+            }
+        }
+        self.remove_leftovers()?;
+        Err(failed.unwrap_or_else(|| Error::Setting("no way to make a copy is configured: [clone] methods".to_owned())))
+    }
+
+    /// A copy by `pg_basebackup` from the leader.
+    ///
+    /// # Errors
+    /// As [`Instance::clone_by`].
+    pub async fn clone_from(&self, from: &Upstream, cancel: &CancellationToken) -> Result<()> {
+        let (options, progress) = (CloneOptions::default(), Watched::default());
+        let methods = [CloneMethod::BaseBackup(from.clone())];
+        let copying = Copying { leader: from, methods: &methods, options: &options, progress: &progress, cancel };
+        self.clone_by(&copying).await.map(|_| ())
+    }
+
+    fn remove_leftovers(&self) -> Result<()> {
+        for leftover in self.siblings(&[".cloning-"]) {
+            fs::remove_dir_all(&leftover).map_err(|error| Error::io("remove", &leftover, error))?;
+        }
+        Ok(())
+    }
+
+    async fn clone_once(&self, copying: &Copying<'_>, method: &CloneMethod, data_dir: &Path) -> Result<()> {
+        let beside = durable::beside(data_dir, &format!(".cloning-{}", std::process::id()));
+        let movable = movable(data_dir, &beside);
+        if !movable {
+            self.clear_in_place(data_dir)?;
+        }
+        let source = match method {
+            CloneMethod::BaseBackup(from) => from,
+            CloneMethod::Program { .. } => copying.leader,
+        };
+        let needed = self.ask_source(source, true).await?.bytes;
+        check_space(needed, if movable { data_dir.parent().unwrap_or(data_dir) } else { data_dir })?;
+        let into = if movable { beside.as_path() } else { data_dir };
+        tracing::info!(method = method.name(), bytes = needed, "copies the data");
+        let _watching = copying.progress.begin(method.name(), into.to_path_buf(), needed);
+        if !movable {
+            self.mark_half_made("clone")?;
+        }
+        self.copy(method, copying.leader, into, copying.options, copying.cancel).await?;
+        if movable {
+            // From here on until the marker goes there is no data directory, or one that nobody has looked at.
+            self.mark_half_made("clone")?;
+            self.set_aside()?;
+            fs::rename(&beside, data_dir).map_err(|error| Error::io("rename into place", data_dir, error))?;
+            durable::sync_parent(data_dir)?;
+        }
+        self.memory().end_of_wal = None;
+        self.mark_whole()
+    }
+
+    /// Only what was never whole may be deleted to make room; anything else is for a person to move.
+    fn clear_in_place(&self, data_dir: &Path) -> Result<()> {
+        if is_empty(data_dir)? {
+            return Ok(());
+        }
+        if !matches!(self.half_made_by().as_deref(), Some("clone" | "bootstrap")) {
+            let problem = format!(
+                "{} cannot be moved aside: its parent is not writable, or it is a mount point",
+                data_dir.display()
+            );
+            return Err(Error::host(
+                problem,
+                "make the parent writable for the agent, use a subdirectory, or empty it by hand",
+            ));
+        }
+        let entries = fs::read_dir(data_dir).map_err(|error| Error::io("read", data_dir, error))?;
+        for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {
+            let removed =
+                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| Error::io("remove", &path, error))?;
+        }
+        Ok(())
+    }
+}
+
+fn check_space(needed: Option<u64>, on: &Path) -> Result<()> {
+    // A directory that is yet to be made takes its space from where it will be.
+    let there = on.ancestors().find(|path| path.exists()).unwrap_or(on);
+    let Ok(disk) = nix::sys::statvfs::statvfs(there) else { return Ok(()) };
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+    match needed {
+        Some(needed) if needed > free => Err(Error::host(
+            format!("the source has {needed} bytes, {} has {free} free", on.display()),
+            "free space there, for instance an old copy of the data directory",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Whether directories beside the data directory can be made and swapped with it: a mount point cannot be renamed.
+fn movable(data_dir: &Path, beside: &PathBuf) -> bool {
+    let device = |path: &Path| {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(path).map(|meta| meta.dev()).ok()
+    };
+    let parent = data_dir.parent().unwrap_or(Path::new("/"));
+    let same_device = !data_dir.exists() || device(data_dir) == device(parent);
+    same_device && fs::create_dir(beside).is_ok() && fs::remove_dir(beside).is_ok()
+}
