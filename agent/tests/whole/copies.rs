@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use agent::demo::cluster::ClusterOptions;
+use agent::demo::cluster::{ClusterOptions, LocalCluster};
 use anyhow::{Context, Result, ensure};
 
-use crate::stage::{Stage, on_stage, options};
+use crate::restored::FORGETS_THE_CLIENT;
+use crate::stage::{SOON, Stage, on_empty_stage, on_stage, options};
 
 /// The home of the backups of one play, and pgBackRest's words about it.
 struct Backups(tempfile::TempDir);
@@ -37,31 +38,46 @@ impl Backups {
         );
         Ok(std::fs::write(self.path("pgbackrest.conf"), text)?)
     }
+
+    /// A cluster whose WAL goes to the archive.
+    fn archiving(&self, options: ClusterOptions) -> ClusterOptions {
+        let push = format!("pgbackrest --config={} --stanza=orders archive-push %p", self.path("pgbackrest.conf"));
+        options
+            .with("postgres.parameters.archive_mode", "\"on\"")
+            .with("postgres.parameters.archive_command", &format!("{push:?}"))
+    }
+
+    /// A backup of the node, as the user that runs Postgres.
+    async fn make(&self, cluster: &LocalCluster, name: &str) -> Result<()> {
+        let node = cluster.node(name)?;
+        self.configure(&node.data_dir(), &node.socket_dir(), node.postgres_port())?;
+        for words in [&["stanza-create"][..], &["backup", "--type=full"]] {
+            let mut command = cluster.command("pgbackrest");
+            command.arg(format!("--config={}", self.path("pgbackrest.conf"))).arg("--stanza=orders").args(words);
+            let said = tokio::task::spawn_blocking(move || command.output()).await??;
+            ensure!(said.status.success(), "pgbackrest {words:?}: {}", String::from_utf8_lossy(&said.stdout));
+        }
+        Ok(())
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_comes_from_a_backup_from_a_standby_that_offers_itself_or_from_the_leader() {
     let backups = Backups::new().expect("a directory");
     let config = backups.path("pgbackrest.conf");
-    let archive = format!("pgbackrest --config={config} --stanza=orders archive-push %p");
-    let play = ClusterOptions { nodes: 3, etcd_members: 1, ..options() }
+    let play = backups
+        .archiving(ClusterOptions { etcd_members: 1, ..options() })
         .with("clone.methods", r#"["pgbackrest", "replica", "leader"]"#)
         .with("clone.stanza", "\"orders\"")
         .with("clone.config", &format!("{config:?}"))
-        .with("tags.clonefrom", "true")
-        .with("postgres.parameters.archive_mode", "\"on\"")
-        .with("postgres.parameters.archive_command", &format!("{archive:?}"));
+        .with("tags.clonefrom", "true");
     on_stage(&play, async |stage| {
         // Nothing is configured yet: the first method fails, and the leader is all there is.
         let leader = stage.leader().await?;
         let [one, two] = stage.others(&leader).try_into().ok().context("there are two standbys")?;
         copied(stage, &one, "pg_basebackup from")?;
 
-        let node = stage.node(&leader)?;
-        backups.configure(&node.data_dir(), &node.socket_dir(), node.postgres_port())?;
-        for command in [&["stanza-create"][..], &["backup", "--type=full"]] {
-            pgbackrest(stage, &config, command).await?;
-        }
+        backups.make(&stage.cluster, &leader).await?;
         stage.pgvigil(&leader, &["reinit", &one, "-y"]).await?;
         stage.whole().await?;
         copied(stage, &one, "pgbackrest")?;
@@ -78,19 +94,49 @@ async fn data_comes_from_a_backup_from_a_standby_that_offers_itself_or_from_the_
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_made_from_a_backup_of_pgbackrest_ends_at_a_restore_point() {
+    let backups = Backups::new().expect("a directory");
+    let one = || ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
+    let source = LocalCluster::start(&backups.archiving(one())).await.expect("the source");
+    let fill = async || {
+        source.psql("n1", "CREATE TABLE kept AS SELECT 1 AS id").await?;
+        backups.make(&source, "n1").await?;
+        source.psql("n1", "INSERT INTO kept VALUES (2)").await?;
+        source.psql("n1", "SELECT pg_create_restore_point('here')").await?;
+        source.psql("n1", "INSERT INTO kept VALUES (3)").await?;
+        source.psql("n1", "SELECT pg_switch_wal()").await
+    };
+    fill().await.expect("a backup and what came after it");
+    let play = one()
+        .with("bootstrap.from", "\"pgbackrest\"")
+        .with("bootstrap.stanza", "\"orders\"")
+        .with("bootstrap.config", &format!("{:?}", backups.path("pgbackrest.conf")))
+        .with("bootstrap.target_name", "\"here\"")
+        .with("bootstrap.post_command", FORGETS_THE_CLIENT);
+    on_empty_stage(&play, async |stage: &mut Stage| {
+        let config = stage.node("n1")?.config().to_owned();
+        let text = std::fs::read_to_string(&config)?.replace("cluster = \"demo\"", "cluster = \"restored\"");
+        std::fs::write(&config, text)?;
+        stage.cluster.start_etcd().await?;
+        stage.cluster.start_nodes()?;
+        stage.cluster.wait_settled(SOON).await?;
+        ensure!(
+            stage.cluster.psql("n1", "SELECT max(id) FROM kept").await? == "2",
+            "it did not end at the restore point"
+        );
+        let target = "SELECT current_setting('recovery_target_name') || current_setting('archive_command')";
+        let left = stage.cluster.psql("n1", target).await?;
+        ensure!(!left.contains("here") && !left.contains("archive-push"), "it is tied to its source: {left}");
+        Ok(())
+    })
+    .await;
+}
+
 /// By which method a node was copied last, as its log says.
 fn copied(stage: &Stage, name: &str, method: &str) -> Result<()> {
     let log = std::fs::read_to_string(stage.node(name)?.agent().log())?;
     let last = log.lines().rfind(|line| line.contains("the copy is made")).context("nothing was copied")?;
     ensure!(last.contains(method), "{name} was not copied by {method}: {last}");
-    Ok(())
-}
-
-/// As the user that runs Postgres.
-async fn pgbackrest(stage: &Stage, config: &str, words: &[&str]) -> Result<()> {
-    let mut command = stage.cluster.command("pgbackrest");
-    command.arg(format!("--config={config}")).arg("--stanza=orders").args(words);
-    let said = tokio::task::spawn_blocking(move || command.output()).await??;
-    ensure!(said.status.success(), "pgbackrest {words:?}: {}", String::from_utf8_lossy(&said.stdout));
     Ok(())
 }

@@ -9,6 +9,10 @@ use crate::stage::{SOON, Stage, on_empty_stage, on_stage, options};
 /// Lets the superuser of the node copy it over its socket.
 const LETS_COPY: &str = "[\"local replication postgres peer map=pgvigil\"]";
 
+/// The client of the source is not that of the new cluster.
+pub const FORGETS_THE_CLIENT: &str =
+    r#"["/bin/sh", "-c", "psql -d \"$1\" -c 'DROP DATABASE demo' -c 'DROP ROLE demo'", "sh"]"#;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_made_from_the_backup_of_another_has_its_rows_and_fails_over() {
     let source = source().await.expect("the source");
@@ -20,12 +24,10 @@ async fn a_cluster_made_from_the_backup_of_another_has_its_rows_and_fails_over()
         node.postgres_port(),
     );
     let command = format!("[\"/bin/sh\", \"-c\", {copy:?}]");
-    // The client of the source is not that of the new cluster.
-    let forget = r#"["/bin/sh", "-c", "psql -d \"$1\" -c 'DROP DATABASE demo' -c 'DROP ROLE demo'", "sh"]"#;
     let restored = options()
         .with("bootstrap.from", "\"command\"")
         .with("bootstrap.command", &command)
-        .with("bootstrap.post_command", forget);
+        .with("bootstrap.post_command", FORGETS_THE_CLIENT);
     on_stage(&restored, async |stage| {
         let leader = stage.leader().await?;
         ensure!(stage.cluster.psql(&leader, "SELECT count(*) FROM kept").await? == "1000", "rows are missing");
