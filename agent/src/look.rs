@@ -229,7 +229,7 @@ impl Hands {
             Some(Server::Stopped) | None => ("replica", "stopped"),
         };
         let mut record = MemberRecord {
-            conn_url: MemberRecord::conn_url_of(&advertise.host, advertise.port),
+            conn_url: MemberRecord::conn_url_of(&advertise.host, self.instance.port()),
             api_url: format!("http://{}/patroni", self.config.api.advertise),
             role: role.into(),
             state: state.into(),

@@ -103,6 +103,10 @@ impl Keys {
     pub fn order(&self, name: &MemberName) -> String {
         self.key(&format!("orders/{name}"))
     }
+    /// That one member has been taken out of the cluster.
+    pub fn departure(&self, name: &MemberName) -> String {
+        self.key(&format!("departures/{name}"))
+    }
     /// The folder of transition records.
     pub fn transitions(&self) -> String {
         self.key("transitions/")

@@ -6,6 +6,7 @@ mod alarms;
 mod attempt;
 pub mod claims;
 pub mod clock;
+mod departures;
 pub mod endpoints;
 pub mod error;
 pub mod guards;

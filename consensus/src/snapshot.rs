@@ -10,7 +10,8 @@ use etcd_client::KeyValue;
 
 use crate::keys::Keys;
 use crate::records::{
-    ClusterConfig, FailoverRecord, HistoryRow, MemberRecord, OrderRecord, Problem, pledge, progress, sync,
+    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, MemberRecord, OrderRecord, Problem, pledge, progress,
+    sync,
 };
 use crate::store::{Fingerprint, text_of};
 
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub request_record: Option<FailoverRecord>,
     /// What operators ask of single nodes, as it is stored.
     pub order_records: BTreeMap<MemberName, OrderRecord>,
+    /// Members that have been taken out of the cluster, as it is stored.
+    pub departure_records: BTreeMap<MemberName, DepartureRecord>,
     /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
     pub failsafe_urls: BTreeMap<MemberName, String>,
     /// What the leader tells of its slots; `None`: nothing.
@@ -103,6 +106,13 @@ impl Snapshot {
                 let order = record.to_order(kv.mod_revision()).map_err(nothing_is_done)?;
                 self.order_records.insert(name.clone(), record);
                 self.cluster.orders.insert(name, order);
+                Ok(())
+            }
+            Some(("departures", name)) => {
+                let name = member_name(name)?;
+                let record = DepartureRecord::from_json(text).map_err(|why| format!("{why}; nobody has left by it"))?;
+                self.cluster.departures.insert(name.clone(), record.to_departure(kv.mod_revision()));
+                self.departure_records.insert(name, record);
                 Ok(())
             }
             // Other folders belong to others (Patroni's `optime/leader`, a newer version's).

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::departure::Departure;
 use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, SystemId, Term, Timeline};
 use crate::order::Order;
@@ -37,6 +38,9 @@ pub struct Cluster {
     /// What operators ask of single nodes.
     #[serde(default)]
     pub orders: BTreeMap<MemberName, Order>,
+    /// Members that an operator has taken out of the cluster.
+    #[serde(default)]
+    pub departures: BTreeMap<MemberName, Departure>,
     /// Where each past timeline ended.
     pub history: Vec<HistoryEntry>,
     /// The highest number of a timeline that is in no history, as far as is known: that of a promotion which nobody ordered, or which did not
@@ -200,6 +204,11 @@ impl Cluster {
         let found = self.members.get(member)?;
         let slot = slot_of(&self.members, me).filter(|slot| found.slots.contains(slot));
         Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term, slot })
+    }
+
+    /// Whether an operator has taken this member out of the cluster: nobody waits for it, lists it, or keeps anything for it.
+    pub fn has_departed(&self, member: &MemberName) -> bool {
+        self.departures.contains_key(member)
     }
 
     /// Who is about to be handed the lock by the present leader.

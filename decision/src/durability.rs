@@ -206,8 +206,10 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
     if mode == Mode::Strict
         && let Some(sync) = cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty())
     {
-        voters.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
-        voters.insert(sync.leader.clone());
+        let before = sync.policies.iter().flat_map(|quorum| quorum.voters.iter()).chain([&sync.leader]);
+        let before = before.filter(|name| *name != leader).cloned().collect();
+        voters.remove(leader);
+        return waiting_for(settings.durability.acknowledgers, voters, before, cluster);
     }
     voters.remove(leader);
     Quorum::of(settings.durability.acknowledgers, voters)
@@ -222,9 +224,11 @@ pub fn may_go_over_ahead(policies: &Policies, heir: &MemberName) -> bool {
     policies.iter().all(|quorum| quorum.k == 0 || (quorum.k == 1 && quorum.voters.contains(heir)))
 }
 
-/// Alive, may lead (only nodes that may lead are voters), and not excused by a tag.
+/// Alive, may lead (only nodes that may lead are voters), and not excused by a tag or an operator's word.
 fn may_vote(cluster: &Cluster) -> BTreeSet<MemberName> {
-    let votes = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.tags.nosync);
+    let votes = |name: &MemberName| {
+        cluster.members.get(name).is_some_and(|member| !member.tags.nosync) && !cluster.has_departed(name)
+    };
     cluster.eligible().into_iter().filter(votes).collect()
 }
 
@@ -246,6 +250,7 @@ pub fn wanted_quorum(
         return Quorum::none();
     }
     let may_vote = may_vote(cluster);
+    let k = settings.durability.acknowledgers;
     // The last of the list is what Postgres waits for, or is to: the others are promises of the past.
     let current: BTreeSet<MemberName> = cluster
         .sync
@@ -267,12 +272,13 @@ pub fn wanted_quorum(
         Some(age) => age < settings.timing.voter_drop_after,
     };
     let mut voters: BTreeSet<MemberName> = may_vote.iter().filter(|name| streams(name)).cloned().collect();
-    voters.extend(current.iter().filter(|name| !streams(name) && stays(name)).cloned());
+    voters.extend(current.iter().filter(|name| !streams(name) && stays(name) && !cluster.has_departed(name)).cloned());
     voters.remove(me);
-    let k = settings.durability.acknowledgers;
     if mode == Mode::Strict {
-        return strict_quorum(k, voters, current, me);
+        let before = current.into_iter().filter(|name| name != me).collect();
+        return strict_quorum(k, voters, before, cluster);
     }
+    let current: BTreeSet<MemberName> = current.into_iter().filter(|name| !cluster.has_departed(name)).collect();
     let all_gone_for = current.iter().filter_map(away).min().unwrap_or_default();
     if voters.is_empty() && !current.is_empty() && all_gone_for < settings.timing.degrade_after {
         return Quorum::of(k, current.into_iter().filter(|name| name != me).collect());
@@ -281,14 +287,27 @@ pub fn wanted_quorum(
 }
 
 /// In strict mode k never falls: where too few stream, all who voted before stay, and commits wait for whoever comes back first.
-fn strict_quorum(k: u32, streaming: BTreeSet<MemberName>, before: BTreeSet<MemberName>, me: &MemberName) -> Quorum {
+fn strict_quorum(k: u32, streaming: BTreeSet<MemberName>, before: BTreeSet<MemberName>, cluster: &Cluster) -> Quorum {
     let k = k.max(1);
-    let mut voters = streaming;
+    if streaming.len() < k as usize { waiting_for(k, streaming, before, cluster) } else { Quorum::of(k, streaming) }
+}
+
+/// `k` of these and of those who voted before. Whoever has departed is left out, unless too few would be left: then k would fall.
+fn waiting_for(k: u32, mut voters: BTreeSet<MemberName>, before: BTreeSet<MemberName>, cluster: &Cluster) -> Quorum {
+    let (departed, stay): (BTreeSet<_>, BTreeSet<_>) = before.into_iter().partition(|name| cluster.has_departed(name));
+    voters.extend(stay);
     if voters.len() < k as usize {
-        voters.extend(before);
-        voters.remove(me);
+        voters.extend(departed);
     }
     Quorum::of(k, voters)
+}
+
+/// Why commits would wait for nobody, or for too few, without this member; `None`: it can be left out.
+pub fn cannot_spare(cluster: &Cluster, member: &MemberName) -> Option<Quorum> {
+    let sync = cluster.sync.as_ref().filter(|sync| sync.mode == Mode::Strict)?;
+    let last = sync.policies.last().filter(|quorum| quorum.voters.contains(member))?;
+    let stay = last.voters.iter().filter(|name| *name != member && !cluster.has_departed(name)).count();
+    (stay < last.k as usize).then(|| last.clone())
 }
 
 /// Whether the leader of `term` acknowledges commits that nobody else need have, although its mode promises that somebody does.

@@ -6,6 +6,7 @@ pub mod candidacy;
 pub mod catalogue;
 pub mod cluster;
 mod decide;
+pub mod departure;
 pub mod durability;
 mod firsthand;
 mod following;

@@ -148,6 +148,8 @@ pub(crate) struct Memory {
     pub(crate) log_length_at_start: u64,
     /// The running server has been told to read its parameters in this life.
     pub(crate) told_parameters: bool,
+    /// The port of the running server.
+    pub(crate) port: Option<u16>,
 }
 
 impl fmt::Debug for Instance {

@@ -21,6 +21,8 @@ pub struct PidFile {
     pub pid: i32,
     /// When it started, in seconds since 1970 by the wall clock of that moment.
     pub started_at: i64,
+    /// The port of its sockets, once it has said so.
+    pub port: Option<u16>,
     /// How far it has come.
     pub status: Status,
 }
@@ -30,13 +32,14 @@ pub fn parse(text: &str) -> Option<PidFile> {
     let mut lines = text.lines();
     let pid: i32 = lines.next()?.trim().parse().ok()?;
     let started_at = lines.nth(1)?.trim().parse().ok()?;
-    let status = match lines.nth(4).map(str::trim) {
+    let port = lines.next().and_then(|line| line.trim().parse().ok());
+    let status = match lines.nth(3).map(str::trim) {
         Some("ready") => Status::Ready,
         Some("standby") => Status::StandbyWithoutConnections,
         Some("stopping") => Status::Stopping,
         _ => Status::Starting,
     };
-    (pid > 0).then_some(PidFile { pid, started_at, status })
+    (pid > 0).then_some(PidFile { pid, started_at, port, status })
 }
 
 #[cfg(test)]
@@ -46,7 +49,8 @@ mod tests {
     #[test]
     fn a_ready_server_is_read() {
         let text = "12126\n/tmp/d\n1795342534\n5999\n/tmp\n\n 10018978         4\nready   \n";
-        assert_eq!(parse(text), Some(PidFile { pid: 12126, started_at: 1_795_342_534, status: Status::Ready }));
+        let (pid, started_at, port) = (12126, 1_795_342_534, Some(5999));
+        assert_eq!(parse(text), Some(PidFile { pid, started_at, port, status: Status::Ready }));
     }
 
     #[test]

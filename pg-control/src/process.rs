@@ -19,6 +19,8 @@ use crate::pidfile::{self, PidFile, Status};
 pub struct Postmaster {
     /// Its process id.
     pub pid: i32,
+    /// The port of its sockets, once it has said so.
+    pub port: Option<u16>,
     /// How far it says it has come.
     pub status: Status,
     /// How long it has run.
@@ -31,7 +33,7 @@ pub fn find(data_dir: &Path) -> Option<Postmaster> {
     let process = Process::new(file.pid).ok()?;
     let age = alive_for(&process)?;
     let ours = lives_in(&process, &canonical(data_dir)) && is_that_postmaster(&process, &file, age);
-    ours.then_some(Postmaster { pid: file.pid, status: file.status, age })
+    ours.then_some(Postmaster { pid: file.pid, port: file.port, status: file.status, age })
 }
 
 /// Whether the process started when the file says. After a step of the wall clock the two disagree although all is well; then its command

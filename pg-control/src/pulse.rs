@@ -262,8 +262,7 @@ impl Silence {
 }
 
 fn socket_of(instance: &Instance) -> PathBuf {
-    let config = instance.config();
-    config.socket_dir.join(format!(".s.PGSQL.{}", config.port))
+    instance.config().socket_dir.join(format!(".s.PGSQL.{}", instance.port()))
 }
 
 /// Resolves when whoever is at the other end has answered as a live postmaster does.

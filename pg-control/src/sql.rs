@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
 
 use crate::error::{Error, Result};
-use crate::instance::{Instance, InstanceConfig};
+use crate::instance::Instance;
 use crate::process;
 
 /// What a connection is for. One that only looks commits nothing, and sees what an operator has set about commits for everybody.
@@ -46,9 +46,10 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn open(config: &InstanceConfig, user: &str, purpose: Purpose) -> Result<Session> {
+    async fn open(instance: &Instance, user: &str, purpose: Purpose) -> Result<Session> {
+        let config = instance.config();
         let mut options = Config::new();
-        options.host_path(&config.socket_dir).port(config.port).user(user).dbname(&config.database);
+        options.host_path(&config.socket_dir).port(instance.port()).user(user).dbname(&config.database);
         options.application_name("pgvigil").connect_timeout(config.answer_within);
         // What an operator has set for everybody must not change what a probe or a marker means.
         let fixed = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=200ms \
@@ -136,7 +137,7 @@ impl Instance {
         let config = self.config();
         let deadline = Instant::now() + config.answer_within;
         loop {
-            match Session::open(config, &config.control_user, purpose).await {
+            match Session::open(self, &config.control_user, purpose).await {
                 Err(Error::Busy(why)) if why.contains("os error") && Instant::now() < deadline => {
                     // The backlog of the socket is full. If it stays so the server does not accept at all, and that is no answer.
                     sleep(Duration::from_millis(5)).await;
@@ -144,9 +145,9 @@ impl Instance {
                 Err(Error::Busy(why)) if why.contains("os error") => {
                     return Err(Error::timeout("connecting to postgres", config.answer_within));
                 }
-                Err(Error::Busy(_)) => return Session::open(config, &config.superuser, purpose).await,
+                Err(Error::Busy(_)) => return Session::open(self, &config.superuser, purpose).await,
                 Err(refused @ Error::Refused(_)) => {
-                    return Session::open(config, &config.superuser, purpose).await.map_err(|_| refused);
+                    return Session::open(self, &config.superuser, purpose).await.map_err(|_| refused);
                 }
                 other => return other,
             }
@@ -156,7 +157,7 @@ impl Instance {
     /// A new connection as the superuser, for the first steps of a cluster.
     pub(crate) async fn open_superuser(&self) -> Result<Session> {
         let config = self.config();
-        let open = Session::open(config, &config.superuser, Purpose::Writing);
+        let open = Session::open(self, &config.superuser, Purpose::Writing);
         let timed = timeout(config.answer_within, open).await;
         timed.unwrap_or_else(|_| Err(Error::timeout("connecting to postgres", config.answer_within)))
     }

@@ -22,7 +22,16 @@ const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 impl Instance {
     /// The running postmaster of this data directory.
     pub fn postmaster(&self) -> Option<Postmaster> {
-        process::find(self.data_dir())
+        let found = process::find(self.data_dir());
+        // Remembered, for whoever connects must not wait for a disk that hangs.
+        self.memory().port = found.and_then(|postmaster| postmaster.port);
+        found
+    }
+
+    /// The port on which the running server listens, which is another than the configured one until it is restarted; the
+    /// configured one where none is known to run.
+    pub fn port(&self) -> u16 {
+        self.memory().port.unwrap_or(self.config().port)
     }
 
     /// Starts the server as the data directory is configured, and returns as soon as its process is there.

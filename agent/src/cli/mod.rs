@@ -4,6 +4,7 @@
 mod cluster;
 mod config;
 mod demo;
+mod member;
 mod orders;
 mod show;
 
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
+pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, RestartArgs, Role};
 pub use show::{ShowArgs, ShowCommand, UriArgs};
 
@@ -92,6 +94,9 @@ pub enum Command {
     Restart(RestartArgs),
     /// Copy the data of one node anew from the leader.
     Reinit(ReinitArgs),
+    /// Take a member out of the cluster.
+    #[command(subcommand)]
+    Member(MemberCommand),
     /// Stop automatic actions for a while (health answers go on).
     Pause(PauseArgs),
     /// Allow automatic actions again.

@@ -4,6 +4,7 @@
 mod daemon;
 mod failover;
 mod follow;
+mod member;
 mod operator;
 mod orders;
 mod pause;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
         Command::Restart(arguments) => in_runtime(orders::restart(&arguments)),
         Command::Reinit(arguments) => in_runtime(orders::reinit(&arguments)),
+        Command::Member(command) => in_runtime(member::run(&command)),
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
         Command::Config(command) => in_runtime(settings::run(&command)),

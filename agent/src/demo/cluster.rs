@@ -280,6 +280,16 @@ impl LocalCluster {
         self.nodes.iter().find(|node| node.name == name).ok_or_else(|| anyhow!("there is no node {name}"))
     }
 
+    /// The Postgres of a node listens on another port from now on, as its configuration says.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn moved(&mut self, name: &str, port: u16) -> Result<()> {
+        let node = self.nodes.iter_mut().find(|node| node.name == name);
+        node.ok_or_else(|| anyhow!("there is no node {name}"))?.postgres_port = port;
+        Ok(())
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

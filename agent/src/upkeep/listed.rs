@@ -40,7 +40,8 @@ impl Listed {
         for listed in cluster.failsafe.iter().flatten() {
             let seen = *self.alive.entry(listed.clone()).or_insert(now);
             // A member that is there and is not eligible has been barred by its own tags.
-            if seen.elapsed() < view.settings.timing.ttl && !cluster.members.contains_key(listed) {
+            let is_away = !cluster.members.contains_key(listed) && !cluster.has_departed(listed);
+            if seen.elapsed() < view.settings.timing.ttl && is_away {
                 wanted.insert(listed.clone());
             }
         }

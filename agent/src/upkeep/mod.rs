@@ -2,6 +2,7 @@
 //! copies of a data directory, the records of transitions. Each runs in the background, one at a time, and may fail and come again.
 //! Here is when each has its turn; a file a subject says what it does.
 
+mod departures;
 mod frozen;
 mod identity;
 mod listed;
@@ -24,6 +25,7 @@ use crate::hands::Hands;
 use crate::look::Lacking;
 use crate::recorder::reload;
 
+use departures::Departures;
 use frozen::Frozen;
 use identity::Identity;
 use listed::Listed;
@@ -42,6 +44,7 @@ pub struct Upkeep {
     recorded_at: i64,
     identity: Identity,
     listed: Listed,
+    departures: Departures,
     reigning: Reigning,
     way_back: WayBack,
     standby: AsStandby,
@@ -57,6 +60,7 @@ impl Upkeep {
             recorded_at: 0,
             identity: Identity::new(Arc::clone(&hands)),
             listed: Listed::new(Arc::clone(&hands)),
+            departures: Departures::new(Arc::clone(&hands)),
             reigning: Reigning::new(Arc::clone(&hands)),
             way_back: WayBack::new(Arc::clone(&hands)),
             standby: AsStandby::new(Arc::clone(&hands)),
@@ -104,6 +108,7 @@ impl Upkeep {
             if marked {
                 self.identity.restore(postgres, cluster, term);
                 self.listed.keep(view, cluster, term);
+                self.departures.see(cluster, term);
                 self.reigning.publish_position(view, cluster, primary, term);
             }
         }

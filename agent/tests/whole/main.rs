@@ -16,6 +16,7 @@ mod fencing;
 mod hangs;
 mod http;
 mod lagging;
+mod leaving;
 mod links;
 mod meeting_place;
 mod operators;

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod config_revision;
+pub mod departure;
 pub mod member;
 pub mod order;
 pub mod pledge;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
+pub use departure::DepartureRecord;
 pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_base};
 pub use order::{OrderRecord, order_id};
 pub use progress::HistoryRow;

@@ -4,6 +4,7 @@
 pub(crate) mod builders;
 mod candidacy;
 mod catalogue;
+mod departure;
 mod deposing;
 mod durability;
 mod fencing;

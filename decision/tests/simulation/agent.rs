@@ -73,6 +73,8 @@ pub struct Agent {
     /// When each member was last seen to be there.
     pub alive: BTreeMap<MemberName, Micros>,
     pub listed_at: Micros,
+    /// When it last did something about who was taken out of the cluster.
+    pub parted_at: Micros,
 
     wakes_at: Micros,
     last_reason: Option<&'static str>,

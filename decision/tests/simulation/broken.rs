@@ -121,6 +121,8 @@ pub enum Broken {
     ForgetsWhatItMayHaveWritten,
     /// The member record is not written again when an older one has come after it.
     WritesItsMemberRecordOnce,
+    /// Whoever was taken out of the cluster leaves the record at once, while Postgres still waits for it.
+    StrikesOutWhoLeft,
 }
 
 /// The rules that are broken in a world: none, one, or the layers that hide each other.

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use decision::departure::{self, Parting};
 use decision::names::{Term, Timeline};
 use decision::settings::Mode;
 use decision::view::{Cluster, HistoryEntry, Lock, Member, Primary, Server, View};
@@ -97,6 +98,9 @@ impl World {
         let local = self.local(at);
         self.list_who_may_lead(at, cluster, term);
         let marked = primary.marked_term == term;
+        if marked && !cluster.departures.is_empty() && local >= self.nodes[at].agent.parted_at + RETRY_AFTER {
+            self.part_with_who_left(at, cluster, term);
+        }
         let late = view.ages.reign.is_some_and(|reign| reign >= view.settings.timing.heartbeat);
         if local < self.nodes[at].agent.chore_at || !(marked || late) {
             return;
@@ -112,6 +116,33 @@ impl World {
         }
     }
 
+    fn part_with_who_left(&mut self, at: At, cluster: &Cluster, term: Term) {
+        let Some(sync_revision) = self.nodes[at].agent.picture.as_ref().map(|picture| picture.sync_revision) else {
+            return;
+        };
+        if let Some(sync) = cluster.sync.as_ref().filter(|_| self.breaks(Broken::StrikesOutWhoLeft)) {
+            let mut struck = sync.clone();
+            for quorum in &mut struck.policies {
+                quorum.voters.retain(|name| !cluster.has_departed(name));
+            }
+            if struck != *sync {
+                let txn = self.record_sync(at, struck, sync_revision);
+                return self.ask(at, Purpose::Errand, Ask::Commit(Rc::new(txn)));
+            }
+        }
+        let Some(parting) = departure::next(cluster) else { return };
+        let (Parting::CameBack(name) | Parting::Done(name) | Parting::ForgetBallot(name)) = &parting;
+        let Some(place) = self.place(name) else { return };
+        let who = (place, cluster.departures[name].revision);
+        let txn = match parting {
+            Parting::CameBack(_) => self.void_departure(at, term, place),
+            Parting::Done(_) => self.finish_departure(at, term, who, (sync_revision, cluster.failsafe_revision)),
+            Parting::ForgetBallot(_) => self.forget_ballot(at, term, who),
+        };
+        self.nodes[at].agent.parted_at = self.local(at);
+        self.ask(at, Purpose::Errand, Ask::Commit(Rc::new(txn)));
+    }
+
     /// Where no proof is asked for only listed members may lead, and each of them must promise before this leader goes on without etcd.
     fn list_who_may_lead(&mut self, at: At, cluster: &Cluster, term: Term) {
         let (local, me) = (self.local(at), self.names[at].clone());
@@ -122,7 +153,8 @@ impl World {
         agent.alive.extend(wanted.iter().map(|name| (name.clone(), local)));
         for listed in cluster.failsafe.iter().flatten() {
             let seen = *agent.alive.entry(listed.clone()).or_insert(local);
-            if local < seen + ttl && !cluster.members.contains_key(listed) {
+            let is_away = !cluster.members.contains_key(listed) && !cluster.has_departed(listed);
+            if local < seen + ttl && is_away {
                 wanted.insert(listed.clone());
             }
         }

@@ -166,9 +166,43 @@ impl World {
         Txn { guards: vec![Guard::Is(key, Value::Position(floor))], writes: vec![Write::Delete(key)] }
     }
 
+    /// `who` has come back under its name.
+    pub fn void_departure(&self, me: At, term: Term, who: At) -> Txn {
+        let mut guards = leads(term, me);
+        guards.push(Guard::Exists(Key::Member(who)));
+        Txn { guards, writes: vec![Write::Delete(Key::Departure(who))] }
+    }
+
+    /// Nothing counts on whoever left: neither the record nor the list have changed since these revisions.
+    pub fn finish_departure(
+        &self,
+        me: At,
+        term: Term,
+        (who, word): (At, i64),
+        (sync_revision, failsafe_revision): (i64, i64),
+    ) -> Txn {
+        let mut guards = of_who_left(me, term, who, word);
+        guards.push(Guard::Unchanged(Key::Sync, sync_revision));
+        guards.push(Guard::Unchanged(Key::Failsafe, failsafe_revision));
+        let writes =
+            vec![Write::Put(Key::Departure(who), Value::Left(Some(term)), None), Write::Delete(Key::Floor(who))];
+        Txn { guards, writes }
+    }
+
+    pub fn forget_ballot(&self, me: At, term: Term, (who, word): (At, i64)) -> Txn {
+        Txn { guards: of_who_left(me, term, who, word), writes: vec![Write::Delete(Key::Ballot(who))] }
+    }
+
     pub fn register_member(&self, me: At, member: Rc<Member>, lease: i64, first: bool) -> Txn {
         let key = Key::Member(me);
         let guard = if first { Guard::OnLease(key, lease) } else { Guard::Absent(key) };
         Txn { guards: vec![guard], writes: vec![Write::Put(key, Value::Member(member), Some(lease))] }
     }
+}
+
+fn of_who_left(me: At, term: Term, who: At, word: i64) -> Vec<Guard> {
+    let mut guards = leads(term, me);
+    guards.push(Guard::Absent(Key::Member(who)));
+    guards.push(Guard::Unchanged(Key::Departure(who), word));
+    guards
 }

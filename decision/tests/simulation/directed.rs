@@ -332,3 +332,8 @@ pub fn the_leader_dies_beside_a_standby_that_was_promoted_by_hand(seed: u64) -> 
     let soon = about(4_080, 300, seed);
     busy(seed).with(4_000, 100, Fault::PromotedByHand(1)).with(soon, 9_000, Fault::PowerLost(Who::Node(0)))
 }
+
+/// `pg3` dies, is taken out of the cluster before the leader has stopped counting on it, and comes back.
+pub fn a_voter_is_taken_out_and_comes_back(seed: u64) -> Plan {
+    busy(seed).with(about(4_000, 900, seed), 5_000, Fault::Removed(2))
+}

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use decision::departure::Departure;
 use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
 use decision::settings::Durability;
 use decision::view::{Ballot, Cluster, HistoryEntry, Initialize, Member, Request, SyncRecord};
@@ -26,6 +27,8 @@ pub enum Key {
     Member(At),
     Ballot(At),
     Floor(At),
+    /// That a node has been taken out of the cluster.
+    Departure(At),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +45,8 @@ pub enum Value {
     Ballot(Ballot),
     List(Rc<BTreeSet<MemberName>>),
     Timeline(Timeline),
+    /// The term in which nothing counted on it any more.
+    Left(Option<Term>),
 }
 
 /// The cluster-wide settings that operators change.
@@ -295,6 +300,10 @@ impl Etcd {
                 }
                 (Key::Member(at), Value::Member(member)) => {
                     cluster.members.insert(names[*at].clone(), (**member).clone());
+                }
+                (Key::Departure(at), Value::Left(done)) => {
+                    let departure = Departure { done: *done, revision: stored.revision };
+                    cluster.departures.insert(names[*at].clone(), departure);
                 }
                 (Key::Ballot(at), Value::Ballot(ballot)) => {
                     let ballot = Ballot { revision: stored.revision, ..ballot.clone() };

@@ -46,7 +46,7 @@ impl World {
             Fault::Isolated(who) | Fault::CutFromEtcd(who) | Fault::Mute(who) | Fault::Deaf(who) => {
                 (self.nodes.len() > 2).then(|| self.who(who))
             }
-            Fault::MayNotLead(at) | Fault::Leaves(at) | Fault::PromotedByHand(at) => Some(at),
+            Fault::MayNotLead(at) | Fault::Leaves(at) | Fault::Removed(at) | Fault::PromotedByHand(at) => Some(at),
             Fault::Cut(..)
             | Fault::EtcdElection
             | Fault::EtcdGone
@@ -140,6 +140,10 @@ impl World {
             Fault::PromotedByHand(_) => self.signal_promotion(at),
             Fault::MayNotLead(_) => self.nodes[at].may_not_lead = true,
             Fault::Leaves(_) => self.leave(at),
+            Fault::Removed(_) => {
+                self.leave(at);
+                self.remove_member(at);
+            }
             _ => self.befall_cluster(fault, lasts),
         }
     }
@@ -197,7 +201,7 @@ impl World {
             cause.ended = Some(now);
         }
         match fault {
-            Fault::AgentKilled(_) | Fault::Leaves(_) => self.start_agent(at),
+            Fault::AgentKilled(_) | Fault::Leaves(_) | Fault::Removed(_) => self.start_agent(at),
             Fault::PowerLost(_) | Fault::DiskLost(_) => {
                 self.nodes[at].powered = true;
                 self.open_book(at, true);
@@ -300,6 +304,16 @@ impl World {
             self.etcd.revoke(lease);
             self.etcd_changed(None);
         }
+    }
+
+    /// With the guards of the command line.
+    fn remove_member(&mut self, at: At) {
+        let Some(leader) = self.etcd.leader().filter(|leader| *leader != at) else { return };
+        let key = Key::Departure(at);
+        let guards =
+            vec![Guard::Is(Key::Leader, Value::Leader(leader)), Guard::Absent(Key::Member(at)), Guard::Absent(key)];
+        self.etcd.commit(&Txn { guards, writes: vec![Write::Put(key, Value::Left(None), None)] });
+        self.etcd_changed(None);
     }
 
     fn silence_etcd(&mut self, span: u64) {

@@ -119,6 +119,7 @@ const ROWS: &[Row] = &[
     told(&[Broken::CountsAPromiseTooLong], PROMISED, a_leader_on_promises_is_out_of_sight, 40),
     told(&[Broken::RestsOnOnePromise], FENCED, a_leader_reaches_one_of_four, 20),
     told(&[Broken::PromisesInSpiteOfItsBallot], PROMISED, a_voter_that_has_balloted_is_asked_for_a_promise, 100),
+    told(&[Broken::StrikesOutWhoLeft], COVERED, a_voter_is_taken_out_and_comes_back, 10),
     told(&[Broken::RecordsWithoutANote], FENCED, etcd_is_lost_while_the_record_changes, 50),
 ];
 

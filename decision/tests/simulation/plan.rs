@@ -76,6 +76,8 @@ pub enum Fault {
     MayNotLead(At),
     /// The node leaves with its agent, and comes back when the fault is over.
     Leaves(At),
+    /// It leaves, and an operator takes it out of the cluster; it comes back all the same when the fault is over.
+    Removed(At),
 }
 
 /// A fault, when it comes and for how long it lasts.
@@ -125,7 +127,8 @@ impl Planned {
             | Fault::Switchover(_)
             | Fault::Forced(_)
             | Fault::ClusterPaused
-            | Fault::Leaves(_) => true,
+            | Fault::Leaves(_)
+            | Fault::Removed(_) => true,
         }
     }
 }
@@ -280,6 +283,7 @@ fn fault(dice: &mut Rng, nodes: usize, mode: Mode) -> Fault {
         Fault::Policy(pick(dice, &[Mode::Async, Mode::Quorum, Mode::Strict]), dice.u32(1..=2)),
         Fault::MayNotLead(node),
         Fault::Leaves(node),
+        Fault::Removed(node),
     ];
     pick(dice, &struck)
 }

@@ -276,7 +276,12 @@ fn brief(value: &crate::etcd::Value) -> String {
         Value::Term(term) => term.to_string(),
         Value::Position(lsn) => lsn.to_string(),
         Value::Request(request) => format!("{:?} to {:?}", request.kind, request.to),
-        Value::Initialize(_) | Value::History(_) | Value::Config(_) | Value::List(_) | Value::Timeline(_) => {
+        Value::Initialize(_)
+        | Value::History(_)
+        | Value::Config(_)
+        | Value::List(_)
+        | Value::Timeline(_)
+        | Value::Left(_) => {
             format!("{value:?}")
         }
     }

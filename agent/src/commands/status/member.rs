@@ -24,7 +24,7 @@ pub struct MemberStatus {
     pub name: String,
     /// `leader` holds the lock; `primary` accepts writes without it; `standby`; `none`: Postgres does not run; `unknown`.
     pub role: String,
-    /// `writable`, `streaming`, `not streaming`, `unreachable`, `down`, or Patroni's word for what Postgres does.
+    /// `writable`, `streaming`, `not streaming`, `unreachable`, `down`, `leaving`, or Patroni's word for what Postgres does.
     pub state: String,
     /// Its timeline.
     pub timeline: Option<u64>,
@@ -103,6 +103,11 @@ fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     };
     let leaders = snapshot.history_rows.iter().filter(|row| recent(&row.timestamp));
     names.extend(leaders.filter_map(|row| row.new_leader.clone()));
+    let has_left = |name: &MemberName| {
+        let done = snapshot.departure_records.get(name).is_some_and(|record| record.done);
+        done && !snapshot.member_records.contains_key(name)
+    };
+    names.retain(|name| !has_left(name));
     names
 }
 
@@ -130,7 +135,11 @@ fn member(world: &World, name: &MemberName) -> MemberStatus {
     MemberStatus {
         name: name.to_string(),
         role: role(says, leads).to_owned(),
-        state: state(says, leads, agent.is_some(), registered),
+        state: if is_leaving(world, name) {
+            "leaving".to_owned()
+        } else {
+            state(says, leads, agent.is_some(), registered)
+        },
         timeline: says.and_then(|says| says.beat["timeline"].as_u64()),
         receive_lag_bytes: lag(world, name, "receive_lag"),
         replay_lag_bytes: lag(world, name, "replay_lag"),
@@ -148,6 +157,12 @@ fn member(world: &World, name: &MemberName) -> MemberStatus {
         port: listed.as_ref().and_then(|entry| entry["port"].as_u64()),
         api_url: agent.map(|agent| agent.api_url.clone()),
     }
+}
+
+/// Whether an operator has taken it out of the cluster and something still counts on it.
+fn is_leaving(world: &World, name: &MemberName) -> bool {
+    let Ok(snapshot) = &world.etcd else { return false };
+    snapshot.cluster.has_departed(name) && !snapshot.member_records.contains_key(name)
 }
 
 /// What is known of a member's addresses and part, wherever it is known.
@@ -228,7 +243,7 @@ fn bars(world: &World, name: &MemberName) -> Option<Vec<BarStatus>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use consensus::records::HistoryRow;
+    use consensus::records::{DepartureRecord, HistoryRow};
     use decision::durability::Quorum;
     use decision::names::{Lsn, Timeline};
     use serde_json::json;
@@ -240,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_voter_and_a_recent_leader_stay_visible_and_an_ancient_one_does_not() {
+    fn a_dead_voter_and_a_recent_leader_stay_visible_and_an_ancient_one_and_one_that_was_removed_do_not() {
         let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
         let row = |leader: &str, at: &str| HistoryRow {
             timeline: Timeline(1),
@@ -252,6 +267,9 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.history_rows = vec![row("pg4", "2026-11-20T10:00:00Z"), row("pg5", "2026-10-20T10:00:00Z")];
         let voters = BTreeSet::from([name("pg2")]);
+        let left = DepartureRecord { done: true, ..DepartureRecord::default() };
+        snapshot.history_rows.push(row("pg6", "2026-11-20T10:00:00Z"));
+        snapshot.departure_records.insert(name("pg6"), left);
         snapshot.cluster.sync = Some(decision::view::SyncRecord {
             leader: name("pg1"),
             term: decision::names::Term(3),

@@ -124,6 +124,10 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
         let problem = format!("{name} is down: its agent is not registered in etcd");
         return trouble("member_down", problem, format!("start the agent on {name}; its log says why it ended"));
     }
+    if member.state == "leaving" {
+        let problem = format!("{name} was removed by an operator, and something still counts on it");
+        return trouble("leaving", problem, "pgvigil why says what the leader is at".to_owned());
+    }
     if !member.reachable {
         let problem =
             format!("the agent of {name} does not answer: {}", member.error.as_deref().unwrap_or("no address"));
