@@ -20,6 +20,8 @@ pub struct AgeKeeper {
     stopping: Option<Instant>,
     wal: Option<(Lsn, Instant)>,
     asked_switchover: Option<Instant>,
+    upstream_good: Option<Instant>,
+    upstream_bad: Option<Instant>,
 }
 
 /// A look that comes later after the one before than this counts no more: nobody looked meanwhile, and on a host that was paused everybody rested.
@@ -52,6 +54,12 @@ impl AgeKeeper {
     /// A switchover is being asked for by this node itself.
     pub fn asked_switchover(&mut self) {
         self.asked_switchover = Some(Instant::now());
+    }
+
+    /// Whether the standby that this node is to stream from is good for that; `None`: none is named, or that is not known.
+    pub fn look_at_upstream(&mut self, good: Option<bool>) {
+        hold(&mut self.upstream_good, good == Some(true));
+        hold(&mut self.upstream_bad, good == Some(false));
     }
 
     /// Takes in what is seen now, and tells all ages. `answered`: when the server was asked for what is seen of it. Who the voters are is taken
@@ -132,6 +140,8 @@ impl AgeKeeper {
             stopping: age(&self.stopping),
             wal_still: self.wal.map(|(_, since)| since.elapsed()),
             asked_switchover: age(&self.asked_switchover),
+            upstream_good: age(&self.upstream_good),
+            upstream_bad: age(&self.upstream_bad),
             failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
         }
     }

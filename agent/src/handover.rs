@@ -158,7 +158,9 @@ impl<'a> Plan<'a> {
         let mine = |name: &MemberName| name == self.hands.me() || name == self.to;
         let members = self.seen.cluster.members.iter();
         let others: Vec<&Member> = members
-            .filter(|(name, member)| !mine(name) && member.role == MemberRole::Standby)
+            .filter(|(name, member)| {
+                !mine(name) && member.role == MemberRole::Standby && !member.tags.streams_elsewhere()
+            })
             .map(|(_, member)| member)
             .collect();
         if others.is_empty() || !may_go_over_ahead(&self.sync.policies, self.to) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
+use decision::cascade::upstream_is_good;
 use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::settings::Settings;
 use decision::view::{
@@ -235,6 +236,7 @@ impl Hands {
             state: state.into(),
             replication_state: look.server().and_then(replication_state).map(Into::into),
             tags: TagsRecord::of(&self.config.tags),
+            zone: self.config.zone.clone(),
             lock_lease: self.spare_lease.load(Ordering::SeqCst),
             no_fence: self.fence.standing().trouble,
             pause: paused.then_some(true),
@@ -261,6 +263,7 @@ impl Hands {
                 record.xlog_location = positions.then_some(standby.received.0);
                 record.receive_lsn = positions.then_some(standby.received.0);
                 record.replay_lsn = positions.then_some(standby.replayed.0);
+                record.streams_from = standby.streams_from().cloned();
             }
             // What a promotion behind our back has begun is told as long as this agent lives.
             Some(Server::Stopped) => record.timeline = look.timeline_on_disk().map(|timeline| timeline.0),
@@ -294,6 +297,7 @@ pub fn view(
         let fresh = if hands.etcd_is_silent(cluster.confirmed_at) { Duration::ZERO } else { fresh_for(&settings) };
         cluster.seen(BootInstant::now(), fresh)
     };
+    ages.look_at_upstream(seen.now().and_then(|cluster| upstream_is_good(cluster, hands.me(), look.server())));
     let ages = ages.look(&seen, look.server(), look.answered, lock);
     let was_heard = heard.agent.heard.is_some();
     // WAL that has come in just now is as good a sign of life as an answer; a closed door says that it was the last.

@@ -72,6 +72,7 @@ fn instance(config: &Config) -> Result<Instance> {
         bin_dir: postgres.bin_dir.clone(),
         socket_dir: postgres.socket_dir.clone(),
         port: postgres.advertise.port,
+        nostream: config.tags.nostream,
         listen_addresses: postgres.listen.clone(),
         parameters: postgres.parameters.clone(),
         hba: postgres.hba.clone(),

@@ -71,6 +71,7 @@ impl Snapshot {
                 snapshot.problems.push(Problem { key: full_key, why });
             }
         }
+        snapshot.cluster.prefer_zone.clone_from(&snapshot.config.prefer_zone);
         if !term_is_readable {
             // The best guess for display; claims compare the stored text itself and so are refused.
             snapshot.cluster.term = snapshot.cluster.sync.as_ref().map_or(Term(0), |sync| sync.term);

@@ -28,7 +28,9 @@ fn bars(view: &View, cluster: &Cluster, name: &MemberName) -> Vec<Bar> {
     let Some(member) = cluster.members.get(name) else {
         return vec![Bar::AgentDown {}];
     };
-    if member.tags.never_leads() {
+    if member.tags.nostream {
+        bars.push(Bar::FromArchive {});
+    } else if member.tags.never_leads() {
         bars.push(Bar::NoFailover {});
     }
     let own_trouble = view.fence.trouble.as_ref().filter(|_| *name == view.me);
@@ -57,7 +59,7 @@ fn bars_under_a_leader(view: &View, name: &MemberName, role: MemberRole) -> Vec<
         view.cluster.last().and_then(|cluster| cluster.sync.as_ref()).is_some_and(|sync| sync.mode != Mode::Async);
     let limit_bytes = if proof { u64::MAX } else { view.settings.max_lag_on_failover_bytes };
     match primary.standbys.iter().find(|standby| standby.member == *name) {
-        None => bars.push(Bar::NotStreaming {}),
+        None => bars.push(not_from_here(view, name)),
         Some(standby) => {
             let behind_bytes = standby.flushed.bytes_behind(primary.flushed);
             if behind_bytes > limit_bytes {
@@ -66,6 +68,16 @@ fn bars_under_a_leader(view: &View, name: &MemberName, role: MemberRole) -> Vec<
         }
     }
     bars
+}
+
+/// It streams from another standby, as its tags say, or from nobody.
+fn not_from_here(view: &View, name: &MemberName) -> Bar {
+    let member = view.cluster.last().and_then(|cluster| cluster.members.get(name));
+    let cascaded = member.filter(|member| member.tags.replicatefrom == member.streams_from);
+    match cascaded.and_then(|member| member.streams_from.clone()) {
+        Some(upstream) => Bar::Cascaded { upstream },
+        None => Bar::NotStreaming {},
+    }
 }
 
 fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) -> Vec<Bar> {
@@ -104,11 +116,13 @@ pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
     may_lead_by_ballot(cluster).into_iter().filter(|(name, ballot, _)| above_floor(name, ballot)).collect()
 }
 
-/// The ballots of the present term from live members that may lead, of those too that have forgotten what they once had.
+/// The ballots of the present term from live members that may lead, of those too that have forgotten what they once had. The last number ranks
+/// equals: by their priority, then by whether they are in the zone that is preferred.
 pub(crate) fn may_lead_by_ballot(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
     let priority = |name: &MemberName, ballot: &Ballot| {
         let member = cluster.members.get(name)?;
-        (!is_stray(cluster, ballot) && !member.never_leads()).then_some(member.tags.failover_priority)
+        let priority = member.tags.failover_priority.saturating_mul(2) + u32::from(cluster.is_preferred(name));
+        (!is_stray(cluster, ballot) && !member.never_leads()).then_some(priority)
     };
     cluster
         .current_ballots()
@@ -150,8 +164,12 @@ pub fn best_standby(cluster: &Cluster, standbys: &[crate::view::Streaming]) -> O
     let eligible = cluster.eligible();
     let priority = |name: &MemberName| cluster.members.get(name).map_or(0, |member| member.tags.failover_priority);
     let has_room = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.disk_low);
-    let rank = |standby: &&crate::view::Streaming| -> (bool, Lsn, u32, Reverse<MemberName>) {
-        (has_room(&standby.member), standby.flushed, priority(&standby.member), Reverse(standby.member.clone()))
+    let as_a_rule =
+        |name: &MemberName| !cluster.members.get(name).is_some_and(|member| member.tags.streams_elsewhere());
+    let rank = |standby: &&crate::view::Streaming| -> (bool, bool, Lsn, u32, bool, Reverse<MemberName>) {
+        let name = &standby.member;
+        let preferred = cluster.is_preferred(name);
+        (as_a_rule(name), has_room(name), standby.flushed, priority(name), preferred, Reverse(name.clone()))
     };
     standbys
         .iter()

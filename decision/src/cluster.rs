@@ -55,6 +55,9 @@ pub struct Cluster {
     /// The etcd revision of that list; 0: there is none. A claim without proof names it.
     #[serde(default)]
     pub failsafe_revision: i64,
+    /// Among equal candidates those of this zone come first.
+    #[serde(default)]
+    pub prefer_zone: Option<String>,
 }
 
 /// The state of the `initialize` key.
@@ -100,6 +103,12 @@ pub struct Member {
     /// The slots of its server by which members can stream from it.
     #[serde(default)]
     pub slots: BTreeSet<SlotName>,
+    /// The part of the world in which it may be lost together with others.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// From whom it streams at this moment.
+    #[serde(default)]
+    pub streams_from: Option<MemberName>,
 }
 
 /// The Postgres role that a member publishes.
@@ -225,6 +234,18 @@ impl Cluster {
     /// The members that are alive and may lead.
     pub fn eligible(&self) -> BTreeSet<MemberName> {
         self.members.iter().filter(|(_, member)| !member.never_leads()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether both are known to be in one zone, or it is not known that they are not.
+    pub(crate) fn may_share_a_zone(&self, one: &MemberName, other: &MemberName) -> bool {
+        let zone = |name: &MemberName| self.members.get(name).and_then(|member| member.zone.as_ref());
+        zone(one).zip(zone(other)).is_none_or(|(one, other)| one == other)
+    }
+
+    /// Whether it is in the zone whose members come first.
+    pub fn is_preferred(&self, name: &MemberName) -> bool {
+        let zone = self.members.get(name).and_then(|member| member.zone.as_ref());
+        zone.is_some() && zone == self.prefer_zone.as_ref()
     }
 
     /// Whether `member` is the last leader, and nobody has led since.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Lsn, MemberName, Term};
-use crate::settings::{Mode, Settings};
+use crate::settings::{Durability, Mode, Settings};
 use crate::view::{Ages, Cluster, Primary, Streaming, SyncRecord};
 
 /// `ANY k (voters)`: an acknowledged commit is on the leader and on at least `k` of the voters. `k = 0` promises nothing.
@@ -189,10 +189,16 @@ pub fn mode_in_force(settings: &Settings, cluster: &Cluster) -> Mode {
     match settings.durability.mode {
         Mode::Auto => {
             let was_quorum = cluster.sync.as_ref().map_or(cluster.term > Term(0), |sync| sync.mode != Mode::Async);
-            if was_quorum || cluster.eligible().len() > 2 { Mode::Quorum } else { Mode::Async }
+            if was_quorum || count_of_voters(cluster) > 2 { Mode::Quorum } else { Mode::Async }
         }
         mode => mode,
     }
+}
+
+/// How many members may lead and stream from the leader, or lead: `auto` counts them.
+pub fn count_of_voters(cluster: &Cluster) -> usize {
+    let elsewhere = |name: &MemberName| cluster.members.get(name).is_some_and(|it| it.tags.streams_elsewhere());
+    cluster.eligible().iter().filter(|name| !elsewhere(name)).count()
 }
 
 /// What a new leader waits for from its first commit on: those that are alive and may vote, itself excepted.
@@ -212,7 +218,7 @@ pub fn quorum_for_new_leader(leader: &MemberName, cluster: &Cluster, settings: &
         return waiting_for(settings.durability.acknowledgers, voters, before, cluster);
     }
     voters.remove(leader);
-    Quorum::of(settings.durability.acknowledgers, voters)
+    Quorum::of(settings.durability.acknowledgers, from_other_zones(leader, voters, cluster, settings))
 }
 
 /// Whether the other standbys may go over to `heir` before it is handed the lock.
@@ -224,10 +230,24 @@ pub fn may_go_over_ahead(policies: &Policies, heir: &MemberName) -> bool {
     policies.iter().all(|quorum| quorum.k == 0 || (quorum.k == 1 && quorum.voters.contains(heir)))
 }
 
+/// Those that are in another zone than the leader, where that is asked for and there are enough of them; else all.
+fn from_other_zones(
+    leader: &MemberName,
+    voters: BTreeSet<MemberName>,
+    cluster: &Cluster,
+    settings: &Settings,
+) -> BTreeSet<MemberName> {
+    let Durability { acknowledgers, other_zone, .. } = settings.durability;
+    let others: BTreeSet<MemberName> =
+        voters.iter().filter(|name| !cluster.may_share_a_zone(leader, name)).cloned().collect();
+    if other_zone && others.len() >= acknowledgers.max(1) as usize { others } else { voters }
+}
+
 /// Alive, may lead (only nodes that may lead are voters), and not excused by a tag or an operator's word.
 fn may_vote(cluster: &Cluster) -> BTreeSet<MemberName> {
     let votes = |name: &MemberName| {
-        cluster.members.get(name).is_some_and(|member| !member.tags.nosync) && !cluster.has_departed(name)
+        let tags = cluster.members.get(name).map(|member| &member.tags);
+        tags.is_some_and(|tags| !tags.nosync && !tags.streams_elsewhere()) && !cluster.has_departed(name)
     };
     cluster.eligible().into_iter().filter(votes).collect()
 }
@@ -274,6 +294,7 @@ pub fn wanted_quorum(
     let mut voters: BTreeSet<MemberName> = may_vote.iter().filter(|name| streams(name)).cloned().collect();
     voters.extend(current.iter().filter(|name| !streams(name) && stays(name) && !cluster.has_departed(name)).cloned());
     voters.remove(me);
+    let voters = from_other_zones(me, voters, cluster, settings);
     if mode == Mode::Strict {
         let before = current.into_iter().filter(|name| name != me).collect();
         return strict_quorum(k, voters, before, cluster);

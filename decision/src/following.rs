@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::action::{Action, StopMode};
+use crate::cascade;
 use crate::decide::{Choice, stopping, wait};
 use crate::names::MemberName;
 use crate::promise::{Promise, binding};
@@ -82,19 +83,25 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
         let leader = upstream.member.clone();
         return (Action::Follow(upstream), Reason::TakeSlot { leader, slot });
     }
+    let elsewhere = cascade::told(view, cluster, leader);
+    if let Some(reason @ Reason::FromArchive { .. }) = elsewhere {
+        return wait(reason);
+    }
     let leader = leader.clone();
     match view.ages.not_streaming {
         Some(since) if since >= NOT_STREAMING_AFTER => wait(Reason::NotStreaming { leader, since }),
         Some(_) | None if view.signs.replay_paused => wait(Reason::ReplayPaused { leader, term }),
-        Some(_) | None => wait(Reason::Following { leader, term }),
+        Some(_) | None => wait(elsewhere.unwrap_or(Reason::Following { leader, term })),
     }
 }
 
-/// The leader; or, while it prepares to hand over, its heir, already under the name of the next term.
+/// The leader, or the standby that this node is to stream from; or, while the leader prepares to hand over, its heir, already under the name of the
+/// next term.
 fn whom_to_follow(view: &View, cluster: &Cluster, leader: &MemberName) -> Option<Upstream> {
-    let heir = cluster.heir().filter(|heir| **heir != view.me);
+    let source = cascade::source(view, cluster, leader);
+    let heir = cluster.heir().filter(|heir| **heir != view.me && (source == leader || *heir == source));
     let ahead = heir.and_then(|heir| cluster.upstream(&view.me, heir, cluster.term.next()));
-    ahead.or_else(|| cluster.upstream(&view.me, leader, cluster.term))
+    ahead.or_else(|| cluster.upstream(&view.me, source, cluster.term))
 }
 
 /// Whether it follows that server, under that name. By which slot, or none, matters only while nothing comes: the slot by which it streams is
@@ -117,7 +124,7 @@ fn slot_to_take(view: &View, cluster: &Cluster, standby: &Standby, upstream: &Up
 /// member record has ended with its lease, its Postgres is where the leader said when it asked.
 pub(crate) fn under_promise(view: &View, cluster: &Cluster, postgres: &Postgres, promise: &Promise) -> Choice {
     let (leader, same_term) = (&promise.leader, promise.term == cluster.term);
-    let registered = cluster.upstream(&view.me, leader, promise.term);
+    let registered = cluster.upstream(&view.me, cascade::source(view, cluster, leader), promise.term);
     let is_registered = registered.is_some();
     let Some(upstream) = registered.or_else(|| promise.upstream.clone()).filter(|_| same_term) else {
         return wait(promised(promise));

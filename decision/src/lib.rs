@@ -3,6 +3,7 @@
 
 pub mod action;
 pub mod candidacy;
+pub mod cascade;
 pub mod catalogue;
 pub mod cluster;
 mod decide;

@@ -213,6 +213,13 @@ impl Stuck {
     }
 }
 
+impl Standby {
+    /// From whom it streams at this moment.
+    pub fn streams_from(&self) -> Option<&MemberName> {
+        self.follows.as_ref().filter(|_| self.streaming).map(|upstream| &upstream.member)
+    }
+}
+
 impl Postgres {
     /// Whether it accepts writes, or will as far as its directory tells: a server that starts, or hangs, without `standby.signal`.
     pub(crate) fn is_or_becomes_primary(&self) -> bool {

@@ -141,6 +141,12 @@ Reason:
     Switchover { to: MemberName } "switchover" ("an operator asked {to} to lead: hand over");
     AwaitingCandidate { to: MemberName } "awaiting_candidate" ("{to} is getting ready to hold the lock");
     Ordered { what: String } "ordered" ("an operator wants it: {what}");
+    Cascades { upstream: MemberName, leader: MemberName, term: Term } "cascades"
+        ("follows {upstream}, as its tags say, and so {leader}, term {term}");
+    FallenBack { upstream: MemberName, leader: MemberName, term: Term } "fallen_back"
+        ("follows {leader}, term {term}; its tags name {upstream}, to which it goes once that has streamed from there for 10 s");
+    FromArchive { leader: MemberName, term: Term } "from_archive"
+        ("takes WAL from the archive alone, as its tags say, behind {leader}, term {term}");
     OrderRefused { why: String } "order_refused" ("refused: {why}");
     RequestRefused { why: String } "request_refused" ("refused: {why}");
 }
@@ -159,6 +165,8 @@ Bar:
     TooFarBehind { behind_bytes: u64, limit_bytes: u64 } "too_far_behind" ("{} behind the last leader, limit {}", bytes(*behind_bytes), bytes(*limit_bytes));
     StrayTimeline { timeline: Timeline } "stray_timeline" ("timeline {timeline} was begun there by a promotion that nobody ordered");
     NotStreaming {} "not_streaming" ("it does not stream from the leader");
+    Cascaded { upstream: MemberName } "cascaded" ("it streams from {upstream}, not from the leader");
+    FromArchive {} "from_archive" ("it takes WAL from the archive alone");
     IsLeader {} "is_leader" ("it is the leader");
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::MemberName;
+
 /// Settings of one agent: cluster-wide ones from etcd, and those of its own node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -133,11 +135,14 @@ pub struct Durability {
     pub mode: Mode,
     /// How many voters besides the leader must have a commit before it is acknowledged (k).
     pub acknowledgers: u32,
+    /// Voters are those of other zones than the leader's, as long as there are enough of them.
+    #[serde(default)]
+    pub other_zone: bool,
 }
 
 impl Default for Durability {
     fn default() -> Self {
-        Self { mode: Mode::Auto, acknowledgers: 1 }
+        Self { mode: Mode::Auto, acknowledgers: 1, other_zone: false }
     }
 }
 
@@ -168,7 +173,7 @@ impl fmt::Display for Mode {
 }
 
 /// What a node says about its own part in the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tags {
     /// Never leads, and so never votes.
@@ -181,18 +186,37 @@ pub struct Tags {
     pub nosync: bool,
     /// Copies of the data are made from here rather than from the leader.
     pub clonefrom: bool,
+    /// Streams from this member rather than from the leader, and so never votes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicatefrom: Option<MemberName>,
+    /// Takes WAL from the archive alone, and so never leads.
+    pub nostream: bool,
 }
 
 impl Default for Tags {
     fn default() -> Self {
-        Self { nofailover: false, failover_priority: 1, noloadbalance: false, nosync: false, clonefrom: false }
+        Self {
+            nofailover: false,
+            failover_priority: 1,
+            noloadbalance: false,
+            nosync: false,
+            clonefrom: false,
+            replicatefrom: None,
+            nostream: false,
+        }
     }
 }
 
 impl Tags {
     /// Whether the node is barred from leading.
     pub fn never_leads(&self) -> bool {
-        self.nofailover || self.failover_priority == 0
+        self.nofailover || self.failover_priority == 0 || self.nostream
+    }
+
+    /// Whether it is not to stream from the leader. **Invariant: such a node is in no quorum**: a commit, or a takeover, would wait for what never
+    /// reaches the leader.
+    pub fn streams_elsewhere(&self) -> bool {
+        self.nostream || self.replicatefrom.is_some()
     }
 }
 

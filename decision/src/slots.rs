@@ -285,19 +285,25 @@ impl Ground<'_> {
     /// The slots that this node is to have, and for whom. **Invariant: whoever may come to lead has the slots that the leader has**, except
     /// its own, and the leader's in its place.
     pub fn wanted(&self) -> BTreeMap<SlotName, Made> {
-        let published = match self.part {
-            Part::NeverLeads => return BTreeMap::new(),
-            Part::Leads => None,
-            Part::MayLead { published, .. } => published,
+        let (may_lead, published) = match self.part {
+            Part::NeverLeads => (false, None),
+            Part::Leads => (true, None),
+            Part::MayLead { published, .. } => (true, published),
+        };
+        // Whoever streams from a certain member needs a slot there, whatever that is, and nowhere else.
+        let may_stream_from_here = |(_, member): &(&MemberName, &Member)| match &member.tags.replicatefrom {
+            Some(named) => named == self.me,
+            None => may_lead && !member.tags.nostream,
         };
         let mut wanted: BTreeMap<SlotName, Made> = BTreeMap::new();
         if self.rules.for_members {
-            let registered = self.members.keys().filter_map(|member| slot_of(self.members, member));
+            let registered = self.members.iter().filter(may_stream_from_here);
+            let registered = registered.filter_map(|(member, _)| slot_of(self.members, member));
             let absent = published.iter().flat_map(|published| &published.for_members).cloned();
             wanted.extend(registered.chain(absent).map(|name| (name, Made::Member)));
             wanted.remove(&SlotName::of(self.me));
         }
-        let physical = self.rules.permanent.iter().filter(|(_, kind)| **kind == Kind::Physical);
+        let physical = self.rules.permanent.iter().filter(|(_, kind)| may_lead && **kind == Kind::Physical);
         wanted.extend(physical.map(|(name, _)| (name.clone(), Made::Permanent)));
         wanted
     }

@@ -130,6 +130,12 @@ pub struct Ages {
     /// Since this node last asked for a switchover by itself.
     #[serde(default)]
     pub asked_switchover: Option<Duration>,
+    /// Since the standby that this node is to stream from has been good for that.
+    #[serde(default)]
+    pub upstream_good: Option<Duration>,
+    /// Since it has not.
+    #[serde(default)]
+    pub upstream_bad: Option<Duration>,
     /// Since the end of WAL of my primary last moved.
     #[serde(default)]
     pub wal_still: Option<Duration>,

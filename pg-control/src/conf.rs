@@ -146,15 +146,19 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
     }
     set("recovery_target_timeline", "latest");
     set("synchronous_standby_names", &conf.sync);
+    let upstream = conf.recovery.upstream();
+    set("primary_conninfo", &upstream.map(|upstream| conninfo(config, passfile, upstream)).unwrap_or_default());
     match &conf.recovery {
-        Recovery::Following(upstream) => {
-            set("primary_conninfo", &conninfo(config, passfile, upstream));
+        Recovery::Following(_) => {
+            if config.nostream {
+                // It is asked for WAL as often as the interval says, each time by a program.
+                set("wal_retrieve_retry_interval", "1s");
+            }
             if let Some(fetch) = &conf.fetch {
                 set("restore_command", fetch);
             }
         }
         Recovery::Nobody | Recovery::Backup => {
-            set("primary_conninfo", "");
             // A promotion calls restore_command five times in series, and waits for readers that block replay (measured).
             set("restore_command", "");
             set("max_standby_streaming_delay", "0");
@@ -164,8 +168,11 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
     text
 }
 
-/// How a standby reaches its upstream. The password stays in the password file.
+/// How a standby reaches its upstream; empty where it streams from nobody. The password stays in the password file.
 pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upstream) -> String {
+    if config.nostream {
+        return String::new();
+    }
     let pairs = [
         ("host", upstream.host.clone()),
         ("port", upstream.port.to_string()),

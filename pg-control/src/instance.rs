@@ -33,6 +33,8 @@ pub struct InstanceConfig {
     pub socket_dir: PathBuf,
     /// The port.
     pub port: u16,
+    /// A standby here takes WAL from the archive alone, by the `restore_command` of its parameters, and streams from nobody.
+    pub nostream: bool,
     /// `listen_addresses`.
     pub listen_addresses: String,
     /// Who we are.
@@ -70,6 +72,7 @@ impl InstanceConfig {
             bin_dir: PathBuf::from("/usr/lib/postgresql/15/bin"),
             socket_dir: PathBuf::from("/var/run/postgresql"),
             port: 5432,
+            nostream: false,
             listen_addresses: "*".to_owned(),
             member,
             cluster: cluster.into(),

@@ -150,8 +150,8 @@ impl Instance {
         let Some(loaded) = loaded else { return ours };
         let wanted = ours.as_ref().map(|upstream| conninfo(self.config(), &self.passfile(), upstream));
         match (loaded.is_empty(), wanted) {
+            (_, Some(wanted)) if wanted == loaded => ours,
             (true, _) => None,
-            (false, Some(wanted)) if wanted == loaded => ours,
             (false, _) => MemberName::new("stranger").ok().map(|member| Upstream {
                 member,
                 host: String::new(),

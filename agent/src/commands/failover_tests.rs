@@ -37,6 +37,8 @@ fn vacant() -> Snapshot {
         disk_low: false,
         capacities: Default::default(),
         slots: Default::default(),
+        zone: None,
+        streams_from: None,
     };
     snapshot.cluster.members.insert(name("pg2"), member);
     snapshot

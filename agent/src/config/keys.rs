@@ -37,6 +37,7 @@ pub const PARAMETERS: &str = "postgres.parameters";
 pub const KEYS: &[Key] = &[
     key("cluster", REQUIRED, "the name that all nodes of one cluster share"),
     key("name", "the short host name", "the name of this node, unique in its cluster"),
+    key("zone", "none", "the part of the world in which this node may be lost together with others"),
     key("state_dir", "<data_dir>.pgvigil", "where the agent keeps its own notes"),
     key("etcd.endpoints", REQUIRED, "the members of etcd"),
     key("etcd.tls.ca", "none: required with tls", "who signs the certificates of etcd"),
@@ -59,6 +60,11 @@ pub const KEYS: &[Key] = &[
     key("timing.retry_after", "\"3s\"", "how long before a failed clone, rewind or start is tried again"),
     key("durability.mode", "\"auto\"", "what an acknowledged commit is promised: auto, async, quorum or strict"),
     key("durability.acknowledgers", "1", "how many voters must have a commit before it is acknowledged"),
+    key(
+        "durability.other_zone",
+        "false",
+        "whether voters are those of other zones than the leader's while there are enough",
+    ),
     key("durability.max_lag_on_failover", "\"1MB\"", "how far behind a candidate may be in async mode"),
     key("failover.wait_for_lease", "false", "never take over before the leader's lease has ended"),
     key(
@@ -108,6 +114,8 @@ pub const KEYS: &[Key] = &[
     key("tags.noloadbalance", "false", "takes this node out of /replica"),
     key("tags.clonefrom", "false", "offers this node as the source of copies"),
     key("tags.nosync", "false", "bars this node from being a voter"),
+    key("tags.replicatefrom", "none", "names the standby from which this node streams"),
+    key("tags.nostream", "false", "takes WAL from the archive alone"),
     key("log.format", "\"auto\"", "how a log line looks: human, json or auto"),
     key("log.filter", "\"info\"", "what is logged"),
 ];

@@ -39,6 +39,8 @@ pub struct Config {
     pub cluster: String,
     /// The name of this node.
     pub name: MemberName,
+    /// The part of the world in which it may be lost together with others.
+    pub zone: Option<String>,
     /// Where the agent keeps its own notes; beside the data directory, never inside it.
     pub state_dir: PathBuf,
     /// How to reach etcd.
@@ -67,6 +69,12 @@ pub struct Config {
     pub tags: Tags,
     /// How the agent logs.
     pub log: Log,
+}
+
+/// Whether a zone may have this name.
+pub fn is_zone(text: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (1..=63).contains(&text.len()) && text.bytes().all(good)
 }
 
 /// The kernel's watchdog.

@@ -14,6 +14,7 @@ use super::value::{Lasting, List, Parameters, Size};
 pub struct Raw {
     pub cluster: Option<String>,
     pub name: Option<String>,
+    pub zone: Option<String>,
     pub state_dir: Option<PathBuf>,
     pub etcd: RawEtcd,
     pub timing: RawTiming,
@@ -73,6 +74,7 @@ pub struct RawTiming {
 pub struct RawDurability {
     pub mode: Option<Mode>,
     pub acknowledgers: Option<u32>,
+    pub other_zone: Option<bool>,
     pub max_lag_on_failover: Option<Size>,
 }
 

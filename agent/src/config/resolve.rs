@@ -23,6 +23,9 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let durability = durability(&raw);
     rules::durability(&durability, found);
     rules::tags(&raw.tags, origins, found);
+    let restores = raw.postgres.parameters.0.contains_key("restore_command");
+    rules::streaming(&raw.tags, raw.name.as_deref(), restores, found);
+    let zone = raw.zone.and_then(|zone| label("zone", zone, found));
     let cluster = required("cluster", raw.cluster, found).and_then(|name| label("cluster", name, found));
     let name = member_name(raw.name, found);
     let etcd = etcd(raw.etcd, found);
@@ -49,6 +52,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         path,
         cluster,
         name,
+        zone,
         state_dir,
         etcd,
         timing,
@@ -140,6 +144,7 @@ fn durability(raw: &Raw) -> Durability {
     Durability {
         mode: raw.durability.mode.unwrap_or(usual.mode),
         acknowledgers: raw.durability.acknowledgers.unwrap_or(usual.acknowledgers),
+        other_zone: raw.durability.other_zone.unwrap_or(usual.other_zone),
     }
 }
 

@@ -62,6 +62,22 @@ pub fn tags(tags: &Tags, origins: &Origins, found: &mut Vec<Problem>) {
     }
 }
 
+/// Whom a node streams from.
+pub fn streaming(tags: &Tags, me: Option<&str>, restores: bool, found: &mut Vec<Problem>) {
+    let about = |message: &str| Problem::about("E11", &["tags.nostream", "tags.replicatefrom"], message);
+    if tags.nostream && tags.replicatefrom.is_some() {
+        let message = "nostream takes WAL from the archive alone, replicatefrom from another node";
+        found.push(about(message).help("remove one of the two"));
+    }
+    if tags.nostream && !restores {
+        let message = "nostream takes WAL from the archive alone, and no restore_command is set";
+        found.push(about(message).help("write restore_command = \"...\" under [postgres.parameters]"));
+    }
+    if tags.replicatefrom.as_ref().is_some_and(|named| Some(named.as_str()) == me) {
+        found.push(about("replicatefrom names this very node").help("name another one"));
+    }
+}
+
 /// A user and its password come together.
 pub fn credentials(username: Option<&str>, password_file: Option<&Path>, found: &mut Vec<Problem>) {
     match (username, password_file) {

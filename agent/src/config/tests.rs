@@ -224,6 +224,10 @@ fn what_contradicts_itself_is_refused() {
             "E11 14:1 failover_priority 3 for a node that never leads",
         ),
         ("[tags]\nnofailover = false\nfailover_priority = 0", "E11 14:1 failover_priority 0 bars this node"),
+        (
+            "[tags]\nnostream = true",
+            "E11 13:1 nostream takes WAL from the archive alone, and no restore_command is set",
+        ),
         ("[postgres.parameters]\nPort = 5432", "E14 13:1 parameter \"port\" belongs to the agent | it is the port of"),
         (
             "[postgres.parameters]\nwal_level = 'minimal'",

@@ -320,6 +320,14 @@ impl LocalCluster {
         self.workdir.path()
     }
 
+    /// Makes a directory for all of them to write to.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make_directory(&self, name: &str) -> Result<PathBuf> {
+        self.workdir.directory(name)
+    }
+
     /// Where PostgreSQL's programs were found.
     pub fn postgres_programs(&self) -> &PostgresPrograms {
         &self.programs

@@ -112,7 +112,7 @@ fn xlog(picture: &Picture) -> Value {
 
 fn tags(picture: &Picture) -> Option<Value> {
     let record = picture.snapshot.as_ref()?.member_records.get(&picture.view.me)?;
-    let tags = serde_json::to_value(record.tags).ok()?;
+    let tags = serde_json::to_value(&record.tags).ok()?;
     tags.as_object().is_some_and(|tags| !tags.is_empty()).then_some(tags)
 }
 
@@ -151,7 +151,7 @@ fn member(picture: &Picture, name: &str, record: &MemberRecord) -> Value {
     if let Some(timeline) = record.timeline {
         body["timeline"] = json!(timeline);
     }
-    if let Ok(Value::Object(tags)) = serde_json::to_value(record.tags)
+    if let Ok(Value::Object(tags)) = serde_json::to_value(&record.tags)
         && !tags.is_empty()
     {
         body["tags"] = Value::Object(tags);

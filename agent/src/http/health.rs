@@ -154,7 +154,7 @@ fn tags_match(picture: &Picture, query: &Query) -> bool {
     let Some(member) = picture.cluster().and_then(|cluster| cluster.members.get(&picture.view.me)) else {
         return false;
     };
-    let tags = serde_json::to_value(member.tags).unwrap_or_default();
+    let tags = serde_json::to_value(&member.tags).unwrap_or_default();
     query.tags.iter().all(|(tag, wanted)| {
         tags.get(tag).is_some_and(|value| value.to_string().trim_matches('"').eq_ignore_ascii_case(wanted))
     })

@@ -192,7 +192,11 @@ impl Look {
             here: &here,
             unwanted_for: &nothing,
         };
-        let unwanted_for = count(&self.remembered.unwanted, &ground.unwanted());
+        let mut unwanted_for = count(&self.remembered.unwanted, &ground.unwanted());
+        for member in self.seen.cluster.departures.keys() {
+            // Nobody waits for it to come back.
+            unwanted_for.entry(SlotName::of(member)).and_modify(|age| *age = Duration::MAX);
+        }
         let ground = Ground { unwanted_for: &unwanted_for, ..ground };
         let steps = ground.steps();
         let failed = self.carry_out(&steps).await?;

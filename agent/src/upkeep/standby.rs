@@ -43,7 +43,8 @@ impl AsStandby {
     pub fn see(&mut self, view: &View, cluster: &Cluster, server: &Server, upstream_lacks: &Arc<Mutex<Lacking>>) {
         match server {
             Server::Standby(standby) => {
-                if view.ages.not_streaming.is_some_and(|since| since >= ASK_FOR_WAL_AFTER) {
+                let streams = !self.hands.config.tags.nostream;
+                if streams && view.ages.not_streaming.is_some_and(|since| since >= ASK_FOR_WAL_AFTER) {
                     self.ask_for_wal(cluster, standby, upstream_lacks);
                 }
                 if standby.streaming {

@@ -42,6 +42,9 @@ async fn removed(stage: &mut Stage, leader: &str, gone: &str) -> Result<()> {
     let word: Value = serde_json::from_str(&etcdctl::get(&stage.cluster, &format!("departures/{gone}")).await?)?;
     ensure!(word["done"] == true && word["reason"] == "sold", "{word}");
     ensure!(etcdctl::get(&stage.cluster, &format!("floors/{gone}")).await?.is_empty(), "its floor is still there");
+    let slots = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{gone}'");
+    let dropped = async || Ok(stage.cluster.psql(leader, &slots).await? == "0");
+    stage.eventually("its slot is still there", dropped).await?;
     for key in ["sync", "failsafe"] {
         let value = etcdctl::get(&stage.cluster, key).await?;
         ensure!(!value.contains(&format!("\"{gone}\"")), "{key} still names it: {value}");
@@ -93,7 +96,7 @@ async fn nodes_that_change_their_address_are_followed_to_where_they_are() {
             ("postgres.advertise", format!("127.0.0.2:{port}")),
             ("postgres.listen", "127.0.0.1,127.0.0.2".to_owned()),
         ];
-        changes.iter().try_for_each(|(key, value)| set(stage, &leader, key, value))?;
+        changes.iter().try_for_each(|(key, value)| stage.set(&leader, key, &format!("{value:?}")))?;
         stage.leader_other_than(&leader).await?;
         stage.start(&leader)?;
         stage.whole().await?;
@@ -113,7 +116,7 @@ async fn a_port_changes_with_the_next_restart(stage: &mut Stage, moving: &str) -
     let node = stage.node(moving)?;
     let (before, pid) = (node.postgres_port(), node.postmaster_pid());
     let after = before + 15;
-    set(stage, moving, "postgres.advertise", &format!("127.0.0.1:{after}"))?;
+    stage.set(moving, "postgres.advertise", &format!("\"127.0.0.1:{after}\""))?;
     stage.stop(moving).await?;
     stage.start(moving)?;
     stage.whole().await?;
@@ -129,12 +132,4 @@ async fn a_port_changes_with_the_next_restart(stage: &mut Stage, moving: &str) -
     stage.eventually("it is not where it runs now", async || registered(stage, after).await).await?;
     stage.whole().await?;
     stage.writes_go_on().await
-}
-
-fn set(stage: &Stage, name: &str, key: &str, value: &str) -> Result<()> {
-    let config = stage.node(name)?.config();
-    let text = std::fs::read_to_string(config)?;
-    let kept = text.lines().filter(|line| !line.starts_with(&format!("{key} =")));
-    let text: String = kept.map(|line| format!("{line}\n")).collect();
-    std::fs::write(config, format!("{text}{key} = {value:?}\n")).context("its file")
 }

@@ -29,6 +29,7 @@ mod race;
 mod rest;
 mod restarts;
 mod restored;
+mod roles;
 mod settings;
 mod slots;
 mod stage;

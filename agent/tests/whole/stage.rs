@@ -85,6 +85,11 @@ impl Stage {
     /// Waits until the cluster is whole, and begins to write through HAProxy.
     pub async fn begins_to_write(&mut self) -> Result<()> {
         self.whole().await?;
+        self.begins_to_write_now().await
+    }
+
+    /// The same where it never comes to be whole: some node is not to stream from the leader, or never votes.
+    pub async fn begins_to_write_now(&mut self) -> Result<()> {
         self.cluster.create_client().await?;
         self.cluster.connect(&self.leader().await?).await?.batch_execute(TABLE).await.context("creating the table")?;
         self.writer = Some(Writer::start(self.cluster.proxy_ports().read_write));
@@ -227,6 +232,15 @@ impl Stage {
     pub fn votes_nowhere(&self) -> bool {
         let file = self.cluster.nodes().first().map(|node| std::fs::read_to_string(node.config()));
         file.is_some_and(|file| file.is_ok_and(|text| text.contains("\"async\"")))
+    }
+
+    /// Sets a key in the file of a node, to a value as TOML writes it; its next agent goes by that.
+    pub fn set(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        let config = self.node(name)?.config();
+        let text = std::fs::read_to_string(config)?;
+        let kept = text.lines().filter(|line| !line.starts_with(&format!("{key} =")));
+        let text: String = kept.map(|line| format!("{line}\n")).collect();
+        std::fs::write(config, format!("{text}{key} = {value}\n")).context("its file")
     }
 
     /// Starts the agent of a node.

@@ -19,6 +19,8 @@ pub struct ClusterConfig {
     pub durability: Option<Durability>,
     /// How far a candidate may be behind in `async` mode, in bytes; `None`: not set.
     pub max_lag_on_failover_bytes: Option<u64>,
+    /// Among equal candidates those of this zone come first.
+    pub prefer_zone: Option<String>,
     /// The parameters of Postgres on every node, their names in lower case, as they are written into `postgresql.conf`.
     pub parameters: Parameters,
     /// What is said of replication slots.
@@ -44,6 +46,7 @@ pub struct PauseRecord {
 struct StoredDurability {
     mode: Option<String>,
     acknowledgers: Option<u32>,
+    other_zone: Option<bool>,
 }
 
 impl ClusterConfig {
@@ -73,6 +76,7 @@ impl ClusterConfig {
             pause: paused.then_some(details),
             durability: durability.and_then(|stored| stored.read(&mut wrong)),
             max_lag_on_failover_bytes: ours.or(patronis),
+            prefer_zone: field(&raw, "/pgvigil/prefer_zone", &mut wrong),
             parameters: parameters(&raw, &mut wrong),
             slots: super::slots::rules(&raw, &mut wrong),
             raw,
@@ -97,7 +101,11 @@ impl StoredDurability {
                 return None;
             }
         };
-        Some(Durability { mode, acknowledgers: self.acknowledgers.unwrap_or(usual.acknowledgers) })
+        Some(Durability {
+            mode,
+            acknowledgers: self.acknowledgers.unwrap_or(usual.acknowledgers),
+            other_zone: self.other_zone.unwrap_or(usual.other_zone),
+        })
     }
 }
 
@@ -210,7 +218,7 @@ mod tests {
         let text = r#"{"maximum_lag_on_failover":1,"pgvigil":{"durability":{"mode":"strict","acknowledgers":2},"max_lag_on_failover_bytes":2}}"#;
         let (config, wrong) = ClusterConfig::from_json(text);
         assert!(wrong.is_empty(), "{wrong:?}");
-        assert_eq!(config.durability, Some(Durability { mode: Mode::Strict, acknowledgers: 2 }));
+        assert_eq!(config.durability, Some(Durability { mode: Mode::Strict, acknowledgers: 2, other_zone: false }));
         assert_eq!(config.max_lag_on_failover_bytes, Some(2));
     }
 }

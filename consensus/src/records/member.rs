@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use decision::names::Timeline;
+use decision::names::{MemberName, Timeline};
 use decision::parameters::Capacities;
 use decision::settings::Tags;
 use decision::slots::SlotName;
@@ -75,6 +75,12 @@ pub struct MemberRecord {
     /// The replication slots of its server by which members can stream from it.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub slots: BTreeSet<SlotName>,
+    /// The part of the world in which it may be lost together with others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// From whom a replica streams.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub streams_from: Option<MemberName>,
 }
 
 /// A parameter that waits for a restart, in Patroni's words.
@@ -110,6 +116,8 @@ impl Default for MemberRecord {
             pending_restart_reason: BTreeMap::new(),
             capacities: Capacities::new(),
             slots: BTreeSet::new(),
+            zone: None,
+            streams_from: None,
         }
     }
 }
@@ -162,12 +170,14 @@ impl MemberRecord {
             disk_low: self.disk_low == Some(true),
             capacities: self.capacities.clone(),
             slots: self.slots.clone(),
+            zone: self.zone.clone(),
+            streams_from: self.streams_from.clone(),
         })
     }
 }
 
 /// Tags as Patroni writes them: only those that say something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TagsRecord {
     /// Never leads.
@@ -185,6 +195,12 @@ pub struct TagsRecord {
     /// Copies of the data are made from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clonefrom: Option<bool>,
+    /// Streams from this member rather than from the leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicatefrom: Option<MemberName>,
+    /// Takes WAL from the archive alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nostream: Option<bool>,
 }
 
 impl TagsRecord {
@@ -197,11 +213,13 @@ impl TagsRecord {
             noloadbalance: (tags.noloadbalance != usual.noloadbalance).then_some(tags.noloadbalance),
             nosync: (tags.nosync != usual.nosync).then_some(tags.nosync),
             clonefrom: (tags.clonefrom != usual.clonefrom).then_some(tags.clonefrom),
+            replicatefrom: tags.replicatefrom.clone(),
+            nostream: (tags.nostream != usual.nostream).then_some(tags.nostream),
         }
     }
 
     /// With everything filled in.
-    pub fn to_tags(self) -> Tags {
+    pub fn to_tags(&self) -> Tags {
         let usual = Tags::default();
         Tags {
             nofailover: self.nofailover.unwrap_or(usual.nofailover),
@@ -209,6 +227,8 @@ impl TagsRecord {
             noloadbalance: self.noloadbalance.unwrap_or(usual.noloadbalance),
             nosync: self.nosync.unwrap_or(usual.nosync),
             clonefrom: self.clonefrom.unwrap_or(usual.clonefrom),
+            replicatefrom: self.replicatefrom.clone(),
+            nostream: self.nostream.unwrap_or(usual.nostream),
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) fn member(role: MemberRole) -> Member {
         disk_low: false,
         capacities: Default::default(),
         slots: Default::default(),
+        zone: None,
+        streams_from: None,
     }
 }
 

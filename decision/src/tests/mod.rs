@@ -3,6 +3,7 @@
 
 pub(crate) mod builders;
 mod candidacy;
+mod cascade;
 mod catalogue;
 mod departure;
 mod deposing;

@@ -75,6 +75,31 @@ fn leader_does(here: &[Slot], unwanted: u64) -> Vec<String> {
 }
 
 #[test]
+fn who_streams_from_another_standby_has_its_slot_there_alone_and_who_streams_from_nobody_has_none() {
+    let (rules, nothing) = (Rules::default(), BTreeMap::new());
+    let mut members = members(&["pg1", "pg2", "pg3", "pg4"]);
+    members.get_mut(&name("pg3")).expect("one").tags.replicatefrom = Some(name("pg2"));
+    members.get_mut(&name("pg4")).expect("one").tags.nostream = true;
+    let wants = |me: &str, part| -> Vec<String> {
+        let me = name(me);
+        let ground = Ground {
+            me: &me,
+            part,
+            members: &members,
+            rules: &rules,
+            paused: false,
+            disk_low: false,
+            here: &[],
+            unwanted_for: &nothing,
+        };
+        ground.wanted().into_keys().map(|name| name.to_string()).collect()
+    };
+    assert_eq!(wants("pg1", Part::Leads), ["pg2"]);
+    assert_eq!(wants("pg2", Part::MayLead { replayed: Lsn(1), published: None }), ["pg1", "pg3"]);
+    assert_eq!(wants("pg2", Part::NeverLeads), ["pg3"]);
+}
+
+#[test]
 fn names_of_slots_are_those_that_patroni_gives() {
     for (member, slot) in [("pg1", "pg1"), ("DB-01.example.org", "db_01_example_org")] {
         assert_eq!(SlotName::of(&name(member)).as_str(), slot);

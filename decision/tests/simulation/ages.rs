@@ -17,6 +17,8 @@ pub struct AgeKeeper {
     last_failure: Option<(&'static str, Micros)>,
     asked_switchover: Option<Micros>,
     wal: Option<(Lsn, Micros)>,
+    upstream_good: Option<Micros>,
+    upstream_bad: Option<Micros>,
 }
 
 fn hold(since: &mut Option<Micros>, condition: bool, now: Micros) {
@@ -41,6 +43,11 @@ impl AgeKeeper {
 
     pub fn succeeded(&mut self) {
         self.last_failure = None;
+    }
+
+    pub fn look_at_upstream(&mut self, good: Option<bool>, now: Micros) {
+        hold(&mut self.upstream_good, good == Some(true), now);
+        hold(&mut self.upstream_bad, good == Some(false), now);
     }
 
     pub fn look(&mut self, cluster: Option<&Cluster>, server: Option<&Server>, lock: Lock, now: Micros) -> Ages {
@@ -74,6 +81,8 @@ impl AgeKeeper {
             last_failure: self.last_failure.map(|(_, since)| age(since)),
             failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
             asked_switchover: self.asked_switchover.map(age),
+            upstream_good: self.upstream_good.map(age),
+            upstream_bad: self.upstream_bad.map(age),
             wal_still: self.wal.map(|(_, since)| age(since)),
             ..Ages::default()
         }

@@ -173,7 +173,9 @@ impl World {
                 self.configure_cluster(|config| config.paused = true);
             }
             Fault::Policy(mode, acknowledgers) => {
-                self.configure_cluster(|config| config.durability = Durability { mode, acknowledgers });
+                self.configure_cluster(|config| {
+                    config.durability = Durability { mode, acknowledgers, other_zone: false }
+                });
             }
             other => unreachable!("{other:?}"),
         }
@@ -251,7 +253,7 @@ impl World {
         self.tell(|_| "everything is mended".to_owned());
         let open: Vec<usize> = self.struck.keys().copied().collect();
         open.into_iter().for_each(|number| self.mend(number));
-        let usual = Durability { mode: self.plan.mode, acknowledgers: self.plan.acknowledgers };
+        let usual = Durability { mode: self.plan.mode, acknowledgers: self.plan.acknowledgers, other_zone: false };
         self.configure_cluster(|config| *config = Config { durability: usual, paused: false });
         self.nodes.iter_mut().for_each(|node| node.may_not_lead = false);
         (0..self.nodes.len()).for_each(|at| self.wake_soon(at));

@@ -148,7 +148,10 @@ impl World {
         let was_heard = ears.agent.heard.is_some();
         let lately = micros(self.settings_of_house().timing.suspect_after) / 2;
         let receiver = self.nodes[at].postgres.receiver.as_ref();
-        let streams = receiver.is_some_and(|receiver| self.now - receiver.last_message < lately);
+        // What comes from another standby says nothing of the leader.
+        let leader = ears.target.map(|(leader, _)| leader);
+        let of_the_leader = receiver.filter(|receiver| Some(receiver.upstream) == leader);
+        let streams = of_the_leader.is_some_and(|receiver| self.now - receiver.last_message < lately);
         let postgres = match ears.postgres.sound(was_heard, local) {
             _ if ears.dead => Sound::ReportedDead,
             Sound::Silent { .. } | Sound::Unknown if streams => Sound::Fine,

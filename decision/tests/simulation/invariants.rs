@@ -257,7 +257,8 @@ pub fn is_well(world: &World) -> bool {
     let acknowledges = world.ledger.acknowledged.last().is_some_and(|ack| ack.by == leader && ack.at > since);
     let follows = |at: At| {
         let receiver = world.nodes[at].postgres.receiver.as_ref();
-        receiver.is_some_and(|receiver| receiver.upstream == leader && receiver.term == world.etcd.term())
+        let from = |upstream| upstream == leader || world.plan.cascaded == Some((at, upstream));
+        receiver.is_some_and(|receiver| from(receiver.upstream) && receiver.term == world.etcd.term())
     };
     let others = (0..world.nodes.len()).filter(|at| *at != leader).all(follows);
     let settled =

@@ -1,5 +1,6 @@
 //! What an agent sees: its Postgres as the real agent would observe it, and the one view that a decision is made from.
 
+use decision::cascade::upstream_is_good;
 use decision::names::Term;
 use decision::view::{
     Data, Lock, Member, MemberRole, OnDisk, Postgres as SeenPostgres, Primary, Seen, Server, Signs, Standby, Streaming,
@@ -159,7 +160,10 @@ impl World {
         };
         let server = postgres.last().map(|postgres| &postgres.server);
         let hearing = self.hearing(at);
-        let ages = self.nodes[at].agent.ages.look(cluster.now(), server, lock, local);
+        let good = cluster.now().and_then(|cluster| upstream_is_good(cluster, &self.names[at], server));
+        let ages = &mut self.nodes[at].agent.ages;
+        ages.look_at_upstream(good, local);
+        let ages = ages.look(cluster.now(), server, lock, local);
         let job = self.job_seen(at);
         let fence = self.fence_seen(at);
         View {
@@ -202,13 +206,23 @@ impl World {
             api_url: String::new(),
             role,
             timeline,
-            tags: decision::settings::Tags { nofailover: node.may_not_lead, ..Default::default() },
+            tags: decision::settings::Tags {
+                nofailover: node.may_not_lead,
+                replicatefrom: self
+                    .plan
+                    .cascaded
+                    .filter(|(who, _)| *who == at)
+                    .map(|(_, from)| self.names[from].clone()),
+                ..Default::default()
+            },
             lock_lease: node.agent.spare_lease,
             rewind_source_ready: ready,
             no_fence: None,
             disk_low: node.disk.low,
             capacities: Default::default(),
             slots: Default::default(),
+            zone: None,
+            streams_from: server.and_then(Server::as_standby).and_then(Standby::streams_from).cloned(),
         }
     }
 }

@@ -147,6 +147,8 @@ pub struct Plan {
     pub drift_ppm: Vec<i64>,
     /// How many times slower than the best each node's disk is.
     pub disks: Vec<u64>,
+    /// Who is to stream from another standby, and from which.
+    pub cascaded: Option<(At, At)>,
     pub faults: Vec<Planned>,
     /// When everything that is still broken is mended.
     pub healed_at: Micros,
@@ -164,6 +166,7 @@ impl Plan {
             wait_for_lease: false,
             drift_ppm: vec![0; 3],
             disks: vec![1; 3],
+            cascaded: None,
             faults: Vec::new(),
             healed_at: 10 * SECOND,
         }
@@ -193,11 +196,17 @@ impl Plan {
         faults.sort_by_key(|planned| planned.at);
         at_most_one(&mut faults, |fault| matches!(fault, Fault::DiskLost(_)));
         let drift = |dice: &mut Rng| if dice.u8(0..3) == 0 { dice.i64(-10_000..=10_000) } else { dice.i64(-50..=50) };
+        let mut draw = Rng::with_seed(seed ^ 0xCA5C_ADED);
+        let cascaded = (nodes > 2 && draw.bool()).then(|| {
+            let at = draw.usize(..nodes);
+            (at, (at + draw.usize(1..nodes)) % nodes)
+        });
         Self {
             seed,
             nodes,
             mode,
             acknowledgers,
+            cascaded,
             write_every: pick(&mut dice, &[20, 60, 200]) * MS,
             wait_for_lease: dice.u8(0..8) == 0,
             drift_ppm: (0..nodes).map(|_| drift(&mut dice)).collect(),

@@ -167,7 +167,7 @@ impl World {
     /// The picture of the cluster, shared by all who read the same revision.
     pub fn picture(&mut self) -> Rc<Snapshot> {
         let usual = Config {
-            durability: Durability { mode: self.plan.mode, acknowledgers: self.plan.acknowledgers },
+            durability: Durability { mode: self.plan.mode, acknowledgers: self.plan.acknowledgers, other_zone: false },
             paused: false,
         };
         self.etcd.picture(&self.names, usual)

@@ -5,8 +5,8 @@ use consensus::records::config::mode_from_text;
 use decision::slots::SlotName;
 use serde_json::{Map, Value, json};
 
-use crate::config::keys;
 use crate::config::value::Size;
+use crate::config::{is_zone, keys};
 
 /// One setting.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct Setting {
 }
 
 /// All of them.
-const SETTINGS: [Setting; 5] = [
+const SETTINGS: [Setting; 7] = [
     Setting { name: "durability.mode", place: ["pgvigil", "durability", "mode"], read: mode },
     Setting {
         name: "durability.acknowledgers",
@@ -34,6 +34,8 @@ const SETTINGS: [Setting; 5] = [
     },
     Setting { name: "slots.for_members", place: ["postgresql", "use_slots", ""], read: switch },
     Setting { name: "slots.absent_for", place: ["member_slots_ttl", "", ""], read: span },
+    Setting { name: "durability.other_zone", place: ["pgvigil", "durability", "other_zone"], read: switch },
+    Setting { name: "failover.prefer_zone", place: ["pgvigil", "prefer_zone", ""], read: label },
 ];
 
 /// Before the name of a slot that is to be on whoever leads.
@@ -49,6 +51,10 @@ fn mode(text: &str) -> Result<Value, String> {
 fn acknowledgers(text: &str) -> Result<Value, String> {
     let number = text.parse::<u32>().ok().filter(|number| *number > 0);
     number.map(|number| json!(number)).ok_or_else(|| "a whole number above 0: so many standbys acknowledge".to_owned())
+}
+
+fn label(text: &str) -> Result<Value, String> {
+    if is_zone(text) { Ok(json!(text)) } else { Err("the zone of some nodes, as their files name it".to_owned()) }
 }
 
 fn bytes(text: &str) -> Result<Value, String> {
@@ -177,7 +183,13 @@ mod tests {
     #[test]
     fn what_is_set_lies_where_the_agents_read_it_and_leaves_nothing_behind() {
         let mut config = json!({"ttl": 30}).as_object().unwrap().clone();
-        for text in ["durability.mode=strict", "durability.acknowledgers = 2", "durability.max_lag_on_failover=2MB"] {
+        for text in [
+            "durability.mode=strict",
+            "durability.acknowledgers = 2",
+            "durability.max_lag_on_failover=2MB",
+            "durability.other_zone=true",
+            "failover.prefer_zone=a",
+        ] {
             let (setting, value) = assignment(text).unwrap();
             setting.put(&mut config, Some(value));
         }
@@ -185,7 +197,8 @@ mod tests {
         let (read, wrong) = consensus::records::ClusterConfig::from_json(&stored);
         assert!(wrong.is_empty(), "{wrong:?}");
         let durability = read.durability.unwrap();
-        assert_eq!((durability.mode, durability.acknowledgers), (Mode::Strict, 2));
+        assert_eq!((durability.mode, durability.acknowledgers, durability.other_zone), (Mode::Strict, 2, true));
+        assert_eq!(read.prefer_zone.as_deref(), Some("a"));
         assert_eq!(read.max_lag_on_failover_bytes, Some(2 << 20));
         let (parameter, value) = assignment("postgres.parameters.Work_Mem = 8MB").unwrap();
         parameter.put(&mut config, Some(value));

@@ -24,7 +24,7 @@ pub struct MemberStatus {
     pub name: String,
     /// `leader` holds the lock; `primary` accepts writes without it; `standby`; `none`: Postgres does not run; `unknown`.
     pub role: String,
-    /// `writable`, `streaming`, `not streaming`, `unreachable`, `down`, `leaving`, or Patroni's word for what Postgres does.
+    /// `writable`, `streaming`, `not streaming`, `from the archive`, `unreachable`, `down`, `leaving`, or Patroni's word for what Postgres does.
     pub state: String,
     /// Its timeline.
     pub timeline: Option<u64>,
@@ -40,6 +40,10 @@ pub struct MemberStatus {
     pub may_lead: Option<bool>,
     /// What does.
     pub bars: Vec<BarStatus>,
+    /// From whom it streams.
+    pub streams_from: Option<String>,
+    /// Its zone.
+    pub zone: Option<String>,
     /// Parameters of its Postgres that wait for a restart, with their values now and then.
     pub pending_restart: BTreeMap<String, PendingChange>,
     /// The replication slots of its Postgres, as its agent tells them: name, type, active, made_for, retained_bytes, ...
@@ -126,6 +130,7 @@ fn pending_restart(world: &World, name: &MemberName) -> BTreeMap<String, Pending
 
 fn member(world: &World, name: &MemberName) -> MemberStatus {
     let registered = world.etcd.as_ref().ok().map(|snapshot| snapshot.member_records.contains_key(name));
+    let record = world.etcd.as_ref().ok().and_then(|snapshot| snapshot.member_records.get(name));
     let agent = world.agents.get(name);
     let says = agent.and_then(|agent| agent.says.as_ref().ok());
     let leads = world.leader().as_ref() == Some(name);
@@ -144,6 +149,8 @@ fn member(world: &World, name: &MemberName) -> MemberStatus {
         receive_lag_bytes: lag(world, name, "receive_lag"),
         replay_lag_bytes: lag(world, name, "replay_lag"),
         acknowledges_nothing_ms: lag(world, name, "acknowledges_nothing_ms"),
+        streams_from: record.and_then(|record| record.streams_from.as_ref()).map(ToString::to_string),
+        zone: record.and_then(|record| record.zone.clone()),
         pending_restart: pending_restart(world, name),
         slots: says.and_then(|says| says.why["slots"].as_array().cloned()).unwrap_or_default(),
         sync: sync(world, name, leads, listed.as_ref()).to_owned(),
@@ -192,6 +199,7 @@ fn state(says: Option<&Answer>, leads: bool, has_address: bool, registered: Opti
         ("running", _) if says.is_writable() => "writable",
         ("running", _) if leads => "not writable",
         ("running", Some("streaming")) => "streaming",
+        ("running", Some(_)) if says.patroni["tags"]["nostream"] == true => "from the archive",
         ("running", Some(_)) => "not streaming",
         _ => return copying(&says.patroni["pgvigil"]["copying"]).unwrap_or_else(|| postgres.to_owned()),
     }

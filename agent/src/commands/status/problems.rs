@@ -149,7 +149,7 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
         let problem = format!("{name} holds the lock but does not accept writes ({})", member.state);
         return if member.state == "writable" { None } else { trouble("leader_not_writable", problem, why()) };
     }
-    if member.state != "streaming" && status.leader.is_some() {
+    if !["streaming", "from the archive"].contains(&member.state.as_str()) && status.leader.is_some() {
         return trouble("not_streaming", format!("{name} does not stream: {}", member.state), why());
     }
     if let Some(rests) = member.acknowledges_nothing_ms {

@@ -15,7 +15,7 @@ const HEADINGS: [&str; 9] = ["MEMBER", "ROLE", "STATE", "TL", "RECEIVE LAG", "RE
 
 /// The whole text, without the last end of line.
 pub fn render(status: &Status, colours: bool) -> String {
-    let rows: Vec<Vec<String>> = status.members.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = status.members.iter().map(|member| row(member, status.leader.as_deref())).collect();
     let table = if rows.is_empty() { String::new() } else { screen::table(&HEADINGS, &rows) };
     let mut lines = vec![header(status)];
     lines.extend(table.lines().enumerate().map(|(number, line)| match number {
@@ -64,13 +64,21 @@ fn seconds(milliseconds: u64) -> String {
     words::age(Duration::from_millis(milliseconds))
 }
 
-fn row(member: &MemberStatus) -> Vec<String> {
+/// With the member from which it streams, where that is not the leader, and its zone.
+fn state(member: &MemberStatus, leader: Option<&str>) -> String {
+    let other = member.streams_from.as_deref().filter(|from| Some(*from) != leader);
+    let from = other.map(|from| format!(" from {from}")).unwrap_or_default();
+    let zone = member.zone.as_ref().map(|zone| format!(" in {zone}")).unwrap_or_default();
+    format!("{}{from}{zone}", member.state)
+}
+
+fn row(member: &MemberStatus, leader: Option<&str>) -> Vec<String> {
     let dash = || "-".to_owned();
     let lag = |lag: Option<u64>| lag.map_or_else(dash, bytes);
     vec![
         member.name.clone(),
         if member.role == "none" { dash() } else { member.role.clone() },
-        member.state.clone(),
+        state(member, leader),
         member.timeline.map_or_else(dash, |timeline| timeline.to_string()),
         lag(member.receive_lag_bytes),
         lag(member.replay_lag_bytes),

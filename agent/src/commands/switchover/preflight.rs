@@ -254,11 +254,13 @@ fn ranked(world: &World, snapshot: &Snapshot, leader: &MemberName) -> Vec<(Membe
         .map(|(name, member)| {
             let passes = !of_candidate(world, snapshot, leader, name).iter().any(is_fail);
             let (receive, _) = lags(world.answer(leader), name).unwrap_or((u64::MAX, u64::MAX));
-            ((!passes, receive, Reverse(member.tags.failover_priority), name.clone()), passes)
+            let priority = Reverse(member.tags.failover_priority);
+            let preferred = snapshot.cluster.is_preferred(name);
+            ((!passes, member.tags.streams_elsewhere(), receive, priority, !preferred, name.clone()), passes)
         })
         .collect();
     ranked.sort();
-    ranked.into_iter().map(|((_, _, _, name), passes)| (name, passes)).collect()
+    ranked.into_iter().map(|((.., name), passes)| (name, passes)).collect()
 }
 
 #[cfg(test)]

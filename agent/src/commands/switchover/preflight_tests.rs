@@ -33,6 +33,8 @@ fn snapshot() -> Snapshot {
             disk_low: false,
             capacities: Default::default(),
             slots: Default::default(),
+            zone: None,
+            streams_from: None,
         };
         snapshot.cluster.members.insert(name(member), member_of);
     }
