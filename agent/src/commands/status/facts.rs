@@ -105,6 +105,10 @@ impl Status {
         };
         status.problems = problems::problems(&status, world, config.timing.ttl);
         status.verdict = verdict::verdict(&status, world);
+        if let Some(snapshot) = snapshot {
+            let asked = snapshot.config.durability.unwrap_or(config.durability).mode;
+            status.verdict = std::mem::take(&mut status.verdict).because_of_two_nodes(snapshot, asked);
+        }
         status
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use decision::durability::{Policies, proven};
+use consensus::Snapshot;
+use decision::durability::{Policies, count_of_voters, proven};
 use decision::names::MemberName;
 use decision::reason::bytes;
 use decision::settings::Mode;
@@ -46,6 +47,8 @@ pub struct Verdict {
     pub word: Word,
     /// One sentence.
     pub sentence: String,
+    /// The code of what makes it so without anybody's choice: `two_nodes`, where `auto` stays `async`.
+    pub because: Option<&'static str>,
     /// A failover could happen by itself now; `null`: not known.
     pub failover_possible: Option<bool>,
     /// The most acknowledged bytes that it would lose, as things stand; `null`: not known, or no failover is possible.
@@ -114,7 +117,21 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
         Cost::Impossible(_) => (Some(false), None),
         Cost::Unknown => (None, None),
     };
-    Verdict { word, sentence, failover_possible, failover_lost_bytes_bound }
+    Verdict { word, sentence, because: None, failover_possible, failover_lost_bytes_bound }
+}
+
+impl Verdict {
+    /// Says why commits wait for nobody, where nobody has chosen that: with two members that could vote, `auto` stays `async`.
+    #[must_use]
+    pub fn because_of_two_nodes(self, snapshot: &Snapshot, asked: Mode) -> Self {
+        let is_async = snapshot.cluster.sync.as_ref().is_some_and(|sync| sync.mode == Mode::Async);
+        if asked != Mode::Auto || !is_async || count_of_voters(&snapshot.cluster) != 2 {
+            return self;
+        }
+        let sentence =
+            format!("{}; async, because with two nodes each mode has its price: docs/small-clusters.md", self.sentence);
+        Self { sentence, because: Some("two_nodes"), ..self }
+    }
 }
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
@@ -167,6 +184,7 @@ fn cost_of(mode: Mode, policies: &Policies, able: &[&MemberStatus]) -> Cost {
 mod tests {
     use std::collections::BTreeMap;
 
+    use consensus::records::MemberRecord;
     use decision::durability::Quorum;
 
     use super::super::facts::DurabilityStatus;
@@ -194,6 +212,39 @@ mod tests {
 
     fn quorum(k: u32, voters: &[&str]) -> Quorum {
         Quorum { k, voters: voters.iter().map(|name| MemberName::new(*name).unwrap()).collect() }
+    }
+
+    #[test]
+    fn a_cluster_of_two_is_told_why_its_commits_wait_for_nobody() {
+        let name = |text: &str| MemberName::new(text).unwrap();
+        let mut snapshot = Snapshot::default();
+        for member in ["pg1", "pg2"] {
+            let record = MemberRecord { conn_url: "postgres://h:1/x".to_owned(), ..MemberRecord::default() };
+            snapshot.cluster.members.insert(name(member), record.to_member().unwrap());
+        }
+        let mut with_record = |mode| {
+            let (term, timeline) = (decision::names::Term(1), decision::names::Timeline(1));
+            snapshot.cluster.sync = Some(decision::view::SyncRecord {
+                leader: name("pg1"),
+                term,
+                mode,
+                policies: vec![Quorum::none()],
+                timeline,
+                released: false,
+                reclaimed: false,
+                handover_lsn: None,
+                heir: None,
+            });
+            snapshot.clone()
+        };
+        let told = |snapshot: &Snapshot, asked| Verdict::default().because_of_two_nodes(snapshot, asked).because;
+        let two = with_record(Mode::Async);
+        assert_eq!(told(&two, Mode::Auto), Some("two_nodes"));
+        assert_eq!(told(&two, Mode::Async), None, "somebody has chosen it");
+        assert_eq!(told(&with_record(Mode::Quorum), Mode::Auto), None, "it has been three");
+        let mut three = two;
+        three.cluster.members.insert(name("pg3"), three.cluster.members[&name("pg2")].clone());
+        assert_eq!(told(&three, Mode::Auto), None);
     }
 
     #[test]
