@@ -82,6 +82,7 @@ mod tests {
             reclaimed: false,
             handover_lsn: None,
             heir: None,
+            follows: false,
         }
     }
 

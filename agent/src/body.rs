@@ -11,7 +11,7 @@ use decision::action::Action;
 use decision::promise::worth_asking;
 use decision::reason::Reason;
 use decision::settings::Mode;
-use decision::view::{Job, Lock, Seen, Server, View};
+use decision::view::{Cluster, Job, Lock, Seen, Server, View};
 use decision::{Decision, decide};
 use pg_control::Death;
 use tokio::sync::watch;
@@ -100,7 +100,7 @@ impl Body {
             state_dir: StateDir::new(Arc::clone(&hands)),
             configuring: Configuring::new(Arc::clone(&hands)),
             slotkeeper: Slotkeeper::new(Arc::clone(&hands)),
-            record: watch::channel(hands.member_record(&look, false, false)).0,
+            record: watch::channel(hands.member_record(&look, false, false, false)).0,
             hands,
             cluster,
             ages,
@@ -141,7 +141,7 @@ impl Body {
             self.death = self.look.newcomer.take().or(self.death.take());
             let seen = self.view();
             self.remember();
-            self.upkeep.see(&seen, self.look.extras.as_ref(), &self.look.upstream_lacks);
+            self.upkeep.see(&seen, &self.look);
             self.exposure.see(&seen);
             self.overrulings.see(&seen);
             self.state_dir.see();
@@ -218,14 +218,7 @@ impl Body {
         let server = seen.postgres.last().map(|postgres| &postgres.server);
         let leads = matches!(seen.lock, Lock::Held { .. });
         self.hands.pulse.watch(leads && matches!(server, Some(Server::Primary(_) | Server::Hung { .. })));
-        if leads
-            && !seen.settings.paused
-            && matches!(server, Some(Server::Primary(_) | Server::Starting { .. } | Server::Hung { .. }))
-        {
-            self.hands.fence.arm();
-        } else if seen.settings.paused || self.is_harmless(seen, leads) {
-            self.hands.fence.disarm();
-        }
+        self.keep_fenced(seen, server);
         self.hands.promises.worth_asking.store(worth_asking(seen), Ordering::SeqCst);
         self.acknowledged_at = self.look_at_acknowledgements(seen, server.filter(|_| leads));
         if leads {
@@ -280,6 +273,20 @@ impl Body {
         self.led_before = leads;
     }
 
+    /// Postgres is fenced while it is the leader's and may accept writes. The leader of a site that follows another is a standby, and nothing of
+    /// it need end with its lease.
+    fn keep_fenced(&mut self, seen: &View, server: Option<&Server>) {
+        let may_write = matches!(seen.lock, Lock::Held { .. }) && !seen.cluster.last().is_some_and(Cluster::follows);
+        if may_write
+            && !seen.settings.paused
+            && matches!(server, Some(Server::Primary(_) | Server::Starting { .. } | Server::Hung { .. }))
+        {
+            self.hands.fence.arm();
+        } else if seen.settings.paused || self.is_harmless(seen, may_write) {
+            self.hands.fence.disarm();
+        }
+    }
+
     fn out_of_sight(&self, so: bool) {
         self.hands.promises.out_of_sight.send_if_modified(|before| std::mem::replace(before, so) != so);
     }
@@ -313,10 +320,10 @@ impl Body {
 
     /// Whether there is nothing to fence: this node does not lead, does nothing, and its Postgres is down or a standby. Seen twice, for
     /// the first look may be from before the end of the last action.
-    fn is_harmless(&mut self, seen: &View, leads: bool) -> bool {
+    fn is_harmless(&mut self, seen: &View, may_write: bool) -> bool {
         let server = seen.postgres.now().map(|postgres| &postgres.server);
         let resting = matches!(server, Some(Server::Stopped | Server::Standby(_)));
-        let harmless = !leads && resting && seen.job.is_none();
+        let harmless = !may_write && resting && seen.job.is_none();
         self.harmless = if harmless { self.harmless.saturating_add(1) } else { 0 };
         self.harmless >= 2
     }
@@ -362,7 +369,11 @@ impl Body {
 
     /// Offers the member record; the registrar writes it if it differs. Positions ride along now and then.
     fn publish(&mut self, paused: bool, positions: bool) {
-        let mut fresh = self.hands.member_record(&self.look, paused, true);
+        let me = self.hands.me();
+        let leads_a_follower = self.seen.as_ref().is_some_and(|seen| {
+            seen.cluster.follows() && seen.cluster.leader.as_ref() == Some(me) && seen.leader_lease != 0
+        });
+        let mut fresh = self.hands.member_record(&self.look, leads_a_follower, paused, true);
         self.record.send_if_modified(|record| {
             if !positions {
                 fresh.xlog_location = fresh.xlog_location.and(record.xlog_location);

@@ -226,6 +226,7 @@ impl<'a> Plan<'a> {
             // Behind the start of the last record, that is: the record itself.
             handover_lsn: Some(Lsn(last.0 + 1)),
             heir: None,
+            follows: false,
         }
     }
 

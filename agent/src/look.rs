@@ -9,6 +9,7 @@ use consensus::{BootInstant, ClusterView, Lease, Snapshot};
 use decision::cascade::upstream_is_good;
 use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::settings::Settings;
+use decision::site::{Remote, RemoteSeen, is_another_site};
 use decision::view::{
     Data, Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View,
 };
@@ -28,6 +29,8 @@ pub fn fresh_for(settings: &Settings) -> Duration {
 /// How long the loop waits for a look. One that takes longer goes on by itself and is taken in when it ends: a disk or a server that
 /// hangs must not keep the agent from deciding that it does.
 const LOOK_WITHIN: Duration = Duration::from_millis(150);
+/// How long the word of another site says what is so.
+const REMOTE_IS_NEWS: Duration = Duration::from_secs(5);
 const NOT_NOW: Duration = Duration::from_millis(2);
 /// A server that has been silent for less is merely busy.
 const SILENT: Duration = Duration::from_millis(200);
@@ -45,6 +48,8 @@ pub struct LastLook {
     last_primary: Option<Primary>,
     /// Where the upstream has no WAL any more that this standby needs.
     pub upstream_lacks: Arc<Mutex<Lacking>>,
+    /// What another site has said of itself, and when.
+    pub remote: Arc<Mutex<Option<HeardSite>>>,
     /// A postmaster that was not watched before, with its death.
     pub newcomer: Option<(i32, Death)>,
     /// Facts that no decision needs, of the last answer.
@@ -155,6 +160,9 @@ impl LastLook {
     }
 }
 
+/// What another site has said of itself, where that is, and when.
+pub type HeardSite = (Remote, RemoteSeen, Instant);
+
 /// The leader that has no WAL any more from a position on that a standby needs.
 pub type Lacking = Option<(MemberName, Lsn)>;
 
@@ -217,12 +225,19 @@ impl Hands {
         Some((term, until))
     }
 
-    /// What this node says about itself in etcd.
-    pub fn member_record(&self, look: &LastLook, paused: bool, positions: bool) -> MemberRecord {
+    /// What this node says about itself in etcd. `leads_a_follower`: it leads a site that follows another.
+    pub fn member_record(
+        &self,
+        look: &LastLook,
+        leads_a_follower: bool,
+        paused: bool,
+        positions: bool,
+    ) -> MemberRecord {
         let postgres = &self.config.postgres;
         let advertise = &postgres.advertise;
         let (role, state) = match look.server() {
             Some(Server::Primary(_)) => ("primary", "running"),
+            Some(Server::Standby(_)) if leads_a_follower => ("standby_leader", "running"),
             Some(Server::Standby(_)) => ("replica", "running"),
             Some(Server::Starting { .. }) => ("replica", "starting"),
             Some(Server::Stopping) => ("replica", "stopping"),
@@ -320,13 +335,16 @@ pub fn view(
     let still = |(leader, position): &(MemberName, Lsn)| {
         let standby = look.server().and_then(Server::as_standby);
         let waits = standby.is_none_or(|standby| !standby.streaming && standby.received == *position);
-        waits && seen.last().is_none_or(|cluster| cluster.leader.as_ref() == Some(leader))
+        let asked =
+            is_another_site(leader) || seen.last().is_none_or(|cluster| cluster.leader.as_ref() == Some(leader));
+        waits && asked
     };
     *lacks = lacks.take().filter(still);
     let signs = Signs {
         disk,
         last_primary: look.last_primary.clone(),
         upstream_lacks: lacks.as_ref().map(|(_, position)| *position),
+        remote: heard_lately(look, &snapshot),
         replay_paused: look.extras.as_ref().is_some_and(|extras| extras.replay_paused),
         stuck: hang.map(|(stuck, _)| stuck).unwrap_or_default(),
     };
@@ -336,6 +354,15 @@ pub fn view(
     let (promise, pledged, reliance) = (book.running(), book.pledged(), hands.authority.carried().reliance());
     let me = hands.me().clone();
     View { me, cluster: seen, postgres, lock, job, ages, hearing, fence, promise, pledged, reliance, signs, settings }
+}
+
+/// What the other site that the settings name has said of itself lately.
+fn heard_lately(look: &LastLook, snapshot: &Snapshot) -> Option<RemoteSeen> {
+    let heard = look.remote.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, seen, _) = heard.as_ref().filter(|(remote, _, at)| {
+        snapshot.cluster.site.remote.as_ref() == Some(remote) && at.elapsed() < REMOTE_IS_NEWS
+    })?;
+    Some(seen.clone())
 }
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;

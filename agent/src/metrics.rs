@@ -233,7 +233,7 @@ const PATRONIS: &[Row] = &[
     ("patroni_xlog_location", "Flushed WAL position in bytes, 0 on a standby", |p| {
         p.primary().map_or(0.0, |x| x.flushed.0 as f64)
     }),
-    ("patroni_standby_leader", "1 if this is a standby leader", |_| 0.0),
+    ("patroni_standby_leader", "1 if this is a standby leader", |p| yes(p.leads_a_follower())),
     ("patroni_replica", "1 if Postgres is a standby", |p| yes(p.standby().is_some())),
     ("patroni_sync_standby", "1 if every acknowledged commit is here", |p| yes(p.sync_kind() == SyncKind::Sync)),
     ("patroni_quorum_standby", "1 if this is a voter", |p| yes(p.sync_kind() == SyncKind::Quorum)),

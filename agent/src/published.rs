@@ -203,10 +203,23 @@ impl Picture {
         (self.lock_until.is_some_and(|until| until > BootInstant::now()) && self.is_fresh()).then_some(term)
     }
 
+    /// Whether this site follows another, by its record.
+    pub fn follows_a_site(&self) -> bool {
+        self.cluster().is_some_and(Cluster::follows)
+    }
+
+    /// I lead a site that follows another, and my Postgres is the standby that streams from there.
+    pub fn leads_a_follower(&self) -> bool {
+        self.leads().is_some() && self.follows_a_site() && self.standby().is_some()
+    }
+
     /// Writes work here: I lead, Postgres is primary, and the marker of this term has been acknowledged.
     pub fn writable(&self) -> bool {
         let marked = |term| self.primary().is_some_and(|primary| primary.marked_term == term);
-        self.leads().is_some_and(marked) && !self.proof_pending && (self.sees_etcd() || self.has_its_quorum())
+        self.leads().is_some_and(marked)
+            && !self.follows_a_site()
+            && !self.proof_pending
+            && (self.sees_etcd() || self.has_its_quorum())
     }
 
     /// etcd has confirmed the cluster lately.
@@ -247,7 +260,8 @@ impl Picture {
 
     /// The furthest position of the leader that is known here.
     pub fn leader_lsn(&self) -> Option<Lsn> {
-        let published = self.cluster().and_then(|cluster| cluster.leader_lsn);
+        // A site that follows another publishes none: what is there is of the time when it led.
+        let published = self.cluster().filter(|cluster| !cluster.follows()).and_then(|cluster| cluster.leader_lsn);
         published.max(self.extras.as_ref().and_then(|extras| extras.upstream_latest_end_lsn))
     }
 
@@ -296,7 +310,9 @@ impl Picture {
     pub fn role(&self) -> &'static str {
         match self.postgres().map(|postgres| &postgres.server) {
             Some(Server::Primary(_)) => "primary",
+            Some(Server::Standby(_)) if self.leads_a_follower() => "standby_leader",
             Some(Server::Standby(_)) => "replica",
+            _ if self.leads().is_some() && self.follows_a_site() => "standby_leader",
             _ if self.leads().is_some() => "primary",
             _ => "replica",
         }

@@ -108,6 +108,7 @@ impl Recorder {
             ClaimKind::Failover => ("failover", "lease_expired"),
             ClaimKind::Takeover => ("failover", "leader_silent"),
             ClaimKind::Forced => ("failover", "forced"),
+            ClaimKind::Site => ("site_promotion", "operator"),
         };
         let from = seen.cluster.sync.as_ref().map(|sync| sync.leader.clone());
         self.took_lock(kind, cause, from, claim.after, claim.term);
@@ -217,6 +218,28 @@ impl Recorder {
             let written = async {
                 store.create_transition(&record).await?;
                 store.prune_transitions(KEPT_RECORDS).await?;
+                reload(&store, &ledger).await
+            };
+            complain(&record.id, written.await);
+        });
+    }
+
+    /// This node leads a site that follows another, where nobody writes: its reign is on record as it is.
+    pub fn leads_a_follower(&self) {
+        let mut now = self.now();
+        now.watch = None;
+        let Some(mut record) =
+            now.record.take().filter(|record| !["switchover", "restart"].contains(&record.kind.as_str()))
+        else {
+            return;
+        };
+        drop(now);
+        record.outcome = "done".into();
+        log_done(&record);
+        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
+        self.runtime.spawn(async move {
+            let written = async {
+                store.create_transition(&record).await?;
                 reload(&store, &ledger).await
             };
             complain(&record.id, written.await);

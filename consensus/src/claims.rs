@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use decision::action::{Claim, ClaimKind};
 use decision::names::{Lsn, MemberName, SystemId, Term, Timeline};
+use decision::site::Token;
 use decision::slots::Published;
 use decision::view::{Ballot, SyncRecord};
 use serde_json::Value;
@@ -139,6 +140,7 @@ impl Store {
             reclaimed: claim.kind == ClaimKind::Reclaim,
             handover_lsn: None,
             heir: None,
+            follows: claim.follows,
         };
         let mut writes = vec![
             Write::put_leased(keys.leader(), me.as_str(), lock_lease),
@@ -251,6 +253,23 @@ impl Store {
     ) -> Result<Outcome, Error> {
         let guards = self.leader_over(me, term, self.keys().sync(), sync_revision);
         self.commit(&guards, &[Write::put(self.keys().sync(), sync::to_stored(sync))]).await
+    }
+
+    /// Writes that this site follows another from now on, and how far it has come, if I still lead and nobody else has changed the record. My
+    /// Postgres has been stopped before: nobody here acknowledges anything any more.
+    pub async fn demote_site(
+        &self,
+        me: &MemberName,
+        sync: &SyncRecord,
+        sync_revision: i64,
+        token: &Token,
+    ) -> Result<Outcome, Error> {
+        let guards = self.leader_over(me, sync.term, self.keys().sync(), sync_revision);
+        let writes = [
+            Write::put(self.keys().sync(), sync::to_stored(sync)),
+            Write::put(self.keys().site_token(), token.to_string()),
+        ];
+        self.commit(&guards, &writes).await
     }
 
     /// Writes the leader's WAL position and what it tells of its slots, if I still lead.

@@ -83,6 +83,10 @@ impl Keys {
     pub fn failover(&self) -> String {
         self.key("failover")
     }
+    /// How far this site had come when it last ceased to lead.
+    pub fn site_token(&self) -> String {
+        self.key("site_token")
+    }
     /// Patroni's failsafe topology.
     pub fn failsafe(&self) -> String {
         self.key("failsafe")

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use decision::names::{Lsn, MemberName, SystemId, Term};
+use decision::site::Token;
 use decision::slots::Published;
 use decision::view::{Cluster, Initialize};
 use etcd_client::KeyValue;
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub history_revision: i64,
     /// The lease of each member's key.
     pub member_leases: BTreeMap<MemberName, i64>,
+    /// How far this site had come when it last ceased to lead.
+    pub site_token: Option<Token>,
     /// Values that could not be understood.
     pub problems: Vec<Problem>,
     pub(crate) fingerprint: Fingerprint,
@@ -181,16 +184,10 @@ impl Snapshot {
                 self.history_rows = progress::history_from_stored(text)?;
                 self.cluster.history = self.history_rows.iter().map(HistoryRow::to_entry).collect();
             }
+            "site_token" => self.site_token = Some(text.parse()?),
             "stray_timeline" => self.cluster.stray_timeline = progress::timeline_from_stored(text)?,
             "failover" => self.take_request(text, revision)?,
-            "config" => {
-                self.config_revision = revision;
-                let (config, wrong) = ClusterConfig::from_json(text);
-                self.config = config;
-                if !wrong.is_empty() {
-                    return Err(wrong.join("; "));
-                }
-            }
+            "config" => self.take_config(text, revision)?,
             _ => {}
         }
         Ok(())
@@ -200,6 +197,14 @@ impl Snapshot {
         let (lsn, slots) = progress::status_from_stored(text)?;
         (self.cluster.leader_lsn, self.slots) = (Some(lsn), slots);
         Ok(())
+    }
+
+    fn take_config(&mut self, text: &str, revision: i64) -> Result<(), String> {
+        self.config_revision = revision;
+        let (config, wrong) = ClusterConfig::from_json(text);
+        self.cluster.site = config.site.clone();
+        self.config = config;
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
     }
 
     fn take_request(&mut self, text: &str, revision: i64) -> Result<(), String> {

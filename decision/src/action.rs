@@ -104,6 +104,14 @@ pub enum Action {
     /// Tell the voters first hand that this primary is done for, kill what is left of it, and then give the lock up. The voters need not
     /// wait for the kill: their pledges stop it from acknowledging anything.
     Abdicate,
+    /// Follow the other site no more and replay what is here, before this site leads by itself: nothing of the other's comes after that.
+    LeaveRemote,
+    /// Let this site follow another: stop my primary with a checkpoint, say in etcd how far it has come and that this site follows, and start
+    /// it again as the standby of the other.
+    DemoteSite {
+        /// Whom to follow.
+        to: Upstream,
+    },
     /// Ask for a switchover by myself, as an operator would: this node is about to be unfit to lead.
     AskSwitchover {
         /// Who is to lead.
@@ -189,6 +197,9 @@ pub struct Claim {
     pub failsafe_revision: Option<i64>,
     /// The leader that is deposed, its lease still running; `None`: nobody may hold the lock.
     pub depose: Option<MemberName>,
+    /// The record of a site that follows another: nobody is promoted on the strength of this claim.
+    #[serde(default)]
+    pub follows: bool,
     /// The kind of taking, for the transition record.
     pub kind: ClaimKind,
     /// The operator's request that this answers, if any.
@@ -209,6 +220,8 @@ pub enum ClaimKind {
     Takeover,
     /// An operator asked for it where nothing was proven.
     Forced,
+    /// The leader of a site that followed another lets it lead by itself, as an operator asked.
+    Site,
 }
 
 impl Action {
@@ -241,6 +254,8 @@ impl Action {
             Action::HandOver { .. } => "hand_over",
             Action::Release => "release",
             Action::Abdicate => "abdicate",
+            Action::LeaveRemote => "leave_remote",
+            Action::DemoteSite { .. } => "demote_site",
             Action::AskSwitchover { .. } => "ask_switchover",
             Action::Restart { then: StartAs::Primary { .. }, .. } => "restart_primary",
             Action::Restart { then: StartAs::Standby(_), .. } => "restart_standby",

@@ -100,7 +100,7 @@ fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) 
         }
     }
     let proof = cluster.sync.as_ref().is_some_and(|sync| sync.mode != Mode::Async);
-    if let Some(leader_lsn) = cluster.leader_lsn.filter(|_| !proof) {
+    if let Some(leader_lsn) = cluster.leader_lsn.filter(|_| !proof && !cluster.follows()) {
         let behind_bytes = ballot.received.bytes_behind(leader_lsn);
         if behind_bytes > settings.max_lag_on_failover_bytes {
             bars.push(Bar::TooFarBehind { behind_bytes, limit_bytes: settings.max_lag_on_failover_bytes });
@@ -137,7 +137,8 @@ pub(crate) fn may_lead_by_ballot(cluster: &Cluster) -> Vec<(&MemberName, &Ballot
 /// beyond its fork was never acknowledged, and the leader may have gone on meanwhile. (An etcd that was restored has forgotten later reigns:
 /// there the marker of a later term tells.)
 pub(crate) fn is_stray(cluster: &Cluster, ballot: &Ballot) -> bool {
-    let recorded = cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty());
+    // A site that follows another goes from one timeline to the next as the other does.
+    let recorded = cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty() && !sync.follows);
     recorded.is_some_and(|sync| ballot.timeline > sync.timeline) && ballot.wal_term <= cluster.term
 }
 

@@ -12,6 +12,7 @@ use crate::order::Order;
 use crate::parameters::Capacities;
 use crate::postgres::Upstream;
 use crate::settings::{Mode, Tags};
+use crate::site::Site;
 use crate::slots::{SlotName, slot_of};
 
 /// The cluster as etcd shows it at one revision.
@@ -58,6 +59,9 @@ pub struct Cluster {
     /// Among equal candidates those of this zone come first.
     #[serde(default)]
     pub prefer_zone: Option<String>,
+    /// What the settings say of another site that this one is to follow.
+    #[serde(default)]
+    pub site: Site,
 }
 
 /// The state of the `initialize` key.
@@ -147,6 +151,10 @@ pub struct SyncRecord {
     /// over while clients wait. It has led nothing yet, and what its standbys acknowledge releases nothing at the leader.
     #[serde(default)]
     pub heir: Option<MemberName>,
+    /// This site follows another one (see [`crate::site`]): its leader accepts no writes and has promised nobody anything, so that an election
+    /// asks for no proof, and nobody here is a primary before a claim has written a record without this.
+    #[serde(default)]
+    pub follows: bool,
 }
 
 /// One member's pledge not to follow a term, and what it has.
@@ -211,7 +219,8 @@ impl Cluster {
     /// waits for one.
     pub fn upstream(&self, me: &MemberName, member: &MemberName, term: Term) -> Option<Upstream> {
         let found = self.members.get(member)?;
-        let slot = slot_of(&self.members, me).filter(|slot| found.slots.contains(slot));
+        // Where another site is followed nobody tells how far slots have got, so none are kept.
+        let slot = slot_of(&self.members, me).filter(|slot| found.slots.contains(slot) && !self.follows());
         Some(Upstream { member: member.clone(), host: found.host.clone(), port: found.port, term, slot })
     }
 
@@ -224,6 +233,11 @@ impl Cluster {
     pub fn heir(&self) -> Option<&MemberName> {
         let of_the_leader = |sync: &&SyncRecord| self.leader.as_ref() == Some(&sync.leader) && sync.term == self.term;
         self.sync.as_ref().filter(of_the_leader)?.heir.as_ref()
+    }
+
+    /// Whether this site follows another one, by its record: what the settings want may not have come about yet.
+    pub fn follows(&self) -> bool {
+        self.sync.as_ref().is_some_and(|sync| sync.follows)
     }
 
     /// The ballots that revoke the present term.

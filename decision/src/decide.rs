@@ -11,7 +11,7 @@ use crate::isolation::accepts_writes;
 use crate::names::Term;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, Server, View};
-use crate::{firsthand, following, isolation, leading, order, suspicion, vacancy};
+use crate::{firsthand, following, isolation, leading, order, site, suspicion, vacancy};
 
 /// How long a server may take to stop before it is killed.
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -92,7 +92,9 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
     }
     let unfenced = || lets_go_for_want_of_a_fence(view, postgres, cluster.term);
     let went_back = || vacancy::etcd_went_back(view, cluster, postgres);
-    let unfenced = if cluster.leader.as_ref() == Some(&view.me) { unfenced() } else { None };
+    // The leader of a site that follows another is no primary, and needs no fence to be none.
+    let may_write = cluster.leader.as_ref() == Some(&view.me) && !cluster.follows();
+    let unfenced = if may_write { unfenced() } else { None };
     if let Some(choice) = unfenced.or_else(went_back).or_else(|| old_news(view, cluster, postgres).map(wait)) {
         return choice;
     }
@@ -147,7 +149,7 @@ pub(crate) fn is_unmarked(postgres: &Postgres) -> bool {
 fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let job = view.job.as_ref()?;
     let reason = Reason::Busy { action: job.action.clone(), age: job.age };
-    let source_is_gone = job.from.as_ref().is_some_and(|from| {
+    let source_is_gone = job.from.as_ref().filter(|from| !site::is_another_site(from)).is_some_and(|from| {
         !cluster.members.contains_key(from) || cluster.leader.as_ref().is_some_and(|leader| leader != from)
     });
     let suspect = suspicion::is_gone(view, cluster);

@@ -10,15 +10,16 @@ use crate::names::MemberName;
 use crate::promise::{Promise, binding};
 use crate::reason::Reason;
 use crate::rejoin;
+use crate::site;
 use crate::slots::SlotName;
 use crate::suspicion;
 use crate::vacancy;
 use crate::view::{Cluster, Data, OnDisk, Postgres, RequestKind, Server, Standby, Stuck, SyncRecord, Upstream, View};
 
 /// A standby that hangs holds nobody up for long: it stops being a voter.
-const STANDBY_HANGS_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const STANDBY_HANGS_AFTER: Duration = Duration::from_secs(10);
 /// A standby connects again within a second or two; what takes longer is told.
-const NOT_STREAMING_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const NOT_STREAMING_AFTER: Duration = Duration::from_secs(10);
 
 /// What to do while `leader` leads.
 pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, leader: &MemberName) -> Choice {
@@ -54,11 +55,15 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     if revoked {
         return (Action::Withdraw { revoked: term }, Reason::LeaderIsBack { leader: leader.clone(), term });
     }
-    if standby.wal_term > term {
+    // Where another site is followed, the terms in the WAL are the other's.
+    if standby.wal_term > term && !cluster.follows() {
         return wait(Reason::EtcdWentBack { mine: standby.wal_term, etcd: term });
     }
     let streams_from_leader = standby.streaming && follows(standby, &upstream);
-    let diverged = || rejoin::diverged(cluster, leader, standby.timeline, standby.received);
+    let diverged = || match cluster.follows() {
+        true => site::diverged(view, standby),
+        false => rejoin::diverged(cluster, leader, standby.timeline, standby.received),
+    };
     if let Some(reason) = (!streams_from_leader).then(diverged).flatten() {
         return (Action::Stop(StopMode::Fast), reason);
     }

@@ -13,6 +13,7 @@ use crate::names::{MemberName, Term};
 use crate::reason::{Reason, span};
 use crate::recovery::forecast;
 use crate::settings::Mode;
+use crate::site;
 use crate::vacancy;
 use crate::view::{
     Cluster, ControlState, Data, MemberRole, OnDisk, Postgres, Primary, Request, RequestKind, Server, Standby,
@@ -31,6 +32,9 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres, term: 
         // The record is written in the very transaction that gives the lock, so somebody has tampered with it.
         return wait(Reason::RecordMissing { term });
     };
+    if sync.follows {
+        return site::leads(view, cluster, postgres, term);
+    }
     if let Some(choice) = firsthand::failing_disk(view, cluster, sync, &postgres.server) {
         return choice;
     }
@@ -199,7 +203,9 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
         }
         Step::Settled => match &cluster.request {
             Some(request) => requested(view, cluster, primary, request),
-            None => firsthand::low_disk(view, cluster, primary).unwrap_or(wait(Reason::Leading { term })),
+            None => site::demotion(view, cluster)
+                .or_else(|| firsthand::low_disk(view, cluster, primary))
+                .unwrap_or(wait(Reason::Leading { term })),
         },
         Step::Record(policies) => {
             let reason =
@@ -262,7 +268,7 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
 }
 
 /// Why a member cannot take a switchover, now or in a moment.
-fn never_fit(view: &View, cluster: &Cluster, to: &MemberName) -> Option<String> {
+pub(crate) fn never_fit(view: &View, cluster: &Cluster, to: &MemberName) -> Option<String> {
     if *to == view.me {
         return Some(format!("{to} leads already"));
     }

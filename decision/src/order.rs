@@ -7,7 +7,7 @@ use crate::action::{Action, StartAs};
 use crate::decide::{Choice, wait};
 use crate::leading::recorded_quorum;
 use crate::reason::Reason;
-use crate::rejoin::{floor, is_primary};
+use crate::rejoin::{floor, is_source};
 use crate::suspicion;
 use crate::view::{Cluster, Lock, MemberRole, Postgres, Server, View};
 
@@ -97,7 +97,7 @@ fn reinit(view: &View, cluster: &Cluster, order: &Order) -> Result<Option<Choice
     let from = cluster
         .upstream(&view.me, leader, cluster.term)
         .ok_or_else(|| format!("where {leader} is to be reached is not known"))?;
-    if !is_primary(cluster, leader) {
+    if !is_source(cluster, leader) {
         return Ok(Some(wait(Reason::LeaderNotPrimary { leader: leader.clone() })));
     }
     let reason = Reason::Ordered { what: format!("copy the data anew from {leader}") };

@@ -140,6 +140,19 @@ Reason:
     CannotStart { why: String } "cannot_start" ("this primary cannot be started ({why}): let another try");
     Switchover { to: MemberName } "switchover" ("an operator asked {to} to lead: hand over");
     AwaitingCandidate { to: MemberName } "awaiting_candidate" ("{to} is getting ready to hold the lock");
+    FollowingSite { remote: String, term: Term } "following_site" ("this site follows the one at {remote}; this node leads it as its standby leader, term {term}");
+    FollowSite { remote: String } "follow_site" ("this node leads a site that follows another: stream from {remote}");
+    SiteUnclear {} "site_unclear"
+        ("the record says that this site follows another, but the settings name none and nobody has said that this site is to lead: nothing is promoted; pgvigil site promote, or pgvigil site demote --host");
+    AwaitingSite { replayed: Lsn, on: Timeline, needed: Lsn, timeline: Timeline } "awaiting_site"
+        ("this site is to lead once it has everything of the other: that ended on timeline {timeline} behind {needed}, here is {replayed} on timeline {on}");
+    PromoteSite { term: Term } "promote_site" ("an operator wants this site to lead by itself: leave the other, and lead term {term}");
+    DemoteSite { remote: String } "demote_site" ("an operator wants this site to follow {remote}: stop the primary here, and follow");
+    SiteUnseen { remote: String } "site_unseen"
+        ("leads, and is to follow {remote}, which has not answered the rewind role from here: the primary is not stopped before that");
+    ForeignSite { mine: SystemId, theirs: SystemId } "foreign_site"
+        ("this site has database system {mine}, the other one is {theirs}: neither can follow the other");
+    PrimaryWhileFollowing {} "primary_while_following" ("this site follows another, and Postgres here accepts writes, which nobody here has ordered: stop it");
     Ordered { what: String } "ordered" ("an operator wants it: {what}");
     Cascades { upstream: MemberName, leader: MemberName, term: Term } "cascades"
         ("follows {upstream}, as its tags say, and so {leader}, term {term}");

@@ -6,6 +6,7 @@ use crate::decide::{Choice, wait};
 use crate::firsthand::disk_trouble;
 use crate::names::{Lsn, MemberName, Timeline};
 use crate::reason::Reason;
+use crate::site;
 use crate::view::{Cluster, ControlState, Data, HistoryEntry, MemberRole, OnDisk, Upstream, View};
 
 /// What to do with a stopped Postgres while `leader` leads.
@@ -23,6 +24,7 @@ pub(crate) fn stopped(view: &View, cluster: &Cluster, data: &Data, leader: &Memb
         return copy(cluster, upstream, Reason::WalRemoved { leader: leader.clone(), at });
     }
     match data {
+        Data::Present(disk) if cluster.follows() => site::beside_a_leader(view, cluster, disk, upstream),
         Data::Empty => copy(cluster, upstream, Reason::EmptyDirectory { leader: leader.clone() }),
         Data::HalfMade { by } => copy(cluster, upstream, Reason::HalfMade { by: by.clone() }),
         Data::Unreadable { why } => wait(Reason::DataUnreadable { why: why.clone() }),
@@ -37,8 +39,8 @@ pub(crate) fn as_it_is(view: &View, disk: &OnDisk, upstream: Upstream) -> Option
     fit.then_some((Action::Start(StartAs::Standby(Some(upstream))), reason))
 }
 
-fn copy(cluster: &Cluster, from: Upstream, reason: Reason) -> Choice {
-    if !is_primary(cluster, &from.member) {
+pub(crate) fn copy(cluster: &Cluster, from: Upstream, reason: Reason) -> Choice {
+    if !is_source(cluster, &from.member) {
         return wait(Reason::LeaderNotPrimary { leader: from.member });
     }
     (Action::Clone { from, floor: floor(cluster) }, reason)
@@ -93,8 +95,10 @@ fn leader_timeline(cluster: &Cluster, leader: &MemberName) -> Option<Timeline> {
     (member.role == MemberRole::Primary).then_some(member.timeline)?
 }
 
-pub(crate) fn is_primary(cluster: &Cluster, name: &MemberName) -> bool {
-    cluster.members.get(name).is_some_and(|member| member.role == MemberRole::Primary)
+/// Whether others may be copied from this leader: it is the primary or, where another site is followed, the standby that everybody here follows.
+pub(crate) fn is_source(cluster: &Cluster, leader: &MemberName) -> bool {
+    let role = if cluster.follows() { MemberRole::Standby } else { MemberRole::Primary };
+    cluster.members.get(leader).is_some_and(|member| member.role == role)
 }
 
 /// Where the leader's history left `timeline`. A timeline that never was in that history, or is newer than it, has nothing in common
@@ -144,7 +148,7 @@ fn living(cluster: &Cluster) -> Vec<&HistoryEntry> {
 
 /// The end of the WAL here, as far as it decides. A clean shutdown ends with its checkpoint record; if even that begins at or behind
 /// the fork there is divergence, and if it begins before, the record itself was the last thing the new leader received.
-fn end_of_wal(disk: &OnDisk, forked_at: Lsn) -> Option<Lsn> {
+pub(crate) fn end_of_wal(disk: &OnDisk, forked_at: Lsn) -> Option<Lsn> {
     match disk.state {
         ControlState::ShutDown if disk.checkpoint < forked_at => Some(disk.checkpoint),
         ControlState::ShutDown => Some(Lsn(disk.checkpoint.0.max(forked_at.0) + 1)),
@@ -157,7 +161,7 @@ fn end_of_wal(disk: &OnDisk, forked_at: Lsn) -> Option<Lsn> {
     }
 }
 
-fn was_primary(disk: &OnDisk) -> bool {
+pub(crate) fn was_primary(disk: &OnDisk) -> bool {
     !disk.standby_signal
         && matches!(
             disk.state,
@@ -170,5 +174,9 @@ fn was_primary(disk: &OnDisk) -> bool {
 
 /// A copied or rewound node has forgotten WAL that it may have acknowledged; it counts again once it is past where the leader is now.
 pub(crate) fn floor(cluster: &Cluster) -> Lsn {
+    // Where another site is followed nobody acknowledges anything, and the position in etcd is of an earlier reign.
+    if cluster.follows() {
+        return Lsn(0);
+    }
     cluster.leader_lsn.unwrap_or_default()
 }

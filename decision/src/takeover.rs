@@ -40,7 +40,8 @@ pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
     };
     let (mut member, mut ballot) = (member, ballot);
     let asks_no_proof = cluster.sync.as_ref().is_none_or(|sync| sync.mode == Mode::Async);
-    if let Some(listed) = cluster.failsafe.as_ref().filter(|_| asks_no_proof) {
+    // Where another site is followed nothing was acknowledged, so nobody can have missed anything by having been away.
+    if let Some(listed) = cluster.failsafe.as_ref().filter(|_| asks_no_proof && !cluster.follows()) {
         ballots.retain(|(name, _, _)| listed.contains(*name));
         match best(&ballots) {
             Some(found) => (member, ballot) = found,
@@ -99,6 +100,10 @@ fn unproven_bars(
     let waited = view.ages.vacancy.unwrap_or_default();
     if !missing.is_empty() && waited < view.settings.timing.ballot_window {
         return Some(Reason::AwaitingBallots { have: heard.len(), missing });
+    }
+    if cluster.follows() {
+        // What is missing comes from the other site.
+        return None;
     }
     let limit_bytes = view.settings.max_lag_on_failover_bytes;
     let behind_bytes = cluster.leader_lsn.map(|leader| ballot.received.bytes_behind(leader)).unwrap_or_default();

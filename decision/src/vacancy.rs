@@ -14,6 +14,7 @@ use crate::names::{MemberName, Term, Timeline};
 use crate::promise::binding;
 use crate::reason::Reason;
 use crate::settings::Mode;
+use crate::site;
 use crate::suspicion;
 use crate::takeover::{Count, count};
 use crate::view::{
@@ -35,7 +36,7 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
     if !matches!(cluster.initialize, Initialize::Done(_)) {
         return uninitialized(view, cluster, postgres);
     }
-    if postgres.is_or_becomes_primary() && !cluster.last_led_by(&view.me) {
+    if postgres.is_or_becomes_primary() && (!cluster.last_led_by(&view.me) || cluster.follows()) {
         return (Action::Stop(StopMode::Kill), Reason::LockLost {});
     }
     if let Some(promise) = binding(view, cluster).filter(|promise| promise.leader != view.me) {
@@ -58,6 +59,9 @@ pub(crate) fn decide(view: &View, cluster: &Cluster, postgres: &Postgres) -> Cho
         (Server::Hung { since }, _) => wait(Reason::Hung { since: *since, stuck: view.signs.stuck }),
         (Server::Standby(standby), _) => standby_without_leader(view, cluster, standby),
         (Server::Stopped, Data::Present(disk)) => stopped(view, cluster, disk),
+        (Server::Stopped, Data::Empty | Data::HalfMade { .. }) if site::nobody_has_data(view, cluster) => {
+            (Action::Acquire(claim(view, cluster, Term(0), Timeline(0))), Reason::NothingToCopy {})
+        }
         (Server::Stopped, Data::Empty) => wait(Reason::NothingToCopy {}),
         (Server::Stopped, Data::HalfMade { by }) => wait(Reason::HalfMade { by: by.clone() }),
         (Server::Stopped, Data::Unreadable { why }) => wait(Reason::DataUnreadable { why: why.clone() }),
@@ -112,6 +116,7 @@ fn claim_above(view: &View, cluster: &Cluster, primary: &Primary) -> Option<Clai
         ballots: Vec::new(),
         failsafe_revision: None,
         depose: None,
+        follows: false,
         kind: ClaimKind::Reclaim,
         request: None,
         lost_bytes_bound: Some(0),
@@ -155,7 +160,9 @@ fn others_have_a_database(view: &View, cluster: &Cluster) -> bool {
 }
 
 fn stopped(view: &View, cluster: &Cluster, disk: &OnDisk) -> Choice {
-    let last = |sync: &&SyncRecord| cluster.last_led_by(&view.me) && !another_has_led(cluster, sync, disk);
+    // The last leader of a site that follows another has led nothing: it ballots like the others.
+    let last =
+        |sync: &&SyncRecord| cluster.last_led_by(&view.me) && !sync.follows && !another_has_led(cluster, sync, disk);
     let led = cluster.sync.as_ref().filter(|sync| last(sync) && has_everything(sync, disk));
     if let Some(sync) = led.filter(|_| !view.is_barred_from_leading(cluster)) {
         // With the lock in its hand it would keep from leading whoever can.
@@ -205,6 +212,7 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> 
         ballots: Vec::new(),
         failsafe_revision: None,
         depose: None,
+        follows: false,
         kind: ClaimKind::Reclaim,
         request: None,
         lost_bytes_bound: Some(0),
@@ -215,7 +223,7 @@ fn reclaim(view: &View, cluster: &Cluster, timeline: Timeline, marked: Term) -> 
 fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> Choice {
     let why = Reason::Vacant { term: cluster.term };
     // Its leader is of a term that etcd has forgotten, and still sends: it will put that right.
-    if standby.wal_term > cluster.term && standby.streaming {
+    if standby.wal_term > cluster.term && standby.streaming && !cluster.follows() {
         return wait(Reason::EtcdWentBack { mine: standby.wal_term, etcd: cluster.term });
     }
     if let Some(choice) = pledge_first(view, cluster, standby, why).or_else(|| forced(view, cluster, standby)) {
@@ -334,7 +342,10 @@ fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
     let there_was = cluster.leader_lsn.max(cluster.floors.get(&view.me).copied());
     let lost_bytes_bound = there_was.map(|there_was| standby.received.bytes_behind(there_was)).filter(|lost| *lost > 0);
     let claim = claim(view, cluster, standby.wal_term, standby.timeline);
-    let policies = vec![quorum_for_new_leader(&view.me, cluster, &view.settings)];
+    let policies = match claim.follows {
+        true => claim.policies.clone(),
+        false => vec![quorum_for_new_leader(&view.me, cluster, &view.settings)],
+    };
     let kind = ClaimKind::Forced;
     let claim = Claim { kind, policies, request: Some(request.revision), lost_bytes_bound, ..claim };
     Some((Action::Acquire(claim), Reason::Forced { lost_bytes_bound }))
@@ -360,6 +371,9 @@ fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> 
     // must satisfy the old quorums and the new one.
     let old = cluster.sync.as_ref().map(inherited).unwrap_or_default();
     let asks_no_proof = cluster.sync.as_ref().is_none_or(|sync| sync.mode == Mode::Async);
+    if cluster.follows() {
+        return site::claim_to_follow(cluster, wal_term, timeline);
+    }
     Claim {
         term: cluster.term.max(highest_wal_term).max(wal_term).next(),
         after: cluster.term,
@@ -369,6 +383,7 @@ fn claim(view: &View, cluster: &Cluster, wal_term: Term, timeline: Timeline) -> 
         ballots: Vec::new(),
         failsafe_revision: asks_no_proof.then_some(cluster.failsafe_revision),
         depose: None,
+        follows: false,
         kind: ClaimKind::Failover,
         request: None,
         lost_bytes_bound: None,

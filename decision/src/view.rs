@@ -13,6 +13,7 @@ use crate::names::{Lsn, MemberName, Term};
 pub use crate::postgres::{ControlState, Data, OnDisk, Postgres, Primary, Server, Standby, Streaming, Stuck, Upstream};
 use crate::promise::{Promise, Reliance};
 use crate::settings::Settings;
+use crate::site::RemoteSeen;
 
 /// What one agent knows at one instant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -189,6 +190,9 @@ pub struct Signs {
     pub upstream_lacks: Option<Lsn>,
     /// Somebody has paused replay here.
     pub replay_paused: bool,
+    /// What the other site has said lately of itself, where this one follows it or is to.
+    #[serde(default)]
+    pub remote: Option<RemoteSeen>,
     /// What it is that hangs, where the primary here does.
     #[serde(default)]
     pub stuck: Stuck,

@@ -173,11 +173,10 @@ pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upst
     if config.nostream {
         return String::new();
     }
-    let pairs = [
-        ("host", upstream.host.clone()),
-        ("port", upstream.port.to_string()),
+    let mut pairs = addresses(upstream);
+    pairs.extend([
         ("user", config.replication_user.clone()),
-        ("application_name", application_name(&config.member, upstream.term)),
+        ("application_name", name_at(config, upstream)),
         ("passfile", passfile.to_string_lossy().into_owned()),
         ("sslmode", "prefer".to_owned()),
         ("connect_timeout", "2".to_owned()),
@@ -186,8 +185,29 @@ pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upst
         ("keepalives_interval", "1".to_owned()),
         ("keepalives_count", "3".to_owned()),
         ("tcp_user_timeout", "5000".to_owned()),
-    ];
+    ]);
     conninfo_of(&pairs)
+}
+
+/// Where an upstream is; of several servers of another site the one that accepts writes.
+pub(crate) fn addresses(upstream: &Upstream) -> Vec<(&'static str, String)> {
+    let (hosts, ports): (Vec<String>, Vec<String>) =
+        upstream.addresses().into_iter().map(|(host, port)| (host, port.to_string())).unzip();
+    let mut pairs = vec![("host", hosts.join(",")), ("port", ports.join(","))];
+    if hosts.len() > 1 {
+        pairs.push(("target_session_attrs", "read-write".to_owned()));
+    }
+    pairs
+}
+
+/// The name that a standby has at its upstream: with its term within the cluster; at another site with its cluster's name, for which no commit
+/// there ever waits.
+pub(crate) fn name_at(config: &InstanceConfig, upstream: &Upstream) -> String {
+    if upstream.is_another_site() {
+        format!("{}-{}", config.cluster, config.member)
+    } else {
+        application_name(&config.member, upstream.term)
+    }
 }
 
 /// A `libpq` connection string.
@@ -305,6 +325,19 @@ mod tests {
         assert!(text.contains("application_name=''pg1_t7''"), "{text}");
         assert!(text.contains(r"host=''db\\''2''"), "{text}");
         assert!(!text.contains("restore_command"), "{text}");
+    }
+
+    #[test]
+    fn another_site_is_followed_at_whichever_of_its_servers_takes_writes_and_under_no_voters_name() {
+        let one = decision::site::Remote::parse("east", 5433).expect("good").upstream();
+        let text = conninfo(&config(), Path::new("/s/pgpass"), &one);
+        assert!(text.starts_with("host='east' port='5433' user="), "{text}");
+        let two = decision::site::Remote::parse("east1:1,[::1]:2", 5433).expect("good").upstream();
+        let text = conninfo(&config(), Path::new("/s/pgpass"), &two);
+        assert!(text.starts_with("host='east1,::1' port='1,2' target_session_attrs='read-write'"), "{text}");
+        assert!(decision::names::parse_application_name(&name_at(&config(), &two)).is_none());
+        let conf = Conf { recovery: Recovery::Following(two), ..Conf::default() };
+        assert_eq!(parse(&render(&config(), &Parameters::new(), Path::new("/s/pgpass"), &conf)), Some(conf));
     }
 
     #[test]

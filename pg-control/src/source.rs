@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
-use decision::names::{Lsn, SystemId, Timeline, application_name};
+use decision::names::{Lsn, SystemId, Timeline};
+use decision::site::RemoteSeen;
 use decision::view::Upstream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, Config, NoTls};
 
-use crate::conf::conninfo_of;
+use crate::conf::{addresses, conninfo_of, name_at};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::timeline::parse_history;
 
 /// How long the source may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -30,6 +33,10 @@ pub(crate) struct Source {
     pub(crate) timeline: Option<Timeline>,
     /// The size of its databases in bytes, where it would tell.
     pub(crate) bytes: Option<u64>,
+}
+
+fn timeline_in(text: Option<String>) -> Option<Timeline> {
+    text.and_then(|text| u32::from_str_radix(&text, 16).ok()).map(Timeline)
 }
 
 impl Instance {
@@ -68,12 +75,11 @@ impl Instance {
                 "SELECT sum(pg_database_size(oid))::int8 FROM pg_database WHERE has_database_privilege(oid, 'CONNECT')";
             let bytes = if with_size { client.query_one(size, &[]).await?.try_get::<_, Option<i64>>(0)? } else { None };
             pump.abort();
-            let timeline: Option<String> = row.try_get("timeline")?;
             Ok(Source {
                 system_id: SystemId(row.try_get::<_, i64>("system_id")?.cast_unsigned()),
                 standby: row.try_get("standby")?,
                 control_timeline: Timeline(row.try_get::<_, i32>("control_timeline")?.cast_unsigned()),
-                timeline: timeline.and_then(|text| u32::from_str_radix(&text, 16).ok()).map(Timeline),
+                timeline: timeline_in(row.try_get("timeline")?),
                 bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()),
             })
         };
@@ -86,30 +92,73 @@ impl Instance {
         })
     }
 
+    /// Asks another site who it is, and what timeline it writes with which ancestors.
+    ///
+    /// # Errors
+    /// As [`Instance::source_still_has`].
+    pub async fn ask_remote(&self, from: &Upstream) -> Result<RemoteSeen> {
+        let ask = async {
+            let (client, pump) = self.connect_to_source(from).await?;
+            let row = client.query_one(FACTS, &[]).await?;
+            let timeline = timeline_in(row.try_get("timeline")?);
+            let control_timeline = Timeline(row.try_get::<_, i32>("control_timeline")?.cast_unsigned());
+            let history = match timeline {
+                Some(timeline) if timeline.0 > 1 => {
+                    let sql = "SELECT convert_from(pg_read_binary_file($1), 'UTF8')";
+                    let file = format!("pg_wal/{:08X}.history", timeline.0);
+                    let text: String = client.query_one(sql, &[&file]).await?.try_get(0)?;
+                    parse_history(&text).into_iter().map(|fork| (fork.timeline, fork.ended_at)).collect()
+                }
+                Some(_) | None => Vec::new(),
+            };
+            pump.abort();
+            Ok(RemoteSeen {
+                system_id: SystemId(row.try_get::<_, i64>("system_id")?.cast_unsigned()),
+                timeline,
+                history,
+                rewind_source_ready: timeline == Some(control_timeline),
+            })
+        };
+        timeout(ANSWER_WITHIN, ask)
+            .await
+            .unwrap_or_else(|_| Err(Error::timeout("asking the other site", ANSWER_WITHIN)))
+    }
+
     /// A connection to the source as the rewind role, and the task that carries it.
     pub(crate) async fn connect_to_source(&self, from: &Upstream) -> Result<(Client, JoinHandle<()>)> {
         let password = self.secrets()?.rewind_password;
         let config = self.config();
         let mut options = Config::new();
-        options.host(&from.host).port(from.port).user(&config.rewind_user).password(password).dbname(&config.database);
+        options.user(&config.rewind_user).password(password).dbname(&config.database);
         options.application_name("pgvigil").connect_timeout(ANSWER_WITHIN).options("-c search_path=pg_catalog");
-        let (client, connection) = options.connect(NoTls).await?;
+        let addresses = from.addresses();
+        for (host, port) in &addresses {
+            options.host(host).port(*port);
+        }
+        // Of several servers the one that accepts writes; where none does, any of them can say so.
+        let mut of_several = options.clone();
+        of_several.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let primary = if addresses.len() > 1 { of_several.connect(NoTls).await.ok() } else { None };
+        let (client, connection) = match primary {
+            Some(connected) => connected,
+            None => options.connect(NoTls).await?,
+        };
         // Why a connection ends is told by the question that was asked on it.
         Ok((client, tokio::spawn(async move { drop(connection.await) })))
     }
 
     /// How the programs of Postgres reach the source. The password is in the file that `PGPASSFILE` names.
     pub(crate) fn source_conninfo(&self, from: &Upstream, user: &str) -> String {
-        conninfo_of(&[
-            ("host", from.host.clone()),
-            ("port", from.port.to_string()),
+        let mut pairs = addresses(from);
+        pairs.extend([
             ("user", user.to_owned()),
             ("dbname", self.config().database.clone()),
-            ("application_name", format!("{}_copy", application_name(&self.config().member, from.term))),
+            ("application_name", format!("{}_copy", name_at(self.config(), from))),
             ("connect_timeout", "5".to_owned()),
             ("keepalives_idle", "10".to_owned()),
             ("keepalives_interval", "5".to_owned()),
             ("keepalives_count", "3".to_owned()),
-        ])
+        ]);
+        conninfo_of(&pairs)
     }
 }

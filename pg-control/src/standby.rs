@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use decision::durability::Quorum;
-use decision::names::{Term, application_name};
+use decision::names::Term;
 use decision::parameters::Capacities;
 use decision::view::{Standby, Upstream};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::conf::{Conf, HELD_BACK, Recovery};
+use crate::conf::{Conf, HELD_BACK, Recovery, addresses, name_at};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -222,9 +222,9 @@ impl Instance {
     }
 
     fn streams_from(&self, status: &Status, upstream: &Upstream) -> bool {
-        let name = application_name(&self.config().member, upstream.term);
-        let wanted =
-            [format!("application_name={name}"), format!("host={}", upstream.host), format!("port={}", upstream.port)];
+        let name = [("application_name", name_at(self.config(), upstream))];
+        let wanted = addresses(upstream).into_iter().chain(name).map(|(key, value)| format!("{key}={value}"));
+        let wanted: Vec<String> = wanted.collect();
         // Postgres shows the words of the connection string unquoted.
         let words: Vec<&str> = status.conninfo.as_deref().unwrap_or_default().split_whitespace().collect();
         wanted.iter().all(|word| words.contains(&word.as_str()))

@@ -38,7 +38,7 @@ pub(crate) fn read_history(wal_dir: &Path, timeline: Timeline) -> Result<Vec<For
 }
 
 /// Lines of timeline, position and reason; `#` begins a comment.
-fn parse_history(text: &str) -> Vec<Fork> {
+pub(crate) fn parse_history(text: &str) -> Vec<Fork> {
     let fork = |line: &str| {
         let mut words = line.split_whitespace();
         let timeline = Timeline(words.next()?.parse().ok()?);

@@ -7,6 +7,7 @@ mod demo;
 mod member;
 mod orders;
 mod show;
+mod site;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ pub use demo::{DemoArgs, Fault};
 pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, RestartArgs, Role};
 pub use show::{ShowArgs, ShowCommand, UriArgs};
+pub use site::{DemoteArgs, PromoteArgs, SiteCommand};
 
 /// What a command ended with. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,9 @@ pub enum Command {
     /// The settings of the whole cluster: look, change, go back.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Which of two sites leads: let this one lead, or follow the other.
+    #[command(subcommand)]
+    Site(SiteCommand),
     /// What happened: every failover, switchover and restart with its phases.
     Transitions(TransitionsArgs),
     /// Check a configuration file, and the world around it.

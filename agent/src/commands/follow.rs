@@ -73,7 +73,7 @@ pub struct Followed {
 #[derive(Clone, Debug, Default)]
 struct Sight {
     record: Option<Transition>,
-    /// The leader, while it takes writes.
+    /// The leader, while it takes writes; where this site follows another, while it is its standby leader.
     writer: Option<MemberName>,
     term: Term,
     /// The request has not been taken off the table.
@@ -122,7 +122,7 @@ async fn look(reach: &Reach, asked: &Asked) -> Result<Sight, String> {
     if let Some(leader) = &snapshot.cluster.leader
         && let Some(member) = snapshot.cluster.members.get(leader)
         && let Ok(beat) = reach.peers.get(&member.api_url, "/beat", ASK_WITHIN).await
-        && beat["writable"] == true
+        && (beat["writable"] == true || (snapshot.cluster.follows() && beat["role"] == "standby_leader"))
     {
         writer = Some(leader.clone());
     }

@@ -207,6 +207,7 @@ mod tests {
             reclaimed: false,
             handover_lsn: None,
             heir: None,
+            follows: false,
         });
         snapshot
     }

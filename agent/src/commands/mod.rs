@@ -11,6 +11,7 @@ mod pause;
 mod screen;
 mod settings;
 mod shown;
+mod site;
 mod status;
 mod switchover;
 mod transitions;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
         Command::Config(command) => in_runtime(settings::run(&command)),
+        Command::Site(command) => in_runtime(site::run(&command)),
         Command::Transitions(arguments) => in_runtime(transitions::run(&arguments)),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Show(command) => in_runtime(shown::run(&command)),

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use decision::site::Remote;
 use pg_control::{Backup, Origin};
 
 use super::pgbackrest::PgBackRest;
@@ -12,12 +13,20 @@ use super::raw::{BootstrapFrom, RawBootstrap};
 const USUAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// The finished section.
-pub fn resolve(raw: RawBootstrap, found: &mut Vec<Problem>) -> Origin {
+pub fn resolve(raw: RawBootstrap, found: &mut Vec<Problem>) -> (Origin, Option<Remote>) {
     check(&raw, found);
+    let site = raw.site.as_deref().filter(|_| raw.from == Some(BootstrapFrom::Site)).and_then(|hosts| {
+        let wrong = |why| Problem::at("E12", "bootstrap.site", why).help("site = \"db1.east:5432,db2.east:5432\"");
+        Remote::parse(hosts, 5432).map_err(|why| found.push(wrong(why))).ok()
+    });
+    (origin(raw), site)
+}
+
+fn origin(raw: RawBootstrap) -> Origin {
     let target = targets(&raw).into_iter().flatten().next();
     let target = target.map(|(key, value)| (format!("recovery_{key}"), value));
     let backup = match raw.from.unwrap_or_default() {
-        BootstrapFrom::Initdb => None,
+        BootstrapFrom::Initdb | BootstrapFrom::Site => None,
         BootstrapFrom::Command => Some((raw.command.0, raw.restore_command)),
         BootstrapFrom::PgBackRest => {
             let ours = PgBackRest { stanza: raw.stanza.unwrap_or_default(), config: raw.config };
@@ -73,14 +82,21 @@ fn check(raw: &RawBootstrap, found: &mut Vec<Problem>) {
     if from == BootstrapFrom::PgBackRest && raw.stanza.is_none() {
         found.push(needs("stanza", "\"main\""));
     }
+    if from == BootstrapFrom::Site && raw.site.is_none() {
+        found.push(needs("site", "\"db1.east:5432,db2.east:5432\""));
+    }
+    let restored = matches!(from, BootstrapFrom::Command | BootstrapFrom::PgBackRest);
     let only_for = [
+        ("site", raw.site.is_some(), from == BootstrapFrom::Site),
+        ("post_sql", raw.post_sql.is_some(), from != BootstrapFrom::Site),
+        ("post_command", !raw.post_command.0.is_empty(), from != BootstrapFrom::Site),
         ("command", !raw.command.0.is_empty(), from == BootstrapFrom::Command),
         ("stanza", raw.stanza.is_some(), from == BootstrapFrom::PgBackRest),
         ("config", raw.config.is_some(), from == BootstrapFrom::PgBackRest),
-        ("restore_command", raw.restore_command.is_some(), from != BootstrapFrom::Initdb),
-        ("target_timeline", raw.target_timeline.is_some(), from != BootstrapFrom::Initdb),
+        ("restore_command", raw.restore_command.is_some(), restored),
+        ("target_timeline", raw.target_timeline.is_some(), restored),
     ];
-    let only_for = only_for.into_iter().chain(given.iter().map(|key| (*key, true, from != BootstrapFrom::Initdb)));
+    let only_for = only_for.into_iter().chain(given.iter().map(|key| (*key, true, restored)));
     for (key, ..) in only_for.filter(|(_, is_given, fits)| *is_given && !fits) {
         let path = format!("bootstrap.{key}");
         let message = format!("`{path}` says nothing for a cluster that is made otherwise");

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use decision::names::MemberName;
 use decision::settings::{Durability, Settings, Tags, Timing};
+use decision::site::Remote;
 use pg_control::Origin;
 
 pub use clone::{Cloning, Way};
@@ -61,6 +62,8 @@ pub struct Config {
     pub bootstrap: Origin,
     /// How this node gets a copy of the data.
     pub clone: Cloning,
+    /// The site that a new cluster copies and follows; `None`: it leads by itself.
+    pub bootstrap_site: Option<Remote>,
     /// The local Postgres.
     pub postgres: Postgres,
     /// The health API.

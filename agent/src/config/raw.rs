@@ -146,6 +146,7 @@ pub struct RawInitdb {
 #[serde(default, deny_unknown_fields)]
 pub struct RawBootstrap {
     pub from: Option<BootstrapFrom>,
+    pub site: Option<String>,
     pub command: List,
     pub stanza: Option<String>,
     pub config: Option<PathBuf>,
@@ -170,6 +171,8 @@ pub enum BootstrapFrom {
     Command,
     /// A backup of pgBackRest.
     PgBackRest,
+    /// Another site, which is copied and then followed.
+    Site,
 }
 
 /// `[clone]`

@@ -29,8 +29,8 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let cluster = required("cluster", raw.cluster, found).and_then(|name| label("cluster", name, found));
     let name = member_name(raw.name, found);
     let etcd = etcd(raw.etcd, found);
-    let bootstrap = bootstrap::resolve(raw.bootstrap, found);
     let clone = clone::resolve(raw.clone, found);
+    let (bootstrap, bootstrap_site) = bootstrap::resolve(raw.bootstrap, found);
     let postgres = postgres(raw.postgres, durability, found);
     let advertised = postgres.as_ref().map(|postgres| &postgres.advertise);
     let api = api(raw.api.listen.as_deref(), raw.api.advertise.as_deref(), advertised, found);
@@ -40,6 +40,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     };
     let state_dir = raw.state_dir.unwrap_or_else(|| beside(&postgres.data_dir));
     rules::directories(&postgres, &state_dir, found);
+    rules::site(&name, bootstrap_site.as_ref(), &postgres, found);
     let log = Log { format: raw.log.format.unwrap_or_default(), filter: raw.log.filter.unwrap_or("info".into()) };
     let max_lag_on_failover_bytes = raw.durability.max_lag_on_failover.map_or(1024 * 1024, |size| size.0);
     let (path, tags) = (path.to_owned(), raw.tags);
@@ -63,6 +64,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         disk_min_free_bytes: raw.disk.min_free.map(|size| size.0),
         bootstrap,
         clone,
+        bootstrap_site,
         postgres,
         api,
         tags,

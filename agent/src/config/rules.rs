@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use decision::names::MemberName;
 use decision::parameters::objection;
 use decision::settings::{Durability, Mode, Tags, Timing};
+use decision::site::{Remote, is_another_site};
 
 use super::problem::{Origins, Problem};
 use super::{Initdb, Postgres, Watchdog};
@@ -46,6 +48,22 @@ pub fn durability(durability: &Durability, found: &mut Vec<Problem>) {
         let message = format!("mode \"{}\" with acknowledgers 0 promises nothing", durability.mode);
         let problem = Problem::about("E11", &["durability.acknowledgers", "durability.mode"], message);
         found.push(problem.help("acknowledgers = 1, or mode = \"async\""));
+    }
+}
+
+/// Both sites are one database, with the same roles and passwords: those of the other cannot be made up here.
+pub fn site(name: &MemberName, site: Option<&Remote>, postgres: &Postgres, found: &mut Vec<Problem>) {
+    if is_another_site(name) {
+        found.push(Problem::at("E11", "name", format!("\"{name}\" stands for another site")).help("take another name"));
+    }
+    let missing = postgres.replication_password_file.is_none() || postgres.rewind_password_file.is_none();
+    if site.is_some() && missing {
+        let keys = ["bootstrap.from", "postgres.replication_password_file", "postgres.rewind_password_file"];
+        let message = "a copy of another site has that site's passwords, and they are not given";
+        found.push(Problem::about("E11", &keys, message).help(
+            "set `postgres.replication_password_file` and `postgres.rewind_password_file` to what the other site uses \
+             (its own files, or what its etcd has in secrets/replication)",
+        ));
     }
 }
 

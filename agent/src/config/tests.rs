@@ -241,6 +241,11 @@ fn what_contradicts_itself_is_refused() {
             "[postgres.parameters]\nwal_receiver_timeout = '1s'",
             "parameter \"wal_receiver_timeout\" belongs to the agent",
         ),
+        ("[bootstrap]\nfrom = 'site'", "`bootstrap.from` needs `bootstrap.site`"),
+        ("[bootstrap]\nfrom = 'site'\nsite = 'east:5432'", "has that site's passwords, and they are not given"),
+        ("[bootstrap]\nfrom = 'site'\nsite = 'a b'", "E12 14:1 \"a b\" is no HOST or HOST:PORT"),
+        ("[bootstrap]\ntarget_lsn = '0/1'", "`bootstrap.target_lsn` says nothing"),
+        ("[bootstrap]\nsite = 'east'", "`bootstrap.site` says nothing for a cluster that is made otherwise"),
         ("[postgres.parameters]\nfull_page_writes = false", "pg_rewind would refuse to work"),
         ("[postgres.parameters]\nx = \"a\\nb\"", "cannot be written into postgresql.conf"),
         ("[postgres.initdb]\nwal_segment_size_mb = 17", "E14 13:1 `postgres.initdb.wal_segment_size_mb`: 17 is no WAL"),
@@ -258,6 +263,7 @@ fn what_contradicts_itself_is_refused() {
 fn a_line_changed_for_the_worse_is_refused() {
     for (line, worse, expected) in [
         ("name = \"pg1\"", "name = \"pg1_t7\"", "E06 3:1 \"pg1_t7\" is no member name"),
+        ("name = \"pg1\"", "name = \"the-other-site\"", "E11 3:1 \"the-other-site\" stands for another site"),
         ("cluster = \"orders\"", "cluster = \"a/b\"", "E06 2:1 `cluster`: \"a/b\" will not do"),
         (
             "version = 15",

@@ -21,8 +21,11 @@ use crate::hands::Hands;
 async fn before_forgetting(hands: &Hands, seen: &Snapshot, from: &Upstream, floor: Lsn) -> Result<()> {
     end_what_was_fenced(hands).await?;
     hands.ensure_secrets().await?;
-    discard::note_timeline(hands, seen).await?;
-    let leader_has = hands.instance.source_position(from).await?;
+    if !seen.cluster.follows() {
+        // A site that follows another goes from timeline to timeline as that does, and records none of them.
+        discard::note_timeline(hands, seen).await?;
+    }
+    let leader_has = hands.instance.source_position(from, seen.cluster.follows()).await?;
     hands.store.set_floor(hands.me(), floor.max(leader_has)).await?;
     Ok(())
 }

@@ -1,12 +1,16 @@
 //! A cluster comes into being on this node: the database is made, then etcd is told in one transaction. What no cluster came to know of is
 //! moved out of the way again.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use consensus::{Bootstrap, Snapshot};
 use decision::durability::Quorum;
 use decision::settings::Mode;
+use decision::site::Remote;
 use decision::view::SyncRecord;
 use pg_control::Born;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::Effect;
@@ -36,13 +40,34 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
 
 async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<Born> {
     hands.create_secrets().await?;
-    Ok(hands.instance.bootstrap(&hands.config.bootstrap, cancel).await?)
+    match &hands.config.bootstrap_site {
+        Some(site) => copy_of_a_site(hands, site, cancel).await,
+        None => Ok(hands.instance.bootstrap(&hands.config.bootstrap, cancel).await?),
+    }
+}
+
+/// A copy of another site, started as its standby.
+async fn copy_of_a_site(hands: &Hands, site: &Remote, cancel: &CancellationToken) -> Result<Born> {
+    let upstream = site.upstream();
+    let within = hands.config.bootstrap.within;
+    let copy = hands.instance.clone_from(&upstream, cancel);
+    let copied = match within {
+        Duration::ZERO => copy.await,
+        within => tokio::time::timeout(within, copy).await.context("the copy takes too long")?,
+    };
+    copied.with_context(|| format!("copying {site}"))?;
+    let born = hands.instance.born().await?;
+    hands.instance.start_as_standby(Some(&upstream)).await?;
+    Ok(born)
 }
 
 async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born: Born) -> Result<Effect> {
     let lock_lease = hands.leases.ensure_lock_lease().await?;
     hands.authority.bind(lock_lease);
-    hands.fence.arm_confirmed().await?;
+    let site = hands.config.bootstrap_site.as_ref();
+    if site.is_none() {
+        hands.fence.arm_confirmed().await?;
+    }
     let me = hands.me().clone();
     let after = seen.cluster.term;
     let sync = SyncRecord {
@@ -50,6 +75,7 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born
         term: after.next(),
         mode: match hands.config.durability.mode {
             Mode::Auto => Mode::Async,
+            _ if site.is_some() => Mode::Async,
             mode => mode,
         },
         policies: vec![Quorum::none()],
@@ -58,9 +84,13 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born
         reclaimed: false,
         handover_lsn: None,
         heir: None,
+        follows: site.is_some(),
     };
     let term = sync.term;
-    let config = (seen.config_revision == 0).then(|| serde_json::json!({}));
+    let config = match site {
+        Some(site) => Some(settings_of(&seen.config.raw, site)),
+        None => (seen.config_revision == 0).then(|| serde_json::json!({})),
+    };
     let system_id = born.system_id;
     let done = Bootstrap { me, member_lease, lock_lease, system_id, after, term, sync, config };
     let outcome = hands.store.finish_bootstrap(&done).await?;
@@ -68,5 +98,15 @@ async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born
         bail!("another node created the cluster meanwhile");
     }
     hands.recorder.took_lock("bootstrap", "create_cluster", None, after, term);
+    if site.is_some() {
+        hands.recorder.leads_a_follower();
+    }
     Ok(Effect::of(outcome))
+}
+
+/// The settings with the other site in Patroni's place.
+fn settings_of(raw: &Value, site: &Remote) -> Value {
+    let mut settings = raw.as_object().cloned().unwrap_or_default();
+    settings.insert("standby_cluster".to_owned(), serde_json::json!({"host": site.to_string()}));
+    Value::Object(settings)
 }

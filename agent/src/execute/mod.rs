@@ -7,6 +7,7 @@ mod orders;
 mod promotion;
 mod requests;
 mod running;
+mod site;
 
 use std::sync::Arc;
 
@@ -68,9 +69,14 @@ pub async fn act(hands: Arc<Hands>, action: Action, seen: Arc<Snapshot>, cancel:
         Action::RecordSync { mode, policies } => durability::record_sync(&hands, &seen, mode, policies).await,
         Action::ApplySync(quorum) => durability::apply_sync(&hands, &seen, &quorum).await,
         Action::ProveSync { mode, quorum } => durability::prove_sync(&hands, &seen, mode, quorum).await,
+        Action::HandOver { to, request } if seen.cluster.follows() => {
+            site::hand_over(&hands, &seen, &to, request).await
+        }
         Action::HandOver { to, request } => handover::hand_over(&hands, &seen, &to, request).await,
         Action::Release => lock::release(&hands, &seen).await,
         Action::Abdicate => lock::abdicate(&hands, &seen).await,
+        Action::LeaveRemote => site::leave(&hands).await,
+        Action::DemoteSite { to } => site::demote(&hands, &seen, to).await,
         Action::AskSwitchover { to, why } => requests::ask_switchover(&hands, &to, why).await,
         Action::Restart { order, then } => orders::restart(&hands, &seen, order, then).await,
         Action::Reinit { order, from, floor } => orders::reinit(&hands, &seen, order, &from, floor, &cancel).await,

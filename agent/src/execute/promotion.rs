@@ -19,10 +19,13 @@ const PROMOTE_WITHIN: Duration = Duration::from_secs(60);
 
 pub(super) async fn stand_ready(hands: &Hands, seen: &Snapshot) -> Result<Effect> {
     let lease = hands.leases.ensure_lock_lease().await?;
-    // The old leader will wait until everything is replayed here, and writes wait with it.
-    hands.instance.clear_the_way_for_replay().await?;
-    let quorum = quorum_for_new_leader(hands.me(), &seen.cluster, &hands.settings(seen));
-    hands.instance.expect_promotion(&quorum, seen.cluster.term.next(), APPLY_WITHIN).await?;
+    // Where another site is followed the lock alone changes hands, and nobody is promoted.
+    if !seen.cluster.follows() {
+        // The old leader will wait until everything is replayed here, and writes wait with it.
+        hands.instance.clear_the_way_for_replay().await?;
+        let quorum = quorum_for_new_leader(hands.me(), &seen.cluster, &hands.settings(seen));
+        hands.instance.expect_promotion(&quorum, seen.cluster.term.next(), APPLY_WITHIN).await?;
+    }
     hands.spare_lease.store(lease, Ordering::SeqCst);
     Ok(Effect::LOCAL)
 }

@@ -16,7 +16,7 @@ use crate::ballots;
 use crate::hands::Hands;
 
 /// How long a clean shutdown may take before it is cut short.
-const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const FAST_STOP_WITHIN: Duration = Duration::from_secs(30);
 /// A start that has lasted this long has not failed.
 const SURVIVES_AFTER: Duration = Duration::from_millis(1500);
 /// How long a repointing may take.
@@ -71,7 +71,8 @@ async fn launch(hands: &Hands, seen: &Snapshot, how: &StartAs) -> Result<()> {
         StartAs::Standby(upstream) => {
             end_what_was_fenced(hands).await?;
             if let Some(upstream) = upstream {
-                ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
+                let term = if upstream.is_another_site() { seen.cluster.term } else { upstream.term };
+                ballots::none_is_on_its_way(hands, seen, term).await?;
                 hands.ensure_secrets().await?;
                 // Whoever comes back under another leader has nothing to measure any more.
                 hands.recorder.abandon();
@@ -122,13 +123,20 @@ pub(super) async fn stop(hands: &Hands, mode: StopMode) -> Result<Effect> {
 }
 
 pub(super) async fn follow(hands: &Hands, seen: &Snapshot, upstream: &Upstream) -> Result<Effect> {
-    ballots::none_is_on_its_way(hands, seen, upstream.term).await?;
+    let leads_its_site = upstream.is_another_site();
+    let term = if leads_its_site { seen.cluster.term } else { upstream.term };
+    ballots::none_is_on_its_way(hands, seen, term).await?;
     hands.ensure_secrets().await?;
     hands.instance.follow(upstream, FOLLOW_WITHIN).await?;
     // Only a standby follows, and the lease that it might have led with is given back below.
     hands.fence.disarm();
-    let term = upstream.term;
     hands.noting(move |promises| promises.book.follows(term, false)).await?;
+    if leads_its_site {
+        hands.recorder.leads_a_follower();
+        // It holds the lock, under the very lease that it may have stood ready with.
+        hands.spare_lease.store(0, Ordering::SeqCst);
+        return Ok(Effect::LOCAL);
+    }
     hands.recorder.abandon();
     if hands.spare_lease.load(Ordering::SeqCst) == 0 {
         hands.drop_spare_lease().await;

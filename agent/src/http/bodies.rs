@@ -134,9 +134,13 @@ pub fn cluster(picture: &Picture) -> Value {
 fn member(picture: &Picture, name: &str, record: &MemberRecord) -> Value {
     let cluster = picture.cluster();
     let leads = cluster.and_then(|cluster| cluster.leader.as_ref()).is_some_and(|leader| leader.as_str() == name);
-    let role = if leads { "leader" } else { role_of_follower(picture, name) };
+    let role = match leads {
+        true if picture.follows_a_site() => "standby_leader",
+        true => "leader",
+        false => role_of_follower(picture, name),
+    };
     let state = match &record.replication_state {
-        Some(state) if !leads => state.clone(),
+        Some(state) if !leads || picture.follows_a_site() => state.clone(),
         _ => record.state.clone(),
     };
     let found = record.to_member().ok();
@@ -156,7 +160,7 @@ fn member(picture: &Picture, name: &str, record: &MemberRecord) -> Value {
     {
         body["tags"] = Value::Object(tags);
     }
-    if !leads {
+    if !leads || picture.follows_a_site() {
         add_lag(&mut body, picture, name, record);
     }
     body

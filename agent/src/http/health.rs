@@ -108,17 +108,21 @@ fn parse_bytes(text: &str) -> Option<u64> {
 pub fn healthy(picture: &Picture, path: &str, query: &Query) -> bool {
     let writable = picture.writable();
     let reads = || replica(picture, query);
+    let leads_a_follower = picture.leads_a_follower();
     let kind = || picture.sync_kind();
     match path {
         "/" | "/primary" | "/master" | "/read-write" => writable,
+        "/standby-leader" | "/standby_leader" => leads_a_follower,
         "/leader" => picture.leads().is_some(),
         "/replica" => reads(),
-        "/read-only" => writable && tags_match(picture, query) || reads(),
+        "/read-only" => (writable || leads_a_follower) && tags_match(picture, query) || reads(),
         "/sync" | "/synchronous" => kind() == SyncKind::Sync && reads(),
         "/quorum" => kind() == SyncKind::Quorum && reads(),
         "/async" | "/asynchronous" => kind() == SyncKind::Async && reads(),
-        "/read-only-sync" | "/read-only-synchronous" => writable || (kind() == SyncKind::Sync && reads()),
-        "/read-only-quorum" => writable || (kind() == SyncKind::Quorum && reads()),
+        "/read-only-sync" | "/read-only-synchronous" => {
+            writable || leads_a_follower || (kind() == SyncKind::Sync && reads())
+        }
+        "/read-only-quorum" => writable || leads_a_follower || (kind() == SyncKind::Quorum && reads()),
         "/health" => picture.is_fresh() && picture.state() == "running",
         "/liveness" => picture.made_at.elapsed() < picture.view.settings.timing.ttl * 2,
         "/readiness" => picture.leads().is_some() || ready(picture, query),
@@ -130,7 +134,11 @@ pub fn healthy(picture: &Picture, path: &str, query: &Query) -> bool {
 fn replica(picture: &Picture, query: &Query) -> bool {
     let state = picture.standby().map(|standby| if standby.streaming { "streaming" } else { "in archive recovery" });
     let state_matches = query.replication_state.as_deref().is_none_or(|wanted| state == Some(wanted));
-    picture.serves_reads() && near(picture, query.lag_bytes, false) && state_matches && tags_match(picture, query)
+    picture.serves_reads()
+        && !picture.leads_a_follower()
+        && near(picture, query.lag_bytes, false)
+        && state_matches
+        && tags_match(picture, query)
 }
 
 fn ready(picture: &Picture, query: &Query) -> bool {

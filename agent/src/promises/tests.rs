@@ -35,6 +35,7 @@ fn picture(revision: i64) -> Snapshot {
         reclaimed: false,
         handover_lsn: None,
         heir: None,
+        follows: false,
     };
     let cluster = Cluster {
         initialize: Initialize::Done(SystemId(1)),

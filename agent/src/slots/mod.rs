@@ -138,6 +138,8 @@ impl Slotkeeper {
 fn role(view: &View, server: &Server) -> Option<Role> {
     let cluster = view.cluster.last()?;
     match (server, view.lock) {
+        // Nobody tells there how far slots have got, so they would only keep WAL: they are made again when this site leads.
+        (Server::Standby(_), _) if cluster.follows() => Some(Role::NeverLeads),
         (Server::Primary(primary), Lock::Held { term, .. }) if primary.marked_term == term => Some(Role::Leads),
         (Server::Standby(standby), Lock::NotHeld) if is_at_rest(view, standby) => {
             if cluster.members.get(&view.me).is_none_or(|member| member.never_leads()) {

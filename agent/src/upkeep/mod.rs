@@ -8,22 +8,21 @@ mod identity;
 mod listed;
 mod reigning;
 mod returning;
+mod site;
 mod standby;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::chore::Chore;
+use crate::hands::Hands;
+use crate::look::LastLook;
+use crate::recorder::reload;
 use anyhow::Result;
 use consensus::records::Transition;
 use decision::names::Term;
 use decision::view::{Initialize, Lock, Primary, Server, View};
-use pg_control::Extras;
-
-use crate::chore::Chore;
-use crate::hands::Hands;
-use crate::look::Lacking;
-use crate::recorder::reload;
 
 use departures::Departures;
 use frozen::Frozen;
@@ -31,6 +30,7 @@ use identity::Identity;
 use listed::Listed;
 use reigning::Reigning;
 use returning::WayBack;
+use site::AnotherSite;
 use standby::AsStandby;
 
 /// A chore that failed waits this long.
@@ -48,6 +48,7 @@ pub struct Upkeep {
     reigning: Reigning,
     way_back: WayBack,
     standby: AsStandby,
+    another_site: AnotherSite,
     frozen: Frozen,
 }
 
@@ -64,13 +65,15 @@ impl Upkeep {
             reigning: Reigning::new(Arc::clone(&hands)),
             way_back: WayBack::new(Arc::clone(&hands)),
             standby: AsStandby::new(Arc::clone(&hands)),
+            another_site: AnotherSite::new(Arc::clone(&hands)),
             frozen: Frozen::new(Arc::clone(&hands)),
             hands,
         }
     }
 
     /// Looks whether there is something to do.
-    pub fn see(&mut self, view: &View, extras: Option<&Extras>, upstream_lacks: &Arc<Mutex<Lacking>>) {
+    pub fn see(&mut self, view: &View, look: &LastLook) {
+        let (extras, upstream_lacks) = (look.extras.as_ref(), &look.upstream_lacks);
         let reign = reign(view);
         if let Some((primary, term)) = reign {
             self.reigning.prove(primary, term);
@@ -113,6 +116,7 @@ impl Upkeep {
             }
         }
         self.standby.see(view, cluster, &postgres.server, upstream_lacks);
+        self.another_site.see(view, cluster, &postgres.server, &look.remote);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use decision::names::MemberName;
-use decision::view::{Cluster, Server, Standby, View};
+use decision::view::{Cluster, Server, Standby, Upstream, View};
 
 use super::AGAIN_AFTER;
 use crate::chore::Chore;
@@ -75,7 +75,8 @@ impl AsStandby {
     /// A standby that has streamed nothing for a while may need WAL that its leader has not any more. Then it waits for ever.
     fn ask_for_wal(&mut self, cluster: &Cluster, standby: &Standby, upstream_lacks: &Arc<Mutex<Lacking>>) {
         let leads = |member: &MemberName| cluster.leader.as_ref() == Some(member);
-        let Some(upstream) = standby.follows.clone().filter(|upstream| leads(&upstream.member)) else { return };
+        let asked = |upstream: &Upstream| leads(&upstream.member) || upstream.is_another_site();
+        let Some(upstream) = standby.follows.clone().filter(asked) else { return };
         let (hands, position) = (Arc::clone(&self.hands), standby.received);
         let lacks = Arc::clone(upstream_lacks);
         self.wal.begin(ASK_FOR_WAL_AFTER, async move {

@@ -31,6 +31,7 @@ mod restarts;
 mod restored;
 mod roles;
 mod settings;
+mod sites;
 mod slots;
 mod stage;
 mod state_dir;

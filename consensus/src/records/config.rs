@@ -3,7 +3,8 @@
 
 use decision::parameters::Parameters;
 use decision::settings::{Durability, Mode};
-use decision::slots::Rules;
+use decision::site::{Promotion, Remote, Site};
+use decision::slots::{Rules, SlotName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +26,8 @@ pub struct ClusterConfig {
     pub parameters: Parameters,
     /// What is said of replication slots.
     pub slots: Rules,
+    /// Another site that this one is to follow, and an operator's word that it is to lead instead.
+    pub site: Site,
 }
 
 /// Who paused the cluster, why, and until when.
@@ -79,6 +82,7 @@ impl ClusterConfig {
             prefer_zone: field(&raw, "/pgvigil/prefer_zone", &mut wrong),
             parameters: parameters(&raw, &mut wrong),
             slots: super::slots::rules(&raw, &mut wrong),
+            site: site(&raw, &mut wrong),
             raw,
         };
         (config, wrong)
@@ -132,6 +136,54 @@ fn parameters(raw: &Value, wrong: &mut Vec<String>) -> Parameters {
         found.insert(name.to_lowercase(), value);
     }
     found
+}
+
+#[derive(Deserialize)]
+struct StoredRemote {
+    host: String,
+    port: Option<u16>,
+    primary_slot_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StoredPromotion {
+    after: Option<String>,
+}
+
+/// Patroni's section for the other site, and beside it our own for the word that ends it. What cannot be read says nothing: then nobody is
+/// promoted, and nobody demoted.
+fn site(raw: &Value, wrong: &mut Vec<String>) -> Site {
+    const PLACE: &str = "/standby_cluster";
+    const COMMANDS: [&str; 2] = ["restore_command", "archive_cleanup_command"];
+    for command in COMMANDS.iter().filter(|name| raw.pointer(&format!("{PLACE}/{name}")).is_some()) {
+        wrong.push(format!("{PLACE}/{command}: commands are taken from each node's own file only"));
+    }
+    let remote = field::<StoredRemote>(raw, PLACE, wrong).map(|stored| {
+        let slot = stored.primary_slot_name.filter(|name| !name.is_empty()).map(SlotName::new).transpose();
+        let slot = slot.map_err(|why| format!("{PLACE}/primary_slot_name: {why}"))?;
+        let read = Remote::parse(&stored.host, stored.port.unwrap_or(5432));
+        read.map(|remote| Remote { slot, ..remote }).map_err(|why| format!("{PLACE}/host: {why}"))
+    });
+    let word = field::<StoredPromotion>(raw, "/pgvigil/site/promote", wrong).map(|stored| {
+        let after = stored.after.map(|token| token.parse()).transpose();
+        after.map(|after| Promotion { after }).map_err(|why| format!("/pgvigil/site/promote/after: {why}"))
+    });
+    let mut good = Site::default();
+    match remote {
+        Some(Ok(remote)) => good.remote = Some(remote),
+        Some(Err(why)) => wrong.push(why),
+        None => {}
+    }
+    match word {
+        Some(Ok(word)) => good.promote = Some(word),
+        // Somebody has said that this site is to lead, though not when: it does not begin to follow either.
+        Some(Err(why)) => {
+            good.remote = None;
+            wrong.push(why);
+        }
+        None => {}
+    }
+    good
 }
 
 /// One field, if it is there and can be understood.
@@ -211,6 +263,30 @@ mod tests {
         assert_eq!(wrong, ["/postgresql/parameters/y: it is no text, number or switch"]);
         let (_, wrong) = ClusterConfig::from_json(r#"{"postgresql":{"parameters":[]}}"#);
         assert_eq!(wrong.len(), 1, "{wrong:?}");
+    }
+
+    #[test]
+    fn another_site_is_read_as_patroni_writes_it() {
+        let read = |text: &str| {
+            let (config, wrong) = ClusterConfig::from_json(text);
+            let remote = config.site.remote.map(|remote| remote.to_string());
+            let after = config.site.promote.map(|word| word.after.map(|token| token.to_string()));
+            (remote, after, wrong.len())
+        };
+        let at = |text: &str| Some(text.to_owned());
+        assert_eq!(read(r#"{"standby_cluster":{"host":"a,b:1"}}"#), (at("a:5432,b:1"), None, 0));
+        assert_eq!(read(r#"{"standby_cluster":{"host":"a","port":7}}"#), (at("a:7"), None, 0));
+        assert_eq!(read(r#"{"standby_cluster":null}"#), (None, None, 0));
+        assert_eq!(read(r#"{"standby_cluster":{"host":"a","restore_command":"rm"}}"#), (at("a:5432"), None, 1));
+        assert_eq!(read(r#"{"standby_cluster":{"host":"a b"}}"#), (None, None, 1));
+        assert_eq!(read(r#"{"standby_cluster":{"host":"a","primary_slot_name":"A-1"}}"#), (None, None, 1));
+        let (config, _) = ClusterConfig::from_json(r#"{"standby_cluster":{"host":"a","primary_slot_name":"west"}}"#);
+        assert_eq!(config.site.remote.and_then(|remote| remote.slot), SlotName::new("west").ok());
+        let asked =
+            r#"{"standby_cluster":{"host":"a"},"pgvigil":{"site":{"promote":{"by":"anna","after":"42:4:0/28"}}}}"#;
+        assert_eq!(read(asked), (at("a:5432"), Some(at("42:4:0/28")), 0));
+        let wrong = r#"{"standby_cluster":{"host":"a"},"pgvigil":{"site":{"promote":{"after":"42"}}}}"#;
+        assert_eq!(read(wrong), (None, None, 1), "neither is done");
     }
 
     #[test]

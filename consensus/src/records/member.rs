@@ -154,7 +154,7 @@ impl MemberRecord {
             .ok_or_else(|| format!("conn_url \"{}\" has no host and port", self.conn_url))?;
         let role = match (self.state.as_str(), self.role.as_str()) {
             ("running", "primary") => MemberRole::Primary,
-            ("running", "replica") => MemberRole::Standby,
+            ("running", "replica" | "standby_leader") => MemberRole::Standby,
             _ => MemberRole::Down,
         };
         Ok(Member {

@@ -30,6 +30,8 @@ struct Stored {
     handover_lsn: Option<LsnText>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     heir: Option<MemberName>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    follows: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,6 +60,7 @@ pub fn to_stored(record: &SyncRecord) -> String {
         reclaimed: record.reclaimed,
         handover_lsn: record.handover_lsn.map(LsnText),
         heir: record.heir.clone(),
+        follows: record.follows,
     })
 }
 
@@ -84,6 +87,7 @@ pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
         reclaimed: stored.reclaimed,
         handover_lsn: stored.handover_lsn.map(|lsn| lsn.0),
         heir: stored.heir,
+        follows: stored.follows,
     })
 }
 
@@ -101,6 +105,7 @@ pub fn unreadable(term: Term) -> SyncRecord {
         reclaimed: false,
         handover_lsn: None,
         heir: None,
+        follows: false,
     }
 }
 
@@ -126,6 +131,7 @@ mod tests {
             reclaimed: false,
             handover_lsn: Some(Lsn(0x300_0148)),
             heir: Some(name("pg2")),
+            follows: false,
         };
         let text = r#"{"leader":"pg1","quorum":1,"sync_standby":"pg2,pg3","term":7,"mode":"quorum","policies":[{"k":1,"voters":["pg2","pg3"]}],"timeline":4,"released":false,"reclaimed":false,"handover_lsn":"0/3000148","heir":"pg2"}"#;
         assert_eq!(to_stored(&record), text);
@@ -144,10 +150,19 @@ mod tests {
             reclaimed: true,
             handover_lsn: None,
             heir: None,
+            follows: false,
         };
         let text = r#"{"leader":"pg1","quorum":0,"sync_standby":null,"term":1,"mode":"async","policies":[{"k":0,"voters":[]}],"timeline":1,"released":true,"reclaimed":true}"#;
         assert_eq!(to_stored(&record), text);
         assert_eq!(from_stored(text), Ok(record));
+    }
+
+    #[test]
+    fn a_site_that_follows_says_so() {
+        let text = r#"{"leader":"pg1","quorum":0,"sync_standby":null,"term":1,"mode":"async","policies":[{"k":0,"voters":[]}],"timeline":1,"released":false,"reclaimed":false,"follows":true}"#;
+        let read = from_stored(text);
+        assert!(read.as_ref().is_ok_and(|record| record.follows), "{read:?}");
+        assert_eq!(read.map(|record| to_stored(&record)), Ok(text.to_owned()));
     }
 
     #[test]

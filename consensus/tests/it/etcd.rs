@@ -154,6 +154,7 @@ pub fn claim(after: u64, voter: &str) -> Claim {
         ballots: Vec::new(),
         failsafe_revision: None,
         depose: None,
+        follows: false,
         kind: ClaimKind::Failover,
         request: None,
         lost_bytes_bound: Some(0),

@@ -21,6 +21,7 @@ fn sync_of(leader: &str, term: u64) -> SyncRecord {
         reclaimed: false,
         handover_lsn: None,
         heir: None,
+        follows: false,
     }
 }
 

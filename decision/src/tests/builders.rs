@@ -69,6 +69,7 @@ pub(crate) fn cluster() -> Cluster {
             reclaimed: false,
             handover_lsn: None,
             heir: None,
+            follows: false,
         }),
         history: vec![HistoryEntry { timeline: Timeline(3), ended_at: Lsn(500), new_leader: Some(name("pg1")) }],
         leader_lsn: Some(Lsn(1000)),

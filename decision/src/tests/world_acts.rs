@@ -17,7 +17,8 @@ impl World {
         let leads = self.etcd.leader.as_ref() == Some(&me) && self.nodes[at].lock == Some(self.etcd.term);
         let node = &mut self.nodes[at];
         match action {
-            Action::Wait | Action::Cancel | Action::Bootstrap => {}
+            // There is no other site in this world.
+            Action::Wait | Action::Cancel | Action::Bootstrap | Action::LeaveRemote | Action::DemoteSite { .. } => {}
             Action::FindEndOfWal => node.end_known = true,
             Action::Start(how) => self.start(at, how),
             Action::Restart { then, .. } => {
@@ -154,6 +155,7 @@ impl World {
             reclaimed: claim.kind == ClaimKind::Reclaim,
             handover_lsn: None,
             heir: None,
+            follows: false,
         });
         self.etcd.request = self.etcd.request.take().filter(|_| claim.request.is_none());
         self.crown(at, claim.term);

@@ -55,6 +55,7 @@ impl World {
             reclaimed: claim.kind == ClaimKind::Reclaim,
             handover_lsn: None,
             heir: None,
+            follows: claim.follows,
         };
         let mut writes = vec![
             Write::Put(Key::Leader, Value::Leader(me), Some(lease)),

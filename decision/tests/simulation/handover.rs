@@ -87,6 +87,7 @@ impl World {
             reclaimed: false,
             handover_lsn: (!self.breaks(Broken::HandsOverWithoutAPosition)).then_some(Lsn(last.0 + 1)),
             heir: None,
+            follows: false,
         };
         let over = seen.sync_revision.max(named);
         // From here on another may lead without anybody's ballot.

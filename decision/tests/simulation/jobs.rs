@@ -308,6 +308,8 @@ impl World {
                 let stop = self.steps_of(at, &Action::Stop(StopMode::Fast), seen);
                 [stop, vec![Step::Unfit("reinit")], self.clone_steps(at, self.whom(from), *floor)].concat()
             }
+            // There is one site here; two are played in `decision/src/tests/site_walk.rs`.
+            Action::LeaveRemote | Action::DemoteSite { .. } => Vec::new(),
             // Nobody orders anything here.
             Action::RefuseOrder { .. } => Vec::new(),
             Action::RefuseRequest { request, .. } => vec![commit(self.remove_request(*request))],

@@ -121,6 +121,7 @@ fn begun(plan: &Plan, broken: Rules, story: Story) -> World {
         reclaimed: false,
         handover_lsn: None,
         heir: None,
+        follows: false,
     };
     let writes = vec![
         Write::Put(Key::Initialize, Value::Initialize(Some(SYSTEM)), None),

@@ -91,6 +91,14 @@ impl Instance {
             return Err(error);
         }
         self.mark_whole()?;
+        self.born().await
+    }
+
+    /// What the database here is, whoever made it.
+    ///
+    /// # Errors
+    /// There is none that can be read.
+    pub async fn born(&self) -> Result<Born> {
         let control = self.control_facts().await?;
         Ok(Born { system_id: control.system_id, timeline: control.timeline })
     }

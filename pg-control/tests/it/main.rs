@@ -58,7 +58,8 @@ fn all() -> Vec<Test> {
             the_end_of_wal_is_found_at_the_end_of_a_file, the_end_of_wal_follows_a_promotion,
             a_half_made_directory_is_never_started, overrides_are_struck_out,
             a_rewind_waits_for_the_checkpoint_after_a_promotion,
-            a_reservation_that_was_not_used_does_no_harm, a_reserved_timeline_is_taken_and_followed;
+            a_reservation_that_was_not_used_does_no_harm, a_reserved_timeline_is_taken_and_followed,
+            another_site_is_asked_copied_and_followed_under_no_voters_name;
         durability: a_commit_waits_when_its_voter_is_gone, a_cancelled_wait_is_no_acknowledgement,
             a_stranger_of_another_term_acknowledges_nothing, a_removed_voter_is_cut_off, a_proof_is_a_commit_that_waits,
             a_mark_that_was_given_up_leaves_no_backend,

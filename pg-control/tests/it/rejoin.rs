@@ -4,13 +4,14 @@ use std::time::Instant;
 
 use decision::durability::Quorum;
 use decision::names::{Lsn, Term, Timeline};
+use decision::site::Remote;
 use decision::view::{ControlState, Data, Server};
 use nix::sys::signal::Signal;
 use pg_control::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
-use crate::world::{Failure, Node, PATIENCE, eventually, name, primary, standby_of};
+use crate::world::{Failure, Node, PATIENCE, empty, empty_with, eventually, name, primary, standby_of};
 
 async fn take_over(node: &Node, term: u64) -> Outcome {
     node.instance.pledge(PATIENCE).await?;
@@ -206,4 +207,39 @@ pub async fn a_reserved_timeline_is_taken_and_followed() -> Outcome {
     other.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
     other.instance.wait_ready(PATIENCE).await?;
     other.streams().await
+}
+
+pub async fn another_site_is_asked_copied_and_followed_under_no_voters_name() -> Outcome {
+    let old = primary("pg1").await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    take_over(&new, 2).await?;
+    old.instance.kill_all().await?;
+    new.instance.checkpoint(PATIENCE).await?;
+    let port = |node: &Node| node.instance.config().port;
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", port(&old), port(&new));
+    let site = Remote::parse(&hosts, 5432)?.upstream();
+    let far = empty_with("far", |config| config.cluster = "west".to_owned())?;
+    let seen = far.instance.ask_remote(&site).await?;
+    let fork = new.instance.local_history(Timeline(2))?[0];
+    assert_eq!((seen.timeline, seen.rewind_source_ready), (Some(Timeline(2)), true));
+    assert_eq!(seen.history, [(fork.timeline, fork.ended_at)]);
+    far.instance.clone_from(&site, &CancellationToken::new()).await?;
+    assert_eq!(far.instance.born().await?.system_id, seen.system_id);
+    far.instance.start_as_standby(Some(&site)).await?;
+    far.instance.wait_ready(PATIENCE).await?;
+    far.streams().await?;
+    assert_eq!(far.as_standby().await?.follows, Some(site));
+    assert_eq!(new.as_primary().await?.standbys, [], "it is no member's name");
+    assert_eq!(new.ask("SELECT application_name FROM pg_stat_replication").await?, "west-far");
+    // Its own site follows it, and is copied from it.
+    let near = empty("near")?;
+    let upstream = far.as_upstream(7);
+    assert!(near.instance.source_position(&upstream, false).await.is_err());
+    assert!(near.instance.source_position(&upstream, true).await? > Lsn(0));
+    let of_a_standby = near.instance.ask_remote(&Remote::parse("127.0.0.1", port(&far))?.upstream()).await?;
+    assert_eq!((of_a_standby.timeline, of_a_standby.system_id), (None, seen.system_id));
+    near.instance.clone_from(&upstream, &CancellationToken::new()).await?;
+    near.instance.start_as_standby(Some(&upstream)).await?;
+    near.instance.wait_ready(PATIENCE).await?;
+    near.streams().await
 }

@@ -240,6 +240,7 @@ fn first_claim(voters: &[MemberName]) -> Claim {
         ballots: Vec::new(),
         failsafe_revision: None,
         depose: None,
+        follows: false,
         kind: ClaimKind::Failover,
         request: None,
         lost_bytes_bound: Some(0),

@@ -156,6 +156,9 @@ pub fn find(name: &str) -> Result<Named, String> {
     if name == "pause" {
         return Err("`pause` has commands of its own: pgvigil pause, pgvigil resume".to_owned());
     }
+    if name.starts_with("standby_cluster") {
+        return Err("which site leads has commands of its own: pgvigil site promote, pgvigil site demote".to_owned());
+    }
     let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
     let advice = match keys::suggest(name).filter(|_| !keys::is_known(name)) {
         Some(meant) if names.contains(&meant) => format!("did you mean `{meant}`?"),
@@ -236,6 +239,7 @@ mod tests {
             ("slots.absent_for=soon", "such as 30min"),
             ("slots.permanent.Dr=physical", "lower-case"),
             ("slots.permanent.cdc=logical", "logical:DATABASE:PLUGIN"),
+            ("standby_cluster.host=a", "pgvigil site demote"),
             ("shoe.size=43", "the cluster has: durability.mode"),
             ("durability.mode", "is no NAME=VALUE"),
         ] {

@@ -77,15 +77,25 @@ async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Exit> {
     let reason = arguments.reason.clone().unwrap_or_else(|| format!("back to revision {}", arguments.revision));
     let plan =
         Plan { reach: &reach, reason: Some(&reason), dry_run: arguments.dry_run, yes: arguments.yes, expected: None };
-    plan.carry_out(|config| Ok(with_the_pause_of(config, earlier.clone()))).await
+    plan.carry_out(|config| Ok(with_the_state_of(config, earlier.clone()))).await
 }
 
-/// Whether the cluster is paused is no matter of going back.
-fn with_the_pause_of(now: &Map<String, Value>, mut earlier: Map<String, Value>) -> Map<String, Value> {
-    let details = now.get("pgvigil").and_then(|ours| ours.get("pause"));
-    put(&mut earlier, &["pause"], now.get("pause").cloned());
-    put(&mut earlier, &["pgvigil", "pause"], details.cloned());
+/// Whether the cluster is paused, and which site leads, is no matter of going back.
+fn with_the_state_of(now: &Map<String, Value>, mut earlier: Map<String, Value>) -> Map<String, Value> {
+    let ours = |name: &str| now.get("pgvigil").and_then(|ours| ours.get(name)).cloned();
+    for name in ["pause", "standby_cluster"] {
+        put(&mut earlier, &[name], now.get(name).cloned());
+    }
+    for name in ["pause", "site"] {
+        put(&mut earlier, &["pgvigil", name], ours(name));
+    }
     earlier
+}
+
+/// Which site leads is decided by commands that see it through.
+fn leaves_the_sites_alone(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+    let site = |config: &Map<String, Value>| config.get("pgvigil").and_then(|ours| ours.get("site")).cloned();
+    before.get("standby_cluster") == after.get("standby_cluster") && site(before) == site(after)
 }
 
 /// A change that is shown before it is made.
@@ -115,6 +125,10 @@ impl Plan<'_> {
         if lines.is_empty() {
             answer("nothing to change");
             return Ok(Exit::Done);
+        }
+        if !leaves_the_sites_alone(&before, &after) {
+            tell("refused: which site leads is changed by pgvigil site promote and pgvigil site demote");
+            return Err(Exit::Refused);
         }
         shown::refuse_nonsense(&after)?;
         answer(&lines.join("\n"));
@@ -171,13 +185,13 @@ mod tests {
     fn going_back_neither_pauses_nor_resumes() {
         let paused = object(json!({"pause": true, "pgvigil": {"pause": {"by": "anna"}, "x": 1}}));
         let running = object(json!({"ttl": 30, "pgvigil": {"y": 2}}));
-        let back = with_the_pause_of(&running, paused.clone());
+        let back = with_the_state_of(&running, paused.clone());
         assert_eq!(Value::Object(back), json!({"pgvigil": {"x": 1}}));
-        let back = with_the_pause_of(&paused, running);
+        let back = with_the_state_of(&paused, running);
         assert_eq!(
             Value::Object(back),
             json!({"ttl": 30, "pause": true, "pgvigil": {"pause": {"by": "anna"}, "y": 2}})
         );
-        assert_eq!(with_the_pause_of(&Map::new(), object(json!({"pgvigil": {"pause": {}}}))), Map::new());
+        assert_eq!(with_the_state_of(&Map::new(), object(json!({"pgvigil": {"pause": {}}}))), Map::new());
     }
 }

@@ -197,6 +197,7 @@ fn state(says: Option<&Answer>, leads: bool, has_address: bool, registered: Opti
     let replication = says.patroni["replication_state"].as_str();
     match (postgres, replication) {
         ("running", _) if says.is_writable() => "writable",
+        ("running", Some("streaming")) if leads && says.patroni["role"] == "standby_leader" => "follows another site",
         ("running", _) if leads => "not writable",
         ("running", Some("streaming")) => "streaming",
         ("running", Some(_)) if says.patroni["tags"]["nostream"] == true => "from the archive",
@@ -288,6 +289,7 @@ mod tests {
             reclaimed: false,
             handover_lsn: None,
             heir: None,
+            follows: false,
         });
         assert_eq!(expected(&snapshot, now), BTreeSet::from([name("pg1"), name("pg2"), name("pg4")]));
     }

@@ -147,7 +147,8 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
     }
     if member.role == "leader" {
         let problem = format!("{name} holds the lock but does not accept writes ({})", member.state);
-        return if member.state == "writable" { None } else { trouble("leader_not_writable", problem, why()) };
+        let as_it_should = ["writable", "follows another site"].contains(&member.state.as_str());
+        return if as_it_should { None } else { trouble("leader_not_writable", problem, why()) };
     }
     if !["streaming", "from the archive"].contains(&member.state.as_str()) && status.leader.is_some() {
         return trouble("not_streaming", format!("{name} does not stream: {}", member.state), why());

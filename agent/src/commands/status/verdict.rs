@@ -86,6 +86,13 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
             (Word::Degraded, format!("{leader} could take writes, but a setting forbids them to every client"))
         }
         Some(true) => (Word::Degraded, format!("writes work on {leader}")),
+        Some(false) if follows(world) => match streams_from_there(world) {
+            true if status.problems.is_empty() => (Word::Ok, "this site follows another and has its writes".to_owned()),
+            true => (Word::Degraded, "this site follows another and has its writes".to_owned()),
+            false => {
+                (Word::Degraded, format!("this site follows another, but does not stream: {}", explanation(world)))
+            }
+        },
         Some(false) => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
         None if status.leader.is_some() => (
             Word::Degraded,
@@ -132,6 +139,15 @@ impl Verdict {
             format!("{}; async, because with two nodes each mode has its price: docs/small-clusters.md", self.sentence);
         Self { sentence, because: Some("two_nodes"), ..self }
     }
+}
+
+/// Whether this site follows another, where nobody is to accept writes.
+fn follows(world: &World) -> bool {
+    world.etcd.as_ref().is_ok_and(|snapshot| snapshot.cluster.follows())
+}
+
+fn streams_from_there(world: &World) -> bool {
+    world.leader_answer().is_some_and(|leader| leader.patroni["replication_state"] == "streaming")
 }
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
@@ -234,6 +250,7 @@ mod tests {
                 reclaimed: false,
                 handover_lsn: None,
                 heir: None,
+                follows: false,
             });
             snapshot.clone()
         };

@@ -159,6 +159,9 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
         Some(Ok(says)) if says.is_writable() => {
             Check::ok(format!("leader {leader} takes writes, term {}", snapshot.cluster.term))
         }
+        Some(Ok(says)) if snapshot.cluster.follows() && says.beat["role"] == "standby_leader" => {
+            Check::ok(format!("leader {leader} leads this site, which follows another, term {}", snapshot.cluster.term))
+        }
         Some(Ok(says)) => Check::fail(format!("leader {leader} does not take writes: {}", says.sentence())),
         Some(Err(why)) => Check::fail(format!("the agent of the leader {leader} does not answer: {why}")),
         None => Check::fail(format!("the leader {leader} is not registered: its agent is down")),
