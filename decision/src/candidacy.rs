@@ -29,8 +29,10 @@ fn bars(view: &View, cluster: &Cluster, name: &MemberName) -> Vec<Bar> {
         return vec![Bar::AgentDown {}];
     };
     if member.tags.nostream {
-        bars.push(Bar::FromArchive {});
-    } else if member.tags.never_leads() {
+        // That nothing streams to it is what its tags say, and no trouble of its own.
+        return vec![Bar::FromArchive {}];
+    }
+    if member.tags.never_leads() {
         bars.push(Bar::NoFailover {});
     }
     let own_trouble = view.fence.trouble.as_ref().filter(|_| *name == view.me);

@@ -304,7 +304,7 @@ mod tests {
         let member = MemberRecord::from_json(text).expect("readable").to_member().expect("readable");
         assert_eq!((member.host.as_str(), member.port), ("fd00::2", 5433));
         assert_eq!((member.role, member.rewind_source_ready, member.lock_lease), (MemberRole::Primary, false, 0));
-        assert_eq!(member.tags, Tags::default());
+        assert_eq!(member.tags, Tags { clonefrom: true, ..Tags::default() });
     }
 
     #[test]
