@@ -68,7 +68,8 @@ pub async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request:
     ended
 }
 
-fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Transition {
+/// The record of a switchover that begins.
+pub fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Transition {
     let asked = seen.request_record.clone().unwrap_or_default();
     Transition {
         id: format!("s-{request}"),

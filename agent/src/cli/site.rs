@@ -15,15 +15,9 @@ pub enum SiteCommand {
     Demote(DemoteArgs),
 }
 
-/// Arguments of `site promote`.
+/// How a change of sites is gone about, whichever way.
 #[derive(Debug, Args)]
-pub struct PromoteArgs {
-    /// Where the cluster is described.
-    #[command(flatten)]
-    pub config: ConfigArg,
-    /// What `site demote` printed at the other site: this one leads once it has everything up to there.
-    #[arg(long)]
-    pub token: Option<String>,
+pub struct How {
     /// How long to wait for the end.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
@@ -33,6 +27,20 @@ pub struct PromoteArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+}
+
+/// Arguments of `site promote`.
+#[derive(Debug, Args)]
+pub struct PromoteArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// What `site demote` printed at the other site: this one leads once it has everything up to there.
+    #[arg(long)]
+    pub token: Option<String>,
+    /// How it is gone about.
+    #[command(flatten)]
+    pub how: How,
 }
 
 /// Arguments of `site demote`.
@@ -50,13 +58,7 @@ pub struct DemoteArgs {
     /// The replication slot there by which this site is to stream; make it there first (`slots.permanent.NAME=physical`).
     #[arg(long, value_name = "NAME")]
     pub slot: Option<String>,
-    /// How long to wait for the end.
-    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
-    pub wait: Duration,
-    /// Why; goes into the settings' history.
-    #[arg(long)]
-    pub reason: Option<String>,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub yes: bool,
+    /// How it is gone about.
+    #[command(flatten)]
+    pub how: How,
 }

@@ -56,7 +56,7 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
     let token: Option<Token> =
         arguments.token.as_deref().map(str::parse).transpose().map_err(|why: String| misused(&why))?;
     let reach = Reach::new(&arguments.config)?;
-    must_be_able_to_ask(arguments.yes, QUESTION)?;
+    must_be_able_to_ask(arguments.how.yes, QUESTION)?;
     let snapshot = read(&reach).await?;
     if !snapshot.cluster.follows() {
         forget_the_other(&reach).await?;
@@ -75,20 +75,20 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
                 "and so is what it goes on to acknowledge if it still runs. `pgvigil site demote` there prints the token.",
             );
             let name = &reach.config.cluster;
-            if !arguments.yes && !types(&format!("type the name of this cluster ({name}) to go on: "), name) {
+            if !arguments.how.yes && !types(&format!("type the name of this cluster ({name}) to go on: "), name) {
                 tell("nothing was changed");
                 return Err(Exit::Failed);
             }
         }
     }
-    if token.is_some() && !arguments.yes && !agrees(QUESTION) {
+    if token.is_some() && !arguments.how.yes && !agrees(QUESTION) {
         tell("nothing was changed");
         return Err(Exit::Failed);
     }
     let by = who();
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_lead(config, token, &by)));
-    change(&reach, Some(arguments.reason.as_deref().unwrap_or("site promote")), word).await?;
-    leads(&reach, arguments.wait).await
+    change(&reach, Some(arguments.how.reason.as_deref().unwrap_or("site promote")), word).await?;
+    leads(&reach, arguments.how.wait).await
 }
 
 fn asked_to_lead(config: &Map<String, Value>, token: Option<Token>, by: &str) -> Value {
@@ -151,7 +151,7 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
     let slot = slot.map_err(|bad| misused(&format!("--slot: {bad}")))?;
     let remote = Remote { slot, ..remote };
     let reach = Reach::new(&arguments.config)?;
-    must_be_able_to_ask(arguments.yes, QUESTION)?;
+    must_be_able_to_ask(arguments.how.yes, QUESTION)?;
     let snapshot = read(&reach).await?;
     let own = snapshot
         .cluster
@@ -166,17 +166,17 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
         tell("writes stop here, and every client is cut off; this site then follows, and accepts none.");
         tell("What it has that the other site has not, if that was made to lead already, is rewound.");
     }
-    if !arguments.yes && !agrees(QUESTION) {
+    if !arguments.how.yes && !agrees(QUESTION) {
         tell("nothing was changed");
         return Err(Exit::Failed);
     }
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_follow(config, &remote)));
-    change(&reach, Some(arguments.reason.as_deref().unwrap_or("site demote")), word).await?;
+    change(&reach, Some(arguments.how.reason.as_deref().unwrap_or("site demote")), word).await?;
     if followed {
         answer(&format!("this site follows {remote}"));
         return Ok(Exit::Done);
     }
-    follows(&reach, arguments.wait).await
+    follows(&reach, arguments.how.wait).await
 }
 
 fn asked_to_follow(config: &Map<String, Value>, remote: &Remote) -> Value {

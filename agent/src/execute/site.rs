@@ -18,6 +18,7 @@ use decision::view::{Initialize, SyncRecord, Upstream};
 use super::Effect;
 use super::durability::my_sync;
 use super::running::{FAST_STOP_WITHIN, start, stop};
+use crate::handover::begun;
 use crate::hands::Hands;
 use crate::task::crash_point;
 
@@ -139,22 +140,12 @@ pub(super) async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, r
     Ok(Effect::of(outcome))
 }
 
+/// No timeline begins or ends by it.
 fn handed_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Transition {
-    let asked = seen.request_record.clone().unwrap_or_default();
     Transition {
-        id: format!("s-{request}"),
-        kind: "switchover".into(),
-        cause: "switchover".into(),
         cause_text: format!("an operator asked {to} to lead this site, which follows another"),
-        from: Some(hands.me().to_string()),
-        to: Some(to.to_string()),
-        term_before: seen.cluster.term.0,
-        term_after: seen.cluster.term.next().0,
-        requested_by: asked.requested_by.unwrap_or_default(),
-        reason: asked.reason.unwrap_or_default(),
-        started_at: jiff::Timestamp::now().to_string(),
-        lost: "none".into(),
-        lost_bytes_bound: Some(0),
-        ..Transition::default()
+        timeline_before: None,
+        timeline_after: None,
+        ..begun(hands, seen, to, request)
     }
 }
