@@ -13,6 +13,7 @@ use decision::catalogue::Catalogue;
 use decision::durability::mode_in_force;
 use decision::names::MemberName;
 use decision::parameters::{Capacities, Objection, Parameters, Part, effective, usable};
+use decision::slots::Kind;
 use decision::view::{Data, Initialize, Lock, MemberRole, Server, View};
 use pg_control::{Refused, Running};
 use serde_json::{Value, json};
@@ -132,7 +133,12 @@ impl Hands {
             false => Part::Follows { leader: leader.map(|(_, leader)| &leader.capacities) },
         };
         let base = self.instance.base_capacities();
-        (effective(&shared, &self.config.postgres.parameters, &base, part), ignored)
+        let mut wanted = effective(&shared, &self.config.postgres.parameters, &base, part);
+        if seen.config.slots.permanent.values().any(|kind| *kind != Kind::Physical) {
+            // Else the leader clears away what the copies of logical slots need of the catalogue.
+            wanted.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
+        (wanted, ignored)
     }
 
     /// Configures the running server, and looks at what came of it.

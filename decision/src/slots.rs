@@ -19,6 +19,8 @@ pub const GRACE: Duration = Duration::from_secs(60);
 const WORTH_DROPPING_BYTES: u64 = 64 << 20;
 /// Why one is dropped on a disk that fills.
 pub const DISK_FILLS: &str = "the disk is about to fill, and nobody uses it";
+/// No chain of standbys is longer.
+const LONGEST_WAY: usize = 8;
 /// What an unused slot may keep without a word, and for how long.
 const FORGOTTEN: (u64, Duration) = (1 << 30, Duration::from_secs(3600));
 
@@ -114,6 +116,8 @@ pub enum Made {
     Member,
     /// An operator, who wants it on whoever leads.
     Permanent,
+    /// The same; a logical one that was copied from the leader, and of which it is not certain yet that all is here that it needs.
+    Copied,
 }
 
 /// A slot as Postgres shows it. Temporary ones, which end with their session, are not looked at.
@@ -131,6 +135,8 @@ pub struct Slot {
     pub confirmed: Option<Lsn>,
     /// It keeps old versions of rows as well.
     pub has_xmin: bool,
+    /// The oldest transaction whose rows of the catalogue it keeps.
+    pub catalog_xmin: Option<u32>,
     /// What it kept WAL for cannot go on by it any more.
     pub lost: bool,
     /// How much WAL it keeps, in bytes.
@@ -204,6 +210,15 @@ pub struct Published {
     pub for_members: BTreeSet<SlotName>,
 }
 
+/// What a leader keeps of the catalogue for a node that has copies of its logical slots.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// By the slot of that node: since the node has asked for it, and nothing that was gone before; `None`: nothing.
+    pub for_node: Option<u32>,
+    /// By each of its own logical slots, at a moment when it kept something for that node already.
+    pub by_slot: BTreeMap<SlotName, u32>,
+}
+
 /// What this node is in the cluster, as far as slots hang on it.
 #[derive(Clone, Copy, Debug)]
 pub enum Part<'a> {
@@ -215,6 +230,8 @@ pub enum Part<'a> {
         replayed: Lsn,
         /// What the leader tells of its slots; `None`: nothing.
         published: Option<&'a Published>,
+        /// What the leader keeps of the catalogue for this node; `None`: not known.
+        kept: Option<&'a Kept>,
     },
     /// It follows, and never leads.
     NeverLeads,
@@ -252,13 +269,28 @@ pub enum Step {
     Advance(SlotName, Lsn),
     /// It is dropped.
     Drop(SlotName, &'static str),
+    /// A logical one is made.
+    CreateLogical(SlotName, Kind),
+    /// A logical one is of no use as it is: dropped, and made anew.
+    RenewLogical(SlotName, Kind, &'static str),
+    /// A logical one is taken to have been read up to here.
+    AdvanceLogical(SlotName, Kind, Lsn),
+    /// What is known of it has changed, and nothing else.
+    Note(SlotName, Made),
 }
 
 impl Step {
     /// The slot that it is about.
     pub fn slot(&self) -> &SlotName {
         match self {
-            Step::Create(name, _) | Step::Renew(name, ..) | Step::Advance(name, _) | Step::Drop(name, _) => name,
+            Step::Create(name, _)
+            | Step::Renew(name, ..)
+            | Step::Advance(name, _)
+            | Step::Drop(name, _)
+            | Step::CreateLogical(name, _)
+            | Step::RenewLogical(name, ..)
+            | Step::AdvanceLogical(name, ..)
+            | Step::Note(name, _) => name,
         }
     }
 }
@@ -274,11 +306,40 @@ impl Slot {
     }
 }
 
+/// Whether all is here and at the leader that a copy needs. What the leader keeps for this node may have been gone in part when it began to: so the
+/// copy is ready once that has come to where the leader's own slot was by then, and the copy is no further back. From then on it stays so, for as
+/// long as the leader keeps anything for this node.
+fn readiness(slot: &Slot, made: Made, kept: &Kept) -> Made {
+    let (Some(for_node), Some(needed)) = (kept.for_node, slot.catalog_xmin) else { return Made::Copied };
+    let certain = kept.by_slot.get(&slot.name).is_some_and(|then| not_before(for_node, *then));
+    let ready = made == Made::Permanent || (certain && not_before(needed, for_node));
+    if ready { Made::Permanent } else { Made::Copied }
+}
+
+/// Whether transaction `one` is `other` or began after it. Their numbers come round.
+fn not_before(one: u32, other: u32) -> bool {
+    one.wrapping_sub(other).cast_signed() >= 0
+}
+
 /// The slot by which `member` is to stream; `None`: it shares the name with another member, and neither has one.
 pub fn slot_of(members: &BTreeMap<MemberName, Member>, member: &MemberName) -> Option<SlotName> {
     let name = SlotName::of(member);
     let shared = members.keys().any(|other| other != member && SlotName::of(other) == name);
     (!shared).then_some(name)
+}
+
+/// The slot at the leader that keeps of the catalogue what `me` asks for: its own, or, where it streams from other standbys, that of the one among
+/// them that streams from the leader. `None`: nothing that it asks for gets there.
+pub fn slot_at_leader(
+    members: &BTreeMap<MemberName, Member>,
+    leader: Option<&MemberName>,
+    me: &MemberName,
+) -> Option<SlotName> {
+    let named = |name: &&MemberName| members.get(*name)?.tags.replicatefrom.as_ref();
+    let upstream = |name: &&MemberName| named(name).filter(|it| Some(*it) != leader && members.contains_key(*it));
+    let way: Vec<&MemberName> = std::iter::successors(Some(me), upstream).take(LONGEST_WAY).collect();
+    let speaks = |name: &&MemberName| members.get(*name).is_some_and(|member| !member.tags.nostream);
+    way.iter().all(speaks).then(|| slot_of(members, way.last()?)).flatten()
 }
 
 impl Ground<'_> {
@@ -303,9 +364,15 @@ impl Ground<'_> {
             wanted.extend(registered.chain(absent).map(|name| (name, Made::Member)));
             wanted.remove(&SlotName::of(self.me));
         }
-        let physical = self.rules.permanent.iter().filter(|(_, kind)| may_lead && **kind == Kind::Physical);
-        wanted.extend(physical.map(|(name, _)| (name.clone(), Made::Permanent)));
+        let permanent = self.rules.permanent.iter().filter(|(_, kind)| may_lead && self.can_bear(kind));
+        wanted.extend(permanent.map(|(name, _)| (name.clone(), Made::Permanent)));
         wanted
+    }
+
+    /// A copy of a logical slot is of no use on a node for which the leader keeps nothing of the catalogue.
+    fn can_bear(&self, kind: &Kind) -> bool {
+        let leads = matches!(self.part, Part::Leads);
+        *kind == Kind::Physical || leads || slot_at_leader(self.members, None, self.me).is_some()
     }
 
     /// The slots here that an agent has made and that are not wanted: how long that has been so is for the agent to count.
@@ -330,9 +397,10 @@ impl Ground<'_> {
     pub fn steps(&self) -> Vec<Step> {
         let wanted = self.wanted();
         let found = |name: &SlotName| self.here.iter().find(|slot| slot.name == *name);
-        let tended = wanted.iter().filter_map(|(name, made)| match found(name) {
-            None => Some(Step::Create(name.clone(), *made)),
-            Some(slot) => self.tend(slot, *made),
+        let tended = wanted.iter().filter_map(|(name, made)| match (self.rules.permanent.get(name), found(name)) {
+            (Some(kind @ Kind::Logical { .. }), found) => self.tend_logical(name, kind, found),
+            (_, None) => Some(Step::Create(name.clone(), *made)),
+            (_, Some(slot)) => self.tend(slot, *made),
         });
         let others = self.here.iter().filter(|slot| !wanted.contains_key(&slot.name));
         let steps = tended.chain(others.filter_map(|slot| self.let_go(slot)));
@@ -373,9 +441,52 @@ impl Ground<'_> {
             let may = slot.made.is_some() && !self.paused;
             return may.then(|| Step::Renew(slot.name.clone(), wanted_for, why));
         }
-        let Part::MayLead { replayed, published } = self.part else { return None };
+        let Part::MayLead { replayed, published, .. } = self.part else { return None };
         let to = published?.positions.get(&slot.name)?.min(&replayed);
         (slot.restart < Some(*to)).then(|| Step::Advance(slot.name.clone(), *to))
+    }
+
+    /// A logical slot that an operator wants. A leader makes it; whoever may lead next has it copied when its Postgres is started, for only then
+    /// does Postgres read a slot that it has not made. Until the leader keeps for this node what the copy needs of the catalogue, and the copy
+    /// has come to where it needs no more than that, it may be of no use: whoever comes to lead with such a one makes it anew, and says so.
+    fn tend_logical(&self, name: &SlotName, kind: &Kind, found: Option<&Slot>) -> Option<Step> {
+        let Some(slot) = found else {
+            return matches!(self.part, Part::Leads).then(|| Step::CreateLogical(name.clone(), kind.clone()));
+        };
+        let made = slot.made.filter(|_| !slot.active && !self.is_ignored(slot))?;
+        let useless = match (slot.kind != *kind, slot.lost) {
+            (true, _) => Some("it is to be another one"),
+            (false, true) => Some("it has lost what it kept"),
+            (false, false) => None,
+        };
+        match self.part {
+            Part::NeverLeads => None,
+            Part::Leads => {
+                let not_ready = "this node came to lead before all was here that it needs: changes may be missing";
+                let why = useless.or((made == Made::Copied).then_some(not_ready)).filter(|_| !self.paused)?;
+                Some(Step::RenewLogical(name.clone(), kind.clone(), why))
+            }
+            Part::MayLead { .. } if useless.is_some() => {
+                useless.filter(|_| !self.paused).map(|why| Step::Drop(name.clone(), why))
+            }
+            Part::MayLead { replayed, published, kept } => {
+                let is = kept.map(|kept| readiness(slot, made, kept));
+                let to = published.and_then(|published| published.positions.get(name)).map(|told| *told.min(&replayed));
+                let behind = to.filter(|to| slot.confirmed < Some(*to));
+                match behind {
+                    Some(to) => Some(Step::AdvanceLogical(name.clone(), kind.clone(), to)),
+                    None => is.filter(|is| *is != made).map(|is| Step::Note(name.clone(), is)),
+                }
+            }
+        }
+    }
+
+    /// The logical slots that an operator wants and that this node does not have yet.
+    pub fn not_copied(&self) -> BTreeSet<SlotName> {
+        let may_lead = matches!(self.part, Part::MayLead { .. });
+        let logical = self.rules.permanent.iter().filter(|(_, kind)| **kind != Kind::Physical && self.can_bear(kind));
+        let logical = logical.filter(|_| may_lead);
+        logical.map(|(name, _)| name.clone()).filter(|name| !self.here.iter().any(|slot| slot.name == *name)).collect()
     }
 
     fn let_go(&self, slot: &Slot) -> Option<Step> {

@@ -15,6 +15,7 @@ mod equip;
 mod error;
 mod instance;
 mod loaded;
+mod logical_copy;
 mod marker;
 mod observe;
 mod overruled;

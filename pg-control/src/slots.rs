@@ -38,6 +38,7 @@ struct Row {
     restart_lsn: Option<String>,
     confirmed_flush_lsn: Option<String>,
     xmin: Option<serde_json::Value>,
+    catalog_xmin: Option<String>,
     wal_status: Option<String>,
     #[serde(default)]
     conflicting: Option<bool>,
@@ -60,6 +61,7 @@ impl Row {
             restart: lsn(self.restart_lsn),
             confirmed: lsn(self.confirmed_flush_lsn),
             has_xmin: self.xmin.is_some_and(|xmin| !xmin.is_null()),
+            catalog_xmin: self.catalog_xmin.and_then(|xmin| xmin.parse().ok()),
             lost: self.wal_status.as_deref() == Some("lost") || self.conflicting == Some(true),
             retained_bytes: self.retained.map_or(0, |bytes| bytes as u64),
             made,
@@ -68,7 +70,7 @@ impl Row {
 }
 
 /// The slots that this agent has made.
-type Own = BTreeMap<SlotName, Made>;
+pub(crate) type Own = BTreeMap<SlotName, Made>;
 
 impl Instance {
     /// The slots of the running server, but for temporary ones.
@@ -122,6 +124,23 @@ impl Instance {
                 drop_slot(session, name).await?;
                 self.own_slot(name, None).await
             }
+            Step::CreateLogical(name, kind) => {
+                tracing::info!(slot = %name, "a logical replication slot is made");
+                self.create_logical(name, kind).await
+            }
+            Step::RenewLogical(name, kind, why) => {
+                tracing::warn!(slot = %name, why, "a logical replication slot is dropped and made anew: whoever reads by it misses what came before");
+                drop_slot(session, name).await?;
+                self.create_logical(name, kind).await
+            }
+            Step::AdvanceLogical(name, Kind::Logical { database, .. }, to) => {
+                let sql = "SELECT pg_replication_slot_advance($1::text::name, $2)";
+                let inside = self.open_session_in(database).await?;
+                inside.client.execute(sql, &[&name.as_str(), &PgLsn::from(to.0)]).await?;
+                Ok(())
+            }
+            Step::AdvanceLogical(..) => Ok(()),
+            Step::Note(name, made) => self.own_slot(name, Some(*made)).await,
             Step::Advance(name, to) => {
                 let sql = "SELECT pg_replication_slot_advance($1::text::name, $2)";
                 session.client.execute(sql, &[&name.as_str(), &PgLsn::from(to.0)]).await?;
@@ -141,7 +160,20 @@ impl Instance {
         Ok(())
     }
 
-    fn own_slots(&self) -> Own {
+    /// Only a session in its database can make one. It waits for every transaction that is under way.
+    async fn create_logical(&self, name: &SlotName, kind: &Kind) -> Result<()> {
+        let Kind::Logical { database, plugin } = kind else { return Ok(()) };
+        let inside = self.open_session_in(database).await?;
+        self.own_slot(name, Some(Made::Permanent)).await?;
+        let sql = "SELECT pg_create_logical_replication_slot($1::text::name, $2::text::name)";
+        if let Err(error) = inside.client.execute(sql, &[&name.as_str(), plugin]).await {
+            self.own_slot(name, None).await?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn own_slots(&self) -> Own {
         let mut kept = self.0.own_slots.lock().unwrap_or_else(PoisonError::into_inner);
         kept.get_or_insert_with(|| read_own(&self.own_slots_file())).clone()
     }
@@ -150,7 +182,7 @@ impl Instance {
         self.config().state_dir.join("slots.json")
     }
 
-    async fn own_slot(&self, name: &SlotName, made: Option<Made>) -> Result<()> {
+    pub(crate) async fn own_slot(&self, name: &SlotName, made: Option<Made>) -> Result<()> {
         let mut own = self.own_slots();
         match made {
             Some(made) => own.insert(name.clone(), made),

@@ -47,9 +47,13 @@ impl Drop for Session {
 
 impl Session {
     async fn open(instance: &Instance, user: &str, purpose: Purpose) -> Result<Session> {
+        Self::open_in(&instance.config().database, instance, user, purpose).await
+    }
+
+    async fn open_in(database: &str, instance: &Instance, user: &str, purpose: Purpose) -> Result<Session> {
         let config = instance.config();
         let mut options = Config::new();
-        options.host_path(&config.socket_dir).port(instance.port()).user(user).dbname(&config.database);
+        options.host_path(&config.socket_dir).port(instance.port()).user(user).dbname(database);
         options.application_name("pgvigil").connect_timeout(config.answer_within);
         // What an operator has set for everybody must not change what a probe or a marker means.
         let fixed = "-c search_path=pg_catalog -c statement_timeout=0 -c lock_timeout=200ms \
@@ -131,6 +135,11 @@ impl Instance {
     /// have taken its right to log in). The caller bounds the time.
     pub(crate) async fn open_session(&self) -> Result<Session> {
         self.open_for(Purpose::Writing).await
+    }
+
+    /// The same in another database.
+    pub(crate) async fn open_session_in(&self, database: &str) -> Result<Session> {
+        Session::open_in(database, self, &self.config().control_user, Purpose::Writing).await
     }
 
     async fn open_for(&self, purpose: Purpose) -> Result<Session> {

@@ -74,6 +74,7 @@ async fn launch(hands: &Hands, seen: &Snapshot, how: &StartAs) -> Result<()> {
                 let term = if upstream.is_another_site() { seen.cluster.term } else { upstream.term };
                 ballots::none_is_on_its_way(hands, seen, term).await?;
                 hands.ensure_secrets().await?;
+                hands.copy_logical_slots(seen, upstream).await;
                 // Whoever comes back under another leader has nothing to measure any more.
                 hands.recorder.abandon();
             }

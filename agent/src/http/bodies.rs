@@ -246,7 +246,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "parameters": picture.parameters.problems(),
         "slots": picture.slots.to_json(),
-        "slot_problems": picture.slots.problems(),
+        "slot_problems": picture.slots.problems(&picture.view.me),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
             snapshot.problems.iter().chain(unread).map(|problem| json!({"key": problem.key, "why": problem.why})).collect::<Vec<_>>()
         }),

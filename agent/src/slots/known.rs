@@ -17,6 +17,8 @@ pub struct Known {
     pub usable: BTreeSet<SlotName>,
     /// Those that are to be here, and for whom.
     pub wanted: BTreeMap<SlotName, Made>,
+    /// Logical ones that an operator wants and that are not here yet.
+    pub not_copied: BTreeSet<SlotName>,
     /// What could not be done about one, in words.
     pub failed: BTreeMap<SlotName, String>,
     /// For how long nobody has used one, as far as this life of the agent has seen.
@@ -52,7 +54,7 @@ impl Known {
                 "name": slot.name, "type": kind, "database": database, "plugin": plugin, "active": slot.active,
                 "restart_lsn": slot.restart.map(|at| at.to_string()),
                 "confirmed_flush_lsn": slot.confirmed.map(|at| at.to_string()),
-                "retained_bytes": slot.retained_bytes, "lost": slot.lost, "made_for": slot.made,
+                "catalog_xmin": slot.catalog_xmin, "retained_bytes": slot.retained_bytes, "lost": slot.lost, "made_for": slot.made,
                 "unused_s": self.unused_for.get(&slot.name).map(Duration::as_secs),
             })
         };
@@ -60,11 +62,16 @@ impl Known {
     }
 
     /// What is wrong with them, and what to do about it.
-    pub fn problems(&self) -> Vec<Value> {
+    pub fn problems(&self, me: &MemberName) -> Vec<Value> {
         let problem =
             |code: &str, problem: String, hint: String| json!({"code": code, "problem": problem, "hint": hint});
         let failed = self.failed.iter().map(|(name, why)| {
-            let hint = "where all slots are in use: pgvigil config set -p max_replication_slots=20, and a restart of each node";
+            let hint = match why.contains("wal_level") {
+                true => "pgvigil config set -p wal_level=logical, then pgvigil restart --rolling",
+                false => {
+                    "where all slots are in use: pgvigil config set -p max_replication_slots=20, then pgvigil restart --rolling"
+                }
+            };
             problem("slot_failed", format!("the slot {name} is not as it should be: {why}"), hint.to_owned())
         });
         let lost = self.here.iter().filter(|slot| slot.lost && slot.made.is_none()).map(|slot| {
@@ -81,7 +88,12 @@ impl Known {
             let told = format!("the slot {} holds {} of WAL{unused}{free}", slot.name, bytes(slot.retained_bytes));
             problem("slot_holds_wal", told, mend(slot))
         });
-        failed.chain(lost).chain(much).collect()
+        let not_copied = self.not_copied.iter().map(|name| {
+            let told = format!("the logical slot {name} is not here yet: were this node to lead, it would begin anew");
+            let hint = format!("it is copied when Postgres is started here: pgvigil restart {me}");
+            problem("slot_not_copied", told, hint)
+        });
+        failed.chain(lost).chain(much).chain(not_copied).collect()
     }
 }
 
@@ -91,7 +103,7 @@ fn mend(slot: &Slot) -> String {
         Some(Made::Member) => format!(
             "bring its member back; once that is not registered any more its slot goes after slots.absent_for, at once by: SELECT pg_drop_replication_slot('{name}')"
         ),
-        Some(Made::Permanent) => {
+        Some(Made::Permanent | Made::Copied) => {
             format!("let whoever reads by it go on, or take it out: pgvigil config set --unset slots.permanent.{name}")
         }
         None => format!("let whoever reads by it go on, or: SELECT pg_drop_replication_slot('{name}')"),
@@ -114,6 +126,7 @@ mod tests {
             active: false,
             restart: Some(Lsn(7)),
             confirmed: None,
+            catalog_xmin: None,
             has_xmin: false,
             lost: false,
             retained_bytes: 0,
@@ -148,18 +161,23 @@ mod tests {
         ];
         let unused_for = [(name("n3"), Duration::from_secs(7200))].into();
         let failed = [(name("n4"), "all replication slots are in use".to_owned())].into();
-        let known = Known { here, failed, unused_for, free_bytes: Some(4 << 30), ..Known::default() };
-        let told: Vec<String> =
-            known.problems().iter().map(|one| format!("{} {} {}", one["code"], one["problem"], one["hint"])).collect();
+        let (not_copied, me) = ([name("feed")].into(), MemberName::new("n1").unwrap());
+        let known = Known { here, failed, unused_for, not_copied, free_bytes: Some(4 << 30), ..Known::default() };
+        let told: Vec<String> = known
+            .problems(&me)
+            .iter()
+            .map(|one| format!("{} {} {}", one["code"], one["problem"], one["hint"]))
+            .collect();
         for (one, expected) in told.iter().zip([
             ["slot_failed", "n4", "max_replication_slots"],
             ["slot_lost", "cdc", "begin anew"],
             ["slot_holds_wal", "dr holds 3.0 GB of WAL; 4.0 GB are free", "--unset slots.permanent.dr"],
             ["slot_holds_wal", "nobody has used it for 120 min", "bring its member back"],
+            ["slot_not_copied", "feed", "pgvigil restart n1"],
         ]) {
             assert!(expected.iter().all(|part| one.contains(part)), "{one}: {expected:?}");
         }
-        assert_eq!(told.len(), 4);
+        assert_eq!(told.len(), 5);
         assert_eq!(known.to_json()[1]["unused_s"], 7200);
     }
 }

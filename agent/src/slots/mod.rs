@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use consensus::Snapshot;
 use decision::names::{Lsn, MemberName};
-use decision::slots::{DISK_FILLS, Ground, Made, Part, Published, Rules, Slot, SlotName, Step};
-use decision::view::{Lock, Server, Standby, View};
+use decision::slots::{DISK_FILLS, Ground, Kept, Kind, Made, Part, Rules, Slot, SlotName, Step, slot_at_leader};
+use decision::view::{Lock, Server, Standby, Upstream, View};
+use serde_json::Value;
 
 use crate::chore::Chore;
 use crate::hands::Hands;
@@ -68,6 +69,8 @@ struct Remembered {
     unwanted: Since,
     /// It is here and nobody uses it.
     unused: Since,
+    /// What each logical slot of the leader kept of the catalogue when that began to keep something for this node.
+    kept_then: Mutex<(Option<MemberName>, BTreeMap<SlotName, u32>)>,
     /// The last look left nothing to do.
     in_order: AtomicBool,
 }
@@ -174,13 +177,21 @@ impl Look {
     async fn go(self) -> Result<()> {
         self.remembered.in_order.store(false, Ordering::SeqCst);
         let here = self.hands.instance.slots().await?;
-        let published = match &self.role {
-            Role::MayLead { leader_api: Some(api), .. } if !self.in_sight => ask(&self.peers, api).await.ok(),
-            _ => self.seen.slots.clone(),
+        let logical = here.iter().any(|slot| slot.kind != Kind::Physical && slot.made.is_some());
+        let told = match &self.role {
+            Role::MayLead { leader_api: Some(api), .. } if !self.in_sight || logical => {
+                ask(&self.peers, api).await.ok()
+            }
+            _ => None,
         };
+        let kept = told.as_ref().map(|told| self.kept(told));
+        let told = told.and_then(|told| serde_json::from_value(told["published"].clone()).ok());
+        let published = told.or_else(|| self.seen.slots.clone().filter(|_| self.in_sight));
         let part = match self.role {
             Role::Leads => Part::Leads,
-            Role::MayLead { replayed, .. } => Part::MayLead { replayed, published: published.as_ref() },
+            Role::MayLead { replayed, .. } => {
+                Part::MayLead { replayed, published: published.as_ref(), kept: kept.as_ref() }
+            }
             Role::NeverLeads => Part::NeverLeads,
         };
         let (rules, nothing) = (self.rules(&here), BTreeMap::new());
@@ -202,22 +213,39 @@ impl Look {
         let ground = Ground { unwanted_for: &unwanted_for, ..ground };
         let steps = ground.steps();
         let failed = self.carry_out(&steps).await?;
-        let moved_only = steps.iter().all(|step| matches!(step, Step::Advance(..)));
+        let moved_only = steps.iter().all(|step| matches!(step, Step::Advance(..) | Step::AdvanceLogical(..)));
         let here = if moved_only { here.clone() } else { self.hands.instance.slots().await? };
         let ground = Ground { here: &here, ..ground };
         let unused = here.iter().filter(|slot| !slot.active).map(|slot| slot.name.clone()).collect();
-        let (usable, wanted) = (ground.usable(), ground.wanted());
+        let (usable, wanted, not_copied) = (ground.usable(), ground.wanted(), ground.not_copied());
         let free_bytes = self.hands.disk.disk().free_bytes;
         let unused_for = count(&self.remembered.unused, &unused);
         self.remembered.in_order.store(failed.is_empty(), Ordering::SeqCst);
         let before = self.hands.slots.load_full();
         let news = before.usable != usable;
-        self.hands.slots.store(Arc::new(Known { usable, wanted, failed, here, unused_for, free_bytes }));
+        self.hands.slots.store(Arc::new(Known { usable, wanted, failed, here, unused_for, free_bytes, not_copied }));
         if news {
             // The member record says so next.
             self.hands.look_now.notify_one();
         }
         Ok(())
+    }
+
+    /// What the leader keeps of the catalogue for this node, and since when is remembered: as soon as it keeps anything.
+    fn kept(&self, told: &Value) -> Kept {
+        let cluster = &self.seen.cluster;
+        let for_node = slot_at_leader(&cluster.members, cluster.leader.as_ref(), self.hands.me());
+        let for_node = for_node.and_then(|name| catalog_xmin(told, &name));
+        let (by, then) = &mut *self.remembered.kept_then.lock().unwrap_or_else(PoisonError::into_inner);
+        if *by != cluster.leader || for_node.is_none() {
+            (*by, *then) = (cluster.leader.clone(), BTreeMap::new());
+        }
+        let permanent = self.seen.config.slots.permanent.keys().filter(|_| for_node.is_some());
+        let new = permanent.filter_map(|name| Some((name.clone(), catalog_xmin(told, name)?)));
+        for (name, xmin) in new {
+            then.entry(name).or_insert(xmin);
+        }
+        Kept { for_node, by_slot: then.clone() }
     }
 
     /// Settings that are not there at all have most likely been lost.
@@ -246,10 +274,16 @@ impl Look {
 }
 
 /// What the leader itself tells of its slots.
-async fn ask(peers: &Peers, leader_api: &str) -> Result<Published> {
+async fn ask(peers: &Peers, leader_api: &str) -> Result<Value> {
     let answer = peers.get(leader_api, "/slots", TOLD_WITHIN).await?;
-    let told = answer.get("published").filter(|told| !told.is_null()).context("it tells nothing")?;
-    Ok(serde_json::from_value(told.clone())?)
+    ensure!(!answer["published"].is_null(), "it tells nothing");
+    Ok(answer)
+}
+
+/// What a slot of the leader keeps of the catalogue.
+fn catalog_xmin(told: &Value, name: &SlotName) -> Option<u32> {
+    let slot = told["slots"].as_array()?.iter().find(|slot| slot["name"] == name.as_str())?;
+    u32::try_from(slot["catalog_xmin"].as_u64()?).ok()
 }
 
 /// For how long each has been so, counted by this life of the agent.
@@ -263,6 +297,24 @@ fn count(since: &Since, now: &BTreeSet<SlotName>) -> BTreeMap<SlotName, Duration
 }
 
 impl Hands {
+    /// Before a standby is started: the logical slots that an operator wants on whoever leads, as far as they can be had. Nothing of that keeps it
+    /// from being started.
+    pub async fn copy_logical_slots(&self, seen: &Snapshot, from: &Upstream) {
+        let logical = seen.config.slots.permanent.iter().filter(|(_, kind)| **kind != Kind::Physical);
+        let wanted: Vec<SlotName> = logical.map(|(name, _)| name.clone()).collect();
+        let cluster = &seen.cluster;
+        let leader = cluster.leader.as_ref();
+        let is_heard = slot_at_leader(&cluster.members, leader, self.me()).is_some();
+        if wanted.is_empty() || self.config.tags.never_leads() || from.is_another_site() || !is_heard {
+            return;
+        }
+        // A standby that streams from another one has them from the leader all the same.
+        let leader = leader.and_then(|leader| cluster.upstream(self.me(), leader, from.term));
+        if let Err(error) = self.instance.copy_logical_slots(leader.as_ref().unwrap_or(from), &wanted).await {
+            tracing::warn!(%error, "logical slots were not copied");
+        }
+    }
+
     /// The slots as they are now, where they have been looked after in this life.
     pub async fn refreshed_slots(&self) -> Option<Arc<Known>> {
         let known = self.slots.load_full();

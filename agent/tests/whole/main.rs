@@ -33,6 +33,7 @@ mod roles;
 mod settings;
 mod sites;
 mod slots;
+mod slots_logical;
 mod stage;
 mod state_dir;
 mod stray;

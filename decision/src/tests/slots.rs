@@ -23,6 +23,7 @@ fn slot(text: &str) -> Slot {
         active: false,
         restart: Some(Lsn(100)),
         confirmed: None,
+        catalog_xmin: None,
         has_xmin: false,
         lost: false,
         retained_bytes: 0,
@@ -45,10 +46,14 @@ fn published(positions: &[(&str, u64)], for_members: &[&str]) -> Published {
 fn told(steps: &[Step]) -> Vec<String> {
     let tell = |step: &Step| match step {
         Step::Create(name, Made::Member) => format!("create {name}"),
-        Step::Create(name, Made::Permanent) => format!("create {name} for ever"),
+        Step::Create(name, Made::Permanent | Made::Copied) => format!("create {name} for ever"),
         Step::Renew(name, ..) => format!("renew {name}"),
         Step::Advance(name, to) => format!("advance {name} to {}", to.0),
         Step::Drop(name, _) => format!("drop {name}"),
+        Step::CreateLogical(name, _) => format!("create logical {name}"),
+        Step::RenewLogical(name, ..) => format!("renew logical {name}"),
+        Step::AdvanceLogical(name, _, to) => format!("read {name} up to {}", to.0),
+        Step::Note(name, made) => format!("note {name} {made:?}"),
     };
     steps.iter().map(tell).collect()
 }
@@ -95,7 +100,7 @@ fn who_streams_from_another_standby_has_its_slot_there_alone_and_who_streams_fro
         ground.wanted().into_keys().map(|name| name.to_string()).collect()
     };
     assert_eq!(wants("pg1", Part::Leads), ["pg2"]);
-    assert_eq!(wants("pg2", Part::MayLead { replayed: Lsn(1), published: None }), ["pg1", "pg3"]);
+    assert_eq!(wants("pg2", Part::MayLead { replayed: Lsn(1), published: None, kept: None }), ["pg1", "pg3"]);
     assert_eq!(wants("pg2", Part::NeverLeads), ["pg3"]);
 }
 
@@ -144,7 +149,7 @@ fn a_slot_that_keeps_nothing_is_made_anew() {
 #[test]
 fn whoever_may_lead_has_the_same_slots_and_they_keep_no_more_than_the_leaders() {
     let told = published(&[("pg2", 900), ("pg3", 300), ("pg4", 200)], &["pg1", "pg3", "pg4"]);
-    let part = Part::MayLead { replayed: Lsn(700), published: Some(&told) };
+    let part = Part::MayLead { replayed: Lsn(700), published: Some(&told), kept: None };
     let rules = Rules::default();
     assert_eq!(pg1_does(part, &rules, &[], secs(0)), ["create pg2", "create pg3", "create pg4"]);
     let here = [slot("pg2"), slot("pg3"), slot("pg4"), slot("pg5")];
@@ -160,7 +165,7 @@ fn whoever_may_lead_has_the_same_slots_and_they_keep_no_more_than_the_leaders() 
 
 #[test]
 fn a_leader_that_tells_nothing_of_its_slots_costs_none() {
-    let part = Part::MayLead { replayed: Lsn(700), published: None };
+    let part = Part::MayLead { replayed: Lsn(700), published: None, kept: None };
     assert_eq!(pg1_does(part, &Rules::default(), &[slot("pg2"), slot("pg4")], secs(999_999)), ["create pg3"]);
 }
 
@@ -184,7 +189,7 @@ fn permanent_slots_are_everywhere_and_ignored_ones_nobodys() {
     let rules = Rules { permanent, ..Rules::default() };
     assert_eq!(pg1_does(Part::Leads, &rules, &[slot("pg3")], secs(0)), ["create dr for ever", "create pg2 for ever"]);
     let told = published(&[("dr", 300)], &[]);
-    let part = Part::MayLead { replayed: Lsn(700), published: Some(&told) };
+    let part = Part::MayLead { replayed: Lsn(700), published: Some(&told), kept: None };
     let here = [slot("dr"), slot("pg2"), slot("pg3")];
     assert_eq!(pg1_does(part, &rules, &here, secs(0)), ["advance dr to 300"]);
     let pattern = Pattern { name: Some("pg4".to_owned()), kind: Some("physical".to_owned()), ..Pattern::default() };
@@ -201,6 +206,95 @@ fn while_the_settings_cannot_be_understood_nothing_is_dropped() {
     let rules = Rules { doubtful: true, ..Rules::default() };
     let here = [slot("pg2"), slot("pg4"), Slot { made: Some(Made::Permanent), ..slot("dr") }];
     assert_eq!(pg1_does(Part::Leads, &rules, &here, secs(999_999)), ["create pg3"]);
+}
+
+fn logical(database: &str) -> Kind {
+    Kind::Logical { database: database.to_owned(), plugin: "pgoutput".to_owned() }
+}
+
+/// A copy whose changes were read up to 500 and that needs the catalogue from transaction 1000 on.
+fn cdc(made: Made) -> Slot {
+    let (confirmed, catalog_xmin) = (Some(Lsn(500)), Some(1000));
+    Slot { kind: logical("orders"), confirmed, catalog_xmin, made: Some(made), ..slot("cdc") }
+}
+
+#[test]
+fn a_logical_slot_is_made_by_the_leader_and_made_anew_only_where_it_could_miss_changes() {
+    let rules = Rules { permanent: BTreeMap::from([(slot_name("cdc"), logical("orders"))]), ..Rules::default() };
+    let does = |cdc: Slot| pg1_does(Part::Leads, &rules, &[slot("pg2"), slot("pg3"), cdc], secs(0));
+    assert_eq!(pg1_does(Part::Leads, &rules, &[slot("pg2"), slot("pg3")], secs(0)), ["create logical cdc"]);
+    assert_eq!(does(cdc(Made::Permanent)), [""; 0]);
+    assert_eq!(does(cdc(Made::Copied)), ["renew logical cdc"]);
+    assert_eq!(does(Slot { kind: logical("other"), ..cdc(Made::Permanent) }), ["renew logical cdc"]);
+    assert_eq!(does(Slot { active: true, ..cdc(Made::Copied) }), [""; 0]);
+    assert_eq!(does(Slot { made: None, lost: true, ..cdc(Made::Copied) }), [""; 0]);
+}
+
+#[test]
+fn a_copy_of_a_logical_slot_follows_the_leaders_and_is_ready_once_the_leader_keeps_what_it_needs() {
+    let rules = Rules { permanent: BTreeMap::from([(slot_name("cdc"), logical("orders"))]), ..Rules::default() };
+    // What the leader keeps for this node, and what its own slot kept when it began to.
+    let does = |at: u64, kept: Option<(Option<u32>, u32)>, cdc: Slot| {
+        let told = published(&[("cdc", at)], &[]);
+        let kept = kept.map(|(for_node, then)| Kept { for_node, by_slot: BTreeMap::from([(slot_name("cdc"), then)]) });
+        let part = Part::MayLead { replayed: Lsn(700), published: Some(&told), kept: kept.as_ref() };
+        pg1_does(part, &rules, &[slot("pg2"), slot("pg3"), cdc], secs(0))
+    };
+    let kept = |for_node, then| Some((Some(for_node), then));
+    assert_eq!(does(600, kept(1000, 1000), cdc(Made::Copied)), ["read cdc up to 600"]);
+    assert_eq!(
+        does(900, kept(1000, 1000), cdc(Made::Copied)),
+        ["read cdc up to 700"],
+        "no further than it has replayed"
+    );
+    assert_eq!(does(500, kept(1000, 1000), cdc(Made::Copied)), ["note cdc Permanent"]);
+    assert_eq!(does(500, kept(990, 980), cdc(Made::Copied)), ["note cdc Permanent"]);
+    assert_eq!(does(500, kept(990, 991), cdc(Made::Copied)), [""; 0], "rows of before may have been cleared away");
+    assert_eq!(does(500, kept(1001, 990), cdc(Made::Copied)), [""; 0], "more is needed than is kept");
+    assert_eq!(
+        does(500, kept(5, u32::MAX - 5), Slot { catalog_xmin: Some(6), ..cdc(Made::Copied) }),
+        ["note cdc Permanent"]
+    );
+    assert_eq!(does(500, kept(990, 995), cdc(Made::Permanent)), [""; 0], "it stays ready");
+    assert_eq!(does(500, Some((None, 990)), cdc(Made::Permanent)), ["note cdc Copied"], "nothing is kept any more");
+    assert_eq!(does(500, None, cdc(Made::Permanent)), [""; 0], "not known");
+    assert_eq!(does(500, None, Slot { lost: true, ..cdc(Made::Permanent) }), ["drop cdc"]);
+    let told = published(&[], &[]);
+    let part = Part::MayLead { replayed: Lsn(700), published: Some(&told), kept: None };
+    assert_eq!(pg1_does(part, &rules, &[slot("pg2"), slot("pg3")], secs(0)), [""; 0], "only a start takes a copy in");
+}
+
+#[test]
+fn the_catalogue_is_kept_by_the_slot_of_whoever_streams_from_the_leader_and_not_for_those_behind_an_archive() {
+    let mut there = members(&["pg1", "pg2", "pg3", "pg4"]);
+    let kept_by = |there: &BTreeMap<MemberName, Member>, leader: &str, me: &str| {
+        slot_at_leader(there, Some(&name(leader)), &name(me)).map(|slot| slot.to_string())
+    };
+    assert_eq!(kept_by(&there, "pg1", "pg2").as_deref(), Some("pg2"));
+    there.get_mut(&name("pg3")).expect("one").tags.replicatefrom = Some(name("pg2"));
+    there.get_mut(&name("pg4")).expect("one").tags.replicatefrom = Some(name("pg3"));
+    assert_eq!(kept_by(&there, "pg1", "pg4").as_deref(), Some("pg2"));
+    assert_eq!(kept_by(&there, "pg2", "pg4").as_deref(), Some("pg3"), "its upstream leads");
+    there.get_mut(&name("pg2")).expect("one").tags.nostream = true;
+    assert_eq!(kept_by(&there, "pg1", "pg4"), None);
+    let permanent = BTreeMap::from([(slot_name("cdc"), logical("orders"))]);
+    let (me, rules, nothing) = (name("pg4"), Rules { permanent, ..Rules::default() }, BTreeMap::new());
+    let ground = |members| Ground {
+        me: &me,
+        part: Part::MayLead { replayed: Lsn(7), published: None, kept: None },
+        members,
+        rules: &rules,
+        paused: false,
+        disk_low: false,
+        here: &[],
+        unwanted_for: &nothing,
+    };
+    let behind_an_archive = ground(&there);
+    assert!(behind_an_archive.not_copied().is_empty());
+    assert!(!behind_an_archive.wanted().contains_key(&slot_name("cdc")));
+    let mut heard = there.clone();
+    heard.get_mut(&name("pg2")).expect("one").tags.nostream = false;
+    assert_eq!(ground(&heard).not_copied(), [slot_name("cdc")].into());
 }
 
 #[test]
@@ -255,8 +349,8 @@ fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers
     let told = published(&[("pg1", 150), ("pg2", 200), ("pg3", 300)], &["pg2", "pg3"]);
     let parts = [
         Part::Leads,
-        Part::MayLead { replayed: Lsn(250), published: Some(&told) },
-        Part::MayLead { replayed: Lsn(250), published: None },
+        Part::MayLead { replayed: Lsn(250), published: Some(&told), kept: None },
+        Part::MayLead { replayed: Lsn(250), published: None, kept: None },
         Part::NeverLeads,
     ];
     let makers = [None, Some(Made::Member), Some(Made::Permanent)];
@@ -292,6 +386,12 @@ fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers
                             Step::Renew(name, ..) => {
                                 assert!(wanted.contains(&name) && (flag(1) || flag(2)) && made.is_some());
                                 assert!(!flag(0) && !paused);
+                            }
+                            Step::CreateLogical(..)
+                            | Step::RenewLogical(..)
+                            | Step::AdvanceLogical(..)
+                            | Step::Note(..) => {
+                                panic!("nobody wants a logical slot: {step:?}")
                             }
                             Step::Drop(name, _) => {
                                 assert!(!wanted.contains(&name) && made.is_some() && !flag(0) && !paused);

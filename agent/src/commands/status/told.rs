@@ -24,7 +24,7 @@ pub fn overruled(why: &Value) -> Vec<Trouble> {
 
 /// What agents say of their replication slots.
 pub fn slots(world: &World) -> Vec<Trouble> {
-    const CODES: [&str; 3] = ["slot_holds_wal", "slot_lost", "slot_failed"];
+    const CODES: [&str; 4] = ["slot_holds_wal", "slot_lost", "slot_failed", "slot_not_copied"];
     let mut found = Vec::new();
     for (name, answer) in world.answers() {
         for one in answer.why["slot_problems"].as_array().into_iter().flatten() {

@@ -1,0 +1,101 @@
+//! A logical slot that outlives its leader on any version of Postgres: it is copied to whoever may lead next when a Postgres is started, follows the
+//! leader's, and whoever reads by it misses no change.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::slots::come_to_be;
+use crate::stage::{Stage, on_stage, options};
+
+/// What the slot is, in `slots.permanent`.
+const CDC: &str = "slots.permanent.cdc=logical:postgres:test_decoding";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logical_slot_is_copied_follows_and_misses_no_change_over_a_switchover_and_a_failover() {
+    on_stage(&options().with("postgres.parameters.wal_level", "\"logical\""), async |stage| {
+        let leader = stage.leader().await?;
+        stage.cluster.psql(&leader, "CREATE TABLE changes (id int PRIMARY KEY)").await?;
+        stage.pgvigil(&leader, &["config", "set", "-y", CDC]).await?;
+        come_to_be(stage, &leader, "slot_type = 'logical' AND database = 'postgres'", &["cdc"]).await?;
+        let standbys = stage.others(&leader);
+        let told = async || {
+            Ok(stage.pgvigil(&leader, &["status"]).await?.contains(&format!("pgvigil restart {}", standbys[0])))
+        };
+        stage.eventually("status does not say that a restart is needed", told).await?;
+        for standby in &standbys {
+            stage.pgvigil(&leader, &["restart", standby, "-y"]).await?;
+            come_to_be(stage, standby, "slot_type = 'logical'", &["cdc"]).await?;
+        }
+        stage.whole().await?;
+        stage.say("copied");
+        let mut seen = BTreeSet::new();
+        let mut written = 0;
+        for turn in 0..2 {
+            let leader = stage.leader().await?;
+            written = write(stage, &leader, written).await?;
+            read(stage, &leader, &mut seen).await?;
+            ensure!(seen.len() == written, "{} of {written} changes were read", seen.len());
+            let next = ready(stage, &leader, &standbys, turn).await?;
+            written = write(stage, &leader, written).await?;
+            if turn == 0 {
+                stage.pgvigil(&leader, &["switchover", "--to", &next, "-y"]).await?;
+            } else {
+                stage.node(&leader)?.kill_everything()?;
+            }
+            let new = stage.leader_other_than(&leader).await?;
+            read(stage, &new, &mut seen).await?;
+            ensure!(seen.len() == written, "{} of {written} changes were read after {new} came to lead", seen.len());
+            stage.say(&format!("{new} leads, and no change is missing"));
+            if turn == 1 {
+                stage.start(&leader)?;
+            }
+            stage.whole().await?;
+            come_to_be(stage, &leader, "slot_type = 'logical'", &["cdc"]).await?;
+        }
+        Ok(())
+    })
+    .await;
+}
+
+/// A few more rows, each in its own transaction.
+async fn write(stage: &Stage, leader: &str, from: usize) -> Result<usize> {
+    for id in from + 1..=from + 5 {
+        stage.cluster.psql(leader, &format!("INSERT INTO changes VALUES ({id})")).await?;
+    }
+    Ok(from + 5)
+}
+
+/// Reads what the slot has, as change data capture does: what was read once may come again.
+async fn read(stage: &Stage, leader: &str, seen: &mut BTreeSet<usize>) -> Result<()> {
+    let sql = "SELECT coalesce(string_agg(substring(data from 'id\\[integer\\]:(\\d+)'), ' '), '') FROM pg_logical_slot_get_changes('cdc', NULL, NULL)";
+    for id in stage.cluster.psql(leader, sql).await?.split_whitespace() {
+        seen.insert(id.parse().context("a number")?);
+    }
+    Ok(())
+}
+
+/// Waits until every standby has a copy that is ready and as far as the leader's slot was read; the first of them.
+async fn ready(stage: &Stage, leader: &str, standbys: &[String], turn: usize) -> Result<String> {
+    let confirmed = stage
+        .cluster
+        .psql(leader, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cdc'")
+        .await?;
+    let others: Vec<String> = stage.others(leader);
+    for standby in &others {
+        let is_ready = async || {
+            let told = stage.ask(standby, "/slots").await?;
+            let slots = told["slots"].as_array().context("no slots")?;
+            let cdc = slots.iter().find(|slot| slot["name"] == "cdc").context("no slot cdc")?;
+            ensure!(
+                cdc["made_for"] == "permanent" && cdc["confirmed_flush_lsn"] == confirmed.as_str(),
+                "{confirmed}: {told}"
+            );
+            Ok(true)
+        };
+        stage.eventually(&format!("the copy on {standby} is not ready"), is_ready).await?;
+    }
+    stage.say("ready");
+    let next = standbys.iter().chain(&others).filter(|name| *name != leader).nth(turn).or(others.first());
+    next.cloned().context("there is a standby")
+}
