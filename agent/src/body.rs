@@ -230,7 +230,8 @@ impl Body {
         let Some(cluster) = seen.cluster.now() else { return };
         self.hands.promises.book.saw_etcd(cluster.ballots.get(&seen.me).map(|ballot| ballot.revoked));
         let held_under = snapshot.filter(|_| leads && cluster.leader.as_ref() == Some(&seen.me));
-        self.hands.promises.held_under.store(held_under.map_or(0, |held| held.leader_lease), Ordering::SeqCst);
+        let held_under = held_under.map_or(0, |held| held.leader_lease);
+        self.hands.promises.held_under.send_if_modified(|known| std::mem::replace(known, held_under) != held_under);
         // Only now: peers are not freed over a lease that was looked at before.
         self.out_of_sight(false);
         let letting_go = |job: &Job| ["hand_over", "release", "abdicate"].contains(&job.action.as_str());

@@ -28,10 +28,19 @@ pub struct Asker {
     promises: Arc<Promises>,
     lock: watch::Receiver<Lease>,
     out_of_sight: watch::Receiver<bool>,
+    held_under: watch::Receiver<i64>,
     authority: Authority,
     timing: Timing,
     peers: Peers,
     number: u64,
+    bound: Option<Bound>,
+}
+
+/// Peers who have promised, and do not know yet that nothing is relied upon any more.
+struct Bound {
+    ground: Ground,
+    /// No promise lasts longer.
+    until: BootInstant,
 }
 
 impl Asker {
@@ -49,9 +58,11 @@ impl Asker {
         std::thread::Builder::new().name("promises".into()).spawn(move || {
             runtime.block_on(async move {
                 let (peers, out_of_sight) = (Peers::default(), promises.out_of_sight.subscribe());
+                let held_under = promises.held_under.subscribe();
                 // Above the numbers of earlier lives, as far as the wall clock goes; a peer that has heard higher ones says so.
                 let number = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-                Self { promises, lock, out_of_sight, authority, timing, peers, number }.run().await;
+                let bound = None;
+                Self { promises, lock, out_of_sight, held_under, authority, timing, peers, number, bound }.run().await;
             });
         })?;
         Ok(())
@@ -65,6 +76,7 @@ impl Asker {
             let trouble = self.in_trouble();
             match ground {
                 Some(ground) if trouble => {
+                    self.bound = None;
                     let left = self.round(&ground).await;
                     let enough = left > self.timing.ttl / 2;
                     tokio::time::sleep(if enough { self.timing.heartbeat } else { AGAIN_AFTER }).await;
@@ -74,16 +86,17 @@ impl Asker {
                     self.promises.refused.forget();
                     if let Some(ground) = ground.filter(|_| self.holds())
                         && self.promises.reign.settle(ground.term)
-                        && self.is_fenced_by_the_lease().await
                     {
-                        self.free(&ground).await;
+                        self.bound = Some(Bound { ground, until: BootInstant::now() + self.timing.ttl });
                     }
+                    self.free_the_bound().await;
                     // A renewal wakes this task, and so does its absence.
-                    let quiet = self.quiet();
+                    let quiet = if self.bound.is_some() { AGAIN_AFTER } else { self.quiet() };
                     let woken = async {
                         tokio::select! {
                             renewed = self.lock.changed() => renewed,
                             sight = self.out_of_sight.changed() => sight,
+                            held = self.held_under.changed() => held,
                         }
                     };
                     if let Ok(Err(_)) = tokio::time::timeout(quiet, woken).await {
@@ -107,8 +120,9 @@ impl Asker {
     }
 
     /// Whether the lock is bound to the lease that is renewed.
-    fn holds(&self) -> bool {
-        let (held_under, quiet) = (self.promises.held_under.load(Ordering::SeqCst), self.quiet());
+    fn holds(&mut self) -> bool {
+        let quiet = self.quiet();
+        let held_under = *self.held_under.borrow_and_update();
         let renewed = |state: &LeaseState| state.expires_at.minus(state.ttl).elapsed() < quiet;
         self.lock.borrow().alive().is_some_and(|state| state.id == held_under && renewed(&state))
     }
@@ -124,9 +138,20 @@ impl Asker {
         tokio::time::timeout(FENCED_WITHIN, fenced).await.is_ok()
     }
 
-    /// Tells everybody that their promises are not relied upon any more, so that they need not wait for the end should this leader die now.
-    async fn free(&mut self, ground: &Ground) {
-        self.send(ground, Duration::ZERO, AGAIN_AFTER).join_all().await;
+    /// Tells whoever is still bound that no promise is relied upon any more, so that they need not wait for the end should this leader die
+    /// now. Who does not answer is told again, for as long as a promise may last.
+    async fn free_the_bound(&mut self) {
+        let Some(mut bound) = self.bound.take().filter(|bound| !bound.until.remaining().is_zero()) else { return };
+        if self.is_fenced_by_the_lease().await {
+            for (member, _, answer) in self.send(&bound.ground, Duration::ZERO, AGAIN_AFTER).join_all().await {
+                match answer {
+                    Ok(Answered { last_number: Some(last), .. }) => self.number = self.number.max(last),
+                    Ok(_) => drop(bound.ground.peers.remove(&member)),
+                    Err(error) => tracing::debug!(%member, error = format!("{error:#}"), "still bound by its promise"),
+                }
+            }
+        }
+        self.bound = Some(bound).filter(|bound| !bound.ground.peers.is_empty());
     }
 
     /// Asks everybody for a promise of this length.

@@ -15,7 +15,7 @@ mod tests;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::AtomicBool;
 
 use decision::names::{MemberName, SystemId, Term};
 use decision::promise::Refusal;
@@ -55,7 +55,7 @@ pub struct Promises {
     /// leader key is where it was.
     pub out_of_sight: watch::Sender<bool>,
     /// The lease under which the leader key names this node, as last seen; 0: none.
-    pub held_under: AtomicI64,
+    pub held_under: watch::Sender<i64>,
     cluster: String,
     me: MemberName,
     /// Where the Postgres of this node is: host and port.
@@ -74,7 +74,7 @@ impl Promises {
             seal: Seal::open(state_dir),
             worth_asking: AtomicBool::new(true),
             out_of_sight: watch::channel(false).0,
-            held_under: AtomicI64::new(0),
+            held_under: watch::channel(0).0,
             cluster: cluster.to_owned(),
             me: me.clone(),
             address,

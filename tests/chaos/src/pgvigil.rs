@@ -215,6 +215,13 @@ impl System for Pgvigil {
         ensure!(sights.iter().all(good), "not every standby streams and votes{}", told(&sights));
         let leader = sights.iter().find(|sight| sight.writable).context("nobody leads")?;
         let why = self.lookout.ask(&leader.name, "/why").await?;
+        // Until its lease carries it again the mend of the last fault is not over.
+        let by_promises = ["leading_on_promises", "resume"];
+        ensure!(
+            by_promises.iter().all(|code| why["reason"]["code"] != *code),
+            "the leader has no lease yet{}",
+            told(&sights)
+        );
         for standing in why["standings"].as_array().into_iter().flatten() {
             let away = ["agent_down", "not_running", "not_streaming"];
             let bars = standing["bars"].as_array().into_iter().flatten();
