@@ -9,7 +9,7 @@ use decision::names::MemberName;
 use decision::view::{Cluster, MemberRole};
 
 use super::{obeyed, read};
-use crate::cli::{Exit, OrderArgs, Output, SwitchoverArgs};
+use crate::cli::{Exit, OrderArgs, Output, Role, SwitchoverArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
@@ -72,7 +72,9 @@ fn plan(cluster: &Cluster) -> Result<(MemberName, Vec<MemberName>), String> {
 }
 
 async fn one(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<(), Exit> {
-    let order = OrderRecord { order: "restart".to_owned(), ..OrderRecord::default() };
+    // Whoever has come to lead meanwhile is not restarted where it takes writes.
+    let role = Some(Role::Replica.word().to_owned());
+    let order = OrderRecord { order: "restart".to_owned(), role, ..OrderRecord::default() };
     match obeyed(reach, name, arguments, order).await? {
         Exit::Done => {}
         exit => return Err(exit),
@@ -82,14 +84,23 @@ async fn one(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<
 
 async fn waits_for(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<(), Exit> {
     let begun = Instant::now();
-    while !is_back(&read(reach).await?, name) {
+    loop {
+        let snapshot = read(reach).await?;
+        if is_back(&snapshot, name) {
+            return Ok(());
+        }
+        if snapshot.cluster.leader.as_ref() == Some(name) {
+            tell(&format!(
+                "{name} leads by now, for the leader was lost: nothing more is restarted; begin again, if all are to be"
+            ));
+            return Err(Exit::Failed);
+        }
         if begun.elapsed() > arguments.wait {
             tell(&format!("{name} was restarted and does not stream again: nothing more is restarted before it does"));
             return Err(Exit::StillRunning);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-    Ok(())
 }
 
 /// Whether it streams again, and commits may wait for it where they waited for anybody.
