@@ -68,7 +68,10 @@ impl Exposure {
         let Server::Primary(primary) = &postgres.server else { return };
         let alone = cluster.sync.as_ref().is_some_and(|sync| stands_alone(sync, term, primary));
         if !alone {
-            self.had_voters_in = term;
+            // A mode that has only just come to ask for voters waits for nobody yet.
+            if primary.waits_for.as_ref().is_some_and(|(quorum, _)| quorum.k > 0) {
+                self.had_voters_in = term;
+            }
             self.over(term);
             return;
         }

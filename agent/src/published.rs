@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use consensus::{BootInstant, ClusterWatch, Lease, Snapshot};
 use decision::Decision;
+use decision::durability::Policies;
 use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
 use pg_control::{Extras, Overruled, Progress};
@@ -130,6 +131,17 @@ pub enum SyncKind {
 fn renewed_at(hands: &Hands) -> Option<BootInstant> {
     let sent = |lease: &Lease| lease.alive().map(|state| state.expires_at.minus(state.ttl));
     sent(&hands.leases.member().borrow()).max(sent(&hands.leases.lock().borrow()))
+}
+
+/// What a standby is by a record: while a change is under way each of its promises may be the one that was kept.
+fn sync_kind(policies: &Policies, me: &MemberName) -> SyncKind {
+    if policies.is_empty() || !policies.iter().all(|quorum| quorum.voters.contains(me)) {
+        SyncKind::Async
+    } else if policies.iter().all(|quorum| quorum.k as usize == quorum.voters.len()) {
+        SyncKind::Sync
+    } else {
+        SyncKind::Quorum
+    }
 }
 
 impl Picture {
@@ -273,15 +285,9 @@ impl Picture {
 
     /// What kind of standby this is.
     pub fn sync_kind(&self) -> SyncKind {
-        let Some(cluster) = self.cluster() else { return SyncKind::Async };
-        let Some(quorum) = cluster.sync.as_ref().and_then(|sync| sync.policies.last()) else { return SyncKind::Async };
-        if !quorum.voters.contains(&self.view.me) || self.standby().is_none_or(|standby| !standby.streaming) {
-            SyncKind::Async
-        } else if quorum.k as usize == quorum.voters.len() {
-            SyncKind::Sync
-        } else {
-            SyncKind::Quorum
-        }
+        let record = self.cluster().and_then(|cluster| cluster.sync.as_ref());
+        let streams = self.standby().is_some_and(|standby| standby.streaming);
+        record.filter(|_| streams).map_or(SyncKind::Async, |sync| sync_kind(&sync.policies, &self.view.me))
     }
 
     /// Patroni's word for the state of Postgres.
@@ -332,4 +338,34 @@ impl Picture {
 fn was_running(state: decision::view::ControlState) -> bool {
     use decision::view::ControlState;
     matches!(state, ControlState::InProduction | ControlState::InArchiveRecovery | ControlState::InCrashRecovery)
+}
+
+#[cfg(test)]
+mod tests {
+    use decision::durability::Quorum;
+
+    use super::*;
+
+    fn name(text: &str) -> MemberName {
+        MemberName::new(text).expect("a good name")
+    }
+
+    #[test]
+    fn while_a_change_is_under_way_a_standby_is_no_more_than_the_least_of_what_was_promised() {
+        let any = |k: u32, voters: &[&str]| Quorum { k, voters: voters.iter().map(|text| name(text)).collect() };
+        let kind = |policies: &[Quorum], me: &str| sync_kind(&policies.to_vec(), &name(me));
+        let (one, either, nobody) = (any(1, &["pg2"]), any(1, &["pg2", "pg3"]), Quorum::none());
+        for (expected, policies, me) in [
+            (SyncKind::Sync, vec![one.clone()], "pg2"),
+            (SyncKind::Async, vec![one.clone()], "pg3"),
+            (SyncKind::Quorum, vec![either.clone()], "pg3"),
+            (SyncKind::Sync, vec![any(2, &["pg2", "pg3"])], "pg3"),
+            (SyncKind::Quorum, vec![one.clone(), either.clone()], "pg2"),
+            (SyncKind::Async, vec![one.clone(), either], "pg3"),
+            (SyncKind::Async, vec![nobody, one], "pg2"),
+            (SyncKind::Async, vec![], "pg2"),
+        ] {
+            assert_eq!(kind(&policies, me), expected, "{policies:?} {me}");
+        }
+    }
 }
