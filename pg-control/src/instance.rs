@@ -122,6 +122,8 @@ pub(crate) struct Inner {
     pub(crate) conf_lock: Mutex<()>,
     /// What the marker of a half-made directory said when it was last written or seen. Held while it is read or written.
     pub(crate) half_made: Mutex<Option<String>>,
+    /// Whoever holds it writes the passwords: the first start and the upkeep may come to know them at the same moment.
+    passfile_pen: Mutex<()>,
     /// The parameters of the server.
     pub(crate) kept: Mutex<Kept>,
     /// Held while parameters are judged, changed and written.
@@ -196,6 +198,7 @@ impl Instance {
             writer: tokio::sync::Mutex::new(None),
             conf_lock: Mutex::new(()),
             half_made: Mutex::default(),
+            passfile_pen: Mutex::default(),
             own_slots: Mutex::default(),
             slots_turn: tokio::sync::Mutex::new(()),
             memory: Mutex::new(Memory::default()),
@@ -209,9 +212,14 @@ impl Instance {
 
     /// Takes the passwords, and writes them where `libpq` looks for them (`<state_dir>/pgpass`, mode 0600).
     pub fn set_secrets(&self, secrets: Secrets) -> Result<()> {
+        let _pen = self.passfile_pen();
         self.write_passfile(&secrets)?;
         self.memory().secrets = Some(secrets);
         Ok(())
+    }
+
+    fn passfile_pen(&self) -> MutexGuard<'_, ()> {
+        self.0.passfile_pen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_passfile(&self, secrets: &Secrets) -> Result<()> {
@@ -235,11 +243,13 @@ impl Instance {
             make_again(dir)?;
             was_missing = true;
         }
+        let pen = self.passfile_pen();
         let secrets = self.memory().secrets.clone();
         if let Some(secrets) = secrets.filter(|_| !self.passfile().exists()) {
             self.write_passfile(&secrets)?;
             was_missing = true;
         }
+        drop(pen);
         Ok(self.keep_half_made_marker()? || was_missing)
     }
 

@@ -27,8 +27,11 @@ impl Seal {
     /// It cannot be kept on disk; it serves for this life all the same.
     pub fn make(&self, cluster: &str, password: &str) -> std::io::Result<()> {
         let key = tag(password.as_bytes(), &["pgvigil promise v1", cluster]);
-        let before = self.key.lock().unwrap_or_else(PoisonError::into_inner).replace(key);
-        if before == Some(key) { Ok(()) } else { super::durably(&self.path, &key) }
+        let known = *self.key.lock().unwrap_or_else(PoisonError::into_inner) == Some(key);
+        // On disk first: whoever looks whether it is still there knows it only then.
+        let kept = if known { Ok(()) } else { super::durably(&self.path, &key) };
+        *self.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+        kept
     }
 
     /// Writes the key again where somebody has deleted it. Says whether it was missing.
