@@ -23,6 +23,10 @@ pub enum Blow {
     RestartAgent,
     /// The agent is killed, and stays dead until the end.
     KillAgent,
+    /// The agent ends as `systemctl stop` ends it, and is started at the end.
+    StopAgent,
+    /// The agent and the fencer behind it are killed, and stay dead until the end: nobody ends Postgres.
+    KillAgentAndFencer,
     /// The host loses power: nothing is heard of it any more, and nothing runs on it. Started again at the end.
     PowerOff,
     /// Nothing comes in or goes out, not even to the clients.
@@ -111,6 +115,11 @@ impl Blow {
                 system.kill_agent(node);
                 Ok(Some(Mend::StartAgent(node)))
             }
+            Self::StopAgent => {
+                system.agent(node).pid().into_iter().for_each(|pid| signal(pid, Signal::SIGTERM));
+                Ok(Some(Mend::StartAgent(node)))
+            }
+            Self::KillAgentAndFencer => kill_agent_and_fencer(system, node).map(|()| Some(Mend::StartAgent(node))),
             Self::PowerOff => spot.host.power_off().map(|()| Some(Mend::PowerOn(node))),
             Self::Isolate
             | Self::SwallowLarge
@@ -222,6 +231,22 @@ async fn promote_by_hand<S: System>(system: &S, node: usize) -> Result<Option<Me
         system.superuser(node, sql).await?;
     }
     Ok(Some(Mend::ThawAgent(node)))
+}
+
+/// The fencer first, or it would be replaced.
+fn kill_agent_and_fencer(system: &impl System, node: usize) -> Result<()> {
+    let spot = &system.spots()[node];
+    let fencers: Vec<i32> = spot.host.processes().into_iter().filter(|pid| is_fencer(*pid)).collect();
+    anyhow::ensure!(!fencers.is_empty(), "no fencer runs on {}", spot.name);
+    system.agent(node).freeze()?;
+    fencers.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+    system.kill_agent(node);
+    Ok(())
+}
+
+fn is_fencer(pid: i32) -> bool {
+    // The kernel keeps the first 15 bytes of a name.
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "pgvigil-fencer")
 }
 
 fn postmaster(spot: &Spot) -> Result<i32> {
