@@ -4,10 +4,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, Timeline};
 use crate::reason::{Bar, Standing};
 use crate::settings::{Mode, Settings};
-use crate::view::{Ballot, Cluster, MemberRole, Server, View};
+use crate::view::{Ballot, Cluster, Member, MemberRole, Server, View};
 
 /// Every known member and what bars it: live ones, and voters whose agents are gone.
 pub fn standings(view: &View) -> Vec<Standing> {
@@ -113,9 +114,20 @@ fn bars_in_a_vacancy(cluster: &Cluster, settings: &Settings, name: &MemberName) 
 
 /// The ballots that count: of the present term, from live members that may lead and have regained what they once forgot.
 pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
-    let above_floor =
-        |name: &MemberName, ballot: &Ballot| cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor);
-    may_lead_by_ballot(cluster).into_iter().filter(|(name, ballot, _)| above_floor(name, ballot)).collect()
+    may_lead_by_ballot(cluster).into_iter().filter(|(name, ballot, _)| is_above_floor(cluster, name, ballot)).collect()
+}
+
+/// The ballots of live voters that may not lead, by their tags or for want of a fence: what they say of the past counts all the same.
+pub(crate) fn witnesses<'a>(cluster: &'a Cluster, policies: &Policies) -> Vec<(&'a MemberName, &'a Ballot)> {
+    let votes = |name: &MemberName| policies.iter().any(|quorum| quorum.voters.contains(name));
+    let barred = |name: &MemberName| cluster.members.get(name).is_some_and(Member::never_leads);
+    let whole =
+        |(name, ballot): &(&MemberName, &Ballot)| is_above_floor(cluster, name, ballot) && !is_stray(cluster, ballot);
+    cluster.current_ballots().into_iter().filter(|(name, _)| votes(name) && barred(name)).filter(whole).collect()
+}
+
+fn is_above_floor(cluster: &Cluster, name: &MemberName, ballot: &Ballot) -> bool {
+    cluster.floors.get(name).is_none_or(|floor| ballot.received >= *floor)
 }
 
 /// The ballots of the present term from live members that may lead, of those too that have forgotten what they once had. The last number ranks

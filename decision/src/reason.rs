@@ -105,6 +105,8 @@ Reason:
         ("nobody leads; {have} ballots are in, waiting for {}", list(missing));
     NotProven { have: Vec<MemberName>, needed: String, missing: Vec<MemberName> } "not_proven"
         ("nobody is promoted: acknowledged writes may be only on {}, which cannot be asked; needed {needed}, heard {}", list(missing), list(have));
+    BarredIsAhead { member: MemberName } "barred_is_ahead"
+        ("nobody is promoted: {member} has more than anybody who may lead, and is barred from leading (why {member} says by what)");
     TooFarBehind { best: MemberName, behind_bytes: u64, limit_bytes: u64 } "too_far_behind"
         ("nobody is promoted: the best candidate {best} is {} behind the last leader, the limit is {}", bytes(*behind_bytes), bytes(*limit_bytes));
     NotListed { best: MemberName } "not_listed"

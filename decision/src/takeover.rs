@@ -1,9 +1,10 @@
 //! Counting ballots. With N voters of whom k must acknowledge, N - k + 1 ballots prove two things at once: the old leader can
-//! acknowledge nothing more, and every acknowledged commit is on at least one balloter. The best of that very set leads, or nobody.
+//! acknowledge nothing more, and every acknowledged commit is on at least one balloter. The best of that very set leads, or nobody. A voter
+//! that may not lead is heard like the others: it proves what it can, and nobody leads who has less.
 
 use std::collections::BTreeSet;
 
-use crate::candidacy::{best, counted, is_stray};
+use crate::candidacy::{best, counted, is_stray, witnesses};
 use crate::durability::proven;
 use crate::names::{MemberName, Term};
 use crate::reason::Reason;
@@ -49,10 +50,11 @@ pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
         }
     }
     let names: BTreeSet<MemberName> = ballots.iter().map(|(name, _, _)| (*name).clone()).collect();
-    let elected = |lost_bytes_bound| Count::Elected {
+    let heard: Vec<(&MemberName, &Ballot)> = ballots.iter().map(|(name, ballot, _)| (*name, *ballot)).collect();
+    let elected = |heard: Vec<(&MemberName, &Ballot)>, lost_bytes_bound| Count::Elected {
         member,
         ballot,
-        counted: ballots.iter().map(|(name, ballot, _)| ((*name).clone(), ballot.revision)).collect(),
+        counted: heard.into_iter().map(|(name, ballot)| (name.clone(), ballot.revision)).collect(),
         lost_bytes_bound,
     };
     match &cluster.sync {
@@ -66,20 +68,45 @@ pub(crate) fn count<'a>(view: &View, cluster: &'a Cluster) -> Count<'a> {
         Some(sync) if sync.mode != Mode::Async => {
             // The last leader itself has everything, and while it ballots it is not primary. If the lock was handed to it, then it
             // has everything only once it has what the old leader had.
-            if !names.contains(&sync.leader) && !proven(&sync.policies, &names) {
-                return Count::Nobody(not_proven(cluster, sync, names));
-            }
+            let heard = if names.contains(&sync.leader) || proven(&sync.policies, &names) {
+                heard
+            } else {
+                match with_witnesses(cluster, sync, ballot, heard) {
+                    Ok(heard) => heard,
+                    Err(reason) => return Count::Nobody(reason),
+                }
+            };
             match sync.handover_lsn.filter(|needed| ballot.received < *needed) {
                 Some(needed) => Count::Nobody(Reason::AwaitingHandover { replayed: ballot.received, needed }),
-                None => elected(Some(0)),
+                None => elected(heard, Some(0)),
             }
         }
         Some(_) | None => match unproven_bars(view, cluster, member, ballot, &names) {
             Some(reason) => Count::Nobody(reason),
             None => {
-                elected(cluster.leader_lsn.map(|leader| ballot.received.bytes_behind(leader)).filter(|lost| *lost > 0))
+                let lost = cluster.leader_lsn.map(|leader| ballot.received.bytes_behind(leader));
+                elected(heard, lost.filter(|lost| *lost > 0))
             }
         },
+    }
+}
+
+/// The ballots of candidates prove too little: those of voters that may not lead are heard as well. `best` is the candidates' best.
+fn with_witnesses<'a>(
+    cluster: &'a Cluster,
+    sync: &SyncRecord,
+    best: &Ballot,
+    mut heard: Vec<(&'a MemberName, &'a Ballot)>,
+) -> Result<Vec<(&'a MemberName, &'a Ballot)>, Reason> {
+    heard.extend(witnesses(cluster, &sync.policies));
+    let names: BTreeSet<MemberName> = heard.iter().map(|(name, _)| (*name).clone()).collect();
+    if !proven(&sync.policies, &names) {
+        return Err(not_proven(cluster, sync, names));
+    }
+    let reaches = |ballot: &Ballot| (ballot.timeline, ballot.received);
+    match heard.iter().find(|(_, ballot)| reaches(ballot) > reaches(best)) {
+        Some((member, _)) => Err(Reason::BarredIsAhead { member: (*member).clone() }),
+        None => Ok(heard),
     }
 }
 
@@ -119,16 +146,11 @@ fn not_proven(cluster: &Cluster, sync: &SyncRecord, have: BTreeSet<MemberName>) 
     let stray = |name: &MemberName| ballots.get(name).is_some_and(|ballot| is_stray(cluster, ballot));
     let may_come = |name: &&MemberName| cluster.members.contains_key(*name) && !stray(name);
     let coming: Vec<MemberName> = missing.iter().filter(may_come).cloned().collect();
-    let voters: BTreeSet<MemberName> =
-        have.iter().cloned().chain(coming.iter().cloned()).filter(|name| may_lead(cluster, name)).collect();
+    let voters: BTreeSet<MemberName> = have.iter().cloned().chain(coming.iter().cloned()).collect();
     if !coming.is_empty() && (voters.contains(&sync.leader) || proven(&sync.policies, &voters)) {
         return Reason::AwaitingBallots { have: have.len(), missing: coming };
     }
     Reason::NotProven { have: have.into_iter().collect(), needed: needed(sync), missing: missing.into_iter().collect() }
-}
-
-fn may_lead(cluster: &Cluster, name: &MemberName) -> bool {
-    cluster.members.get(name).is_some_and(|member| !member.never_leads())
 }
 
 fn needed(sync: &SyncRecord) -> String {

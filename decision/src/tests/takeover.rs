@@ -119,14 +119,28 @@ fn every_quorum_of_the_record_must_be_satisfied() {
 }
 
 #[test]
-fn ballots_of_an_older_term_or_of_the_dead_or_barred_or_forgetful_do_not_count() {
+fn a_voter_that_may_not_lead_is_heard_and_nobody_leads_who_has_less() {
+    let barred = |received| pg1_died().ballot("pg3", 4, received).member("pg3", |member| member.tags.nofailover = true);
+    check(&pg2_sees(barred(990)), "acquire: elected");
+    check(&pg2_sees(barred(1000)), "acquire: elected");
+    check(&pg2_sees(barred(1010)), "wait: barred_is_ahead");
+    check(&pg2_sees(barred(1010).policies(&[any(1, &["pg2"])])), "acquire: elected");
+    check(&pg2_sees(barred(990).floor("pg3", 991)), "wait: awaiting_ballots");
+    let unfenced = |received| {
+        pg1_died().ballot("pg3", 4, received).member("pg3", |member| member.no_fence = Some("no fencer".to_owned()))
+    };
+    check(&pg2_sees(unfenced(1000)), "acquire: elected");
+    check(&pg2_sees(unfenced(1010)), "wait: barred_is_ahead");
+}
+
+#[test]
+fn ballots_of_an_older_term_or_of_the_dead_or_forgetful_do_not_count() {
     let good = || pg1_died().ballot("pg3", 4, 990);
     check(&pg2_sees(good()), "acquire: elected");
     let mut older = good();
     older.ballots.get_mut(&name("pg3")).expect("put").revoked = Term(6);
     check(&pg2_sees(older), "wait: awaiting_ballots");
     check(&pg2_sees(good().without("pg3")), "wait: not_proven");
-    check(&pg2_sees(good().member("pg3", |member| member.tags.nofailover = true)), "wait: not_proven");
     check(&pg2_sees(good().floor("pg3", 991)), "wait: awaiting_ballots");
     check(&pg2_sees(good().floor("pg3", 990)), "acquire: elected");
 }
