@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use consensus::Snapshot;
 use consensus::records::{Transition, order_id};
 use decision::action::{StartAs, StopMode};
@@ -17,6 +17,9 @@ use crate::hands::Hands;
 
 /// A checkpoint before the stop, so that the one in it is short.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
+/// A voter that is gone is let go of after `voter_drop_after`, the last one after `degrade_after`.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Restarts Postgres.
 ///
@@ -50,12 +53,41 @@ pub(super) async fn reinit(
     let record = record_of(hands, seen, order, "reinit");
     obeyed(hands, order, record, async {
         stop(hands, StopMode::Fast).await?;
+        if let Err(why) = nobody_counts_on_what_is_here(hands, cancel).await {
+            start(hands, seen, StartAs::Standby(Some(from.clone()))).await?;
+            return Err(why.context("the data that was here runs again"));
+        }
         // Whoever comes after this agent must not start what was to be replaced.
         hands.instance.condemn("reinit")?;
         clone(hands, seen, from, floor, cancel).await?;
         start(hands, seen, StartAs::Standby(Some(from.clone()))).await
     })
     .await
+}
+
+/// Waits until no promise of the record rests on this node any more. Were the leader lost before, what is here would be needed to prove that nothing
+/// is.
+async fn nobody_counts_on_what_is_here(hands: &Hands, cancel: &CancellationToken) -> Result<()> {
+    let begun = std::time::Instant::now();
+    loop {
+        let seen = hands.store.read().await.context("who counts on this node")?;
+        // In a pause the record stays as it is, and nobody is promoted by it.
+        if seen.config.paused_at(jiff::Timestamp::now()) {
+            return Ok(());
+        }
+        let cluster = seen.cluster;
+        ensure!(cluster.leader.is_some() && !cancel.is_cancelled(), "the leader was lost meanwhile");
+        let policies = cluster.sync.iter().flat_map(|sync| &sync.policies);
+        if !policies.into_iter().any(|quorum| quorum.voters.contains(hands.me())) {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < LET_GO_WITHIN,
+            "commits wait for {}, and nobody else is there for them: bring another standby first",
+            hands.me()
+        );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn obeyed(

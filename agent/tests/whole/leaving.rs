@@ -60,6 +60,9 @@ async fn the_last_voter_of_a_strict_cluster_stays(stage: &Stage, leader: &str, l
     stage.eventually("its lease does not end", away).await?;
     refused(stage, leader, last, "mode strict never waits for fewer").await?;
     stage.start(last)?;
+    stage.writes_go_on().await?;
+    let said = stage.pgvigil(leader, &["reinit", last, "-y"]).await.err().context("its data was given up")?;
+    ensure!(format!("{said:#}").contains("bring another standby first"), "{said:#}");
     stage.writes_go_on().await
 }
 

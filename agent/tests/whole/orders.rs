@@ -18,6 +18,7 @@ async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
         }
         ensure!(stage.leader().await? == leader, "a restart has moved the lead");
         copied_anew(stage, &standby).await?;
+        stage.whole().await?;
         stage.pgvigil(&leader, &["pause", "--for", "10m", "--reason", "test"]).await?;
         restarted(stage, &standby).await?;
         copied_anew(stage, &standby).await?;
