@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 PGVIGIL := target/release/pgvigil
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check storm chaos bench clean
+.PHONY: help setup build demo test check operations storm chaos bench clean
 
 help: ## What can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -32,6 +32,9 @@ check: ## Format, lints, documentation, fast tests: seconds, before each commit
 chaos: setup ## Real faults on real clusters, again and again (FAULT=..., REPEATS=5; docs/chaos.md has the rest)
 	cargo build --release -p chaos
 	target/release/chaos
+
+operations: setup ## A hundred random operations of an operator on one cluster under writes (OPS=100, PGVIGIL_SEED=...)
+	OPS=$(or $(OPS),100) cargo test -p agent --test whole storm -- --nocapture
 
 storm: ## Simulated clusters under random faults (SEEDS=100000, FROM=0); a failure is shortened and told
 	SEEDS=$(or $(SEEDS),100000) FROM=$(or $(FROM),0) cargo test --release -p decision --test simulation clusters -- --nocapture

@@ -236,11 +236,18 @@ impl Stage {
 
     /// Sets a key in the file of a node, to a value as TOML writes it; its next agent goes by that.
     pub fn set(&self, name: &str, key: &str, value: &str) -> Result<()> {
+        self.unset(name, key)?;
+        let config = self.node(name)?.config();
+        let text = std::fs::read_to_string(config)?;
+        std::fs::write(config, format!("{text}{key} = {value}\n")).context("its file")
+    }
+
+    /// Takes a key out of the file of a node.
+    pub fn unset(&self, name: &str, key: &str) -> Result<()> {
         let config = self.node(name)?.config();
         let text = std::fs::read_to_string(config)?;
         let kept = text.lines().filter(|line| !line.starts_with(&format!("{key} =")));
-        let text: String = kept.map(|line| format!("{line}\n")).collect();
-        std::fs::write(config, format!("{text}{key} = {value}\n")).context("its file")
+        std::fs::write(config, kept.map(|line| format!("{line}\n")).collect::<String>()).context("its file")
     }
 
     /// Starts the agent of a node.
