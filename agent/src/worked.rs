@@ -11,7 +11,7 @@ use pg_control::Heartbeat;
 /// write of the agent's own.
 pub fn worked_at(heartbeat: &Heartbeat, disk: &Disk, disk_worked_at: Option<Instant>) -> Option<Instant> {
     let silent_for = heartbeat.silent_for.max(heartbeat.logins_stuck_for);
-    let fails = disk.frozen_for.is_some() || disk.fault.is_some();
+    let fails = disk.frozen_for.is_some() || disk.fault.is_some() || disk.full;
     let of_server = heartbeat.answered_at.filter(|_| !silent_for.is_zero()).map(|answered| {
         let asked = Instant::now().checked_sub(silent_for).unwrap_or(answered);
         answered + asked.saturating_duration_since(answered) / 2
@@ -38,6 +38,9 @@ mod tests {
         assert_eq!(worked_at(&hung, &Disk::default(), Some(begin)), Some(answered));
         assert_eq!(worked_at(&alive, &frozen, Some(begin)), Some(flushed), "clients wrote after the probe did");
         assert_eq!(worked_at(&hung, &frozen, Some(begin)), Some(flushed));
+        let (full, filled) = (Disk { full: true, ..Disk::default() }, at(4));
+        assert_eq!(worked_at(&alive, &full, Some(filled)), Some(filled), "nothing was written before it was full");
+        assert_eq!(worked_at(&alive, &full, Some(begin)), Some(flushed), "there was room in the segment");
         let stuck = Heartbeat { writes_stuck_for: Duration::from_secs(1), ..alive };
         assert_eq!(worked_at(&stuck, &Disk::default(), Some(begin)), Some(flushed));
         let shut = Heartbeat { logins_stuck_for: Duration::from_secs(1), ..alive };

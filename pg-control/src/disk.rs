@@ -100,7 +100,7 @@ impl DiskWatch {
         self.shared.disk.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// When a write of our own last began that came to a good end.
+    /// When a write of our own last began that came to a good end, with room left for others.
     pub fn worked_at(&self) -> Option<Instant> {
         *self.shared.worked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,12 +140,13 @@ fn keep_watch(shared: &Shared, min_free: Option<u64>, ask: &Sender<()>, answers:
                 shared.tell(|disk| disk.frozen_for = Some(silence));
             }
         };
-        if found.fault.is_none() && !found.out_of_space {
+        let room = found.space.map(|space| filling.judge(space, min_free, Instant::now()));
+        let full = found.out_of_space || room.is_some_and(|room| room.full);
+        // The probe writes over its own file, for which a full disk has room.
+        if found.fault.is_none() && !full {
             *shared.worked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
         }
-        let room = found.space.map(|space| filling.judge(space, min_free, Instant::now()));
         shared.tell(|disk| {
-            let full = found.out_of_space || room.is_some_and(|room| room.full);
             *disk = Disk {
                 frozen_for: None,
                 fault: found.fault,
