@@ -46,9 +46,14 @@ impl AgeKeeper {
         self.last_failure = Some((action, Instant::now()));
     }
 
-    /// A long action has succeeded.
-    pub fn succeeded(&mut self) {
-        self.last_failure = None;
+    /// An action has succeeded. A hand-over for which Postgres was `stopped`, here or in an earlier life, has failed until it runs again: taking
+    /// it back in etcd does not end that.
+    pub fn succeeded(&mut self, action: &str, stopped: bool) {
+        self.last_failure = match (action, self.last_failure) {
+            ("refuse_request", _) if stopped => Some(("hand_over", Instant::now())),
+            ("record_sync", Some(("hand_over", at))) if stopped => Some(("hand_over", at)),
+            _ => None,
+        };
     }
 
     /// A switchover is being asked for by this node itself.

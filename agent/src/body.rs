@@ -140,6 +140,7 @@ impl Body {
             self.look.again(&self.hands, self.death.as_ref().map(|(pid, _)| *pid)).await;
             self.death = self.look.newcomer.take().or(self.death.take());
             let seen = self.view();
+            let stopped = matches!(seen.postgres.last().map(|postgres| &postgres.server), Some(Server::Stopped));
             self.remember();
             self.upkeep.see(&seen, &self.look);
             self.exposure.see(&seen);
@@ -159,10 +160,11 @@ impl Body {
             if ended.is_some() {
                 self.look.outdated();
             }
+            let action = self.tasks.job().map(|job| job.action).unwrap_or_default();
             if let Some(result) = ended
                 && self.tasks.collect(result)
             {
-                self.ages.succeeded();
+                self.ages.succeeded(&action, stopped);
             } else if let Some(action) = self.tasks.just_failed() {
                 self.ages.failed(action);
             }
@@ -278,6 +280,11 @@ impl Body {
     /// it need end with its lease.
     fn keep_fenced(&mut self, seen: &View, server: Option<&Server>) {
         let may_write = matches!(seen.lock, Lock::Held { .. }) && !seen.cluster.last().is_some_and(Cluster::follows);
+        // In a pause nothing is fenced but what is about to become primary, at an operator's word.
+        let becomes_primary = seen.job.as_ref().is_some_and(Job::makes_a_primary);
+        if seen.settings.paused && becomes_primary {
+            return;
+        }
         if may_write
             && !seen.settings.paused
             && matches!(server, Some(Server::Primary(_) | Server::Starting { .. } | Server::Hung { .. }))

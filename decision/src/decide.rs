@@ -11,7 +11,7 @@ use crate::isolation::accepts_writes;
 use crate::names::Term;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, Server, View};
-use crate::{firsthand, following, isolation, leading, order, site, suspicion, vacancy};
+use crate::{firsthand, following, isolation, leading, order, pause, site, suspicion, vacancy};
 
 /// How long a server may take to stop before it is killed.
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -85,8 +85,13 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
         return choice;
     }
     if view.settings.paused {
-        return wait(Reason::Paused {});
+        return pause::only_a_switchover(view, cluster, postgres, || usual(view, cluster, postgres));
     }
+    usual(view, cluster, postgres)
+}
+
+/// What is done with my own cluster when nothing stands in the way.
+fn usual(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
     if let Some(reason) = not_ours(cluster, postgres) {
         return wait(reason);
     }

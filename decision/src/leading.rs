@@ -241,6 +241,9 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
             view.me
         ));
     }
+    if view.settings.paused && request.to.is_none() {
+        return refuse("in a pause nobody is chosen: name the candidate, or pgvigil resume first".to_owned());
+    }
     let asked = view.ages.request.unwrap_or_default();
     if view.ages.last_failure.is_some_and(|age| age < asked) {
         return refuse("the hand-over failed; see the log, and ask again".to_owned());

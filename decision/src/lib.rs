@@ -16,6 +16,7 @@ mod leading;
 pub mod names;
 pub mod order;
 pub mod parameters;
+mod pause;
 pub mod postgres;
 pub mod promise;
 pub mod reason;

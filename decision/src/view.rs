@@ -253,7 +253,7 @@ impl Job {
     }
 
     /// Whether a primary comes of it.
-    pub(crate) fn makes_a_primary(&self) -> bool {
+    pub fn makes_a_primary(&self) -> bool {
         ["start_primary", "restart_primary", "promote"].contains(&self.action.as_str())
     }
 }

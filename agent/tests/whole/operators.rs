@@ -22,9 +22,10 @@ const WATCHED_FOR: Duration = Duration::from_secs(9);
 async fn a_pause_is_kept_and_its_end_mends_everything() {
     on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
-        let term = etcdctl::get(&stage.cluster, "term").await?;
         stage.pgvigil(&leader, &["pause", "--for", "10m", "--reason", "test"]).await?;
         stage.writes_go_on().await?;
+        let leader = switched_over_in_a_pause(stage, &leader).await?;
+        let term = etcdctl::get(&stage.cluster, "term").await?;
         stage.node(&leader)?.kill_postgres()?;
         tokio::time::sleep(WATCHED_FOR).await;
         ensure!(etcdctl::get(&stage.cluster, "term").await? == term, "somebody took the lead in a pause");
@@ -34,6 +35,18 @@ async fn a_pause_is_kept_and_its_end_mends_everything() {
         stage.writes_go_on().await
     })
     .await;
+}
+
+/// An operator who names the candidate gets a switchover in a pause, too: the others follow, and the old leader comes back.
+async fn switched_over_in_a_pause(stage: &Stage, leader: &str) -> Result<String> {
+    let unnamed = stage.pgvigil(leader, &["switchover", "-y"]).await.err().context("somebody was chosen in a pause")?;
+    ensure!(format!("{unnamed:#}").contains("name the candidate"), "{unnamed:#}");
+    let heir = stage.others(leader)[0].clone();
+    stage.pgvigil(leader, &["switchover", "--to", &heir, "-y", "--reason", "test"]).await?;
+    ensure!(stage.leader().await? == heir, "{heir} does not lead");
+    stage.whole().await?;
+    stage.writes_go_on().await?;
+    Ok(heir)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ mod isolation;
 mod leading;
 mod order;
 mod parameters;
+mod pause;
 mod promise;
 mod quorum_worlds;
 mod rejoin;

@@ -176,6 +176,15 @@ impl<'a> Facts<'a> {
         start || matches!(self.action, Action::Bootstrap | Action::Acquire(_) | Action::Promote { .. })
     }
 
+    /// A switchover is asked for, under way, or has brought the leader its lock.
+    fn switches_over(&self) -> bool {
+        let Some(cluster) = self.cluster else { return false };
+        let asked = cluster.request.as_ref().is_some_and(|request| request.kind == RequestKind::Switchover);
+        let stands_ready = cluster.members.get(&self.view.me).is_some_and(|member| member.lock_lease != 0);
+        let handed_over = cluster.sync.as_ref().is_some_and(|sync| sync.handover_lsn.is_some());
+        asked || stands_ready || handed_over || cluster.heir().is_some()
+    }
+
     /// Whether the live standbys could take over without loss.
     fn proven(&self) -> bool {
         let Some((cluster, sync)) = self.cluster.and_then(|cluster| Some((cluster, cluster.sync.as_ref()?))) else {
@@ -209,6 +218,8 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
     let bootstraps = *action == Action::Bootstrap;
     let releases = *action == Action::Release;
     let gives_up = *action == Action::Abdicate;
+    let takes =
+        releases || gives_up || matches!(action, Action::Acquire(_) | Action::Resume { .. } | Action::Pledge { .. });
     let half_made = matches!(facts.postgres.data, Data::HalfMade { .. } | Data::Unreadable { .. });
     let has_data = matches!(facts.postgres.data, Data::Present(_) | Data::Unreadable { .. });
     let in_recovery = matches!(facts.postgres.server, Server::Standby(_));
@@ -223,7 +234,8 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
         ("what is half made is never started", half_made && starts),
         ("a foreign system is never touched", facts.foreign && !idle && (facts.alive || !releases)),
         ("nobody takes a lock that is held, but from whom it deposes", bad_claim),
-        ("paused means no action", view.settings.paused && !idle),
+        ("paused means no action but for a switchover", view.settings.paused && !idle && !facts.switches_over()),
+        ("a pause stops, takes and copies nothing", view.settings.paused && (stops || copies || bootstraps || takes)),
         ("every decision has a sentence", decision.reason.to_string().is_empty()),
         ("the lock is let go only when no write can follow", releases && facts.alive && !in_recovery),
         ("a primary is given up only where others can prove that they have everything", gives_up && !facts.proven()),

@@ -248,7 +248,7 @@ impl World {
             if !self.nodes[at].fence.armed {
                 self.arm_fence(at);
             }
-        } else if view.settings.paused {
+        } else if view.settings.paused && !view.job.as_ref().is_some_and(|job| job.makes_a_primary()) {
             self.disarm_fence(at);
         }
     }
@@ -305,10 +305,12 @@ impl World {
     pub fn job_done(&mut self, at: At, revision: i64) {
         let local = self.local(at);
         let agent = &mut self.nodes[at].agent;
+        let action = agent.job.as_ref().map_or("", |job| job.action.code());
+        let stopped = agent.look.as_ref().is_some_and(|(seen, _)| seen.server == Server::Stopped);
+        agent.ages.succeeded(action, stopped, local);
         (agent.job, agent.failed) = (None, None);
         agent.own_revision = agent.own_revision.max(revision);
         agent.own_write_at = local;
-        agent.ages.succeeded();
         self.wake_soon(at);
     }
 

@@ -41,8 +41,12 @@ impl AgeKeeper {
         self.asked_switchover = Some(now);
     }
 
-    pub fn succeeded(&mut self) {
-        self.last_failure = None;
+    pub fn succeeded(&mut self, action: &str, stopped: bool, now: Micros) {
+        self.last_failure = match (action, self.last_failure) {
+            ("refuse_request", _) if stopped => Some(("hand_over", now)),
+            ("record_sync", Some(("hand_over", at))) if stopped => Some(("hand_over", at)),
+            _ => None,
+        };
     }
 
     pub fn look_at_upstream(&mut self, good: Option<bool>, now: Micros) {

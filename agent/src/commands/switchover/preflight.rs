@@ -170,7 +170,10 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
         checks.push(Check::fail(format!("{leader} leads, not {expected}")));
     }
     if snapshot.config.paused_at(now) {
-        checks.push(Check::fail("automatic actions are paused, and a switchover is one: `pgvigil resume` first"));
+        checks.push(match wish.to {
+            Some(_) => Check::warn("automatic actions are paused: this switchover is carried out, and nothing else"),
+            None => Check::fail("in a pause nobody is chosen: name the candidate (`--to`), or `pgvigil resume` first"),
+        });
     }
     checks.push(match &snapshot.request_record {
         None => Check::ok("no other request waits"),

@@ -120,7 +120,8 @@ fn whatever_forbids_it_is_named() {
 
     let mut paused = snapshot();
     paused.config.pause = Some(PauseRecord::default());
-    assert!(failures(&check(&paused, &world_of(&paused), None))[0].starts_with("automatic actions are paused"));
+    assert!(failures(&check(&paused, &world_of(&paused), None))[0].starts_with("in a pause nobody is chosen"));
+    assert!(check(&paused, &world_of(&paused), Some("pg2")).passed());
 
     let mut asked = snapshot();
     let by = Some("anna@db1".to_owned());
