@@ -15,8 +15,10 @@ use crate::hands::Hands;
 /// # Errors
 /// No lease, no fence, or etcd does not answer.
 pub async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Effect> {
-    // A primary that runs goes on under the claim that it has, until it has a better one.
-    let runs = claim.kind == ClaimKind::Reclaim && hands.instance.postmaster().is_some();
+    // A primary that runs goes on under the claim that it has, until it has a better one. Where it has none, and no fence stands over it (it was
+    // adopted, or its lease ended in a pause), there is no deadline but that of the lease that it gets now: any other would be over.
+    let claims = hands.authority.granted().is_some() || hands.fence.bound().borrow().is_some();
+    let runs = claim.kind == ClaimKind::Reclaim && hands.instance.postmaster().is_some() && claims;
     let mut lease = armed_lease(hands, runs).await?;
     let mut outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await;
     if let Err(consensus::Error::LeaseGone(why)) = &outcome {
