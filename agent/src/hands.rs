@@ -1,17 +1,15 @@
 //! What an action works with: etcd, the leases, Postgres, the fence, and the measuring of transitions. Shared by the loop and by the one
 //! job that it may have under way.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use arc_swap::ArcSwap;
-use consensus::records::Secrets as StoredSecrets;
-use consensus::{BootInstant, LeaseKeeper, Outcome, Store};
+use consensus::{BootInstant, LeaseKeeper, Store};
 use decision::names::MemberName;
-use pg_control::{DiskWatch, Instance, Pulse, Secrets, Watched};
+use pg_control::{DiskWatch, Instance, Pulse, Watched};
 use tokio::sync::Notify;
 
 use crate::authority::Authority;
@@ -19,9 +17,9 @@ use crate::config::Config;
 use crate::configure::Known;
 use crate::fence::Fence;
 use crate::metrics::Metrics;
+use crate::passwords;
 use crate::promises::Promises;
 use crate::recorder::Recorder;
-use crate::secret::Secret;
 use crate::slots;
 use crate::transitions::Ledger;
 
@@ -149,22 +147,7 @@ impl Hands {
             // Somebody may have deleted them where libpq looks for them.
             return Ok(self.instance.keep_state_dir().map(|_| ())?);
         }
-        let postgres = &self.config.postgres;
-        let given = [&postgres.replication_password_file, &postgres.rewind_password_file];
-        let stored = if given.iter().any(|file| file.is_none()) {
-            let stored = self.store.secrets().await.context("reading the passwords between members from etcd")?;
-            Some(stored.context("etcd holds no passwords between members, and not all password files are configured")?)
-        } else {
-            None
-        };
-        let choose = |file: &Option<PathBuf>, stored: Option<&str>| match file {
-            Some(file) => Ok(Secret::read(file)?.expose().to_owned()),
-            None => stored.map(str::to_owned).context("a password between members is missing"),
-        };
-        let secrets = Secrets {
-            replication_password: choose(given[0], stored.as_ref().map(|stored| stored.replication_password.as_str()))?,
-            rewind_password: choose(given[1], stored.as_ref().map(|stored| stored.rewind_password.as_str()))?,
-        };
+        let secrets = passwords::read(&self.store, &self.config.postgres).await?;
         if let Err(error) = self.promises.seal.make(&self.config.cluster, &secrets.replication_password) {
             tracing::warn!(%error, "the key for promises cannot be kept for the next life of this agent");
         }
@@ -175,24 +158,7 @@ impl Hands {
 
     /// Makes up the passwords of a new cluster, unless the operator has given them or another node was first.
     pub async fn create_secrets(&self) -> Result<()> {
-        let postgres = &self.config.postgres;
-        if postgres.replication_password_file.is_none() || postgres.rewind_password_file.is_none() {
-            let made_up =
-                StoredSecrets { replication_password: random_password()?, rewind_password: random_password()? };
-            match self.store.create_secrets(&made_up).await? {
-                Outcome::Applied { .. } | Outcome::Refused => {}
-            }
-        }
+        passwords::make_up(&self.store, &self.config.postgres).await?;
         self.ensure_secrets().await
     }
-}
-
-/// 32 hexadecimal digits from the kernel.
-fn random_password() -> Result<String> {
-    use std::io::Read;
-    let mut bytes = [0_u8; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .context("reading /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -29,6 +29,7 @@ mod look;
 mod metrics;
 mod notes;
 mod overruled;
+mod passwords;
 pub mod peers;
 mod promises;
 mod published;

@@ -60,7 +60,11 @@ pub fn store(config: &Config) -> Result<Store> {
     Ok(Store::new(endpoints, Keys::new(&config.etcd.namespace, &config.cluster)))
 }
 
-fn instance(config: &Config) -> Result<Instance> {
+/// The handle on the Postgres of this node, from the configuration.
+///
+/// # Errors
+/// A parameter that the agent owns, a missing program, or a directory of the agent's own that cannot be made.
+pub fn instance(config: &Config) -> Result<Instance> {
     let postgres = &config.postgres;
     let usual = InstanceConfig::new(
         config.name.clone(),

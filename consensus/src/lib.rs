@@ -2,6 +2,7 @@
 //! one revision and writes only under guards; [`lease`] keeps this agent's claims alive, [`watch`] keeps the latest picture at hand.
 //! etcd may fail, freeze or answer late at any call: what is not known is reported as not known, never guessed.
 
+mod adopt;
 mod alarms;
 mod attempt;
 pub mod claims;
@@ -21,6 +22,7 @@ pub mod store;
 pub mod transitions;
 pub mod watch;
 
+pub use adopt::Adoption;
 pub use claims::{Bootstrap, HandOver};
 pub use clock::BootInstant;
 pub use endpoints::{Endpoints, EtcdOptions, TlsFiles};

@@ -1,6 +1,7 @@
 //! The command line: what can be said, and what each word promises. Standard output is data, standard error is chatter;
 //! exit codes tell done, failed, misused, refused, still running, done otherwise and unreachable apart.
 
+mod adopt;
 mod cluster;
 mod config;
 mod demo;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use adopt::AdoptArgs;
 pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
@@ -96,6 +98,8 @@ pub enum Command {
     Restart(RestartArgs),
     /// Copy the data of one node anew from the leader.
     Reinit(ReinitArgs),
+    /// Keep a PostgreSQL that runs already, without a restart.
+    Adopt(AdoptArgs),
     /// Take a member out of the cluster.
     #[command(subcommand)]
     Member(MemberCommand),

@@ -1,6 +1,7 @@
 //! What each word of the command line does. Standard output carries the answer and nothing else; chatter and errors go to standard
 //! error; the exit code says which way it ended. `world.rs` looks at the cluster, `screen.rs` and `words.rs` say what was seen.
 
+mod adopt;
 mod daemon;
 mod failover;
 mod follow;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
         Command::Restart(arguments) => in_runtime(orders::restart(&arguments)),
         Command::Reinit(arguments) => in_runtime(orders::reinit(&arguments)),
+        Command::Adopt(arguments) => in_runtime(adopt::run(&arguments)),
         Command::Member(command) => in_runtime(member::run(&command)),
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),

@@ -1,6 +1,7 @@
 //! Whole agents on loopback: real clusters, broken in every way that one machine allows, under a client that knows every acknowledged
 //! row. They assert order and safety, never tight timings: a slow machine may take longer, and nothing may get lost on it either.
 
+mod adopt;
 mod alone;
 mod bootstrap;
 mod copies;

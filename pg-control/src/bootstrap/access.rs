@@ -21,6 +21,18 @@ impl Instance {
         self.write_rules(&ident, &hba(config, &theirs("pg_hba.conf")))
     }
 
+    /// The rules of a server that somebody else has made, behind ours: those for names of users first, then those for connections. Ours are not
+    /// put there twice.
+    pub(crate) fn rules_in_front(&self, theirs_ident: &str, theirs_hba: &str) -> Result<[String; 2]> {
+        let config = self.config();
+        let in_front = |ours: String, theirs: &str| match theirs.starts_with(&ours) {
+            true => theirs.to_owned(),
+            false => ours + theirs,
+        };
+        let ident = ident(config, &own_user()?);
+        Ok([in_front(ident, theirs_ident), in_front(hba(config, ""), theirs_hba)])
+    }
+
     fn write_rules(&self, ident: &str, hba: &str) -> Result<()> {
         durable::write(&self.data_dir().join("pg_ident.conf"), ident.as_bytes(), 0o600)?;
         durable::write(&self.data_dir().join("pg_hba.conf"), hba.as_bytes(), 0o600)
@@ -49,7 +61,7 @@ fn hba(config: &InstanceConfig, others: &str) -> String {
     let InstanceConfig { superuser, control_user, replication_user, rewind_user, database, .. } = config;
     let extra: String = config.hba.iter().map(|line| format!("{line}\n")).collect();
     format!(
-        "# Created by pgvigil for a new cluster; yours from here on, but keep the first rule.\n\
+        "# Written by pgvigil; yours from here on, but keep the first rule.\n\
          local all {superuser},{control_user} peer map=pgvigil\n\
          {extra}\
          host replication {replication_user} all scram-sha-256\n\
@@ -61,6 +73,22 @@ fn hba(config: &InstanceConfig, others: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rules_of_a_stranger_stay_behind_ours_which_are_put_there_once() {
+        let home = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| home.path().join(name);
+        std::fs::write(at("postgres"), "").expect("writable");
+        let config = InstanceConfig::new("pg1".parse().expect("good"), "c", at("d"), at("s"));
+        let instance = Instance::new(InstanceConfig { bin_dir: at(""), ..config }).expect("good");
+        let [ident, hba] = instance.rules_in_front("a b c\n", "host all all all md5\n").expect("good");
+        assert!(
+            hba.starts_with("# Written by pgvigil") && hba.ends_with("scram-sha-256\nhost all all all md5\n"),
+            "{hba}"
+        );
+        let again = instance.rules_in_front(&ident, &hba).expect("good");
+        assert_eq!(again, [ident, hba]);
+    }
 
     #[test]
     fn the_agents_own_rule_comes_before_an_operators_and_before_those_of_a_backup() {

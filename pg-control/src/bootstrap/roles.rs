@@ -12,16 +12,26 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 impl Instance {
     pub(super) async fn create_roles(&self, secrets: &Secrets) -> Result<()> {
+        // Terms begin anew: those of a cluster from which this one was restored mean nothing here.
+        self.make_roles(secrets, "TRUNCATE pgvigil.leadership;").await
+    }
+
+    /// The same in a database that goes on being what it is, with the terms that it knows.
+    pub(crate) async fn add_roles(&self, secrets: &Secrets) -> Result<()> {
+        self.make_roles(secrets, "").await
+    }
+
+    async fn make_roles(&self, secrets: &Secrets, further: &str) -> Result<()> {
         let session = self.open_superuser().await?;
-        let statements = roles(self.config(), secrets);
+        let statements = roles(self.config(), secrets, further);
         let created = tokio::time::timeout(WITHIN, session.client.batch_execute(&statements)).await;
         Ok(created.map_err(|_| Error::timeout("creating the roles", WITHIN))??)
     }
 }
 
 /// Least privilege: the agent observes, writes checkpoints and its own table; the others do one thing each. Passwords go in as verifiers,
-/// so that no log of statements ever shows one. Terms begin anew: those of a cluster from which this one was restored mean nothing here.
-fn roles(config: &InstanceConfig, secrets: &Secrets) -> String {
+/// so that no log of statements ever shows one.
+fn roles(config: &InstanceConfig, secrets: &Secrets, further: &str) -> String {
     let InstanceConfig { control_user, replication_user, rewind_user, .. } = config;
     let replication = scram_sha_256(secrets.replication_password.as_bytes());
     let rewind = scram_sha_256(secrets.rewind_password.as_bytes());
@@ -45,7 +55,7 @@ fn roles(config: &InstanceConfig, secrets: &Secrets) -> String {
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO \"{rewind_user}\";
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO \"{rewind_user}\";
          {}
-         TRUNCATE pgvigil.leadership;
+         {further}
          COMMIT",
         belongings(config)
     )
@@ -59,7 +69,7 @@ mod tests {
     fn no_password_is_in_the_statements() {
         let config = InstanceConfig::new("pg1".parse().expect("good"), "c", "/d".into(), "/s".into());
         let secrets = Secrets { replication_password: "hunter2".to_owned(), rewind_password: "hunter3".to_owned() };
-        let statements = roles(&config, &secrets);
+        let statements = roles(&config, &secrets, "");
         assert!(!statements.contains("hunter"), "{statements}");
         assert!(statements.contains("SCRAM-SHA-256$"));
     }

@@ -1,6 +1,6 @@
 //! `pgvigil config`: the cluster-wide settings, each change with its author and reason, and the way back.
 
-mod change;
+pub mod change;
 mod diff;
 mod edit;
 mod known;
