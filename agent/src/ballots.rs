@@ -22,7 +22,7 @@ const PLEDGE_WITHIN: Duration = Duration::from_secs(3);
 /// # Errors
 /// A promise forbids it, replay has not ended, or etcd does not answer.
 pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Result<Effect> {
-    let may_lead = !hands.config.tags.never_leads();
+    let may_lead = !hands.local.load().tags.never_leads();
     let lease = async {
         if may_lead && let Err(error) = hands.leases.ensure_lock_lease().await {
             tracing::debug!(%error, "no lease for the lock yet");

@@ -26,6 +26,7 @@ use crate::look::{LastLook, view};
 use crate::notes::{Notebook, Notes};
 use crate::overruled::Overrulings;
 use crate::published::{Board, Picture};
+use crate::reload::Reloading;
 use crate::slots::Slotkeeper;
 use crate::state_dir::StateDir;
 use crate::task::Tasks;
@@ -69,6 +70,7 @@ pub struct Body {
     state_dir: StateDir,
     configuring: Configuring,
     slotkeeper: Slotkeeper,
+    reloading: Reloading,
     started: Instant,
     had_leader: bool,
     registered: bool,
@@ -100,6 +102,7 @@ impl Body {
             state_dir: StateDir::new(Arc::clone(&hands)),
             configuring: Configuring::new(Arc::clone(&hands)),
             slotkeeper: Slotkeeper::new(Arc::clone(&hands)),
+            reloading: Reloading::new(Arc::clone(&hands)),
             record: watch::channel(hands.member_record(&look, false, false, false)).0,
             hands,
             cluster,
@@ -149,6 +152,7 @@ impl Body {
             let postmaster = self.look.extras.as_ref().map(|extras| extras.postmaster_pid);
             self.configuring.see(&seen, self.seen.as_ref(), postmaster);
             self.slotkeeper.see(&seen, self.seen.as_ref(), postmaster);
+            self.reloading.see(&seen, self.seen.as_ref());
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
             let caught_up = self.tasks.caught_up(revision, self.confirmed_at);

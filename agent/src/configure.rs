@@ -73,6 +73,7 @@ struct Ground {
     leads: bool,
     postmaster: i32,
     capacities: Vec<(MemberName, Capacities)>,
+    of_node: Parameters,
 }
 
 /// The chore.
@@ -109,7 +110,8 @@ impl Configuring {
         }
         let said = cluster.members.iter().filter(|(name, _)| **name != view.me);
         let capacities = said.map(|(name, member)| (name.clone(), member.capacities.clone())).collect();
-        let ground = Ground { config_revision: snapshot.config_revision, leads, postmaster, capacities };
+        let of_node = self.hands.local.load().postgres.parameters.clone();
+        let ground = Ground { config_revision: snapshot.config_revision, leads, postmaster, capacities, of_node };
         let news = self.done.as_ref() != Some(&ground);
         let (hands, snapshot) = (Arc::clone(&self.hands), Arc::clone(snapshot));
         let work = async move { hands.take_up_parameters(&snapshot, leads, postmaster).await };
@@ -133,7 +135,7 @@ impl Hands {
             false => Part::Follows { leader: leader.map(|(_, leader)| &leader.capacities) },
         };
         let base = self.instance.base_capacities();
-        let mut wanted = effective(&shared, &self.config.postgres.parameters, &base, part);
+        let mut wanted = effective(&shared, &self.local.load().postgres.parameters, &base, part);
         if seen.config.slots.permanent.values().any(|kind| *kind != Kind::Physical) {
             // Else the leader clears away what the copies of logical slots need of the catalogue.
             wanted.insert("hot_standby_feedback".to_owned(), "on".to_owned());

@@ -30,6 +30,8 @@ const ETCD_ANSWERS_WITHIN: Duration = Duration::from_millis(700);
 pub struct Hands {
     /// The configuration of this node.
     pub config: Config,
+    /// The same, with what has changed in its file since and may.
+    pub local: ArcSwap<Config>,
     /// etcd.
     pub store: Store,
     /// The leases.

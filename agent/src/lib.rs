@@ -35,6 +35,7 @@ mod promises;
 mod published;
 mod recorder;
 mod registrar;
+mod reload;
 pub mod run;
 pub mod secret;
 pub mod show;

@@ -234,7 +234,7 @@ impl Hands {
         positions: bool,
     ) -> MemberRecord {
         let postgres = &self.config.postgres;
-        let advertise = &postgres.advertise;
+        let (advertise, local) = (&postgres.advertise, self.local.load());
         let (role, state) = match look.server() {
             Some(Server::Primary(_)) => ("primary", "running"),
             Some(Server::Standby(_)) if leads_a_follower => ("standby_leader", "running"),
@@ -250,8 +250,8 @@ impl Hands {
             role: role.into(),
             state: state.into(),
             replication_state: look.server().and_then(replication_state).map(Into::into),
-            tags: TagsRecord::of(&self.config.tags),
-            zone: self.config.zone.clone(),
+            tags: TagsRecord::of(&local.tags),
+            zone: local.zone.clone(),
             lock_lease: self.spare_lease.load(Ordering::SeqCst),
             no_fence: self.fence.standing().trouble,
             pause: paused.then_some(true),

@@ -23,6 +23,7 @@ use crate::notes::Notebook;
 use crate::promises::{Asker, Promises};
 use crate::recorder::Recorder;
 use crate::registrar::keep_registered;
+use crate::reload;
 use crate::secret::Secret;
 use crate::transitions::Ledger;
 
@@ -106,9 +107,11 @@ pub async fn run(config: Config) -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let taken = Arc::new(Notify::new());
     let mut body = set_up(config, Arc::clone(&taken))?;
     let superseded = Arc::clone(&body.hands);
+    tokio::spawn(reload::at_each(hangup, Arc::clone(&body.hands)));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tokio::select! {
         () = body.live() => {}
@@ -188,6 +191,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         slots: ArcSwap::default(),
         copying: Watched::default(),
         secrets_known: AtomicBool::new(false),
+        local: ArcSwap::from_pointee(config.clone()),
         config,
     })
 }

@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub request_record: Option<FailoverRecord>,
     /// What operators ask of single nodes, as it is stored.
     pub order_records: BTreeMap<MemberName, OrderRecord>,
+    /// Who is to read its node's file again, with the revision of that order.
+    pub reloads: BTreeMap<MemberName, i64>,
     /// Members that have been taken out of the cluster, as it is stored.
     pub departure_records: BTreeMap<MemberName, DepartureRecord>,
     /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
@@ -109,7 +111,10 @@ impl Snapshot {
                 let record = OrderRecord::from_json(text).map_err(nothing_is_done)?;
                 let order = record.to_order(kv.mod_revision()).map_err(nothing_is_done)?;
                 self.order_records.insert(name.clone(), record);
-                self.cluster.orders.insert(name, order);
+                match order {
+                    Some(order) => drop(self.cluster.orders.insert(name, order)),
+                    None => drop(self.reloads.insert(name, kv.mod_revision())),
+                }
                 Ok(())
             }
             Some(("departures", name)) => {

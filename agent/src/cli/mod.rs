@@ -20,7 +20,7 @@ pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, Transitio
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
 pub use member::{MemberCommand, RemoveArgs};
-pub use orders::{OrderArgs, ReinitArgs, RestartArgs, Role};
+pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
 pub use show::{ShowArgs, ShowCommand, UriArgs};
 pub use site::{DemoteArgs, PromoteArgs, SiteCommand};
 
@@ -96,6 +96,8 @@ pub enum Command {
     Failover(FailoverArgs),
     /// Restart the Postgres of one node.
     Restart(RestartArgs),
+    /// Let nodes read their configuration files again.
+    Reload(ReloadArgs),
     /// Copy the data of one node anew from the leader.
     Reinit(ReinitArgs),
     /// Keep a PostgreSQL that runs already, without a restart.

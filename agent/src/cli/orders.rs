@@ -1,4 +1,4 @@
-//! Orders to one node: restart its Postgres, copy its data anew.
+//! Orders to one node: restart its Postgres, copy its data anew, read its file again.
 
 use std::time::Duration;
 
@@ -27,11 +27,14 @@ pub struct OrderArgs {
 #[derive(Debug, Args)]
 pub struct RestartArgs {
     /// Whose.
-    #[arg(required_unless_present = "rolling")]
+    #[arg(required_unless_present_any = ["rolling", "pending"])]
     pub member: Option<String>,
     /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
     #[arg(long, conflicts_with_all = ["member", "role"])]
     pub rolling: bool,
+    /// Only those for which a parameter waits for a restart; without a member, one after another as with --rolling.
+    #[arg(long)]
+    pub pending: bool,
     /// How.
     #[command(flatten)]
     pub order: OrderArgs,
@@ -48,6 +51,22 @@ pub struct ReinitArgs {
     /// How.
     #[command(flatten)]
     pub order: OrderArgs,
+}
+
+/// Arguments of `reload`.
+#[derive(Debug, Args)]
+pub struct ReloadArgs {
+    /// Whose; all, unless one is named.
+    pub member: Option<String>,
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// How long to wait for each.
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+    pub wait: Duration,
+    /// Why; goes into the record.
+    #[arg(long)]
+    pub reason: Option<String>,
 }
 
 /// What a node is.

@@ -33,6 +33,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Switchover(arguments) => in_runtime(switchover::run(&arguments)),
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
         Command::Restart(arguments) => in_runtime(orders::restart(&arguments)),
+        Command::Reload(arguments) => in_runtime(orders::reload(&arguments)),
         Command::Reinit(arguments) => in_runtime(orders::reinit(&arguments)),
         Command::Adopt(arguments) => in_runtime(adopt::run(&arguments)),
         Command::Member(command) => in_runtime(member::run(&command)),

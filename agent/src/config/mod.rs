@@ -10,6 +10,7 @@ mod layers;
 mod pgbackrest;
 mod problem;
 mod raw;
+mod reload;
 mod resolve;
 mod rules;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use pg_control::Origin;
 pub use clone::{Cloning, Way};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{LogFormat, WatchdogMode};
+pub use reload::Reread;
 pub use value::HostPort;
 pub use world::{Line, Report, Verdict, validate};
 

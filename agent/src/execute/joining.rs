@@ -39,7 +39,8 @@ pub(super) async fn clone(
 ) -> Result<Effect> {
     before_forgetting(hands, seen, from, floor).await?;
     hands.slots.store(Arc::default());
-    let (cloning, me) = (&hands.config.clone, hands.me());
+    let (local, me) = (hands.local.load_full(), hands.me());
+    let cloning = &local.clone;
     let (methods, options) = (methods(cloning, me, seen, from), options(cloning));
     anyhow::ensure!(
         !methods.is_empty(),

@@ -21,7 +21,7 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
     if !hands.store.begin_bootstrap(member_lease).await?.applied() {
         return Ok(Effect::LOCAL);
     }
-    tracing::info!(restored = hands.config.bootstrap.backup.is_some(), "creating the cluster");
+    tracing::info!(restored = hands.local.load().bootstrap.backup.is_some(), "creating the cluster");
     let made = match make_database(hands, cancel).await {
         Ok(born) => publish_cluster(hands, seen, member_lease, born).await,
         Err(error) => Err(error),
@@ -40,16 +40,16 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
 
 async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<Born> {
     hands.create_secrets().await?;
-    match &hands.config.bootstrap_site {
-        Some(site) => copy_of_a_site(hands, site, cancel).await,
-        None => Ok(hands.instance.bootstrap(&hands.config.bootstrap, cancel).await?),
+    let local = hands.local.load_full();
+    match &local.bootstrap_site {
+        Some(site) => copy_of_a_site(hands, site, local.bootstrap.within, cancel).await,
+        None => Ok(hands.instance.bootstrap(&local.bootstrap, cancel).await?),
     }
 }
 
 /// A copy of another site, started as its standby.
-async fn copy_of_a_site(hands: &Hands, site: &Remote, cancel: &CancellationToken) -> Result<Born> {
+async fn copy_of_a_site(hands: &Hands, site: &Remote, within: Duration, cancel: &CancellationToken) -> Result<Born> {
     let upstream = site.upstream();
-    let within = hands.config.bootstrap.within;
     let copy = hands.instance.clone_from(&upstream, cancel);
     let copied = match within {
         Duration::ZERO => copy.await,
@@ -64,7 +64,8 @@ async fn copy_of_a_site(hands: &Hands, site: &Remote, cancel: &CancellationToken
 async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born: Born) -> Result<Effect> {
     let lock_lease = hands.leases.ensure_lock_lease().await?;
     hands.authority.bind(lock_lease);
-    let site = hands.config.bootstrap_site.as_ref();
+    let local = hands.local.load_full();
+    let site = local.bootstrap_site.as_ref();
     if site.is_none() {
         hands.fence.arm_confirmed().await?;
     }

@@ -17,6 +17,7 @@ use decision::action::Action;
 use tokio_util::sync::CancellationToken;
 
 pub use durability::my_sync;
+pub(crate) use orders::record_of as order_record;
 
 use crate::ballots;
 use crate::handover;

@@ -135,7 +135,8 @@ pub(super) async fn refuse(hands: &Hands, seen: &Snapshot, order: i64, why: Stri
     Ok(Effect::of(hands.store.take_order(hands.me(), order, &record).await?))
 }
 
-fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) -> Transition {
+/// The record of an order that this node takes up.
+pub(crate) fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) -> Transition {
     let asked = seen.order_records.get(hands.me()).cloned().unwrap_or_default();
     let me = Some(hands.me().to_string());
     Transition {

@@ -1,7 +1,9 @@
 //! Parameters of Postgres, set for the whole cluster while clients write: what can be taken up at once is, what needs a restart waits and says
 //! so, and what nobody may say or Postgres does not take changes nothing.
 
-use anyhow::{Result, ensure};
+use agent::demo::processes;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::etcdctl;
@@ -70,9 +72,34 @@ async fn parameters_of_the_cluster_reach_every_node_and_mistakes_none() {
         refused(stage).await?;
         by_other_means(stage).await?;
         raised_on_standbys_first(stage).await?;
-        too_much_to_start_with(stage).await
+        too_much_to_start_with(stage).await?;
+        by_the_file_of_a_node(stage).await
     })
     .await;
+}
+
+/// It is read again at an order and at a SIGHUP; a mistake in it changes nothing.
+async fn by_the_file_of_a_node(stage: &Stage) -> Result<()> {
+    stage.set("n2", "postgres.parameters.work_mem", "\"10MB\"")?;
+    stage.set("n2", "timing.retry_after", "\"4s\"")?;
+    let said = stage.pgvigil("n1", &["reload", "n2"]).await?;
+    let expected = "in force now: postgres.parameters; restart the agent (Postgres goes on) for timing";
+    ensure!(said.contains(expected), "{said}");
+    comes_to_show(stage, "n2", "work_mem", "10MB").await?;
+    stage.set("n2", "postgres.parameters.work_mem", "\"11MB\"")?;
+    stage.set("n2", "tags.nosync", "\"perhaps\"")?;
+    let refused = stage.pgvigil("n1", &["reload", "n2"]).await.err().map(|error| format!("{error:#}"));
+    ensure!(refused.as_ref().is_some_and(|told| told.contains("nosync")), "{refused:?}");
+    ensure!(shows(stage, "n2", "work_mem", "10MB").await?, "a file with a mistake was taken up");
+    stage.set("n2", "tags.nosync", "true")?;
+    let agent = stage.node("n2")?.agent().pid().context("it runs")?;
+    processes::signal(agent, Signal::SIGHUP);
+    comes_to_show(stage, "n2", "work_mem", "11MB").await?;
+    let told = async || Ok(stage.ask("n2", "/patroni").await?["tags"]["nosync"] == true);
+    stage.eventually("it does not say that it does not vote", told).await?;
+    stage.set("n2", "tags.nosync", "false")?;
+    stage.pgvigil("n1", &["reload"]).await?;
+    stage.whole().await
 }
 
 async fn refused(stage: &Stage) -> Result<()> {
@@ -126,8 +153,11 @@ async fn raised_on_standbys_first(stage: &Stage) -> Result<()> {
     waits_for_restart(stage, &leader, "max_connections", "150").await?;
     let shown = stage.pgvigil("n1", &["status"]).await?;
     ensure!(shown.contains(&format!("{leader} waits for a restart: max_connections 100 -> 150")), "{shown}");
-    restarts(stage, &leader).await?;
+    stage.pgvigil("n1", &["restart", "--pending", "-y"]).await?;
     comes_to_show(stage, &leader, "max_connections", "150").await?;
+    let nothing = stage.pgvigil("n1", &["restart", "--pending", "-y"]).await?;
+    ensure!(nothing.contains("nothing waits for a restart"), "{nothing}");
+    stage.whole().await?;
     stage.writes_go_on().await
 }
 

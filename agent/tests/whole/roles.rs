@@ -123,8 +123,8 @@ async fn one_is_fed_by_the_archive(stage: &Stage) -> Result<()> {
 async fn among_equals_priority_decides(stage: &Stage) -> Result<()> {
     stage.set("n3", "tags.nosync", "false")?;
     stage.set("n3", "tags.failover_priority", "2")?;
-    stage.stop("n3").await?;
-    stage.start("n3")?;
+    let said = stage.pgvigil("n1", &["reload", "n3"]).await?;
+    ensure!(said.contains("in force now: tags"), "{said}");
     votes(stage, &["n2", "n3"]).await?;
     let _rest = nobody_writes(stage, "n1").await?;
     stage.pgvigil("n1", &["switchover", "-y"]).await?;

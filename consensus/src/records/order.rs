@@ -11,7 +11,7 @@ use super::{from_json, to_json};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OrderRecord {
-    /// `restart` or `reinit`.
+    /// `restart`, `reinit` or `reload`.
     pub order: String,
     /// Only if the node is a `primary` or a `replica`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,15 +37,16 @@ impl OrderRecord {
         to_json(self)
     }
 
-    /// What a decision needs of it.
+    /// What a decision needs of it; `None`: nothing, for it is obeyed whatever is decided.
     ///
     /// # Errors
     /// It asks for something that is not known here.
-    pub fn to_order(&self, revision: i64) -> Result<Order, String> {
+    pub fn to_order(&self, revision: i64) -> Result<Option<Order>, String> {
         let kind = match self.order.as_str() {
             "restart" => OrderKind::Restart,
             "reinit" => OrderKind::Reinit,
-            other => return Err(format!("order \"{other}\" is neither restart nor reinit")),
+            "reload" => return Ok(None),
+            other => return Err(format!("order \"{other}\" is neither restart, reinit nor reload")),
         };
         let only_role = match self.role.as_deref() {
             None => None,
@@ -53,7 +54,7 @@ impl OrderRecord {
             Some("replica" | "standby") => Some(MemberRole::Standby),
             Some(other) => return Err(format!("role \"{other}\" is neither primary nor replica")),
         };
-        Ok(Order { kind, only_role, revision })
+        Ok(Some(Order { kind, only_role, revision }))
     }
 }
 
@@ -70,9 +71,10 @@ mod tests {
     fn an_order_says_what_and_of_whom() {
         let read = |text: &str| OrderRecord::from_json(text).and_then(|record| record.to_order(3));
         let restart = Order { kind: OrderKind::Restart, only_role: None, revision: 3 };
-        assert_eq!(read(r#"{"order":"restart","requested_by":"anna"}"#), Ok(restart.clone()));
+        assert_eq!(read(r#"{"order":"restart","requested_by":"anna"}"#), Ok(Some(restart.clone())));
         let of_replicas = Order { only_role: Some(MemberRole::Standby), ..restart };
-        assert_eq!(read(r#"{"order":"restart","role":"replica"}"#), Ok(of_replicas));
+        assert_eq!(read(r#"{"order":"restart","role":"replica"}"#), Ok(Some(of_replicas)));
+        assert_eq!(read(r#"{"order":"reload"}"#), Ok(None));
         for nonsense in [r#"{"order":"dance"}"#, r#"{"order":"restart","role":"x"}"#, "[]", ""] {
             assert!(read(nonsense).is_err(), "{nonsense}");
         }

@@ -1,4 +1,4 @@
-//! `pgvigil restart` and `pgvigil reinit`: an order to one node, left in etcd, and followed until its record says how it went.
+//! `pgvigil restart`, `pgvigil reload` and `pgvigil reinit`: an order to one node, left in etcd, and followed until its record says how it went.
 
 mod rolling;
 
@@ -8,7 +8,7 @@ use consensus::records::{OrderRecord, Transition, order_id};
 use consensus::{Outcome, Snapshot};
 use decision::names::MemberName;
 
-use crate::cli::{Exit, OrderArgs, ReinitArgs, RestartArgs};
+use crate::cli::{Exit, OrderArgs, ReinitArgs, ReloadArgs, RestartArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::words;
@@ -18,10 +18,69 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Restarts the Postgres of one node.
 pub async fn restart(arguments: &RestartArgs) -> Exit {
-    let Some(member) = &arguments.member else { return ended(rolling::restart(&arguments.order).await) };
+    let Some(member) = &arguments.member else {
+        return ended(rolling::restart(&arguments.order, arguments.pending).await);
+    };
+    if arguments.pending {
+        match nothing_is_pending(member, &arguments.order).await {
+            Ok(false) => {}
+            Ok(true) => return Exit::Done,
+            Err(exit) => return exit,
+        }
+    }
     let role = arguments.role.map(|role| role.word().to_owned());
     let order = OrderRecord { order: "restart".to_owned(), role, ..OrderRecord::default() };
     ended(give(member, &arguments.order, order).await)
+}
+
+/// Lets nodes read their files again, one after another.
+pub async fn reload(arguments: &ReloadArgs) -> Exit {
+    ended(reload_each(arguments).await)
+}
+
+async fn reload_each(arguments: &ReloadArgs) -> Result<Exit, Exit> {
+    let reach = Reach::new(&arguments.config)?;
+    let snapshot = read(&reach).await?;
+    let members: Vec<MemberName> = match &arguments.member {
+        Some(member) => vec![named(member)?],
+        None => snapshot.cluster.members.keys().cloned().collect(),
+    };
+    let (config, wait, reason) = (arguments.config.clone(), arguments.wait, arguments.reason.clone());
+    let how = OrderArgs { config, wait, reason, yes: true };
+    let mut worst = Exit::Done;
+    for member in &members {
+        let order = OrderRecord { order: "reload".to_owned(), ..OrderRecord::default() };
+        if let Some(why) = refusal(&snapshot, member, &order) {
+            tell(&format!("refused: {why}"));
+            return Ok(Exit::Refused);
+        }
+        match obeyed(&reach, member, &how, order).await? {
+            Exit::Done => {}
+            exit => worst = exit,
+        }
+    }
+    Ok(worst)
+}
+
+fn named(member: &str) -> Result<MemberName, Exit> {
+    MemberName::new(member).map_err(|bad| {
+        tell(&format!("error: {bad}"));
+        Exit::Usage
+    })
+}
+
+/// Whether the node has nothing that waits for a restart; said then.
+async fn nothing_is_pending(member: &str, arguments: &OrderArgs) -> Result<bool, Exit> {
+    let snapshot = read(&Reach::new(&arguments.config)?).await?;
+    let nothing = !waits_for_restart(&snapshot, &named(member)?);
+    if nothing {
+        answer(&format!("nothing waits for a restart on {member}"));
+    }
+    Ok(nothing)
+}
+
+fn waits_for_restart(snapshot: &Snapshot, member: &MemberName) -> bool {
+    snapshot.member_records.get(member).is_some_and(|record| record.pending_restart == Some(true))
 }
 
 /// Copies the data of one node anew.
@@ -38,10 +97,7 @@ fn ended(steps: Result<Exit, Exit>) -> Exit {
 
 async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result<Exit, Exit> {
     must_be_able_to_ask(arguments.yes, "go on?")?;
-    let to = MemberName::new(member).map_err(|bad| {
-        tell(&format!("error: {bad}"));
-        Exit::Usage
-    })?;
+    let to = named(member)?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
     if let Some(why) = refusal(&snapshot, &to, &order) {

@@ -8,7 +8,7 @@ use consensus::records::OrderRecord;
 use decision::names::MemberName;
 use decision::view::{Cluster, MemberRole};
 
-use super::{obeyed, read};
+use super::{obeyed, read, waits_for_restart};
 use crate::cli::{Exit, OrderArgs, Output, Role, SwitchoverArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask};
 use crate::commands::screen::{answer, tell};
@@ -17,25 +17,41 @@ use crate::commands::{switchover, words};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Restarts them all.
-pub(super) async fn restart(arguments: &OrderArgs) -> Result<Exit, Exit> {
+/// Restarts them all, or those alone for which something is `pending`.
+pub(super) async fn restart(arguments: &OrderArgs, pending: bool) -> Result<Exit, Exit> {
     must_be_able_to_ask(arguments.yes, "go on?")?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
-    let (leader, standbys) = plan(&snapshot.cluster).map_err(|why| {
+    let concerned = |name: &MemberName| !pending || waits_for_restart(&snapshot, name);
+    if !snapshot.cluster.members.keys().any(concerned) {
+        answer("nothing waits for a restart");
+        return Ok(Exit::Done);
+    }
+    let (leader, mut standbys) = plan(&snapshot.cluster).map_err(|why| {
         tell(&format!("refused: {why}"));
         Exit::Refused
     })?;
-    tell(&format!(
-        "restarts {}, one after another, then switches over, which restarts {leader} as a standby",
-        words::list(standbys.iter())
-    ));
+    standbys.retain(concerned);
+    let (one_by_one, leader_too) = (words::list(standbys.iter()), concerned(&leader));
+    tell(&match (standbys.is_empty(), leader_too) {
+        (false, true) => {
+            format!(
+                "restarts {one_by_one}, one after another, then switches over, which restarts {leader} as a standby"
+            )
+        }
+        (true, _) => format!("switches over, which restarts {leader} as a standby"),
+        (false, false) => format!("restarts {one_by_one}, one after another"),
+    });
     if !arguments.yes && !agrees("go on?") {
         tell("nothing was changed");
         return Ok(Exit::Failed);
     }
     for standby in &standbys {
         one(&reach, standby, arguments).await?;
+    }
+    if !leader_too {
+        answer("they were restarted");
+        return Ok(Exit::Done);
     }
     match switchover::run(&away_from(&leader, arguments)).await {
         Exit::Done => {}
