@@ -16,6 +16,7 @@ use decision::{Decision, decide};
 use pg_control::Death;
 use tokio::sync::watch;
 
+use crate::access::Keeping;
 use crate::acknowledged::Acknowledged;
 use crate::ages::AgeKeeper;
 use crate::beats::{Beats, Heard, Target};
@@ -71,6 +72,7 @@ pub struct Body {
     configuring: Configuring,
     slotkeeper: Slotkeeper,
     reloading: Reloading,
+    access: Keeping,
     started: Instant,
     had_leader: bool,
     registered: bool,
@@ -103,6 +105,7 @@ impl Body {
             configuring: Configuring::new(Arc::clone(&hands)),
             slotkeeper: Slotkeeper::new(Arc::clone(&hands)),
             reloading: Reloading::new(Arc::clone(&hands)),
+            access: Keeping::new(Arc::clone(&hands)),
             record: watch::channel(hands.member_record(&look, false, false, false)).0,
             hands,
             cluster,
@@ -153,6 +156,7 @@ impl Body {
             self.configuring.see(&seen, self.seen.as_ref(), postmaster);
             self.slotkeeper.see(&seen, self.seen.as_ref(), postmaster);
             self.reloading.see(&seen, self.seen.as_ref());
+            self.access.see(&seen, self.seen.as_ref(), postmaster);
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             let revision = self.seen.as_ref().map_or(0, |snapshot| snapshot.cluster.revision);
             let caught_up = self.tasks.caught_up(revision, self.confirmed_at);

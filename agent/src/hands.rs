@@ -12,6 +12,7 @@ use decision::names::MemberName;
 use pg_control::{DiskWatch, Instance, Pulse, Watched};
 use tokio::sync::Notify;
 
+use crate::access;
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::configure::Known;
@@ -66,6 +67,8 @@ pub struct Hands {
     pub known: ArcSwap<Known>,
     /// What is known of the replication slots here.
     pub slots: ArcSwap<slots::Known>,
+    /// What is known of the rules for connections here.
+    pub access: ArcSwap<access::Known>,
     /// How far a copy of the data is that is being made here.
     pub copying: Watched,
     /// Whether the passwords between members have been handed to Postgres' side.

@@ -1,6 +1,7 @@
 //! The body of pgvigil: the daemon that gathers what is seen, asks the mind, carries out one action and tells what it did; and the
 //! command line that people and programs use. Read `run.rs` first: it is the loop.
 
+mod access;
 mod acknowledged;
 mod ages;
 mod authority;

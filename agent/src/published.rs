@@ -13,6 +13,7 @@ use decision::view::{Cluster, Lock, Postgres, Primary, Server, Standby, View};
 use pg_control::{Extras, Overruled, Progress};
 use tokio::sync::Notify;
 
+use crate::access;
 use crate::configure::Known;
 use crate::exposure::Exposed;
 use crate::hands::Hands;
@@ -98,6 +99,8 @@ pub struct Picture {
     pub parameters: Arc<Known>,
     /// When a commit could last be acknowledged, where they have waited for voters since.
     pub acknowledged_at: Option<Instant>,
+    /// What is known of the rules for connections here.
+    pub access: Arc<access::Known>,
     /// What is known of the replication slots here.
     pub slots: Arc<slots::Known>,
     /// How far a copy of the data is that is being made here.
@@ -165,6 +168,7 @@ impl Picture {
             overruled: Vec::new(),
             parameters: hands.known.load_full(),
             acknowledged_at: None,
+            access: hands.access.load_full(),
             slots: hands.slots.load_full(),
             copying: hands.copying.now(),
             missing: None,

@@ -189,6 +189,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         etcd_silent_at: Mutex::new(None),
         known: ArcSwap::default(),
         slots: ArcSwap::default(),
+        access: ArcSwap::default(),
         copying: Watched::default(),
         secrets_known: AtomicBool::new(false),
         local: ArcSwap::from_pointee(config.clone()),

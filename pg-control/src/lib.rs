@@ -27,6 +27,7 @@ mod promote;
 mod pulse;
 mod reserve;
 mod rewind;
+mod rules;
 mod seam;
 mod settings;
 mod slots;

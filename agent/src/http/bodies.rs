@@ -244,7 +244,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "refused_promises": picture.refused.iter().map(|(member, why)| json!({"member": member, "why": why})).collect::<Vec<_>>(),
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
-        "parameters": picture.parameters.problems(),
+        "parameters": picture.parameters.problems().into_iter().chain(picture.access.problems()).collect::<Vec<_>>(),
         "slots": picture.slots.to_json(),
         "slot_problems": picture.slots.problems(&picture.view.me),
         "problems": picture.snapshot.as_ref().map(|snapshot| {

@@ -56,9 +56,33 @@ async fn durability_is_changed_while_writers_work_and_back_again() {
         stage.pgvigil("n1", &unset).await?;
         comes_to_wait_for(stage, "ANY 1").await?;
         ensure!(stage.leader().await? == leader, "another leads");
+        connections_are_let_in_as_the_settings_say(stage).await?;
         stage.writes_go_on().await
     })
     .await;
+}
+
+/// What the settings say of connections is so on every node, and a mistake of theirs on none.
+async fn connections_are_let_in_as_the_settings_say(stage: &Stage) -> Result<()> {
+    let line = "host postgres demo 127.0.0.1/32 reject";
+    set(stage, &format!("postgres.pg_hba=[\"host demo demo 127.0.0.1/32 trust\", \"{line}\"]")).await?;
+    let rules = async |node: &str, what: &str| {
+        let rules = "SELECT count(*) FROM pg_hba_file_rules WHERE auth_method =";
+        stage.cluster.psql(node, &format!("{rules} '{what}'")).await
+    };
+    for node in ["n1", "n2", "n3"] {
+        stage.eventually("the rule is not there", async || Ok(rules(node, "reject").await? == "1")).await?;
+    }
+    // Postgres alone knows that this is none.
+    set(stage, "postgres.pg_hba=[\"host demo demo 127.0.0.1/32 trust\", \"host all all 10.0.0.0/8 handshake\"]")
+        .await?;
+    let told = async || Ok(stage.pgvigil("n1", &["status", "-o", "json"]).await?.contains("access_rejected"));
+    stage.eventually("nobody says that the rules are wrong", told).await?;
+    ensure!(rules("n1", "reject").await? == "1", "the rules before were not put back");
+    set(stage, "postgres.pg_hba=[\"host demo demo 127.0.0.1/32 trust\"]").await?;
+    stage.eventually("the rule is still there", async || Ok(rules("n2", "reject").await? == "0")).await?;
+    stage.pgvigil("n1", &["config", "set", "--unset", "postgres.pg_hba", "-y"]).await?;
+    stage.writes_go_on().await
 }
 
 async fn mode_is(stage: &Stage, mode: &str) -> Result<bool> {

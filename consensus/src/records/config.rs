@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::access::Access;
+
 /// What is read from `config`, and all of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterConfig {
@@ -24,6 +26,8 @@ pub struct ClusterConfig {
     pub prefer_zone: Option<String>,
     /// The parameters of Postgres on every node, their names in lower case, as they are written into `postgresql.conf`.
     pub parameters: Parameters,
+    /// Who may connect to Postgres; `None`: nothing is said.
+    pub access: Option<Access>,
     /// What is said of replication slots.
     pub slots: Rules,
     /// Another site that this one is to follow, and an operator's word that it is to lead instead.
@@ -81,6 +85,7 @@ impl ClusterConfig {
             max_lag_on_failover_bytes: ours.or(patronis),
             prefer_zone: field(&raw, "/pgvigil/prefer_zone", &mut wrong),
             parameters: parameters(&raw, &mut wrong),
+            access: super::access::access(&raw, &mut wrong),
             slots: super::slots::rules(&raw, &mut wrong),
             site: site(&raw, &mut wrong),
             raw,

@@ -2,6 +2,7 @@
 //! of `decision`, so that either side may change alone: unknown fields are ignored (a newer version may have written them), and a
 //! value that cannot be understood becomes a [`Problem`] beside the picture instead of spoiling all of it.
 
+pub mod access;
 pub mod config;
 pub mod config_revision;
 pub mod departure;
@@ -19,6 +20,7 @@ use decision::names::Lsn;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use access::Access;
 pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
 pub use departure::DepartureRecord;

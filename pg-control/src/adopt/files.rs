@@ -17,9 +17,9 @@ const PLACES: [&str; 4] = ["data_directory", "hba_file", "ident_file", "external
 
 /// A file that the server reads, and where it belongs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct OwnFile {
-    pub(super) read_from: PathBuf,
-    pub(super) home: PathBuf,
+pub(crate) struct OwnFile {
+    pub(crate) read_from: PathBuf,
+    pub(crate) home: PathBuf,
 }
 
 impl OwnFile {
@@ -29,7 +29,7 @@ impl OwnFile {
     }
 
     /// Writes it where it is read, and where it belongs.
-    pub(super) fn write(&self, text: &str) -> Result<()> {
+    pub(crate) fn write(&self, text: &str) -> Result<()> {
         durable::write(&self.read_from, text.as_bytes(), mode_of(&self.read_from))?;
         if self.is_at_home() { Ok(()) } else { durable::write(&self.home, text.as_bytes(), 0o600) }
     }

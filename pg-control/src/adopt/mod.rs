@@ -1,7 +1,7 @@
 //! A server that somebody else has made, and that runs: what it is, and the steps by which the agent comes to keep it, without a restart. Rules
 //! for its own way in, then its roles, then its configuration file. Each may be repeated, and each leaves the server as it was if it fails.
 
-mod files;
+pub(crate) mod files;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,14 +14,11 @@ use tokio::time::timeout;
 use tokio_postgres::Row;
 
 use crate::conf::Conf;
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 
 /// How long the server may take to answer a question.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
-/// What a file was called before anything of ours was in it.
-const BEFORE: &str = ".before-pgvigil";
 
 const SETTINGS: &str = "SELECT lower(name), current_setting(name), source, coalesce(sourcefile, '') FROM pg_settings";
 /// Of a primary: its control file has the new number only after its first checkpoint there.
@@ -29,9 +26,6 @@ const TIMELINE: &str = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_lsn
 const TERM: &str = "SELECT coalesce(max(term), 0) FROM pgvigil.leadership";
 const SLOTS: &str =
     "SELECT slot_name::text FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary ORDER BY 1";
-const WRONG_RULES: &str = "SELECT format('pg_hba.conf, line %s: %s', line_number, error) FROM pg_hba_file_rules WHERE error IS NOT NULL
-     UNION ALL SELECT format('pg_ident.conf, line %s: %s', line_number, error) FROM pg_ident_file_mappings WHERE error IS NOT NULL";
-
 /// A running server that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {
@@ -124,24 +118,7 @@ impl Instance {
         let files = files.map(|(setting, name)| self.own_file(found, setting, name));
         let before = [read(&files[0].read_from)?, read(&files[1].read_from)?];
         let after = self.rules_in_front(&before[0], &before[1])?;
-        for (file, text) in files.iter().zip(&before) {
-            let copy = durable::beside(&file.read_from, BEFORE);
-            if !copy.exists() {
-                durable::write(&copy, text.as_bytes(), 0o600)?;
-            }
-        }
-        // The session is there before the rules change: whatever they are, it can say what is wrong with them.
-        let session = self.open_superuser().await?;
-        let write = |texts: &[String; 2]| files.iter().zip(texts).try_for_each(|(file, text)| file.write(text));
-        write(&after)?;
-        let wrong = timeout(ANSWERS_WITHIN, session.client.query(WRONG_RULES, &[])).await;
-        let wrong = wrong.map_err(|_| Error::timeout("asking postgres", ANSWERS_WITHIN)).and_then(|rows| Ok(rows?));
-        let wrong = wrong.map(|rows| rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("; "));
-        match wrong {
-            Ok(wrong) if wrong.is_empty() => self.reload().map(drop),
-            Ok(wrong) => write(&before).and(Err(Error::Setting(format!("{wrong}; the rules are as they were")))),
-            Err(error) => write(&before).and(Err(error)),
-        }
+        self.put_rules(&files, &before, &after).await
     }
 
     /// Makes roles, schema and the leadership table, which wait for no standby.
@@ -187,6 +164,6 @@ impl Instance {
     }
 }
 
-fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).map_err(|error| Error::io("read", path, error))
 }

@@ -33,6 +33,15 @@ impl Instance {
         Ok([in_front(ident, theirs_ident), in_front(hba(config, ""), theirs_hba)])
     }
 
+    /// Our rules, and behind them those that the cluster's settings say.
+    pub(crate) fn rules_of_the_cluster(&self, theirs_ident: &[String], theirs_hba: &[String]) -> Result<[String; 2]> {
+        let lines = |lines: &[String]| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        let config = InstanceConfig { hba: Vec::new(), ..self.config().clone() };
+        let kept = "# Kept by pgvigil: what is written here is replaced. pgvigil config edit: postgresql.pg_hba, postgresql.pg_ident\n";
+        let ident = format!("{kept}{}{}", ident(&config, &own_user()?), lines(theirs_ident));
+        Ok([ident, format!("{kept}{}", hba(&config, &lines(theirs_hba)))])
+    }
+
     fn write_rules(&self, ident: &str, hba: &str) -> Result<()> {
         durable::write(&self.data_dir().join("pg_ident.conf"), ident.as_bytes(), 0o600)?;
         durable::write(&self.data_dir().join("pg_hba.conf"), hba.as_bytes(), 0o600)

@@ -1,6 +1,7 @@
 //! The cluster-wide settings, by the names that they have in a node's file: where each lies in the stored JSON, and what it may be. What a
 //! node's file says holds until the cluster says something else.
 
+use consensus::records::access;
 use consensus::records::config::mode_from_text;
 use decision::slots::SlotName;
 use serde_json::{Map, Value, json};
@@ -20,7 +21,7 @@ pub struct Setting {
 }
 
 /// All of them.
-const SETTINGS: [Setting; 7] = [
+const SETTINGS: [Setting; 9] = [
     Setting { name: "durability.mode", place: ["pgvigil", "durability", "mode"], read: mode },
     Setting {
         name: "durability.acknowledgers",
@@ -36,6 +37,8 @@ const SETTINGS: [Setting; 7] = [
     Setting { name: "slots.absent_for", place: ["member_slots_ttl", "", ""], read: span },
     Setting { name: "durability.other_zone", place: ["pgvigil", "durability", "other_zone"], read: switch },
     Setting { name: "failover.prefer_zone", place: ["pgvigil", "prefer_zone", ""], read: label },
+    Setting { name: "postgres.pg_hba", place: ["postgresql", "pg_hba", ""], read: hba },
+    Setting { name: "postgres.pg_ident", place: ["postgresql", "pg_ident", ""], read: ident },
 ];
 
 /// Before the name of a slot that is to be on whoever leads.
@@ -65,6 +68,22 @@ fn bytes(text: &str) -> Result<Value, String> {
 
 fn switch(text: &str) -> Result<Value, String> {
     text.parse::<bool>().map(Value::Bool).map_err(|_| "true or false".to_owned())
+}
+
+fn hba(text: &str) -> Result<Value, String> {
+    lines(text, access::objection)
+}
+
+fn ident(text: &str) -> Result<Value, String> {
+    lines(text, access::ident_objection)
+}
+
+/// A list as JSON has it.
+fn lines(text: &str, objects: fn(&str) -> Option<String>) -> Result<Value, String> {
+    let read: Value = serde_json::from_str(text)
+        .map_err(|_| "a list of lines, such as [\"hostssl all all 10.0.0.0/8 scram-sha-256\"]".to_owned())?;
+    let lines = access::rules(&read, objects).map_err(|why| format!("other lines: {why}"))?;
+    Ok(json!(lines))
 }
 
 /// As it is written: whoever looks at the settings sees the unit.
@@ -192,6 +211,7 @@ mod tests {
             "durability.max_lag_on_failover=2MB",
             "durability.other_zone=true",
             "failover.prefer_zone=a",
+            "postgres.pg_hba=[\"hostssl app app 10.0.0.0/8 scram-sha-256\"]",
         ] {
             let (setting, value) = assignment(text).unwrap();
             setting.put(&mut config, Some(value));
@@ -203,6 +223,8 @@ mod tests {
         assert_eq!((durability.mode, durability.acknowledgers, durability.other_zone), (Mode::Strict, 2, true));
         assert_eq!(read.prefer_zone.as_deref(), Some("a"));
         assert_eq!(read.max_lag_on_failover_bytes, Some(2 << 20));
+        assert_eq!(read.access.unwrap().hba, ["hostssl app app 10.0.0.0/8 scram-sha-256"]);
+        SETTINGS.iter().filter(|it| it.name == "postgres.pg_hba").for_each(|it| it.put(&mut config, None));
         let (parameter, value) = assignment("postgres.parameters.Work_Mem = 8MB").unwrap();
         parameter.put(&mut config, Some(value));
         assert_eq!(config["postgresql"], json!({"parameters": {"work_mem": "8MB"}}));
@@ -239,6 +261,8 @@ mod tests {
             ("slots.absent_for=soon", "such as 30min"),
             ("slots.permanent.Dr=physical", "lower-case"),
             ("slots.permanent.cdc=logical", "logical:DATABASE:PLUGIN"),
+            ("postgres.pg_hba=host all", "a list of lines"),
+            ("postgres.pg_hba=[\"host all all 0.0.0.0/0 trust\"]", "without a password"),
             ("standby_cluster.host=a", "pgvigil site demote"),
             ("shoe.size=43", "the cluster has: durability.mode"),
             ("durability.mode", "is no NAME=VALUE"),

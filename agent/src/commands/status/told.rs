@@ -8,6 +8,8 @@ use super::problems::{FORBIDDEN, OVERRULED, Trouble};
 
 /// The cluster's settings say what only a node's file may.
 const IGNORED: &str = "parameter_ignored";
+/// The cluster's rules for connections are not in force.
+const ACCESS: &str = "access_rejected";
 /// Postgres does not take a parameter.
 const REJECTED: &str = "parameters_rejected";
 
@@ -36,7 +38,7 @@ pub fn slots(world: &World) -> Vec<Trouble> {
     found
 }
 
-/// What agents say of parameters of Postgres that do not come to be, each once.
+/// What agents say of parameters of Postgres, and of rules for connections, that do not come to be, each once.
 pub fn parameters(world: &World) -> Vec<Trouble> {
     let mut found: Vec<Trouble> = Vec::new();
     for (name, answer) in world.answers() {
@@ -44,9 +46,10 @@ pub fn parameters(world: &World) -> Vec<Trouble> {
             let (problem, hint) =
                 (one["problem"].as_str().unwrap_or("unknown"), one["hint"].as_str().unwrap_or("unknown"));
             // What the cluster's settings must not say is the same everywhere; what Postgres does not take need not be.
-            let trouble = match one["code"] == IGNORED {
-                true => Trouble::new(IGNORED, problem, hint),
-                false => Trouble::new(REJECTED, format!("{name}: {problem}"), hint),
+            let trouble = match one["code"].as_str() {
+                Some(IGNORED) => Trouble::new(IGNORED, problem, hint),
+                Some(ACCESS) => Trouble::new(ACCESS, format!("{name}: {problem}"), hint),
+                _ => Trouble::new(REJECTED, format!("{name}: {problem}"), hint),
             };
             if !found.contains(&trouble) {
                 found.push(trouble);
