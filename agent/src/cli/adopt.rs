@@ -1,5 +1,6 @@
 //! Taking a running server over.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,6 +13,10 @@ pub struct AdoptArgs {
     /// Where the cluster and its node are described.
     #[command(flatten)]
     pub config: ConfigArg,
+    /// The configuration of this node's Patroni, which kept the server until now and is paused and stopped. Where there is no node file yet, it is made
+    /// from that.
+    #[arg(long, value_name = "FILE")]
+    pub from_patroni: Option<PathBuf>,
     /// Only say what would be changed.
     #[arg(long)]
     pub dry_run: bool,

@@ -1,8 +1,10 @@
 //! `pgvigil adopt`: a server that runs already becomes that of a cluster, without a restart. It says first what it would change. The primary is
 //! written down in etcd as the node that led last, so that its agent takes the lead by the ordinary rules, and nobody else can.
 
+mod patroni;
 mod plan;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,7 +12,7 @@ use consensus::{Adoption, Outcome, Snapshot};
 use decision::durability::Quorum;
 use decision::parameters::Parameters;
 use decision::settings::Mode;
-use decision::view::SyncRecord;
+use decision::view::{Initialize, SyncRecord};
 use pg_control::{Instance, Stranger};
 use serde_json::{Map, Value, json};
 
@@ -35,6 +37,11 @@ async fn steps(arguments: &AdoptArgs) -> Result<Exit, Exit> {
     if !arguments.dry_run {
         must_be_able_to_ask(arguments.yes, "shall pgvigil keep this server?")?;
     }
+    if let Some(file) = &arguments.from_patroni
+        && !imported(arguments, file)?
+    {
+        return Ok(Exit::Done);
+    }
     let reach = Reach::new(&arguments.config)?;
     let (instance, found) = look(&reach).await.map_err(|error| {
         tell(&format!("refused: {error:#}"));
@@ -44,7 +51,7 @@ async fn steps(arguments: &AdoptArgs) -> Result<Exit, Exit> {
         tell(&format!("error: a cluster has its place in etcd, and it does not answer: {error}"));
         Exit::Unreachable
     })?;
-    let plan = Plan::of(&reach.config, &found, &seen, &instance.own_files());
+    let plan = Plan::of(&reach.config, &found, &seen, &instance.own_files(), arguments.from_patroni.is_some());
     report(&plan, &found, &reach);
     if !plan.refusals.is_empty() {
         return Ok(Exit::Refused);
@@ -64,7 +71,40 @@ async fn steps(arguments: &AdoptArgs) -> Result<Exit, Exit> {
         answer("done: its agent points it at the leader; start it (systemctl enable --now pgvigil)");
         return Ok(Exit::Done);
     }
+    if seen.config.pause.is_some() {
+        answer("done, and paused as it was: start the agents of all nodes, then pgvigil resume");
+        return Ok(Exit::Done);
+    }
     leads(&reach, arguments.wait).await
+}
+
+/// Makes a node file of Patroni's, where there is none yet; says whether there is one now.
+fn imported(arguments: &AdoptArgs, from: &Path) -> Result<bool, Exit> {
+    let to = &arguments.config.config;
+    if to.exists() {
+        return Ok(true);
+    }
+    let failed = |why: String| {
+        tell(&format!("error: {why}"));
+        Exit::Usage
+    };
+    let text =
+        std::fs::read_to_string(from).map_err(|error| failed(format!("cannot read {}: {error}", from.display())))?;
+    let imported = patroni::import(&text).map_err(|why| failed(format!("{}: {why}", from.display())))?;
+    imported.notes.iter().for_each(|note| tell(&format!("note: {note}")));
+    if arguments.dry_run {
+        answer(imported.toml().trim_end());
+        tell(&format!("this would be {}; write it there to see what else would be done", to.display()));
+        return Ok(false);
+    }
+    std::fs::write(to, imported.toml()).map_err(|error| {
+        failed(format!(
+            "cannot write {}: {error}; --config names another place, or print it with --dry-run",
+            to.display()
+        ))
+    })?;
+    answer(&format!("made {} from {}", to.display(), from.display()));
+    Ok(true)
 }
 
 /// The server of this node, as whoever is to keep it.
@@ -160,7 +200,7 @@ fn written_down(reach: &Reach, found: &Stranger, seen: &Snapshot, plan: &Plan) -
     };
     Adoption {
         system_id: found.system_id,
-        is_known: false,
+        is_known: matches!(seen.cluster.initialize, Initialize::Done(_)),
         after: seen.cluster.term,
         sync,
         sync_revision: seen.sync_revision,

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use consensus::Snapshot;
-use decision::names::Term;
+use decision::names::{MemberName, Term};
 use decision::parameters::{Parameters, cluster_objection, is_owned};
 use decision::settings::Mode;
 use decision::view::Initialize;
@@ -38,12 +38,21 @@ pub struct Plan {
     pub carried: Parameters,
     /// The term that the node gets; of a primary alone.
     pub term: Term,
+    /// The cluster in etcd is Patroni's, and is meant to become ours.
+    pub from_patroni: bool,
 }
 
 impl Plan {
     /// Works it out. `own_files`: the settings that name the server's files, and where these have to be.
-    pub fn of(config: &Config, found: &Stranger, seen: &Snapshot, own_files: &[(&str, PathBuf)]) -> Self {
-        let mut plan = Plan { term: seen.cluster.term.max(found.newest_term).next(), ..Plan::default() };
+    pub fn of(
+        config: &Config,
+        found: &Stranger,
+        seen: &Snapshot,
+        own_files: &[(&str, PathBuf)],
+        from_patroni: bool,
+    ) -> Self {
+        let term = seen.cluster.term.max(found.newest_term).next();
+        let mut plan = Plan { term, from_patroni, ..Plan::default() };
         plan.compare_with_file(config, found, own_files);
         plan.judge_server(found);
         plan.changes.push(
@@ -157,12 +166,11 @@ impl Plan {
             (Initialize::Done(_), _) if seen.cluster.term > Term(0) => {
                 self.refuse(format!("pgvigil keeps this database already, as cluster {name}"), "start its agent");
             }
-            (Initialize::Done(_), _) => {
-                self.refuse(
-                    format!("another system keeps cluster {name} in etcd"),
-                    format!("stop that, and {elsewhere}"),
-                );
-            }
+            (Initialize::Done(_), _) if !self.from_patroni => self.refuse(
+                format!("another system keeps cluster {name} in etcd"),
+                format!("if that is Patroni: pgvigil adopt --from-patroni FILE; else stop it, and {elsewhere}"),
+            ),
+            (Initialize::Done(_), leader) => self.judge_patroni(leader.as_ref(), seen),
             (Initialize::InProgress, _) => {
                 self.refuse(format!("another node is creating cluster {name}"), elsewhere);
             }
@@ -171,6 +179,25 @@ impl Plan {
         }
         if config.tags.never_leads() {
             self.refuse("the tags of this node bar it from leading, and it is the primary".to_owned(), "remove them");
+        }
+    }
+
+    /// Patroni must be out of the way on every node before anybody else keeps its cluster, and has to have left Postgres running.
+    fn judge_patroni(&mut self, leader: Option<&MemberName>, seen: &Snapshot) {
+        const MEND: &str = "patronictl pause --wait, then stop Patroni on every node (Postgres goes on), and wait until its lease is over (ttl, 30 s)";
+        if let Some(leader) = leader {
+            self.refuse(format!("Patroni's {leader} leads"), MEND);
+        } else if seen.config.pause.is_none() && !seen.cluster.members.is_empty() {
+            self.refuse("Patroni is not paused and runs on some node".to_owned(), MEND);
+        }
+        self.changes.push(
+            "what Patroni has in etcd stays as it is: `initialize`, `config`, `history`; its `sync` is replaced"
+                .to_owned(),
+        );
+        if seen.config.raw["synchronous_mode"].as_bool() == Some(true) && seen.config.durability.is_none() {
+            self.warnings.push(
+                "synchronous_mode is Patroni's word; ours is durability.mode, and `auto` waits for a standby from three members on (pgvigil config set durability.mode=quorum)".to_owned(),
+            );
         }
     }
 

@@ -51,7 +51,7 @@ fn with(name: &str, value: &str, source: &str) -> Stranger {
 }
 
 fn plan(found: &Stranger, seen: &Snapshot) -> Plan {
-    Plan::of(&config(""), found, seen, &[])
+    Plan::of(&config(""), found, seen, &[], false)
 }
 
 fn of_system(id: u64, term: u64) -> Snapshot {
@@ -91,7 +91,7 @@ fn what_the_file_says_otherwise_is_refused() {
 #[test]
 fn files_outside_the_data_directory_are_brought_home() {
     let home = [("config_file", PathBuf::from("/proc/self/stat"))];
-    let plan = Plan::of(&config(""), &stranger(), &Snapshot::default(), &home);
+    let plan = Plan::of(&config(""), &stranger(), &Snapshot::default(), &home, false);
     assert!(plan.refusals.is_empty() && plan.changes[0].starts_with("/data/postgresql.conf are copied"), "{plan:?}");
 }
 
@@ -102,7 +102,7 @@ fn a_server_that_nothing_could_be_promised_of_is_refused() {
     {
         refused(&plan(&with(name, value, "configuration file"), &Snapshot::default()), &format!("{name} is {value}; "));
     }
-    let barred = Plan::of(&config("tags.nofailover = true\n"), &stranger(), &Snapshot::default(), &[]);
+    let barred = Plan::of(&config("tags.nofailover = true\n"), &stranger(), &Snapshot::default(), &[], false);
     refused(&barred, "the tags of this node bar it");
 }
 
@@ -114,6 +114,19 @@ fn a_cluster_that_is_there_already_is_left_alone() {
     let mut creating = Snapshot::default();
     creating.cluster.initialize = Initialize::InProgress;
     refused(&plan(&stranger(), &creating), "another node is creating cluster orders");
+}
+
+#[test]
+fn a_cluster_of_patroni_is_taken_over_once_patroni_is_out_of_the_way() {
+    let plan = |seen: &Snapshot| Plan::of(&config(""), &stranger(), seen, &[], true);
+    let mut seen = of_system(42, 0);
+    assert!(plan(&seen).refusals.is_empty());
+    seen.cluster.leader = Some("pg2".parse().expect("a good name"));
+    refused(&plan(&seen), "Patroni's pg2 leads; patronictl pause");
+    refused(&plan(&of_system(9, 0)), "of database system 9");
+    let mut synchronous = of_system(42, 0);
+    synchronous.config.raw = serde_json::json!({"synchronous_mode": true});
+    assert!(plan(&synchronous).warnings[0].contains("durability.mode"));
 }
 
 #[test]
@@ -136,7 +149,7 @@ fn what_would_be_another_after_the_next_start_is_kept() {
     let program = plan(&with("archive_command", "cp %p /a", "command line"), &seen);
     assert!(program.carried.is_empty() && program.warnings[0].contains("in the file of each node"), "{program:?}");
     let own = config("postgres.parameters.shared_buffers = \"2GB\"\n");
-    assert!(Plan::of(&own, &with("shared_buffers", "1GB", "command line"), &seen, &[]).carried.is_empty());
+    assert!(Plan::of(&own, &with("shared_buffers", "1GB", "command line"), &seen, &[], false).carried.is_empty());
 }
 
 #[test]
