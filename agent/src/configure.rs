@@ -15,6 +15,7 @@ use decision::names::MemberName;
 use decision::parameters::{Capacities, Objection, Parameters, Part, effective, usable};
 use decision::slots::Kind;
 use decision::view::{Data, Initialize, Lock, MemberRole, Server, View};
+use pg_control::native::syncs_slots;
 use pg_control::{Refused, Running};
 use serde_json::{Value, json};
 
@@ -136,9 +137,13 @@ impl Hands {
         };
         let base = self.instance.base_capacities();
         let mut wanted = effective(&shared, &self.local.load().postgres.parameters, &base, part);
+        // Else the leader clears away what the copies of logical slots need of the catalogue.
+        let feedback = || ("hot_standby_feedback".to_owned(), "on".to_owned());
         if seen.config.slots.permanent.values().any(|kind| *kind != Kind::Physical) {
-            // Else the leader clears away what the copies of logical slots need of the catalogue.
-            wanted.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+            wanted.extend([feedback()]);
+        } else if syncs_slots(self.config.postgres.version, &wanted) {
+            let (name, on) = feedback();
+            wanted.entry(name).or_insert(on);
         }
         (wanted, ignored)
     }

@@ -123,7 +123,9 @@ impl<'a> Plan<'a> {
         // The second checkpoint has only what was written during the first, so the one of the shutdown has next to nothing.
         instance.checkpoint(CHECKPOINT_WITHIN).await?;
         instance.checkpoint(CHECKPOINT_WITHIN).await?;
+        instance.await_only(self.to).await?;
         self.name_heir().await?;
+        instance.note_readers().await;
         crash_point("hand_over", "prepared");
         self.watch.lap("prepare");
         if !instance.begin_stop() {

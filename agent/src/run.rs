@@ -78,6 +78,7 @@ pub fn instance(config: &Config) -> Result<Instance> {
         socket_dir: postgres.socket_dir.clone(),
         port: postgres.advertise.port,
         nostream: config.tags.nostream,
+        cascades_from: config.tags.replicatefrom.clone(),
         listen_addresses: postgres.listen.clone(),
         parameters: postgres.parameters.clone(),
         hba: postgres.hba.clone(),

@@ -27,7 +27,7 @@ pub const CAPACITIES: [(&str, u64); 5] = [
 const SHARED: [&str; 3] = ["max_replication_slots", "track_commit_timestamp", "wal_level"];
 
 /// The parameters that the agent alone sets, since who leads and what a commit is promised hang on them, and what to do instead.
-const OWNED: [(&str, &str); 20] = [
+const OWNED: [(&str, &str); 21] = [
     ("cluster_name", "it is `cluster`"),
     ("config_file", "it is that of the data directory"),
     ("data_directory", "set `postgres.data_dir`"),
@@ -44,6 +44,7 @@ const OWNED: [(&str, &str); 20] = [
     ("recovery_target_time", "a standby never stops on its way"),
     ("recovery_target_timeline", "a standby always follows the latest timeline"),
     ("recovery_target_xid", "a standby never stops on its way"),
+    ("synchronized_standby_slots", "it is the slots of those that commits wait for"),
     ("synchronous_standby_names", "set `durability.mode` and `durability.acknowledgers`"),
     ("unix_socket_directories", "set `postgres.socket_dir`"),
     ("wal_log_hints", "without it no former leader could be rewound"),
@@ -84,6 +85,11 @@ pub fn is_local_only(name: &str) -> bool {
         || name.starts_with("plperl.on_")
 }
 
+/// Whether a switch is off.
+pub fn is_off(value: &str) -> bool {
+    matches!(value.trim().to_ascii_lowercase().as_str(), "off" | "false" | "no" | "0")
+}
+
 /// What speaks against a parameter wherever it is set: it is the agent's, or no cluster could live with that value.
 pub fn objection(name: &str, value: &str, mode: Mode) -> Option<Objection> {
     let object = |what: String, mend: &str| Some(Objection { what, mend: mend.to_owned() });
@@ -99,7 +105,7 @@ pub fn objection(name: &str, value: &str, mode: Mode) -> Option<Objection> {
         return object(format!("parameter \"{name}\" belongs to the agent"), instead);
     }
     let given = value.trim().to_ascii_lowercase();
-    let off = matches!(given.as_str(), "off" | "false" | "no" | "0");
+    let off = is_off(&given);
     let would = match lower.as_str() {
         "wal_level" if !matches!(given.as_str(), "replica" | "logical") => "nothing could be replicated",
         "full_page_writes" if off => "pg_rewind would refuse to work",

@@ -2,15 +2,19 @@
 //! where it was however long it was away; kept for nobody, it fills a disk. So each has a name that says for whom it is, every node that may lead
 //! holds the same ones beforehand, and only a slot that an agent has made is ever dropped by one.
 
+mod logical;
+mod name;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Member;
 use crate::names::{Lsn, MemberName};
+
+pub use logical::slot_at_leader;
+pub use name::{BadSlotName, SlotName};
 
 /// How long a slot that nobody wants any more is left where no time is set for it: what wants it may only be out of sight.
 pub const GRACE: Duration = Duration::from_secs(60);
@@ -19,79 +23,8 @@ pub const GRACE: Duration = Duration::from_secs(60);
 const WORTH_DROPPING_BYTES: u64 = 64 << 20;
 /// Why one is dropped on a disk that fills.
 pub const DISK_FILLS: &str = "the disk is about to fill, and nobody uses it";
-/// No chain of standbys is longer.
-const LONGEST_WAY: usize = 8;
 /// What an unused slot may keep without a word, and for how long.
 const FORGOTTEN: (u64, Duration) = (1 << 30, Duration::from_secs(3600));
-
-/// The name of a slot, as Postgres takes it: 1 to 63 lower-case ASCII letters, digits and `_`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SlotName(String);
-
-/// Why a text is no name of a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadSlotName(pub String);
-
-impl fmt::Display for BadSlotName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\" is no name of a slot: use 1 to 63 lower-case ASCII letters, digits or '_'", self.0)
-    }
-}
-
-impl std::error::Error for BadSlotName {}
-
-impl SlotName {
-    /// Checks and wraps a name.
-    ///
-    /// # Errors
-    /// Postgres would not take it.
-    pub fn new(text: impl Into<String>) -> Result<Self, BadSlotName> {
-        let text = text.into();
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        if text.is_empty() || text.len() > 63 || !text.bytes().all(plain) {
-            Err(BadSlotName(text))
-        } else {
-            Ok(Self(text))
-        }
-    }
-
-    /// The name of a member's slot, the same as Patroni gives it. Two members may come to the same.
-    pub fn of(member: &MemberName) -> Self {
-        Self(member.as_str().to_ascii_lowercase().replace(['-', '.'], "_"))
-    }
-
-    /// The bare name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for SlotName {
-    type Error = BadSlotName;
-    fn try_from(text: String) -> Result<Self, BadSlotName> {
-        Self::new(text)
-    }
-}
-
-impl FromStr for SlotName {
-    type Err = BadSlotName;
-    fn from_str(text: &str) -> Result<Self, BadSlotName> {
-        Self::new(text)
-    }
-}
-
-impl From<SlotName> for String {
-    fn from(name: SlotName) -> Self {
-        name.0
-    }
-}
-
-impl fmt::Display for SlotName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
 
 /// What a slot keeps WAL for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -139,6 +72,10 @@ pub struct Slot {
     pub catalog_xmin: Option<u32>,
     /// What it kept WAL for cannot go on by it any more.
     pub lost: bool,
+    /// Postgres itself takes it over to standbys.
+    pub failover: bool,
+    /// Postgres itself has taken it over from a primary, this one or an earlier one of this server's.
+    pub synced: bool,
     /// How much WAL it keeps, in bytes.
     pub retained_bytes: u64,
     /// For whom this agent, or an earlier life of it, has made it; `None`: it was somebody else.
@@ -217,6 +154,8 @@ pub struct Kept {
     pub for_node: Option<u32>,
     /// By each of its own logical slots, at a moment when it kept something for that node already.
     pub by_slot: BTreeMap<SlotName, u32>,
+    /// Which of the leader's slots Postgres itself takes over to standbys.
+    pub failover: BTreeSet<SlotName>,
 }
 
 /// What this node is in the cluster, as far as slots hang on it.
@@ -252,6 +191,8 @@ pub struct Ground<'a> {
     pub paused: bool,
     /// The disk of this node is about to fill.
     pub disk_low: bool,
+    /// Postgres itself keeps logical slots alike on this node.
+    pub native: bool,
     /// The slots of this node.
     pub here: &'a [Slot],
     /// For how long a slot has been here that is not wanted.
@@ -306,40 +247,11 @@ impl Slot {
     }
 }
 
-/// Whether all is here and at the leader that a copy needs. What the leader keeps for this node may have been gone in part when it began to: so the
-/// copy is ready once that has come to where the leader's own slot was by then, and the copy is no further back. From then on it stays so, for as
-/// long as the leader keeps anything for this node.
-fn readiness(slot: &Slot, made: Made, kept: &Kept) -> Made {
-    let (Some(for_node), Some(needed)) = (kept.for_node, slot.catalog_xmin) else { return Made::Copied };
-    let certain = kept.by_slot.get(&slot.name).is_some_and(|then| not_before(for_node, *then));
-    let ready = made == Made::Permanent || (certain && not_before(needed, for_node));
-    if ready { Made::Permanent } else { Made::Copied }
-}
-
-/// Whether transaction `one` is `other` or began after it. Their numbers come round.
-fn not_before(one: u32, other: u32) -> bool {
-    one.wrapping_sub(other).cast_signed() >= 0
-}
-
 /// The slot by which `member` is to stream; `None`: it shares the name with another member, and neither has one.
 pub fn slot_of(members: &BTreeMap<MemberName, Member>, member: &MemberName) -> Option<SlotName> {
     let name = SlotName::of(member);
     let shared = members.keys().any(|other| other != member && SlotName::of(other) == name);
     (!shared).then_some(name)
-}
-
-/// The slot at the leader that keeps of the catalogue what `me` asks for: its own, or, where it streams from other standbys, that of the one among
-/// them that streams from the leader. `None`: nothing that it asks for gets there.
-pub fn slot_at_leader(
-    members: &BTreeMap<MemberName, Member>,
-    leader: Option<&MemberName>,
-    me: &MemberName,
-) -> Option<SlotName> {
-    let named = |name: &&MemberName| members.get(*name)?.tags.replicatefrom.as_ref();
-    let upstream = |name: &&MemberName| named(name).filter(|it| Some(*it) != leader && members.contains_key(*it));
-    let way: Vec<&MemberName> = std::iter::successors(Some(me), upstream).take(LONGEST_WAY).collect();
-    let speaks = |name: &&MemberName| members.get(*name).is_some_and(|member| !member.tags.nostream);
-    way.iter().all(speaks).then(|| slot_of(members, way.last()?)).flatten()
 }
 
 impl Ground<'_> {
@@ -367,12 +279,6 @@ impl Ground<'_> {
         let permanent = self.rules.permanent.iter().filter(|(_, kind)| may_lead && self.can_bear(kind));
         wanted.extend(permanent.map(|(name, _)| (name.clone(), Made::Permanent)));
         wanted
-    }
-
-    /// A copy of a logical slot is of no use on a node for which the leader keeps nothing of the catalogue.
-    fn can_bear(&self, kind: &Kind) -> bool {
-        let leads = matches!(self.part, Part::Leads);
-        *kind == Kind::Physical || leads || slot_at_leader(self.members, None, self.me).is_some()
     }
 
     /// The slots here that an agent has made and that are not wanted: how long that has been so is for the agent to count.
@@ -403,7 +309,8 @@ impl Ground<'_> {
             (_, Some(slot)) => self.tend(slot, *made),
         });
         let others = self.here.iter().filter(|slot| !wanted.contains_key(&slot.name));
-        let steps = tended.chain(others.filter_map(|slot| self.let_go(slot)));
+        let others = others.filter_map(|slot| self.get_out_of_the_way(slot).or_else(|| self.let_go(slot)));
+        let steps = tended.chain(others);
         let Some(largest) = self.can_be_spared() else { return steps.collect() };
         let relief = match wanted.get(&largest.name) {
             Some(made) => Step::Renew(largest.name.clone(), *made, DISK_FILLS),
@@ -446,52 +353,10 @@ impl Ground<'_> {
         (slot.restart < Some(*to)).then(|| Step::Advance(slot.name.clone(), *to))
     }
 
-    /// A logical slot that an operator wants. A leader makes it; whoever may lead next has it copied when its Postgres is started, for only then
-    /// does Postgres read a slot that it has not made. Until the leader keeps for this node what the copy needs of the catalogue, and the copy
-    /// has come to where it needs no more than that, it may be of no use: whoever comes to lead with such a one makes it anew, and says so.
-    fn tend_logical(&self, name: &SlotName, kind: &Kind, found: Option<&Slot>) -> Option<Step> {
-        let Some(slot) = found else {
-            return matches!(self.part, Part::Leads).then(|| Step::CreateLogical(name.clone(), kind.clone()));
-        };
-        let made = slot.made.filter(|_| !slot.active && !self.is_ignored(slot))?;
-        let useless = match (slot.kind != *kind, slot.lost) {
-            (true, _) => Some("it is to be another one"),
-            (false, true) => Some("it has lost what it kept"),
-            (false, false) => None,
-        };
-        match self.part {
-            Part::NeverLeads => None,
-            Part::Leads => {
-                let not_ready = "this node came to lead before all was here that it needs: changes may be missing";
-                let why = useless.or((made == Made::Copied).then_some(not_ready)).filter(|_| !self.paused)?;
-                Some(Step::RenewLogical(name.clone(), kind.clone(), why))
-            }
-            Part::MayLead { .. } if useless.is_some() => {
-                useless.filter(|_| !self.paused).map(|why| Step::Drop(name.clone(), why))
-            }
-            Part::MayLead { replayed, published, kept } => {
-                let is = kept.map(|kept| readiness(slot, made, kept));
-                let to = published.and_then(|published| published.positions.get(name)).map(|told| *told.min(&replayed));
-                let behind = to.filter(|to| slot.confirmed < Some(*to));
-                match behind {
-                    Some(to) => Some(Step::AdvanceLogical(name.clone(), kind.clone(), to)),
-                    None => is.filter(|is| *is != made).map(|is| Step::Note(name.clone(), is)),
-                }
-            }
-        }
-    }
-
-    /// The logical slots that an operator wants and that this node does not have yet.
-    pub fn not_copied(&self) -> BTreeSet<SlotName> {
-        let may_lead = matches!(self.part, Part::MayLead { .. });
-        let logical = self.rules.permanent.iter().filter(|(_, kind)| **kind != Kind::Physical && self.can_bear(kind));
-        let logical = logical.filter(|_| may_lead);
-        logical.map(|(name, _)| name.clone()).filter(|name| !self.here.iter().any(|slot| slot.name == *name)).collect()
-    }
-
     fn let_go(&self, slot: &Slot) -> Option<Step> {
         let made = slot.made.filter(|_| !self.paused && !self.rules.doubtful)?;
-        if slot.active || self.is_ignored(slot) {
+        let is_the_leaders = slot.synced && !matches!(self.part, Part::Leads);
+        if slot.active || is_the_leaders || self.is_ignored(slot) {
             return None;
         }
         // A leader that tells nothing of its slots may keep them all the same.

@@ -2,7 +2,7 @@
 //! operator's. It is rendered whole from a [`Conf`] and replaced atomically, so that a crash leaves the old one or the new one. Its
 //! first line is that `Conf` as JSON: what is configured is read back from there, never guessed from settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -19,6 +19,7 @@ use crate::autoconf;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::{Instance, InstanceConfig};
+use crate::native;
 use crate::slots::quarter_of_disk_mb;
 
 /// The name of the file.
@@ -42,6 +43,12 @@ pub struct Conf {
     /// How WAL is fetched until the standby streams, where it was made from a backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<String>,
+    /// The server was started with a version and a `wal_level` with which Postgres itself keeps logical slots alike everywhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub syncs_slots: bool,
+    /// The slots by which members stream from here, where Postgres keeps logical ones alike.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub slots: BTreeSet<SlotName>,
 }
 
 /// Whom a standby follows.
@@ -147,7 +154,13 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
     set("recovery_target_timeline", "latest");
     set("synchronous_standby_names", &conf.sync);
     let upstream = conf.recovery.upstream();
-    set("primary_conninfo", &upstream.map(|upstream| conninfo(config, passfile, upstream)).unwrap_or_default());
+    let conninfo = upstream.map(|upstream| conninfo(config, passfile, upstream, conf.syncs_slots));
+    set("primary_conninfo", &conninfo.unwrap_or_default());
+    if conf.syncs_slots {
+        for (key, value) in native::settings(config, parameters, conf) {
+            set(key, &value);
+        }
+    }
     match &conf.recovery {
         Recovery::Following(_) => {
             if config.nostream {
@@ -169,7 +182,8 @@ pub fn render(config: &InstanceConfig, parameters: &Parameters, passfile: &Path,
 }
 
 /// How a standby reaches its upstream; empty where it streams from nobody. The password stays in the password file.
-pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upstream) -> String {
+/// Postgres takes the state of logical slots from there by a connection to a database.
+pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upstream, syncs_slots: bool) -> String {
     if config.nostream {
         return String::new();
     }
@@ -186,6 +200,9 @@ pub(crate) fn conninfo(config: &InstanceConfig, passfile: &Path, upstream: &Upst
         ("keepalives_count", "3".to_owned()),
         ("tcp_user_timeout", "5000".to_owned()),
     ]);
+    if syncs_slots && !upstream.is_another_site() {
+        pairs.push(("dbname", config.database.clone()));
+    }
     conninfo_of(&pairs)
 }
 
@@ -330,10 +347,10 @@ mod tests {
     #[test]
     fn another_site_is_followed_at_whichever_of_its_servers_takes_writes_and_under_no_voters_name() {
         let one = decision::site::Remote::parse("east", 5433).expect("good").upstream();
-        let text = conninfo(&config(), Path::new("/s/pgpass"), &one);
+        let text = conninfo(&config(), Path::new("/s/pgpass"), &one, true);
         assert!(text.starts_with("host='east' port='5433' user="), "{text}");
         let two = decision::site::Remote::parse("east1:1,[::1]:2", 5433).expect("good").upstream();
-        let text = conninfo(&config(), Path::new("/s/pgpass"), &two);
+        let text = conninfo(&config(), Path::new("/s/pgpass"), &two, true);
         assert!(text.starts_with("host='east1,::1' port='1,2' target_session_attrs='read-write'"), "{text}");
         assert!(decision::names::parse_application_name(&name_at(&config(), &two)).is_none());
         let conf = Conf { recovery: Recovery::Following(two), ..Conf::default() };

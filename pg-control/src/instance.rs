@@ -35,6 +35,8 @@ pub struct InstanceConfig {
     pub port: u16,
     /// A standby here takes WAL from the archive alone, by the `restore_command` of its parameters, and streams from nobody.
     pub nostream: bool,
+    /// The standby that it is to stream from rather than from the leader.
+    pub cascades_from: Option<MemberName>,
     /// `listen_addresses`.
     pub listen_addresses: String,
     /// Who we are.
@@ -73,6 +75,7 @@ impl InstanceConfig {
             socket_dir: PathBuf::from("/var/run/postgresql"),
             port: 5432,
             nostream: false,
+            cascades_from: None,
             listen_addresses: "*".to_owned(),
             member,
             cluster: cluster.into(),
@@ -155,6 +158,8 @@ pub(crate) struct Memory {
     pub(crate) told_parameters: bool,
     /// The port of the running server.
     pub(crate) port: Option<u16>,
+    /// Who read changes when a shutdown was near.
+    pub(crate) readers: Vec<i32>,
 }
 
 impl fmt::Debug for Instance {

@@ -18,6 +18,7 @@ mod instance;
 mod loaded;
 mod logical_copy;
 mod marker;
+pub mod native;
 mod observe;
 mod overruled;
 pub mod pidfile;

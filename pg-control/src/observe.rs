@@ -143,12 +143,14 @@ impl Instance {
     /// Whom the standby follows: our file says so, if the server goes by it. `ALTER SYSTEM` overrides the file; whoever is named there is
     /// a stranger, whom nobody ought to follow.
     fn follows(&self, loaded: Option<&str>) -> Option<Upstream> {
-        let ours = match self.read_conf().map(|conf| conf.recovery) {
-            Some(Recovery::Following(upstream)) => Some(upstream),
-            Some(Recovery::Nobody | Recovery::Backup) | None => None,
+        let conf = self.read_conf().unwrap_or_default();
+        let ours = match conf.recovery {
+            Recovery::Following(upstream) => Some(upstream),
+            Recovery::Nobody | Recovery::Backup => None,
         };
         let Some(loaded) = loaded else { return ours };
-        let wanted = ours.as_ref().map(|upstream| conninfo(self.config(), &self.passfile(), upstream));
+        let wanted =
+            ours.as_ref().map(|upstream| conninfo(self.config(), &self.passfile(), upstream, conf.syncs_slots));
         match (loaded.is_empty(), wanted) {
             (_, Some(wanted)) if wanted == loaded => ours,
             (true, _) => None,

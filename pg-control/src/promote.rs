@@ -87,6 +87,7 @@ impl Instance {
             return Ok(Promoted { prepared: begin.elapsed(), promoted: Duration::ZERO });
         }
         self.end_blocking_readers(&status).await?;
+        self.end_backends(&Vec::from_iter(status.slot_taker));
         if status.receiver.is_none() {
             self.close_seam()?;
         }
@@ -123,6 +124,7 @@ impl Instance {
                 // A reader may have come in the way of what is left to replay, or somebody may have stopped the process that replays.
                 let status = self.status().await?;
                 self.end_blocking_readers(&status).await?;
+                self.end_backends(&Vec::from_iter(status.slot_taker));
                 self.wake_replay(&status);
             }
             sleep(Duration::from_millis(1)).await;

@@ -42,6 +42,10 @@ struct Row {
     wal_status: Option<String>,
     #[serde(default)]
     conflicting: Option<bool>,
+    #[serde(default)]
+    failover: bool,
+    #[serde(default)]
+    synced: bool,
     retained: Option<f64>,
 }
 
@@ -63,6 +67,8 @@ impl Row {
             has_xmin: self.xmin.is_some_and(|xmin| !xmin.is_null()),
             catalog_xmin: self.catalog_xmin.and_then(|xmin| xmin.parse().ok()),
             lost: self.wal_status.as_deref() == Some("lost") || self.conflicting == Some(true),
+            failover: self.failover,
+            synced: self.synced,
             retained_bytes: self.retained.map_or(0, |bytes| bytes as u64),
             made,
         }
@@ -165,7 +171,11 @@ impl Instance {
         let Kind::Logical { database, plugin } = kind else { return Ok(()) };
         let inside = self.open_session_in(database).await?;
         self.own_slot(name, Some(Made::Permanent)).await?;
-        let sql = "SELECT pg_create_logical_replication_slot($1::text::name, $2::text::name)";
+        let sql = if self.syncs_slots() {
+            "SELECT pg_create_logical_replication_slot($1::text::name, $2::text::name, failover => true)"
+        } else {
+            "SELECT pg_create_logical_replication_slot($1::text::name, $2::text::name)"
+        };
         if let Err(error) = inside.client.execute(sql, &[&name.as_str(), plugin]).await {
             self.own_slot(name, None).await?;
             return Err(error.into());
@@ -234,6 +244,7 @@ mod tests {
             "restart_lsn":null,"confirmed_flush_lsn":"0/5","wal_status":"lost","conflicting":false,"failover":true,"synced":false,"retained":null}"#;
         let slot = serde_json::from_str::<Row>(logical).unwrap().read(None);
         assert_eq!((slot.restart, slot.confirmed, slot.lost, slot.has_xmin), (None, Some(Lsn(5)), true, false));
+        assert_eq!((slot.failover, slot.synced), (true, false));
         assert!(matches!(slot.kind, Kind::Logical { database, .. } if database == "orders"));
     }
 }

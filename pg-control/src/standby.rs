@@ -36,7 +36,9 @@ impl Instance {
         let control = self.full_control().await?;
         self.drop_unused_reservations(control.control.timeline)?;
         let floors = self.floors_above_conf(control.standby_floors);
+        let syncs_slots = self.will_sync_slots();
         self.update_conf(move |conf| {
+            conf.syncs_slots = syncs_slots;
             conf.recovery = recovery;
             HELD_BACK.clone_into(&mut conf.sync);
             conf.floors = floors;
@@ -63,7 +65,9 @@ impl Instance {
             return Ok(running);
         }
         let names = quorum.standby_names(term);
+        let syncs_slots = self.will_sync_slots();
         self.update_conf(move |conf| {
+            conf.syncs_slots = syncs_slots;
             conf.recovery = Recovery::Nobody;
             conf.sync = names;
             conf.term = term;
@@ -136,7 +140,7 @@ impl Instance {
         loop {
             let status = self.standby_status().await?;
             // Between the reload and its being taken the old address may be dialled once more: end that one, too.
-            self.end_backends(&Vec::from_iter(status.receiver));
+            self.end_backends(&Vec::from_iter(status.receiver.into_iter().chain(status.slot_taker)));
             self.end_blocking_readers(&status).await?;
             if status.replay_paused() {
                 self.resume_replay().await?;

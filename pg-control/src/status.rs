@@ -36,7 +36,7 @@ SELECT role.standby,
        wr.latest_end_lsn,
        CASE WHEN heard.once THEN extract(epoch FROM clock_timestamp() - wr.last_msg_receipt_time)::float8 END AS message_age,
        process.receiver, process.startup, process.startup_waits, process.startup_waits_type,
-       process.checkpointer, process.checkpointer_waits,
+       process.checkpointer, process.checkpointer_waits, process.slot_taker,
        own.has_marker, own.has_marker AND pg_has_role('pg_monitor', 'USAGE') AS equipped,
        (SELECT json_agg(json_build_object(
             'pid', pid, 'usename', usename, 'application_name', application_name, 'client_addr', host(client_addr),
@@ -49,7 +49,8 @@ CROSS JOIN (SELECT max(pid) FILTER (WHERE backend_type = 'walreceiver') AS recei
                    max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup_waits,
                    max(wait_event_type) FILTER (WHERE backend_type = 'startup') AS startup_waits_type,
                    max(pid) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer,
-                   max(wait_event) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer_waits
+                   max(wait_event) FILTER (WHERE backend_type = 'checkpointer') AS checkpointer_waits,
+                   max(pid) FILTER (WHERE backend_type = 'slotsync worker') AS slot_taker
             FROM pg_stat_get_activity(NULL)) AS process
 CROSS JOIN (SELECT coalesce(CASE WHEN has_schema_privilege(to_regnamespace('pgvigil')::oid, 'USAGE')
                                  THEN has_table_privilege(to_regclass('pgvigil.leadership')::oid, 'SELECT')
@@ -93,6 +94,8 @@ pub(crate) struct Status {
     startup_waits_type: Option<String>,
     pub(crate) checkpointer: Option<i32>,
     pub(crate) checkpointer_waits: Option<String>,
+    /// The process that takes over logical slots. A promotion waits for it, and it may wait for a primary that is gone.
+    pub(crate) slot_taker: Option<i32>,
     pub(crate) replication: Vec<serde_json::Value>,
     /// The leadership table is there, and whoever asks may use it and see the standbys.
     pub(crate) equipped: bool,
@@ -179,6 +182,7 @@ fn read(row: &Row, marker: (i64, i64)) -> Result<Status> {
         startup_waits_type: row.try_get("startup_waits_type")?,
         checkpointer: number("checkpointer")?,
         checkpointer_waits: row.try_get("checkpointer_waits")?,
+        slot_taker: number("slot_taker")?,
         replication: replication.and_then(|rows| rows.as_array().cloned()).unwrap_or_default(),
         equipped: row.try_get("equipped")?,
         marker: marker.0,

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::controldata;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::native::READERS_END_WITHIN;
 use crate::process;
 
 impl Instance {
@@ -19,7 +20,16 @@ impl Instance {
     /// # Errors
     /// `Timeout` when it is still there: the shutdown goes on, and may be waited for again or cut short with [`Instance::kill_all`].
     pub async fn stop_fast(&self, within: Duration) -> Result<()> {
-        self.stop(Signal::SIGINT, within).await
+        self.note_readers().await;
+        let readers_end = async {
+            sleep(READERS_END_WITHIN).await;
+            self.end_readers();
+            std::future::pending().await
+        };
+        tokio::select! {
+            stopped = self.stop(Signal::SIGINT, within) => stopped,
+            never = readers_end => never,
+        }
     }
 
     /// Immediate shutdown: sessions are cut, no checkpoint, crash recovery at the next start. As [`Instance::stop_fast`] otherwise.
@@ -47,7 +57,7 @@ impl Instance {
     /// Waits until `pg_control` says "shut down" and returns the position of the shutdown checkpoint. It is final: a standby that has
     /// replayed beyond it has everything. The process may still be there for a moment. Looks every half millisecond.
     pub async fn shutdown_checkpoint(&self, within: Duration) -> Result<Lsn> {
-        let deadline = Instant::now() + within;
+        let (begin, deadline) = (Instant::now(), Instant::now() + within);
         loop {
             let control = match controldata::read_direct(self.data_dir())? {
                 Some(control) => control,
@@ -58,6 +68,9 @@ impl Instance {
             }
             if Instant::now() >= deadline {
                 return Err(Error::timeout("waiting for the shutdown checkpoint", within));
+            }
+            if begin.elapsed() >= READERS_END_WITHIN {
+                self.end_readers();
             }
             sleep(Duration::from_micros(500)).await;
         }

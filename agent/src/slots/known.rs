@@ -19,6 +19,8 @@ pub struct Known {
     pub wanted: BTreeMap<SlotName, Made>,
     /// Logical ones that an operator wants and that are not here yet.
     pub not_copied: BTreeSet<SlotName>,
+    /// Postgres itself keeps logical slots alike.
+    pub native: bool,
     /// What could not be done about one, in words.
     pub failed: BTreeMap<SlotName, String>,
     /// For how long nobody has used one, as far as this life of the agent has seen.
@@ -55,7 +57,7 @@ impl Known {
                 "restart_lsn": slot.restart.map(|at| at.to_string()),
                 "confirmed_flush_lsn": slot.confirmed.map(|at| at.to_string()),
                 "catalog_xmin": slot.catalog_xmin, "retained_bytes": slot.retained_bytes, "lost": slot.lost, "made_for": slot.made,
-                "unused_s": self.unused_for.get(&slot.name).map(Duration::as_secs),
+                "failover": slot.failover, "synced": slot.synced, "unused_s": self.unused_for.get(&slot.name).map(Duration::as_secs),
             })
         };
         self.here.iter().map(tell).collect()
@@ -90,7 +92,10 @@ impl Known {
         });
         let not_copied = self.not_copied.iter().map(|name| {
             let told = format!("the logical slot {name} is not here yet: were this node to lead, it would begin anew");
-            let hint = format!("it is copied when Postgres is started here: pgvigil restart {me}");
+            let hint = match self.native {
+                false => format!("it is copied when Postgres is started here: pgvigil restart {me}"),
+                true => "Postgres takes it over once whoever reads by it has gone on a little, this node has a slot at the leader, and pg_hba.conf there lets pgvigil_replication into the database".to_owned(),
+            };
             problem("slot_not_copied", told, hint)
         });
         failed.chain(lost).chain(much).chain(not_copied).collect()
@@ -129,6 +134,8 @@ mod tests {
             catalog_xmin: None,
             has_xmin: false,
             lost: false,
+            failover: false,
+            synced: false,
             retained_bytes: 0,
             made,
         }

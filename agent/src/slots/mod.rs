@@ -177,7 +177,9 @@ impl Look {
     async fn go(self) -> Result<()> {
         self.remembered.in_order.store(false, Ordering::SeqCst);
         let here = self.hands.instance.slots().await?;
-        let logical = here.iter().any(|slot| slot.kind != Kind::Physical && slot.made.is_some());
+        let native = self.hands.instance.syncs_slots();
+        let to_be_asked = |slot: &Slot| slot.made.is_some() && !native || native && slot.failover && !slot.synced;
+        let logical = here.iter().any(|slot| slot.kind != Kind::Physical && to_be_asked(slot));
         let told = match &self.role {
             Role::MayLead { leader_api: Some(api), .. } if !self.in_sight || logical => {
                 ask(&self.peers, api).await.ok()
@@ -202,6 +204,7 @@ impl Look {
             rules: &rules,
             paused: self.paused,
             disk_low: self.disk_low,
+            native,
             here: &here,
             unwanted_for: &nothing,
         };
@@ -223,7 +226,9 @@ impl Look {
         self.remembered.in_order.store(failed.is_empty(), Ordering::SeqCst);
         let before = self.hands.slots.load_full();
         let news = before.usable != usable;
-        self.hands.slots.store(Arc::new(Known { usable, wanted, failed, here, unused_for, free_bytes, not_copied }));
+        self.hands.instance.note_slots_for_members(&usable).await?;
+        let known = Known { usable, wanted, failed, here, unused_for, free_bytes, not_copied, native };
+        self.hands.slots.store(Arc::new(known));
         if news {
             // The member record says so next.
             self.hands.look_now.notify_one();
@@ -245,7 +250,9 @@ impl Look {
         for (name, xmin) in new {
             then.entry(name).or_insert(xmin);
         }
-        Kept { for_node, by_slot: then.clone() }
+        let slots = told["slots"].as_array().into_iter().flatten().filter(|slot| slot["failover"] == true);
+        let failover = slots.filter_map(|slot| slot["name"].as_str()?.parse().ok()).collect();
+        Kept { for_node, by_slot: then.clone(), failover }
     }
 
     /// Settings that are not there at all have most likely been lost.
@@ -305,7 +312,12 @@ impl Hands {
         let cluster = &seen.cluster;
         let leader = cluster.leader.as_ref();
         let is_heard = slot_at_leader(&cluster.members, leader, self.me()).is_some();
-        if wanted.is_empty() || self.config.tags.never_leads() || from.is_another_site() || !is_heard {
+        if wanted.is_empty()
+            || self.instance.will_sync_slots()
+            || self.config.tags.never_leads()
+            || from.is_another_site()
+            || !is_heard
+        {
             return;
         }
         // A standby that streams from another one has them from the leader all the same.

@@ -36,6 +36,7 @@ mod settings;
 mod sites;
 mod slots;
 mod slots_logical;
+mod slots_native;
 mod small;
 mod stage;
 mod state_dir;

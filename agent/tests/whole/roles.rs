@@ -13,7 +13,7 @@ use crate::http;
 use crate::stage::{Stage, on_empty_stage, options};
 
 /// One etcd member says as much here as three.
-fn four_nodes() -> ClusterOptions {
+pub fn four_nodes() -> ClusterOptions {
     ClusterOptions { nodes: 4, etcd_members: 1, ..options() }
 }
 
@@ -186,7 +186,7 @@ async fn nobody_writes(stage: &Stage, leader: &str) -> Result<Session> {
 }
 
 /// Starts with `first` alone, so that it leads, and begins to write when the others are there.
-async fn forms(stage: &mut Stage, first: &str) -> Result<()> {
+pub async fn forms(stage: &mut Stage, first: &str) -> Result<()> {
     stage.cluster.start_etcd().await?;
     stage.cluster.start_proxy()?;
     stage.start(first)?;
@@ -211,7 +211,7 @@ async fn is_streaming(stage: &Stage, name: &str) -> Result<bool> {
     Ok(stage.ask(name, "/patroni").await?["replication_state"] == "streaming")
 }
 
-async fn streams(stage: &Stage, name: &str, from: &str) -> Result<()> {
+pub async fn streams(stage: &Stage, name: &str, from: &str) -> Result<()> {
     let so = async || {
         let beat = stage.ask(name, "/beat").await?;
         Ok(beat["streams_from"] == from && is_streaming(stage, name).await?)

@@ -2,11 +2,14 @@
 //! leader's, and whoever reads by it misses no change.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
+use crate::roles::{forms, four_nodes, streams};
 use crate::slots::come_to_be;
-use crate::stage::{Stage, on_stage, options};
+use crate::stage::{SOON, Stage, on_empty_stage, on_stage, options};
 
 /// What the slot is, in `slots.permanent`.
 const CDC: &str = "slots.permanent.cdc=logical:postgres:test_decoding";
@@ -36,10 +39,13 @@ async fn a_logical_slot_is_copied_follows_and_misses_no_change_over_a_switchover
             written = write(stage, &leader, written).await?;
             read(stage, &leader, &mut seen).await?;
             ensure!(seen.len() == written, "{} of {written} changes were read", seen.len());
-            let next = ready(stage, &leader, &standbys, turn).await?;
+            let others = stage.others(&leader);
+            are_ready(stage, &leader, &others, &mut seen, &mut written).await?;
+            stage.say("ready");
+            let next = standbys.iter().chain(&others).filter(|name| **name != leader).nth(turn).unwrap_or(&others[0]);
             written = write(stage, &leader, written).await?;
             if turn == 0 {
-                stage.pgvigil(&leader, &["switchover", "--to", &next, "-y"]).await?;
+                stage.pgvigil(&leader, &["switchover", "--to", next, "-y"]).await?;
             } else {
                 stage.node(&leader)?.kill_everything()?;
             }
@@ -75,27 +81,65 @@ async fn read(stage: &Stage, leader: &str, seen: &mut BTreeSet<usize>) -> Result
     Ok(())
 }
 
-/// Waits until every standby has a copy that is ready and as far as the leader's slot was read; the first of them.
-async fn ready(stage: &Stage, leader: &str, standbys: &[String], turn: usize) -> Result<String> {
-    let confirmed = stage
-        .cluster
-        .psql(leader, "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cdc'")
-        .await?;
-    let others: Vec<String> = stage.others(leader);
-    for standby in &others {
-        let is_ready = async || {
-            let told = stage.ask(standby, "/slots").await?;
-            let slots = told["slots"].as_array().context("no slots")?;
-            let cdc = slots.iter().find(|slot| slot["name"] == "cdc").context("no slot cdc")?;
-            ensure!(
-                cdc["made_for"] == "permanent" && cdc["confirmed_flush_lsn"] == confirmed.as_str(),
-                "{confirmed}: {told}"
-            );
-            Ok(true)
-        };
-        stage.eventually(&format!("the copy on {standby} is not ready"), is_ready).await?;
+/// Waits until these standbys have a copy that is ready, and as far as the leader's slot was read. Whoever reads goes on meanwhile.
+async fn are_ready(
+    stage: &Stage,
+    leader: &str,
+    standbys: &[String],
+    seen: &mut BTreeSet<usize>,
+    written: &mut usize,
+) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        *written = write(stage, leader, *written).await?;
+        read(stage, leader, seen).await?;
+        let mut all = true;
+        for standby in standbys {
+            all &= copy_on(stage, standby).await.is_ok_and(|cdc| cdc["made_for"] == "permanent");
+        }
+        if all {
+            break;
+        }
+        ensure!(begin.elapsed() < SOON, "the copies are not ready");
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    stage.say("ready");
-    let next = standbys.iter().chain(&others).filter(|name| *name != leader).nth(turn).or(others.first());
-    next.cloned().context("there is a standby")
+    let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cdc'";
+    let confirmed = stage.cluster.psql(leader, confirmed).await?;
+    for standby in standbys {
+        let level = async || Ok(copy_on(stage, standby).await?["confirmed_flush_lsn"] == confirmed.as_str());
+        stage.eventually(&format!("the copy on {standby} is not at {confirmed}"), level).await?;
+    }
+    Ok(())
+}
+
+async fn copy_on(stage: &Stage, standby: &str) -> Result<Value> {
+    let told = stage.ask(standby, "/slots").await?;
+    let slots = told["slots"].as_array().context("no slots")?;
+    slots.iter().find(|slot| slot["name"] == "cdc").cloned().context("no slot cdc")
+}
+
+/// `n4` streams from `n2`, which never leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_behind_another_standby_has_its_copy_from_the_leader_and_who_never_leads_has_none() {
+    let options = four_nodes().with("postgres.parameters.wal_level", "\"logical\"");
+    on_empty_stage(&options, async |stage| {
+        stage.set("n2", "tags.nofailover", "true")?;
+        stage.set("n4", "tags.replicatefrom", "\"n2\"")?;
+        forms(stage, "n1").await?;
+        streams(stage, "n4", "n2").await?;
+        stage.cluster.psql("n1", "CREATE TABLE changes (id int PRIMARY KEY)").await?;
+        stage.pgvigil("n1", &["config", "set", "-y", CDC]).await?;
+        come_to_be(stage, "n1", "slot_type = 'logical'", &["cdc"]).await?;
+        for standby in ["n3", "n4"] {
+            stage.pgvigil("n1", &["restart", standby, "-y"]).await?;
+            come_to_be(stage, standby, "slot_type = 'logical'", &["cdc"]).await?;
+        }
+        stage.pgvigil("n1", &["restart", "n2", "-y"]).await?;
+        streams(stage, "n4", "n2").await?;
+        let standbys = ["n3", "n4"].map(str::to_owned);
+        are_ready(stage, "n1", &standbys, &mut BTreeSet::new(), &mut 0).await?;
+        come_to_be(stage, "n2", "slot_type = 'logical'", &[]).await?;
+        stage.writes_go_on().await
+    })
+    .await;
 }

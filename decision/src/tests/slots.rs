@@ -26,6 +26,8 @@ fn slot(text: &str) -> Slot {
         catalog_xmin: None,
         has_xmin: false,
         lost: false,
+        failover: false,
+        synced: false,
         retained_bytes: 0,
         made: Some(Made::Member),
     }
@@ -69,6 +71,7 @@ fn pg1_does(part: Part<'_>, rules: &Rules, here: &[Slot], unwanted: Duration) ->
         rules,
         paused: false,
         disk_low: false,
+        native: false,
         here,
         unwanted_for: &unwanted_for,
     };
@@ -94,6 +97,7 @@ fn who_streams_from_another_standby_has_its_slot_there_alone_and_who_streams_fro
             rules: &rules,
             paused: false,
             disk_low: false,
+            native: false,
             here: &[],
             unwanted_for: &nothing,
         };
@@ -236,7 +240,11 @@ fn a_copy_of_a_logical_slot_follows_the_leaders_and_is_ready_once_the_leader_kee
     // What the leader keeps for this node, and what its own slot kept when it began to.
     let does = |at: u64, kept: Option<(Option<u32>, u32)>, cdc: Slot| {
         let told = published(&[("cdc", at)], &[]);
-        let kept = kept.map(|(for_node, then)| Kept { for_node, by_slot: BTreeMap::from([(slot_name("cdc"), then)]) });
+        let kept = kept.map(|(for_node, then)| Kept {
+            for_node,
+            by_slot: BTreeMap::from([(slot_name("cdc"), then)]),
+            ..Kept::default()
+        });
         let part = Part::MayLead { replayed: Lsn(700), published: Some(&told), kept: kept.as_ref() };
         pg1_does(part, &rules, &[slot("pg2"), slot("pg3"), cdc], secs(0))
     };
@@ -264,6 +272,43 @@ fn a_copy_of_a_logical_slot_follows_the_leaders_and_is_ready_once_the_leader_kee
     assert_eq!(pg1_does(part, &rules, &[slot("pg2"), slot("pg3")], secs(0)), [""; 0], "only a start takes a copy in");
 }
 
+/// A standby of a version that takes over slots by itself, and a leader that has `cdc`, and `theirs` of somebody else.
+fn standby_of_17_does(here: &[Slot], paused: bool) -> Vec<String> {
+    let (me, members, nothing) = (name("pg1"), members(&["pg1"]), BTreeMap::new());
+    let pattern = Pattern { name: Some("left".to_owned()), ..Pattern::default() };
+    let permanent = BTreeMap::from([(slot_name("cdc"), logical("orders"))]);
+    let rules = Rules { permanent, ignored: vec![pattern], ..Rules::default() };
+    let failover = ["cdc", "theirs", "left"].map(slot_name).into();
+    let (kept, published) = (Kept { failover, ..Kept::default() }, published(&[("cdc", 600)], &[]));
+    let part = Part::MayLead { replayed: Lsn(700), published: Some(&published), kept: Some(&kept) };
+    let (rules, disk_low, native, unwanted_for) = (&rules, false, true, &nothing);
+    told(&Ground { me: &me, part, members: &members, rules, paused, disk_low, native, here, unwanted_for }.steps())
+}
+
+#[test]
+fn where_postgres_takes_over_slots_only_those_in_its_way_are_dropped() {
+    let own = |text: &str, made| Slot { name: slot_name(text), failover: true, made, ..cdc(Made::Permanent) };
+    let permanent = own("cdc", Some(Made::Permanent));
+    assert_eq!(standby_of_17_does(&[], false), [""; 0]);
+    assert_eq!(standby_of_17_does(std::slice::from_ref(&permanent), false), ["drop cdc"]);
+    assert_eq!(standby_of_17_does(&[own("theirs", None)], false), ["drop theirs"], "Postgres could not go on");
+    for left_alone in [
+        Slot { synced: true, ..permanent.clone() },
+        Slot { synced: true, ..own("theirs", None) },
+        Slot { active: true, ..own("theirs", None) },
+        own("elsewhere", None),
+        own("left", None),
+        Slot { failover: false, ..own("theirs", None) },
+    ] {
+        assert_eq!(standby_of_17_does(std::slice::from_ref(&left_alone), false), [""; 0], "{left_alone:?}");
+    }
+    assert_eq!(standby_of_17_does(&[permanent], true), [""; 0], "nothing is dropped in a pause");
+    let rules = Rules { permanent: BTreeMap::from([(slot_name("cdc"), logical("orders"))]), ..Rules::default() };
+    let taken_over = Slot { synced: true, made: None, ..own("cdc", None) };
+    let here = [slot("pg2"), slot("pg3"), taken_over];
+    assert_eq!(pg1_does(Part::Leads, &rules, &here, secs(0)), ["note cdc Permanent"], "it is the new leader's own");
+}
+
 #[test]
 fn the_catalogue_is_kept_by_the_slot_of_whoever_streams_from_the_leader_and_not_for_those_behind_an_archive() {
     let mut there = members(&["pg1", "pg2", "pg3", "pg4"]);
@@ -286,6 +331,7 @@ fn the_catalogue_is_kept_by_the_slot_of_whoever_streams_from_the_leader_and_not_
         rules: &rules,
         paused: false,
         disk_low: false,
+        native: false,
         here: &[],
         unwanted_for: &nothing,
     };
@@ -311,6 +357,7 @@ fn on_a_disk_that_fills_the_largest_slot_of_a_member_that_nobody_uses_goes() {
             rules: &rules,
             paused,
             disk_low: true,
+            native: false,
             here,
             unwanted_for: &unwanted_for,
         };
@@ -373,6 +420,7 @@ fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers
                         rules: &rules,
                         paused,
                         disk_low: false,
+                        native: false,
                         here: &here,
                         unwanted_for: &unwanted_for,
                     };
@@ -390,9 +438,7 @@ fn in_every_small_world_nothing_is_dropped_that_is_used_wanted_whole_or_anothers
                             Step::CreateLogical(..)
                             | Step::RenewLogical(..)
                             | Step::AdvanceLogical(..)
-                            | Step::Note(..) => {
-                                panic!("nobody wants a logical slot: {step:?}")
-                            }
+                            | Step::Note(..) => panic!("nobody wants a logical slot: {step:?}"),
                             Step::Drop(name, _) => {
                                 assert!(!wanted.contains(&name) && made.is_some() && !flag(0) && !paused);
                             }

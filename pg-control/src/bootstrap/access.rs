@@ -74,7 +74,7 @@ fn hba(config: &InstanceConfig, others: &str) -> String {
          local all {superuser},{control_user} peer map=pgvigil\n\
          {extra}\
          host replication {replication_user} all scram-sha-256\n\
-         host {database} {rewind_user} all scram-sha-256\n\
+         host {database} {rewind_user},{replication_user} all scram-sha-256\n\
          {others}"
     )
 }

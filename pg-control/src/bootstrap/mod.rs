@@ -129,7 +129,7 @@ impl Instance {
             Some(backup) => self.restore(backup, cancel).await?,
         }
         let configure = |recovery| {
-            let conf = Conf { recovery, ..Conf::default() };
+            let conf = Conf { recovery, syncs_slots: self.will_sync_slots(), ..Conf::default() };
             self.write_conf_into(self.data_dir(), &conf)
         };
         configure(if origin.backup.is_some() { Recovery::Backup } else { Recovery::Nobody })?;
