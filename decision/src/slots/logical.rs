@@ -80,10 +80,9 @@ impl Ground<'_> {
                 let is = kept.map(|kept| readiness(slot, made, kept));
                 let to = published.and_then(|published| published.positions.get(name)).map(|told| *told.min(&replayed));
                 let behind = to.filter(|to| slot.confirmed < Some(*to));
-                match behind {
-                    Some(to) => Some(Step::AdvanceLogical(name.clone(), kind.clone(), to)),
-                    None => is.filter(|is| *is != made).map(|is| Step::Note(name.clone(), is)),
-                }
+                // A reader that never rests leaves the copy behind at every look.
+                let news = is.filter(|is| *is != made).map(|is| Step::Note(name.clone(), is));
+                news.or_else(|| behind.map(|to| Step::AdvanceLogical(name.clone(), kind.clone(), to)))
             }
         }
     }

@@ -249,12 +249,14 @@ fn a_copy_of_a_logical_slot_follows_the_leaders_and_is_ready_once_the_leader_kee
         pg1_does(part, &rules, &[slot("pg2"), slot("pg3"), cdc], secs(0))
     };
     let kept = |for_node, then| Some((Some(for_node), then));
-    assert_eq!(does(600, kept(1000, 1000), cdc(Made::Copied)), ["read cdc up to 600"]);
+    assert_eq!(does(600, kept(1000, 1000), cdc(Made::Permanent)), ["read cdc up to 600"]);
     assert_eq!(
-        does(900, kept(1000, 1000), cdc(Made::Copied)),
+        does(900, kept(1000, 1000), cdc(Made::Permanent)),
         ["read cdc up to 700"],
         "no further than it has replayed"
     );
+    assert_eq!(does(600, kept(990, 991), cdc(Made::Copied)), ["read cdc up to 600"], "also before it is ready");
+    assert_eq!(does(600, kept(1000, 1000), cdc(Made::Copied)), ["note cdc Permanent"], "its reader never rests");
     assert_eq!(does(500, kept(1000, 1000), cdc(Made::Copied)), ["note cdc Permanent"]);
     assert_eq!(does(500, kept(990, 980), cdc(Made::Copied)), ["note cdc Permanent"]);
     assert_eq!(does(500, kept(990, 991), cdc(Made::Copied)), [""; 0], "rows of before may have been cleared away");
