@@ -4,11 +4,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use crate::durability::Policies;
 use crate::names::{Lsn, MemberName, Timeline};
 use crate::reason::{Bar, Standing};
 use crate::settings::{Mode, Settings};
-use crate::view::{Ballot, Cluster, Member, MemberRole, Server, View};
+use crate::view::{Ballot, Cluster, Member, MemberRole, Server, SyncRecord, View};
 
 /// Every known member and what bars it: live ones, and voters whose agents are gone.
 pub fn standings(view: &View) -> Vec<Standing> {
@@ -117,9 +116,10 @@ pub(crate) fn counted(cluster: &Cluster) -> Vec<(&MemberName, &Ballot, u32)> {
     may_lead_by_ballot(cluster).into_iter().filter(|(name, ballot, _)| is_above_floor(cluster, name, ballot)).collect()
 }
 
-/// The ballots of live voters that may not lead, by their tags or for want of a fence: what they say of the past counts all the same.
-pub(crate) fn witnesses<'a>(cluster: &'a Cluster, policies: &Policies) -> Vec<(&'a MemberName, &'a Ballot)> {
-    let votes = |name: &MemberName| policies.iter().any(|quorum| quorum.voters.contains(name));
+/// The ballots of live voters and of the last leader, where they may not lead, by their tags or for want of a fence: what they say of the past counts all the same.
+pub(crate) fn witnesses<'a>(cluster: &'a Cluster, sync: &SyncRecord) -> Vec<(&'a MemberName, &'a Ballot)> {
+    let votes =
+        |name: &MemberName| *name == sync.leader || sync.policies.iter().any(|quorum| quorum.voters.contains(name));
     let barred = |name: &MemberName| cluster.members.get(name).is_some_and(Member::never_leads);
     let whole =
         |(name, ballot): &(&MemberName, &Ballot)| is_above_floor(cluster, name, ballot) && !is_stray(cluster, ballot);

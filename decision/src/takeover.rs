@@ -98,9 +98,9 @@ fn with_witnesses<'a>(
     best: &Ballot,
     mut heard: Vec<(&'a MemberName, &'a Ballot)>,
 ) -> Result<Vec<(&'a MemberName, &'a Ballot)>, Reason> {
-    heard.extend(witnesses(cluster, &sync.policies));
+    heard.extend(witnesses(cluster, sync));
     let names: BTreeSet<MemberName> = heard.iter().map(|(name, _)| (*name).clone()).collect();
-    if !proven(&sync.policies, &names) {
+    if !names.contains(&sync.leader) && !proven(&sync.policies, &names) {
         return Err(not_proven(cluster, sync, names));
     }
     let reaches = |ballot: &Ballot| (ballot.timeline, ballot.received);

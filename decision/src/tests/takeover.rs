@@ -3,6 +3,7 @@
 use super::builders::*;
 use crate::action::Action;
 use crate::decide;
+use crate::durability::Policies;
 use crate::names::{Lsn, Term, Timeline};
 use crate::settings::Mode;
 use crate::view::*;
@@ -126,6 +127,13 @@ fn a_voter_that_may_not_lead_is_heard_and_nobody_leads_who_has_less() {
     check(&pg2_sees(barred(1010)), "wait: barred_is_ahead");
     check(&pg2_sees(barred(1010).policies(&[any(1, &["pg2"])])), "acquire: elected");
     check(&pg2_sees(barred(990).floor("pg3", 991)), "wait: awaiting_ballots");
+    let last_leader = |received, needs: Policies| {
+        let barred = cluster().vacant().without("pg3").member("pg1", |member| member.tags.nofailover = true);
+        barred.ballot("pg1", 4, received).policies(&needs)
+    };
+    check(&pg2_sees(last_leader(1000, vec![any(1, &["pg2", "pg3"])])), "acquire: elected");
+    check(&pg2_sees(last_leader(1010, vec![any(1, &["pg2", "pg3"])])), "wait: barred_is_ahead");
+    check(&pg2_sees(last_leader(1000, vec![any(0, &[])])), "acquire: elected");
     let unfenced = |received| {
         pg1_died().ballot("pg3", 4, received).member("pg3", |member| member.no_fence = Some("no fencer".to_owned()))
     };
