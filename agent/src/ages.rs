@@ -17,6 +17,7 @@ pub struct AgeKeeper {
     request: Option<(i64, Instant)>,
     not_streaming: Option<Instant>,
     last_failure: Option<(&'static str, Instant)>,
+    hand_over_undone: bool,
     stopping: Option<Instant>,
     wal: Option<(Lsn, Instant)>,
     asked_switchover: Option<Instant>,
@@ -44,6 +45,7 @@ impl AgeKeeper {
     /// A long action has failed just now.
     pub fn failed(&mut self, action: &'static str) {
         self.last_failure = Some((action, Instant::now()));
+        self.hand_over_undone |= action == "hand_over";
     }
 
     /// An action has succeeded. A hand-over for which Postgres was `stopped`, here or in an earlier life, has failed until it runs again: taking
@@ -54,6 +56,7 @@ impl AgeKeeper {
             ("record_sync", Some(("hand_over", at))) if stopped => Some(("hand_over", at)),
             _ => None,
         };
+        self.hand_over_undone |= matches!(self.last_failure, Some(("hand_over", _)));
     }
 
     /// A switchover is being asked for by this node itself.
@@ -85,6 +88,7 @@ impl AgeKeeper {
             Lock::NotHeld => None,
         };
         hold_for(&mut self.reign, term);
+        self.hand_over_undone &= !matches!(server, Some(Server::Primary(_) | Server::Standby(_)));
         let away = matches!(server, Some(Server::Standby(standby)) if standby.follows.is_some() && !standby.streaming);
         hold(&mut self.not_streaming, away);
         hold(&mut self.stopping, matches!(server, Some(Server::Stopping)));
@@ -147,6 +151,7 @@ impl AgeKeeper {
             asked_switchover: age(&self.asked_switchover),
             upstream_good: age(&self.upstream_good),
             upstream_bad: age(&self.upstream_bad),
+            hand_over_undone: self.hand_over_undone,
             failed_action: self.last_failure.map(|(action, _)| action.to_owned()),
         }
     }

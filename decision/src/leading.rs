@@ -163,7 +163,9 @@ fn standby_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, standby: &St
         return (Action::Release, Reason::EtcdWentBack { mine: standby.wal_term, etcd: term });
     }
     let long_enough = view.ages.reign.unwrap_or_default() > view.settings.timing.ttl * 2;
-    if long_enough && failed_in_this_reign(view) && !others_ready(view, cluster, sync).is_empty() {
+    // In a pause nobody else would take it: it is tried again here.
+    let others_may = long_enough && !view.settings.paused;
+    if others_may && failed_in_this_reign(view) && !others_ready(view, cluster, sync).is_empty() {
         return (Action::Release, Reason::CannotStart { why: "it cannot be promoted".to_owned() });
     }
     if let Some(needed) = sync.handover_lsn.filter(|needed| standby.replayed < *needed) {

@@ -33,7 +33,7 @@ pub(crate) fn only_a_switchover(
 fn is_a_step(view: &View, (action, reason): &Choice) -> bool {
     match action {
         Action::Wait => matches!(reason, Reason::AwaitingCandidate { .. } | Reason::AwaitingHandover { .. }),
-        Action::Start(StartAs::Primary { .. }) => view.hand_over_failed(),
+        Action::Start(StartAs::Primary { .. }) => was_stopped_for_one(view),
         Action::HandOver { .. }
         | Action::RefuseRequest { .. }
         | Action::StandReady
@@ -53,7 +53,7 @@ fn is_a_step(view: &View, (action, reason): &Choice) -> bool {
 /// The leader is asked to hand over; or it has broken that off; or the lock was handed to it, and its reign has not begun. That the lock
 /// was handed over stays on record while the pause lasts, and tells the others what to do.
 fn leader_is_concerned(view: &View, cluster: &Cluster, postgres: &Postgres) -> bool {
-    let broken_off = cluster.heir().is_some() || (postgres.server == Server::Stopped && view.hand_over_failed());
+    let broken_off = cluster.heir().is_some() || (postgres.server == Server::Stopped && was_stopped_for_one(view));
     let begun = matches!(&postgres.server, Server::Primary(primary) if primary.marked_term >= cluster.term);
     switchover(cluster).is_some() || broken_off || (handed_over(cluster).is_some() && !begun)
 }
@@ -79,6 +79,11 @@ fn other_is_concerned(view: &View, cluster: &Cluster, postgres: &Postgres) -> bo
         _ => false,
     };
     candidate || holds_a_spare || moved
+}
+
+/// What has been tried since does not change that.
+fn was_stopped_for_one(view: &View) -> bool {
+    view.hand_over_failed() || view.ages.hand_over_undone
 }
 
 fn switchover(cluster: &Cluster) -> Option<&Request> {

@@ -125,6 +125,9 @@ pub struct Ages {
     /// The stable word of the action that failed then.
     #[serde(default)]
     pub failed_action: Option<String>,
+    /// A hand-over has failed for which Postgres was stopped, and it has not run since.
+    #[serde(default)]
+    pub hand_over_undone: bool,
     /// Since my server was told to stop.
     #[serde(default)]
     pub stopping: Option<Duration>,

@@ -103,6 +103,8 @@ fn a_postgres_that_was_stopped_for_a_hand_over_in_vain_starts_again_and_no_other
     check(&stopped(cluster()), "wait: paused");
     check(&stopped(asked_for(Some("pg2"))), "refuse_request: request_refused");
     check(&hand_over_failed(stopped(cluster())), "start_primary: restart_in_place");
+    let tried_since = stopped(cluster()).aged(|ages| ages.hand_over_undone = true);
+    check(&tried_since, "start_primary: restart_in_place");
     let heir = cluster().record(|sync| sync.heir = Some(name("pg2")));
     check(&stopped(heir), "record_sync: change_durability");
 }
