@@ -129,18 +129,27 @@ impl Instance {
         self.add_roles(&self.secrets()?).await
     }
 
-    /// Takes the configuration over: commits wait for nobody until the agent says otherwise. What needs a restart waits for one.
+    /// Takes the configuration over. Commits go on waiting for whom they waited until [`Instance::let_commits_go`]. What needs a restart waits for one.
     ///
     /// # Errors
     /// Files cannot be written, or the server does not read them again.
     pub async fn take_configuration(&self, found: &Stranger, parameters: &Parameters) -> Result<()> {
         let main = self.bring_configuration_home(found)?;
         self.configure(parameters).await?;
-        let written = self.update_conf(|conf| *conf = Conf { term: conf.term, ..Conf::default() }).await?;
+        let sync = found.setting("synchronous_standby_names").to_owned();
+        let written = self.update_conf(|conf| *conf = Conf { term: conf.term, sync, ..Conf::default() }).await?;
         if self.include_in(&main)? || written {
             self.reload()?;
         }
         Ok(())
+    }
+
+    /// Commits wait for nobody until the agent says otherwise: the names that they waited for are not those of members.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the server does not read it again.
+    pub async fn let_commits_go(&self) -> Result<()> {
+        if self.update_conf(|conf| conf.sync.clear()).await? { self.reload().map(drop) } else { Ok(()) }
     }
 
     /// The same for a standby, which goes on following whom it follows until its agent points it at the leader.

@@ -179,7 +179,7 @@ async fn take_over(
     parameters.extend(postgres.parameters.clone());
     instance.take_configuration(found, &parameters).await.context("the configuration")?;
     match reach.store.adopt(&written_down(reach, found, seen, plan)).await? {
-        Outcome::Applied { .. } => Ok(()),
+        Outcome::Applied { .. } => instance.let_commits_go().await.context("whom commits wait for"),
         Outcome::Refused => bail!("somebody else has made a cluster of this name meanwhile"),
     }
 }
