@@ -68,7 +68,8 @@ pub(super) async fn reinit(
 /// Waits until no promise of the record rests on this node any more. Were the leader lost before, what is here would be needed to prove that nothing
 /// is.
 async fn nobody_counts_on_what_is_here(hands: &Hands, cancel: &CancellationToken) -> Result<()> {
-    let begun = std::time::Instant::now();
+    let (begun, timing) = (std::time::Instant::now(), hands.config.timing);
+    let patience = LET_GO_WITHIN.max(timing.voter_drop_after.max(timing.degrade_after) * 2);
     loop {
         let seen = hands.store.read().await.context("who counts on this node")?;
         // In a pause the record stays as it is, and nobody is promoted by it.
@@ -82,8 +83,8 @@ async fn nobody_counts_on_what_is_here(hands: &Hands, cancel: &CancellationToken
             return Ok(());
         }
         ensure!(
-            begun.elapsed() < LET_GO_WITHIN,
-            "commits wait for {}, and nobody else is there for them: bring another standby first",
+            begun.elapsed() < patience,
+            "commits go on waiting for {}, so it is needed where it is: bring another standby first",
             hands.me()
         );
         tokio::time::sleep(LOOK_EVERY).await;
