@@ -107,6 +107,10 @@ impl Instance {
             let done = work.await.unwrap_or_else(|_| Err(Error::timeout("changing a slot", CHANGED_WITHIN)));
             match done {
                 Ok(()) => {}
+                // Somebody's transaction is under way: the steps after this one need not wait for it.
+                Err(error @ Error::Timeout { .. }) if waits_for_transactions(step) => {
+                    failed.push((step.slot().clone(), error));
+                }
                 Err(error @ (Error::Down(_) | Error::Timeout { .. })) => return Err(error),
                 Err(error) => failed.push((step.slot().clone(), error)),
             }
@@ -170,6 +174,8 @@ impl Instance {
     async fn create_logical(&self, name: &SlotName, kind: &Kind) -> Result<()> {
         let Kind::Logical { database, plugin } = kind else { return Ok(()) };
         let inside = self.open_session_in(database).await?;
+        // A wait for a transaction is a wait for a lock: with the usual limit no slot would ever be made beside a transaction that takes its time.
+        inside.client.batch_execute("SET lock_timeout = 0").await?;
         self.own_slot(name, Some(Made::Permanent)).await?;
         let sql = if self.syncs_slots() {
             "SELECT pg_create_logical_replication_slot($1::text::name, $2::text::name, failover => true)"
@@ -205,6 +211,10 @@ impl Instance {
         *self.0.own_slots.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
         Ok(())
     }
+}
+
+fn waits_for_transactions(step: &Step) -> bool {
+    matches!(step, Step::CreateLogical(..) | Step::RenewLogical(..))
 }
 
 async fn drop_slot(session: &Session, name: &SlotName) -> Result<()> {
