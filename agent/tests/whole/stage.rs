@@ -16,8 +16,8 @@ use tokio::sync::Semaphore;
 use crate::http;
 use crate::volume::Volume;
 
-/// As many clusters as a machine of two cores carries.
-static STAGES: Semaphore = Semaphore::const_new(2);
+/// As many clusters as a machine of two cores carries: most of the time they wait for a lease or a timeout.
+static STAGES: Semaphore = Semaphore::const_new(3);
 /// Nothing here may take longer, on however busy a machine.
 pub const SOON: Duration = Duration::from_secs(60);
 /// An agent ends at once when it is asked to.
