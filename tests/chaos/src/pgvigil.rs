@@ -216,7 +216,7 @@ impl System for Pgvigil {
         let leader = sights.iter().find(|sight| sight.writable).context("nobody leads")?;
         let why = self.lookout.ask(&leader.name, "/why").await?;
         // Until its lease carries it again the mend of the last fault is not over.
-        let by_promises = ["leading_on_promises", "resume"];
+        let by_promises = ["leading_on_promises", "etcd_silent", "resume"];
         ensure!(
             by_promises.iter().all(|code| why["reason"]["code"] != *code),
             "the leader has no lease yet{}",
