@@ -27,13 +27,14 @@ status=${PIPESTATUS[0]}
 
 without=
 if [ -n "${PGVIGIL_TEST_BIN_DIR_17:-}" ]; then
+    # With all of the workspace, for a part of it would have its dependencies built anew.
     # Whatever reads, writes or waits for something of Postgres that a version may name otherwise; and one leader after another.
-    again() { PGVIGIL_TEST_BIN_DIR=$PGVIGIL_TEST_BIN_DIR_17 cargo test --no-fail-fast "$@" 2>&1 | tee -a target/test.log; }
+    again() { PGVIGIL_TEST_BIN_DIR=$PGVIGIL_TEST_BIN_DIR_17 cargo test --workspace --no-fail-fast "$@" 2>&1 | tee -a target/test.log; }
     echo "Some again, against PostgreSQL 17" | tee -a target/test.log
-    again --package pg-control --test it -- lifecycle::a_new lifecycle::another lifecycle::a_fast replication::a_clone \
+    again --test it -- lifecycle::a_new lifecycle::another lifecycle::a_fast replication::a_clone \
         replication::a_standby_is_repointed replication::a_pledge rejoin::a_diverged rejoin::the_end_of_wal \
         durability::names_count settings:: slots:: || status=1
-    again --package agent --test whole -- --exact failover::a_leader_that_dies_is_replaced_and_returns_by_itself || status=1
+    again --test whole -- --exact failover::a_leader_that_dies_is_replaced_and_returns_by_itself || status=1
 elif [ "${PG:-15}" = 15 ]; then
     without=", NONE OF THEM AGAINST POSTGRESQL 17, which is not here"
 fi
