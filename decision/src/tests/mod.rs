@@ -24,6 +24,7 @@ mod site;
 mod site_walk;
 mod site_worlds;
 mod slots;
+mod slots_logical;
 mod takeover;
 mod takeover_worlds;
 mod vacancy;
