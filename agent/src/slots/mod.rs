@@ -314,7 +314,7 @@ impl Hands {
         let is_heard = slot_at_leader(&cluster.members, leader, self.me()).is_some();
         if wanted.is_empty()
             || self.instance.will_sync_slots()
-            || self.config.tags.never_leads()
+            || self.local.load().tags.never_leads()
             || from.is_another_site()
             || !is_heard
         {
