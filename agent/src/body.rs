@@ -168,11 +168,11 @@ impl Body {
             if ended.is_some() {
                 self.look.outdated();
             }
-            let action = self.tasks.job().map(|job| job.action).unwrap_or_default();
+            let action = self.tasks.code().unwrap_or_default();
             if let Some(result) = ended
                 && self.tasks.collect(result)
             {
-                self.ages.succeeded(&action, stopped);
+                self.ages.succeeded(action, stopped);
             } else if let Some(action) = self.tasks.just_failed() {
                 self.ages.failed(action);
             }

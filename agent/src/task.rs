@@ -66,6 +66,11 @@ impl Tasks {
         self.running.is_some()
     }
 
+    /// The stable word of what is under way.
+    pub fn code(&self) -> Option<&'static str> {
+        self.running.as_ref().map(|running| running.action.code())
+    }
+
     /// What is under way, as a decision sees it.
     pub fn job(&self) -> Option<Job> {
         let running = self.running.as_ref()?;
