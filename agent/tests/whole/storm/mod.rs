@@ -5,10 +5,11 @@
 mod operations;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::dice::Dice;
 use crate::stage::{Stage, on_stage, options};
-use operations::{ALL, Cast, play};
+use operations::{Cast, Operation, play};
 
 /// So many are enough for every day; `OPS` says otherwise.
 const USUALLY: usize = 8;
@@ -28,7 +29,8 @@ async fn whatever_operators_do_in_whatever_order_nothing_is_lost_and_all_are_the
 
 /// Plays one on a cluster that is whole, and leaves it whole.
 async fn one(stage: &mut Stage, dice: &mut Dice, number: usize) -> Result<()> {
-    let operation = ALL[dice.below(ALL.len())];
+    let all = Operation::value_variants();
+    let operation = all[dice.below(all.len())];
     let leader = stage.leader().await?;
     let standbys = dice.shuffled(stage.others(&leader));
     let cast = Cast { leader, standbys, throw: dice.below(1000) };

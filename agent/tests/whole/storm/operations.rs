@@ -9,7 +9,7 @@ use crate::etcdctl;
 use crate::stage::Stage;
 
 /// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Operation {
     /// `restart` of a standby.
     RestartStandby,
@@ -58,32 +58,6 @@ pub enum Operation {
 }
 
 use Operation::*;
-
-/// All of them.
-pub const ALL: [Operation; 22] = [
-    RestartStandby,
-    RestartLeader,
-    RollingRestart,
-    LeaderDiesInRollingRestart,
-    CopyAnew,
-    SourceDiesInCopy,
-    SwitchOver,
-    LeaderDiesInSwitchover,
-    LoseLeader,
-    LoseStandby,
-    KillPostgres,
-    KillAgent,
-    RemoveAndComeBack,
-    RemoveAndReplace,
-    ChangeConnections,
-    ChangeAndRollBack,
-    ChangeDurability,
-    BarFromLeading,
-    Cascade,
-    PermanentSlot,
-    Pause,
-    LoseEtcdMember,
-];
 
 /// With whom.
 #[derive(Clone, Debug)]
