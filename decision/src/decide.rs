@@ -158,7 +158,8 @@ fn busy(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
         !cluster.members.contains_key(from) || cluster.leader.as_ref().is_some_and(|leader| leader != from)
     });
     let suspect = suspicion::is_gone(view, cluster);
-    let in_vain = leads(view, cluster) && !job.is_a_stop() && cannot_end(view, postgres);
+    let hopeless = || cannot_end(view, postgres) || firsthand::fills_in_preparation(view, job, &postgres.server);
+    let in_vain = leads(view, cluster) && !job.is_a_stop() && hopeless();
     let unwanted_pledge = job.action == "pledge" && cluster.leader.is_some() && !suspect;
     let deposed = accepts_writes(&postgres.server) && !may_be_primary(view, cluster) && !job.is_a_stop();
     let unfounded = job.makes_a_primary() && !view.lock.covers_a_primary();

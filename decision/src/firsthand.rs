@@ -11,7 +11,7 @@ use crate::names::MemberName;
 use crate::reason::{Reason, bytes, span};
 use crate::recovery::forecast_for;
 use crate::settings::Mode;
-use crate::view::{Cluster, DiskFault, Postgres, Primary, Server, SyncRecord, View};
+use crate::view::{Cluster, DiskFault, Job, Postgres, Primary, Server, SyncRecord, View};
 
 /// A kill without successors, or without proof, is only worth it after a longer silence.
 pub(crate) const UNSURE: u32 = 4;
@@ -19,6 +19,8 @@ pub(crate) const UNSURE: u32 = 4;
 const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// After so long a request to be relieved that is not there any more has failed: a full disk takes no checkpoint, either.
 const ASKED_IN_VAIN: Duration = Duration::from_secs(2);
+/// How long the preparation of a hand-over may take on a full disk. With room for it, it takes about 150 ms.
+const PREPARED_WITHIN: Duration = Duration::from_millis(300);
 
 /// Those that can take over at once without losing anything; nobody, where they have just left the lock to me.
 pub(crate) fn sure_successors(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
@@ -51,6 +53,10 @@ pub(crate) fn starting(
     {
         let reason = Reason::SlowRecovery { since, restart: forecast.restart, handover: forecast.handover };
         return (Action::Abdicate, reason);
+    }
+    // It may well recover, and still let nobody in: a session that finds no room for its relation cache is refused.
+    if let Some(what) = full(view).filter(|_| sure) {
+        return (Action::Abdicate, Reason::DiskFailed { what });
     }
     let too_long = since >= view.settings.timing.primary_start_timeout;
     if too_long && !others_ready(view, cluster, sync).is_empty() {
@@ -112,25 +118,38 @@ pub(crate) fn full_disk(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Op
     Some((Action::Release, Reason::DiskFailed { what }))
 }
 
-/// All is well but for a disk that is about to fill: hand over before it does, to somebody who has room. Nobody with room is asked twice. A disk
-/// that was full before the hand-over could be prepared takes no writes: where the voters can prove that they have everything, they lead.
+/// The preparation of a hand-over has met a full disk, which takes no checkpoint: whoever waits for it waits in vain.
+pub(crate) fn fills_in_preparation(view: &View, job: &Job, server: &Server) -> bool {
+    let prepares = job.action == "hand_over" && matches!(server, Server::Primary(_));
+    prepares && view.signs.disk.full && job.age >= PREPARED_WITHIN
+}
+
+fn has_room(cluster: &Cluster, name: &MemberName) -> bool {
+    cluster.members.get(name).is_some_and(|member| !member.disk_low)
+}
+
+/// A disk that was full before the hand-over could be prepared takes no writes: where the voters can prove that they have everything, and
+/// one of them has room, they lead.
+pub(crate) fn full_in_vain(view: &View, cluster: &Cluster) -> Option<Choice> {
+    let what = full(view)?;
+    let failed = view.ages.failed_action.as_deref() == Some("hand_over");
+    let unanswered = cluster.request.is_none() && view.ages.asked_switchover.is_some_and(|age| age >= ASKED_IN_VAIN);
+    let sure = sure_successors(view, cluster, cluster.sync.as_ref()?);
+    let better = sure.iter().any(|name| has_room(cluster, name));
+    ((failed || unanswered) && better).then_some((Action::Abdicate, Reason::DiskFailed { what }))
+}
+
+/// All is well but for a disk that is about to fill: hand over before it does, to somebody who has room. Nobody with room is asked twice.
 pub(crate) fn low_disk(view: &View, cluster: &Cluster, primary: &Primary) -> Option<Choice> {
     let disk = &view.signs.disk;
     if !disk.low {
         return None;
     }
     let free_bytes = disk.free_bytes.unwrap_or_default();
-    let has_room = |name: &MemberName| cluster.members.get(name).is_some_and(|member| !member.disk_low);
     let asked = view.ages.asked_switchover;
-    let in_vain = disk.full && cluster.request.is_none() && asked.is_some_and(|age| age >= ASKED_IN_VAIN);
-    if in_vain
-        && let Some(sync) = &cluster.sync
-        && sure_successors(view, cluster, sync).iter().any(has_room)
-    {
-        return Some((Action::Abdicate, Reason::DiskFailed { what: format!("is full ({} free)", bytes(free_bytes)) }));
-    }
     let rests = asked.is_some_and(|age| age < ASK_AGAIN);
-    let Some(to) = best_standby(cluster, &primary.standbys).filter(has_room).filter(|_| !rests) else {
+    let Some(to) = best_standby(cluster, &primary.standbys).filter(|name| has_room(cluster, name)).filter(|_| !rests)
+    else {
         return Some(wait(Reason::DiskLow { free_bytes }));
     };
     let why = format!("the disk of {} is about to fill: {} free", view.me, bytes(free_bytes));

@@ -203,9 +203,10 @@ fn primary_leads(view: &View, cluster: &Cluster, sync: &SyncRecord, primary: &Pr
             let floor = cluster.floors[&view.me];
             (Action::ClearFloor, Reason::Regained { floor })
         }
-        Step::Settled => match &cluster.request {
-            Some(request) => requested(view, cluster, primary, request),
-            None => site::demotion(view, cluster)
+        Step::Settled => match (firsthand::full_in_vain(view, cluster), &cluster.request) {
+            (Some(choice), _) => choice,
+            (None, Some(request)) => requested(view, cluster, primary, request),
+            (None, None) => site::demotion(view, cluster)
                 .or_else(|| firsthand::low_disk(view, cluster, primary))
                 .unwrap_or(wait(Reason::Leading { term })),
         },

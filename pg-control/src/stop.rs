@@ -56,15 +56,29 @@ impl Instance {
 
     /// Waits until `pg_control` says "shut down" and returns the position of the shutdown checkpoint. It is final: a standby that has
     /// replayed beyond it has everything. The process may still be there for a moment. Looks every half millisecond.
+    ///
+    /// # Errors
+    /// `Timeout`; `WrongState` as soon as the postmaster has ended without that checkpoint, of a full disk for instance.
     pub async fn shutdown_checkpoint(&self, within: Duration) -> Result<Lsn> {
+        let death = self.watch_death()?;
+        let ended = async {
+            if let Some((_, death)) = death {
+                death.await;
+            }
+        };
+        tokio::select! {
+            found = self.await_shut_down(within) => return found,
+            () = ended => {}
+        }
+        let without = || Error::WrongState("postgres has ended without its shutdown checkpoint".to_owned());
+        self.shut_down_at().await?.ok_or_else(without)
+    }
+
+    async fn await_shut_down(&self, within: Duration) -> Result<Lsn> {
         let (begin, deadline) = (Instant::now(), Instant::now() + within);
         loop {
-            let control = match controldata::read_direct(self.data_dir())? {
-                Some(control) => control,
-                None => self.full_control().await?.control,
-            };
-            if control.state == ControlState::ShutDown {
-                return Ok(control.checkpoint);
+            if let Some(checkpoint) = self.shut_down_at().await? {
+                return Ok(checkpoint);
             }
             if Instant::now() >= deadline {
                 return Err(Error::timeout("waiting for the shutdown checkpoint", within));
@@ -74,6 +88,15 @@ impl Instance {
             }
             sleep(Duration::from_micros(500)).await;
         }
+    }
+
+    /// Where the shutdown checkpoint is, once `pg_control` says that there is one.
+    async fn shut_down_at(&self) -> Result<Option<Lsn>> {
+        let control = match controldata::read_direct(self.data_dir())? {
+            Some(control) => control,
+            None => self.full_control().await?.control,
+        };
+        Ok((control.state == ControlState::ShutDown).then_some(control.checkpoint))
     }
 
     /// Gets a server out of the way that is ending and has written its shutdown checkpoint: it may only be waiting for a standby that does

@@ -1,6 +1,7 @@
 //! A peer's side: one sealed question, judged by the rules, and written down before it is answered with a promise. What a stranger sends
 //! changes nothing. Whoever has the key can delay a failover, by `ttl` after its last question, and do nothing else.
 
+use std::io;
 use std::time::Duration;
 
 use decision::promise::{Question, answer};
@@ -36,7 +37,13 @@ pub fn hear(promises: &Promises, view: &View, body: &str, seal: &str) -> Reply {
     if asked.cluster != promises.cluster || asked.to != promises.me {
         return Reply::TurnedAway(403, "the question is to somebody else");
     }
-    let answered = judge(promises, view, &asked);
+    let answered = match judge(promises, view, &asked) {
+        Ok(answered) => answered,
+        Err(error) => {
+            tracing::warn!(%error, "a promise, or the end of one, cannot be written down: the question stays without an answer");
+            return Reply::TurnedAway(503, "the book of promises cannot be written");
+        }
+    };
     let Ok(body) = serde_json::to_string(&answered) else {
         return Reply::TurnedAway(500, "the answer cannot be written");
     };
@@ -46,7 +53,8 @@ pub fn hear(promises: &Promises, view: &View, body: &str, seal: &str) -> Reply {
     }
 }
 
-fn judge(promises: &Promises, view: &View, asked: &Asked) -> Answered {
+/// What could not be written down is not answered: the leader would take a peer for free that its own notes still bind.
+fn judge(promises: &Promises, view: &View, asked: &Asked) -> io::Result<Answered> {
     let time = Duration::from_millis(asked.for_ms).min(view.settings.timing.ttl);
     let question = Question { system_id: asked.system_id, leader: asked.leader.clone(), term: asked.term };
     let of_the_asker = |upstream: &&Upstream| upstream.member == asked.leader && upstream.term == asked.term;
@@ -58,16 +66,13 @@ fn judge(promises: &Promises, view: &View, asked: &Asked) -> Answered {
     let rules = |revoked, running| answer(&View { promise: running, ..view.clone() }, revoked, &question);
     let none =
         Answered { from: promises.me.clone(), number: asked.number, for_ms: 0, refusal: None, last_number: None };
-    match promises.book.promise(to, asked.number, time, rules) {
+    Ok(match promises.book.promise(to, asked.number, time, rules) {
         Ok(()) => Answered { for_ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX), ..none },
         Err(No::Refused(refusal)) => {
             tracing::info!(leader = %asked.leader, term = %asked.term, ?refusal, "no promise to a leader without etcd");
             Answered { refusal: Some(refusal), ..none }
         }
         Err(No::Stale(last)) => Answered { last_number: Some(last), ..none },
-        Err(No::Unwritten(error)) => {
-            tracing::warn!(%error, "a promise cannot be written down and is not given");
-            none
-        }
-    }
+        Err(No::Unwritten(error)) => return Err(error),
+    })
 }

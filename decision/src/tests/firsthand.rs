@@ -1,5 +1,7 @@
 //! I lead, and my own server is dead, hangs, recovers, or its disk fails: who is told, what is killed, and what is left alone.
 
+use std::time::Duration;
+
 use super::builders::*;
 use crate::action::Action;
 use crate::decide;
@@ -9,7 +11,7 @@ use crate::view::*;
 
 #[test]
 fn a_hung_leader_is_killed() {
-    let hung = |millis| view("pg1").runs(Server::Hung { since: std::time::Duration::from_millis(millis) });
+    let hung = |millis| view("pg1").runs(Server::Hung { since: Duration::from_millis(millis) });
     check(&hung(499), "wait: hung");
     check(&hung(500), "abdicate: hung");
     says(&hung(2000), "Postgres is there but has not answered for 2.0 s");
@@ -25,7 +27,7 @@ fn a_hung_leader_is_killed() {
 #[test]
 fn what_answers_and_takes_no_writes_is_given_longer_and_the_reason_says_what_is_stuck() {
     let hung = |stuck, millis| {
-        let mut view = view("pg1").runs(Server::Hung { since: std::time::Duration::from_millis(millis) });
+        let mut view = view("pg1").runs(Server::Hung { since: Duration::from_millis(millis) });
         view.signs.stuck = stuck;
         view
     };
@@ -79,7 +81,7 @@ fn a_stop_that_never_ends_is_cut_short() {
 #[test]
 fn a_crash_that_postgres_mends_itself_is_left_to_it_unless_that_takes_longer_than_a_hand_over() {
     let recovering = |millis, wal_mb: u64| {
-        let since = std::time::Duration::from_millis(millis);
+        let since = Duration::from_millis(millis);
         let mut view = view("pg1").on_disk(Data::Present(crashed_primary())).runs(Server::Starting { since });
         view.signs.last_primary = Some(Primary { flushed: Lsn(880 + (wal_mb << 20)), ..primary() });
         view
@@ -211,4 +213,33 @@ fn a_full_disk_that_could_not_be_handed_over_is_left_to_the_voters_where_nothing
     check(&asked, "wait: awaiting_candidate");
     let low = on(|disk| (disk.low, disk.free_bytes) = (true, Some(50 << 20)));
     check(&low.aged(|ages| ages.asked_switchover = Some(secs(2))), "wait: disk_low");
+    let failed = |view: View| {
+        view.aged(|ages| {
+            (ages.last_failure, ages.failed_action) = (Some(Duration::ZERO), Some("hand_over".to_owned()));
+        })
+    };
+    let at_once = full(1).within(cluster().asked(RequestKind::Switchover, None, Some("pg2")));
+    check(&failed(at_once), "abdicate: disk_failed");
+}
+
+#[test]
+fn a_disk_that_fills_while_a_hand_over_is_prepared_ends_the_preparation() {
+    let full = || on(|disk| (disk.low, disk.full, disk.free_bytes) = (true, true, Some(0)));
+    let prepares = |age_ms| full().job("hand_over", None, Duration::from_millis(age_ms));
+    check(&prepares(299), "wait: busy");
+    check(&prepares(300), "cancel: busy");
+    check(&prepares(300).stopped(clean_primary()), "wait: busy");
+    let mut roomy = prepares(300);
+    roomy.signs.disk.full = false;
+    check(&roomy, "wait: busy");
+}
+
+#[test]
+fn a_primary_that_recovers_on_a_full_disk_is_not_waited_for_where_nothing_is_lost() {
+    let full = || on(|disk| (disk.low, disk.full, disk.free_bytes) = (true, true, Some(0)));
+    let crashed = || full().on_disk(Data::Present(crashed_primary()));
+    let recovers = || crashed().runs(Server::Starting { since: Duration::from_millis(50) });
+    check(&recovers(), "abdicate: disk_failed");
+    check(&recovers().within(cluster().mode(Mode::Async)), "wait: starting");
+    check(&recovers().within(cluster().without("pg3")), "wait: starting");
 }

@@ -174,6 +174,23 @@ pub async fn a_fast_stop_tells_its_checkpoint_early() -> Outcome {
     Ok(())
 }
 
+pub async fn a_server_that_dies_without_its_shutdown_checkpoint_is_not_waited_for() -> Outcome {
+    let node = primary("pg1").await?;
+    let waited = tokio::time::timeout(PATIENCE / 2, async {
+        let killed_later = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            node.instance.kill_all().await
+        };
+        tokio::join!(node.instance.shutdown_checkpoint(PATIENCE), killed_later)
+    });
+    let (checkpoint, killed) = waited.await?;
+    killed?;
+    assert!(matches!(checkpoint, Err(Error::WrongState(_))), "{checkpoint:?}");
+    let of_the_dead = node.instance.shutdown_checkpoint(PATIENCE).await;
+    assert!(matches!(of_the_dead, Err(Error::WrongState(_))), "{of_the_dead:?}");
+    Ok(())
+}
+
 pub async fn a_stale_pid_file_of_another_process_is_no_server() -> Outcome {
     let node = primary("pg1").await?;
     node.instance.stop_fast(PATIENCE).await?;
