@@ -62,7 +62,8 @@ fn standby_follows(view: &View, cluster: &Cluster, leader: &MemberName, standby:
     let streams_from_leader = standby.streaming && follows(standby, &upstream);
     let diverged = || match cluster.follows() {
         true => site::diverged(view, standby),
-        false => rejoin::diverged(cluster, leader, standby.timeline, standby.received),
+        false => rejoin::diverged(cluster, leader, standby.timeline, standby.received)
+            .or_else(|| rejoin::is_twin(cluster, leader, &view.postgres.last()?.data)),
     };
     if let Some(reason) = (!streams_from_leader).then(diverged).flatten() {
         return (Action::Stop(StopMode::Fast), reason);

@@ -54,6 +54,9 @@ pub struct OnDisk {
     /// `backup_label` is there: a copy that has never been started. What its control file and its WAL say is not where it ends.
     #[serde(default)]
     pub from_backup: bool,
+    /// Which timeline that one left, and where, by the history file beside it. `None`: it left none, or the file is not here.
+    #[serde(default)]
+    pub forked: Option<(Timeline, Lsn)>,
     /// The end of the valid WAL, found by reading it; known only while stopped, and only once it has been looked for.
     pub end_of_wal: Option<Lsn>,
 }

@@ -87,7 +87,7 @@ Reason:
     AwaitingHistory { timeline: Timeline } "awaiting_history" ("the leader has not published where timeline {timeline} ended");
     AwaitingLeaderCheckpoint { leader: MemberName } "awaiting_leader_checkpoint"
         ("{leader} has not finished its first checkpoint; a rewind from it would see nothing to do");
-    Twin { timeline: Timeline } "twin" ("this node was primary on timeline {timeline} and so is the leader: only a fresh copy is safe");
+    Twin { timeline: Timeline } "twin" ("this node has been primary on a timeline {timeline} that is not the leader's: only a fresh copy is safe");
     Retrying { after: Duration } "retrying" ("the last attempt failed; the next one follows in {}", span(*after));
     Starting { since: Duration } "starting" ("Postgres has been starting for {}", span(*since));
     Stopping {} "stopping" ("Postgres is stopping");

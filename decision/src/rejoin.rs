@@ -52,7 +52,7 @@ fn present(cluster: &Cluster, disk: &OnDisk, upstream: Upstream) -> Choice {
         return wait(Reason::LeaderNotPrimary { leader });
     };
     if disk.timeline == leader_timeline {
-        if was_primary(disk) {
+        if was_primary(disk) || branched_elsewhere(cluster, disk) {
             return copy(cluster, upstream, Reason::Twin { timeline: disk.timeline });
         }
         let reason = Reason::CleanRejoin { leader, end: disk.checkpoint };
@@ -87,6 +87,20 @@ pub(crate) fn diverged(cluster: &Cluster, leader: &MemberName, timeline: Timelin
     }
     let forked_at = forked_at(cluster, leader, timeline, leader_timeline)?;
     (received > forked_at).then_some(Reason::Diverged { timeline, end: received, forked_at })
+}
+
+/// Whether a running standby has the leader's timeline by its number, and is on another branch.
+pub(crate) fn is_twin(cluster: &Cluster, leader: &MemberName, data: &Data) -> Option<Reason> {
+    let Data::Present(disk) = data else { return None };
+    let twin = leader_timeline(cluster, leader) == Some(disk.timeline) && branched_elsewhere(cluster, disk);
+    twin.then_some(Reason::Twin { timeline: disk.timeline })
+}
+
+/// Two promotions that knew nothing of each other may take the same number. Where they branched off tells them apart: Postgres does not
+/// compare it, and would stream one onto the other. What the leader has not published yet says nothing.
+fn branched_elsewhere(cluster: &Cluster, disk: &OnDisk) -> bool {
+    let Some((parent, at)) = disk.forked else { return false };
+    living(cluster).iter().any(|entry| entry.timeline == parent && entry.ended_at != at)
 }
 
 /// The leader's timeline, once its Postgres is primary.

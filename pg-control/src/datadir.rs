@@ -107,15 +107,18 @@ impl Instance {
     fn on_disk(&self, control: Control, runs: bool) -> OnDisk {
         let in_wal = || newest_with_wal(&self.data_dir().join("pg_wal"), control.timeline).ok();
         let newest = if runs { None } else { in_wal() };
+        let timeline = newest.map_or(control.timeline, |(timeline, _)| timeline);
+        let forked = self.local_history(timeline).unwrap_or_default().pop();
         let known = self.memory().end_of_wal.filter(|(then, _)| *then == control);
         OnDisk {
             system_id: control.system_id,
             state: control.state,
-            timeline: newest.map_or(control.timeline, |(timeline, _)| timeline),
+            timeline,
             checkpoint: control.checkpoint,
             redo: control.redo,
             standby_signal: self.data_dir().join("standby.signal").exists(),
             from_backup: self.data_dir().join("backup_label").exists(),
+            forked: forked.map(|fork| (fork.timeline, fork.ended_at)),
             end_of_wal: known.map(|(_, end)| end.lsn),
         }
     }

@@ -123,7 +123,8 @@ async fn refused(stage: &Stage, name: &str, why: &str) -> Result<()> {
     Ok(())
 }
 
-async fn run(stage: &Stage, program: &str, words: &[&str]) -> Result<()> {
+/// Runs a program of PostgreSQL as its user.
+pub async fn run(stage: &Stage, program: &str, words: &[&str]) -> Result<()> {
     let path = text(&stage.cluster.postgres_programs().bin_dir.join(program));
     let mut command = stage.cluster.command(&path);
     // A server that is started would keep pipes open.
@@ -132,6 +133,7 @@ async fn run(stage: &Stage, program: &str, words: &[&str]) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("{program} {words:?}: {status}") }
 }
 
-fn text(path: &Path) -> String {
+/// A path as an argument.
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

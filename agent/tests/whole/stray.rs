@@ -1,5 +1,6 @@
 //! Somebody promotes a standby by hand, `pg_ctl promote`, while another node leads. Nobody gets a commit acknowledged there, the node comes
-//! back by itself, what it threw away is counted, and its timeline's number is never used again.
+//! back by itself, what it threw away is counted, and its timeline's number is never used again. Where nobody saw it, the number is used
+//! again, and the two are told apart by where they branched off.
 
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use agent::demo::processes;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
+use crate::adopt::{run, text};
 use crate::direct::DirectWriter;
+use crate::etcdctl;
 use crate::stage::{Stage, on_stage, options};
 
 /// So many clients stick to the standby.
@@ -23,6 +26,47 @@ async fn a_standby_that_is_promoted_by_hand_acknowledges_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_is_promoted_by_hand_acknowledges_nothing_in_async_mode_either() {
     on_stage(&options().with("durability.mode", "\"async\""), promoted_by_hand).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_of_another_branch_with_the_leaders_timeline_number_is_copied_anew() {
+    on_stage(&options(), async |stage| {
+        let old = stage.leader().await?;
+        let twin = stage.standby().await?;
+        stage.node(&twin)?.agent().kill();
+        promote(stage, &twin)?;
+        let promoted = async || Ok(stage.cluster.psql(&twin, "SELECT pg_is_in_recovery()").await? == "f");
+        stage.eventually("the standby is not promoted", promoted).await?;
+        is_made_a_standby_again(stage, &twin).await?;
+        // As long as commits may have waited for it, nobody is promoted without it.
+        let alone = async || Ok(!etcdctl::get(&stage.cluster, "sync").await?.contains(&twin));
+        stage.eventually("commits still wait for the standby that is away", alone).await?;
+        stage.node(&old)?.kill_everything()?;
+        let new = stage.leader_other_than(&old).await?;
+        stage.writes_go_on().await?;
+        ensure!(new != twin && writes_timeline(stage, &new).await? == "00000002", "{new} does not write timeline 2");
+        stage.say(&format!("{new} and {twin} are on a timeline 2 each"));
+        stage.start(&twin)?;
+        stage.start(&old)?;
+        stage.whole().await?;
+        let log = std::fs::read_to_string(stage.node(&twin)?.agent().log())?;
+        ensure!(log.contains("action=\"clone\" reason=\"twin\""), "{twin} was not copied anew");
+        Ok(())
+    })
+    .await;
+}
+
+/// By somebody who means well: nothing in the directory says any more that it was a primary.
+async fn is_made_a_standby_again(stage: &Stage, name: &str) -> Result<()> {
+    let node = stage.node(name)?;
+    let (data_dir, port) = (text(&node.data_dir()), node.postgres_port());
+    let options = format!("-p {port} -k {} -c listen_addresses=127.0.0.1", text(&node.socket_dir()));
+    let log = text(&node.home().join("by-hand.log"));
+    let stop = ["stop", "-w", "-m", "fast", "-D", &data_dir];
+    run(stage, "pg_ctl", &stop).await?;
+    std::fs::write(node.data_dir().join("standby.signal"), "")?;
+    run(stage, "pg_ctl", &["start", "-w", "-D", &data_dir, "-o", &options, "-l", &log]).await?;
+    run(stage, "pg_ctl", &stop).await
 }
 
 async fn promoted_by_hand(stage: &mut Stage) -> Result<()> {
@@ -69,8 +113,11 @@ async fn is_counted(stage: &Stage, leader: &str, standby: &str) -> Result<()> {
 async fn the_next_promotion_takes_another_number(stage: &Stage, leader: &str) -> Result<()> {
     stage.node(leader)?.kill_everything()?;
     let new = stage.leader_other_than(leader).await?;
-    let timeline = "SELECT substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8)";
-    let timeline = stage.cluster.psql(&new, timeline).await?;
+    let timeline = writes_timeline(stage, &new).await?;
     ensure!(timeline == "00000003", "{new} writes timeline {timeline}");
     stage.start(leader)
+}
+
+async fn writes_timeline(stage: &Stage, name: &str) -> Result<String> {
+    stage.cluster.psql(name, "SELECT substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8)").await
 }

@@ -296,6 +296,7 @@ pub(crate) fn disk() -> OnDisk {
         redo: Lsn(880),
         standby_signal: true,
         from_backup: false,
+        forked: None,
         end_of_wal: None,
     }
 }

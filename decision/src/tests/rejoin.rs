@@ -59,6 +59,26 @@ fn a_primary_on_the_leaders_own_timeline_is_replaced() {
 }
 
 #[test]
+fn a_standby_of_another_branch_with_the_leaders_number_is_replaced() {
+    let standby_of = |forked| OnDisk { forked, ..ended(ControlState::ShutDownInRecovery, 4, 900) };
+    let (mine, other) = (Some((Timeline(3), Lsn(700))), Some((Timeline(3), Lsn(650))));
+    let published = || cluster().forked(3, 700, "pg1");
+    check(&view("pg2").within(published()).stopped(standby_of(mine)), "start_standby: clean_rejoin");
+    check(&view("pg2").within(published()).stopped(standby_of(other)), "clone: twin");
+    // What is not published yet, or was published of a promotion that did not last, says nothing.
+    let unknown = Cluster { history: Vec::new(), ..cluster() };
+    check(&view("pg2").within(unknown).stopped(standby_of(other)), "start_standby: clean_rejoin");
+    let again = cluster().forked(3, 600, "pg3").forked(3, 700, "pg1");
+    check(&view("pg2").within(again).stopped(standby_of(mine)), "start_standby: clean_rejoin");
+    let runs = |forked| {
+        let silent = Standby { streaming: false, ..standby() };
+        view("pg2").within(published()).on_disk(Data::Present(standby_of(forked))).runs(Server::Standby(silent))
+    };
+    check(&runs(other), "stop: twin");
+    check(&runs(mine), "wait: following");
+}
+
+#[test]
 fn a_crashed_primary_is_started_or_rewound_by_where_its_wal_ends() {
     check(&back(crashed_primary()), "find_end_of_wal: end_of_wal_unknown");
     check(&back(ended(ControlState::InProduction, 4, 950)), "start_standby: clean_rejoin");
