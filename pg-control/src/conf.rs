@@ -234,7 +234,7 @@ pub(crate) fn conninfo_of(pairs: &[(&str, String)]) -> String {
 }
 
 /// In `postgresql.conf` a quote is doubled, and a backslash begins an escape.
-fn quote(value: &str) -> String {
+pub(crate) fn quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 

@@ -3,6 +3,7 @@
 //! here. Every call to Postgres has its own deadline, every step may be repeated, and Postgres outlives the agent that started it.
 
 mod adopt;
+mod archive;
 mod autoconf;
 mod bootstrap;
 mod clone;

@@ -72,7 +72,7 @@ impl Instance {
     }
 
     /// What the stopped server would run with, in its own words.
-    async fn configured_value(&self, name: &str) -> Result<String> {
+    pub(crate) async fn configured_value(&self, name: &str) -> Result<String> {
         let arguments = ["-D".into(), self.data_dir().into(), "-C".into(), name.into()];
         let said = self.run("postgres", &arguments, &CancellationToken::new()).await?;
         if said.ok { Ok(said.out.trim().to_owned()) } else { Err(tool::failed("postgres", &said)) }

@@ -7,7 +7,7 @@ use decision::names::Timeline;
 use decision::view::Upstream;
 use tokio_util::sync::CancellationToken;
 
-use crate::conf::{Conf, Recovery};
+use crate::conf::{Conf, Recovery, quote};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -28,15 +28,17 @@ impl Instance {
         self.check_source(from, expect).await?;
         self.kill_stray_tools();
         self.settle().await?;
+        self.archive_the_rest(cancel).await;
         self.mark_half_made("rewind")?;
         // pg_rewind runs crash recovery in a standalone server, which refuses to be a standby.
         durable::remove(&self.data_dir().join("standby.signal"))?;
-        let arguments: Vec<OsString> = vec![
+        let mut arguments: Vec<OsString> = vec![
             "--target-pgdata".into(),
             self.data_dir().into(),
             "--source-server".into(),
             self.source_conninfo(from, &self.config().rewind_user).into(),
         ];
+        arguments.extend(self.archive_for_rewind()?);
         let said = self.run("pg_rewind", &arguments, cancel).await?;
         if !said.ok {
             let words = tool::last_words(&said.err);
@@ -54,6 +56,22 @@ impl Instance {
         durable::touch(&self.data_dir().join("standby.signal"))?;
         self.memory().end_of_wal = None;
         self.mark_whole()
+    }
+
+    /// WAL that is not here any more comes from the archive, where the operator has named one. `pg_rewind` asks Postgres for the
+    /// `restore_command`, and whoever may lead runs without one: so it is shown a configuration of its own.
+    fn archive_for_rewind(&self) -> Result<Vec<OsString>> {
+        let parameters = self.parameters();
+        let Some(fetch) = parameters.get("restore_command").filter(|fetch| !fetch.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let main = self.data_dir().join("postgresql.conf");
+        let text = format!("include {}\nrestore_command = {}\n", quote(&main.to_string_lossy()), quote(fetch));
+        let path = self.config().state_dir.join("rewind.conf");
+        durable::write(&path, text.as_bytes(), 0o600)?;
+        let mut shown = OsString::from("--config-file=");
+        shown.push(&path);
+        Ok(vec!["--restore-target-wal".into(), shown])
     }
 
     async fn check_source(&self, from: &Upstream, expect: Option<Timeline>) -> Result<()> {

@@ -45,6 +45,7 @@ impl Instance {
             return Err(Error::WrongState("a server runs in the data directory".to_owned()));
         }
         self.kill_stray_tools();
+        self.archive_the_rest(copying.cancel).await;
         let data_dir = self.real_data_dir();
         let mut failed = None;
         for method in copying.methods {

@@ -54,7 +54,8 @@ fn all() -> Vec<Test> {
             paused_replay_goes_on_for_a_pledge,
             replay_that_somebody_has_stopped_goes_on_for_a_pledge_and_for_a_promotion, an_upstream_set_behind_our_back_is_a_stranger,
             wal_that_the_upstream_has_removed_is_missed;
-        rejoin: a_cleanly_stopped_primary_rejoins_without_a_rewind, a_diverged_primary_is_found_and_rewound,
+        rejoin: a_cleanly_stopped_primary_rejoins_without_a_rewind, a_diverged_primary_is_found_and_rewound, a_rewind_takes_wal_that_is_not_here_any_more_from_the_archive,
+            what_a_dead_primary_still_owes_the_archive_is_archived_before_its_rewind,
             the_end_of_wal_is_found_at_the_end_of_a_file, the_end_of_wal_follows_a_promotion,
             a_half_made_directory_is_never_started, overrides_are_struck_out,
             a_rewind_waits_for_the_checkpoint_after_a_promotion,

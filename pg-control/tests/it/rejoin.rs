@@ -7,11 +7,11 @@ use decision::names::{Lsn, Term, Timeline};
 use decision::site::Remote;
 use decision::view::{ControlState, Data, Server};
 use nix::sys::signal::Signal;
-use pg_control::Error;
+use pg_control::{Error, InstanceConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
-use crate::world::{Failure, Node, PATIENCE, empty, empty_with, eventually, name, primary, standby_of};
+use crate::world::{Failure, Node, PATIENCE, empty, empty_with, eventually, name, primary, primary_with, standby_of};
 
 async fn take_over(node: &Node, term: u64) -> Outcome {
     node.instance.pledge(PATIENCE).await?;
@@ -78,6 +78,73 @@ pub async fn a_diverged_primary_is_found_and_rewound() -> Outcome {
     old.has_replayed(new.as_primary().await?.flushed).await?;
     assert_eq!(old.ask("SELECT count(*) FROM t").await?, "1");
     assert_eq!(new.as_primary().await?.standbys[0].member, name("pg1"));
+    Ok(())
+}
+
+pub async fn a_rewind_takes_wal_that_is_not_here_any_more_from_the_archive() -> Outcome {
+    let archive = tempfile::tempdir()?;
+    let fetch = format!("cp {}/%f %p", archive.path().display());
+    let old = primary_with("pg1", |config| drop(config.parameters.insert("restore_command".to_owned(), fetch))).await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    old.run("CREATE TABLE t AS SELECT 1 AS a").await?;
+    new.has_replayed(old.as_primary().await?.flushed).await?;
+    take_over(&new, 2).await?;
+    old.run("INSERT INTO t SELECT generate_series(1, 20000); SELECT pg_switch_wal()").await?;
+    old.instance.checkpoint(PATIENCE).await?;
+    old.instance.kill_all().await?;
+    // As a checkpoint removes it: everything before the segment that the last one needs.
+    let needed = old.instance.full_control().await?.control.redo.0 / (16 << 20);
+    let wal = old.instance.config().data_dir.join("pg_wal");
+    let mut moved = 0;
+    for number in 0..needed {
+        let name = format!("{:08X}{:08X}{:08X}", 1, number / 256, number % 256);
+        if wal.join(&name).exists() {
+            std::fs::copy(wal.join(&name), archive.path().join(&name))?;
+            std::fs::remove_file(wal.join(&name))?;
+            moved += 1;
+        }
+    }
+    assert!(moved > 0, "nothing was removed");
+    std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(archive.path()).status()?;
+
+    new.instance.checkpoint(PATIENCE).await?;
+    old.instance.rewind(&new.as_upstream(2), Some(Timeline(2)), &CancellationToken::new()).await?;
+    old.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
+    old.instance.wait_ready(PATIENCE).await?;
+    old.has_replayed(new.as_primary().await?.flushed).await?;
+    assert_eq!(old.ask("SELECT count(*) FROM t").await?, "1");
+    Ok(())
+}
+
+pub async fn what_a_dead_primary_still_owes_the_archive_is_archived_before_its_rewind() -> Outcome {
+    let archive = tempfile::tempdir()?;
+    let place = archive.path().display().to_string();
+    std::process::Command::new("chmod").args(["a+rwx", &place]).status()?;
+    let command = format!("test -f {place}/open && cp %p {place}/%f");
+    let archives = |config: &mut InstanceConfig| {
+        config.parameters.extend([("archive_mode".into(), "on".into()), ("archive_command".into(), command.clone())]);
+    };
+    let old = primary_with("pg1", archives).await?;
+    let new = standby_of(&old, "pg2", 1).await?;
+    old.run("CREATE TABLE t AS SELECT 1 AS a; SELECT pg_switch_wal()").await?;
+    new.has_replayed(old.as_primary().await?.flushed).await?;
+    take_over(&new, 2).await?;
+    old.run("INSERT INTO t SELECT generate_series(1, 20000)").await?;
+    old.instance.kill_all().await?;
+    let status = old.instance.config().data_dir.join("pg_wal/archive_status");
+    let owed = |suffix: &str| -> Vec<String> {
+        let names = std::fs::read_dir(&status).into_iter().flatten().flatten();
+        names.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(suffix)?.to_owned())).collect()
+    };
+    let before = owed(".ready");
+    assert!(!before.is_empty(), "nothing waits for the archive");
+    std::fs::write(archive.path().join("open"), "")?;
+
+    new.instance.checkpoint(PATIENCE).await?;
+    old.instance.rewind(&new.as_upstream(2), Some(Timeline(2)), &CancellationToken::new()).await?;
+    for segment in before {
+        assert!(archive.path().join(&segment).exists(), "{segment} is not archived");
+    }
     Ok(())
 }
 
