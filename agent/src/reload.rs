@@ -34,6 +34,7 @@ impl Hands {
         }
         let told = reread.sentences();
         tracing::info!(file = %path.display(), "read again: {}", told.join("; "));
+        self.instance.cascade_from(reread.config.tags.replicatefrom.clone());
         self.local.store(Arc::new(reread.config));
         self.look_now.notify_one();
         Ok(told)

@@ -290,7 +290,8 @@ impl Instance {
         {
             parameters.insert(SLOT_LIMIT.to_owned(), format!("{megabytes}MB"));
         }
-        write_into(data_dir, &render(self.config(), &parameters, &self.passfile(), conf))
+        let config = InstanceConfig { cascades_from: self.memory().cascades_from.clone(), ..self.config().clone() };
+        write_into(data_dir, &render(&config, &parameters, &self.passfile(), conf))
     }
 
     /// Changes the configuration on disk, durably. The server does not know yet: reload it. True when anything changed.

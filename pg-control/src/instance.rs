@@ -35,7 +35,7 @@ pub struct InstanceConfig {
     pub port: u16,
     /// A standby here takes WAL from the archive alone, by the `restore_command` of its parameters, and streams from nobody.
     pub nostream: bool,
-    /// The standby that it is to stream from rather than from the leader.
+    /// The standby that it is to stream from rather than from the leader, until [`Instance::cascade_from`] says something else.
     pub cascades_from: Option<MemberName>,
     /// `listen_addresses`.
     pub listen_addresses: String,
@@ -160,6 +160,8 @@ pub(crate) struct Memory {
     pub(crate) port: Option<u16>,
     /// Who read changes when a shutdown was near.
     pub(crate) readers: Vec<i32>,
+    /// The standby that it is to stream from rather than from the leader.
+    pub(crate) cascades_from: Option<MemberName>,
 }
 
 impl fmt::Debug for Instance {
@@ -194,6 +196,7 @@ impl Instance {
         for path in [&mut config.data_dir, &mut config.state_dir, &mut config.socket_dir, &mut config.bin_dir] {
             *path = std::path::absolute(&*path).map_err(|error| Error::io("resolve", path, error))?;
         }
+        let memory = Memory { cascades_from: config.cascades_from.clone(), ..Memory::default() };
         let kept = kept_in(&config.state_dir, &config.parameters);
         Ok(Self(Arc::new(Inner {
             config,
@@ -206,13 +209,18 @@ impl Instance {
             passfile_pen: Mutex::default(),
             own_slots: Mutex::default(),
             slots_turn: tokio::sync::Mutex::new(()),
-            memory: Mutex::new(Memory::default()),
+            memory: Mutex::new(memory),
         })))
     }
 
     /// The configuration.
     pub fn config(&self) -> &InstanceConfig {
         &self.0.config
+    }
+
+    /// From now on it is to stream from this standby rather than from the leader; `None`: from the leader. Counts when it is next told whom to follow.
+    pub fn cascade_from(&self, member: Option<MemberName>) {
+        self.memory().cascades_from = member;
     }
 
     /// Takes the passwords, and writes them where `libpq` looks for them (`<state_dir>/pgpass`, mode 0600).
