@@ -18,7 +18,7 @@ async fn a_cluster_made_from_the_backup_of_another_has_its_rows_and_fails_over()
     let source = source().await.expect("the source");
     let node = source.node("n1").expect("its node");
     let copy = format!(
-        "{} -h {} -p {} -U postgres -X stream -D {{data_dir}} && rm {{data_dir}}/pgvigil.conf",
+        "{} -h {} -p {} -U postgres -c fast -X stream -D {{data_dir}} && rm {{data_dir}}/pgvigil.conf",
         source.postgres_programs().bin_dir.join("pg_basebackup").display(),
         node.socket_dir().display(),
         node.postgres_port(),

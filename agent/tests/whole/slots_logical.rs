@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use agent::demo::cluster::ClusterOptions;
+use agent::demo::programs;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -14,9 +16,20 @@ use crate::stage::{SOON, Stage, on_empty_stage, on_stage, options};
 /// What the slot is, in `slots.permanent`.
 const CDC: &str = "slots.permanent.cdc=logical:postgres:test_decoding";
 
+/// From 17 on Postgres takes them over by itself, unless it is told not to.
+fn by_copies(options: ClusterOptions) -> ClusterOptions {
+    let options = options.with("postgres.parameters.wal_level", "\"logical\"");
+    match programs::postgres(options.bin_dir.as_deref()) {
+        Ok(found) if found.version >= pg_control::native::SINCE => {
+            options.with("postgres.parameters.sync_replication_slots", "\"off\"")
+        }
+        Ok(_) | Err(_) => options,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logical_slot_is_copied_follows_and_misses_no_change_over_a_switchover_and_a_failover() {
-    on_stage(&options().with("postgres.parameters.wal_level", "\"logical\""), async |stage| {
+    on_stage(&by_copies(options()), async |stage| {
         let leader = stage.leader().await?;
         stage.cluster.psql(&leader, "CREATE TABLE changes (id int PRIMARY KEY)").await?;
         stage.pgvigil(&leader, &["config", "set", "-y", CDC]).await?;
@@ -121,8 +134,7 @@ async fn copy_on(stage: &Stage, standby: &str) -> Result<Value> {
 /// `n4` streams from `n2`, which never leads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_behind_another_standby_has_its_copy_from_the_leader_and_who_never_leads_has_none() {
-    let options = four_nodes().with("postgres.parameters.wal_level", "\"logical\"");
-    on_empty_stage(&options, async |stage| {
+    on_empty_stage(&by_copies(four_nodes()), async |stage| {
         stage.set("n2", "tags.nofailover", "true")?;
         stage.set("n4", "tags.replicatefrom", "\"n2\"")?;
         forms(stage, "n1").await?;
