@@ -46,6 +46,7 @@ look() {
     want libprotobuf-dev      "etcd's definitions build on Google's"                  test -e /usr/include/google/protobuf/any.proto
     want pgbackrest           "the tests restore a backup"                            has pgbackrest
     want openssl              "the tests make certificates"                           has openssl
+    want curl                 "the tests ask the control API as programs do"          has curl
     want iproute2             "the tests build networks to cut"                       has ip
     want iptables             "the tests cut them"                                    has iptables
     want e2fsprogs            "the tests fill and freeze volumes"                     has mkfs.ext4

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 mod configure;
+mod control;
 mod copying;
 pub mod demo;
 mod discard;

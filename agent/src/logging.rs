@@ -50,5 +50,7 @@ pub fn filter(text: &str) -> Result<()> {
 }
 
 fn parse(text: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(text).map_err(|error| anyhow!("[log] filter \"{text}\": {error}"))
+    let filter = EnvFilter::try_new(text).map_err(|error| anyhow!("[log] filter \"{text}\": {error}"))?;
+    // Who did what is told whatever else is left out.
+    Ok(filter.add_directive("audit=info".parse()?))
 }

@@ -58,6 +58,13 @@ struct SlotLabels {
     active: String,
 }
 
+/// Labels of what was asked of the control API.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AskedLabels {
+    verb: String,
+    outcome: String,
+}
+
 type Real = Gauge<f64, AtomicU64>;
 
 /// All metrics of one agent.
@@ -66,6 +73,7 @@ pub struct Metrics {
     gauges: Gauges,
     decisions: Family<DecisionLabels, Counter>,
     actions: Family<ActionLabels, Counter>,
+    asked: Family<AskedLabels, Counter>,
     transitions: Family<TransitionLabels, Counter>,
     phases: Family<PhaseLabels, Histogram>,
     outages: Family<PhaseLabels, Histogram>,
@@ -93,6 +101,12 @@ impl Metrics {
         ours.register("pgvigil_decisions", "Changes of the agent's decision, by action and reason", decisions.clone());
         let actions = Family::default();
         ours.register("pgvigil_actions", "Actions carried out, by outcome", actions.clone());
+        let asked = Family::default();
+        ours.register(
+            "pgvigil_control_requests",
+            "What was asked of the control API, by verb and outcome",
+            asked.clone(),
+        );
         let transitions = Family::default();
         ours.register("pgvigil_transitions", "Finished transitions that this agent led", transitions.clone());
         let phases = Family::new_with_constructor(buckets as fn() -> Histogram);
@@ -103,7 +117,7 @@ impl Metrics {
             "How long no write could be acknowledged",
             outages.clone(),
         );
-        Self { registry: Mutex::new(registry), gauges, decisions, actions, transitions, phases, outages }
+        Self { registry: Mutex::new(registry), gauges, decisions, actions, asked, transitions, phases, outages }
     }
 
     /// A decision has changed.
@@ -114,6 +128,11 @@ impl Metrics {
     /// An action has ended.
     pub fn acted(&self, action: &str, outcome: &str) {
         self.actions.get_or_create(&ActionLabels { action: action.into(), outcome: outcome.into() }).inc();
+    }
+
+    /// Somebody has asked something of the control API, and it has ended.
+    pub fn asked(&self, verb: &str, outcome: &str) {
+        self.asked.get_or_create(&AskedLabels { verb: verb.into(), outcome: outcome.into() }).inc();
     }
 
     /// A transition that this agent led is over.

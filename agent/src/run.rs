@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::authority::Authority;
 use crate::body::Body;
 use crate::config::{Config, Initdb};
+use crate::control::{self, Control};
 use crate::fence::{Fence, FenceOptions};
 use crate::hands::Hands;
 use crate::http;
@@ -145,9 +146,13 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         disk: hands.disk.clone(),
         promises: Arc::clone(&hands.promises),
     };
-    let address = http::listen(&listen, http::router(api)).with_context(|| {
+    let control = Control::new(Arc::clone(&hands));
+    let verbs = hands.config.control.on_health_listener.then(|| control.verbs());
+    let router = http::router(api.clone(), verbs, &control::whereabouts(&hands.config));
+    let address = http::listen(&listen, router).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
     })?;
+    control.listen(http::reading(api))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();

@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod clone;
+mod control;
 pub(crate) mod keys;
 mod layers;
 mod pgbackrest;
@@ -27,8 +28,9 @@ use decision::site::Remote;
 use pg_control::Origin;
 
 pub use clone::{Cloning, Way};
+pub use control::{Control, Token, is_strong};
 pub use problem::{ConfigErrors, Problem};
-pub use raw::{LogFormat, WatchdogMode};
+pub use raw::{LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
 pub use value::HostPort;
 pub use world::{Line, Report, Verdict, validate};
@@ -70,6 +72,8 @@ pub struct Config {
     pub postgres: Postgres,
     /// The health API.
     pub api: Api,
+    /// The control API.
+    pub control: Control,
     /// What this node says about its own part.
     pub tags: Tags,
     /// How the agent logs.

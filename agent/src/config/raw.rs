@@ -26,6 +26,7 @@ pub struct Raw {
     pub clone: RawClone,
     pub postgres: RawPostgres,
     pub api: RawApi,
+    pub control: RawControl,
     pub tags: Tags,
     pub log: RawLog,
 }
@@ -207,6 +208,40 @@ pub enum CloneWay {
 pub struct RawApi {
     pub listen: Option<String>,
     pub advertise: Option<String>,
+}
+
+/// `[control]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawControl {
+    pub socket: Option<PathBuf>,
+    pub group: Option<String>,
+    pub listen: Option<String>,
+    pub on_health_listener: Option<bool>,
+    pub tokens: Vec<RawToken>,
+}
+
+/// One of `control.tokens`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawToken {
+    pub name: String,
+    pub role: Role,
+    pub file: PathBuf,
+}
+
+/// What somebody may do; each role may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look.
+    Read,
+    /// Ask whether a planned change may begin.
+    Gate,
+    /// Switch over, restart, reload, pause.
+    Operate,
+    /// Everything: settings, copies made anew, a loss of data accepted.
+    Admin,
 }
 
 /// `[log]`

@@ -58,6 +58,7 @@ impl Config {
             "postgres.rewind_password_file" postgres.rewind_password_file,
             "postgres.initdb" postgres.initdb,
             "api" api,
+            "control" control,
             "log.format" log.format,
         );
         Reread { config, taken_up, wait }

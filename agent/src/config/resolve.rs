@@ -9,7 +9,9 @@ use decision::settings::{Durability, Timing};
 use super::problem::{Origins, Problem};
 use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
-use super::{Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, keys, rules};
+use super::{
+    Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, control, keys, rules,
+};
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
 const USUAL_ETCD_PORT: u16 = 2379;
@@ -40,6 +42,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     };
     let state_dir = raw.state_dir.unwrap_or_else(|| beside(&postgres.data_dir));
     rules::directories(&postgres, &state_dir, found);
+    let control = control::resolve(raw.control, &api.listen, &state_dir, found);
     rules::site(&name, bootstrap_site.as_ref(), &postgres, found);
     let log = Log { format: raw.log.format.unwrap_or_default(), filter: raw.log.filter.unwrap_or("info".into()) };
     let max_lag_on_failover_bytes = raw.durability.max_lag_on_failover.map_or(1024 * 1024, |size| size.0);
@@ -67,6 +70,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         bootstrap_site,
         postgres,
         api,
+        control,
         tags,
         log,
     };
@@ -283,7 +287,7 @@ fn api(
     Some(Api { listen, advertise })
 }
 
-fn address(key: &str, text: &str, usual_port: Option<u16>, found: &mut Vec<Problem>) -> Option<HostPort> {
+pub(super) fn address(key: &str, text: &str, usual_port: Option<u16>, found: &mut Vec<Problem>) -> Option<HostPort> {
     let address = HostPort::parse(text, usual_port);
     address.map_err(|why| found.push(Problem::at("E12", key, format!("`{key}`: {why}")))).ok()
 }

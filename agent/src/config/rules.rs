@@ -18,7 +18,7 @@ use crate::secret::Secret;
 const VERSIONS: std::ops::RangeInclusive<u32> = 15..=18;
 
 /// Socket paths are cut off by the kernel after this many bytes.
-const LONGEST_SOCKET_PATH: usize = 107;
+pub(super) const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Timings that cannot be kept.
 pub fn timing(timing: &Timing, found: &mut Vec<Problem>) {

@@ -34,12 +34,12 @@ fn load_with(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
     load(&path, env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
-fn good(text: &str, env: &[(&str, &str)]) -> Config {
+pub fn good(text: &str, env: &[(&str, &str)]) -> Config {
     load_with(text, env).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// Every mistake as `code line:column message | help`.
-fn complaints(text: &str, env: &[(&str, &str)]) -> Vec<String> {
+pub fn complaints(text: &str, env: &[(&str, &str)]) -> Vec<String> {
     let errors = load_with(text, env).expect_err("a mistake");
     let complaint = |(place, problem): (&str, &Problem)| {
         let place = place.rsplit_once(".toml").map_or(place, |(_, place)| place.trim_start_matches(':'));
@@ -50,12 +50,12 @@ fn complaints(text: &str, env: &[(&str, &str)]) -> Vec<String> {
 }
 
 /// The minimum with something more in it.
-fn with(more: &str) -> String {
+pub fn with(more: &str) -> String {
     format!("{MINIMUM}\n{more}")
 }
 
 #[track_caller]
-fn assert_complaint(text: &str, expected: &str) {
+pub fn assert_complaint(text: &str, expected: &str) {
     let complaints = complaints(text, &[]);
     assert!(complaints.iter().any(|told| told.contains(expected)), "{complaints:#?}");
     assert_eq!(complaints.len(), 1, "{complaints:#?}");
@@ -362,8 +362,13 @@ fn the_documentation_names_every_key_its_default_and_every_code() {
         let default = key.default.trim_matches('"');
         assert!(line.contains(default), "`{}`: the default {default} is not in: {line}", key.path);
     }
-    let sources =
-        [include_str!("layers.rs"), include_str!("resolve.rs"), include_str!("rules.rs"), include_str!("world.rs")];
+    let sources = [
+        include_str!("control.rs"),
+        include_str!("layers.rs"),
+        include_str!("resolve.rs"),
+        include_str!("rules.rs"),
+        include_str!("world.rs"),
+    ];
     let codes = sources.iter().flat_map(|source| source.split('"'));
     for code in codes.filter(|text| text.len() == 3 && text[1..].bytes().all(|b| b.is_ascii_digit())) {
         assert!(DOCUMENTATION.contains(&format!("| {code} |")), "docs/configuration.md does not document {code}");

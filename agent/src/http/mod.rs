@@ -1,6 +1,6 @@
 //! The health API: what load balancers, monitoring and people ask an agent. It runs on a thread of its own and answers from the
 //! picture in memory, over HTTP/1.0 and 1.1, with or without a Host header. Nothing here can change anything, save that members of the
-//! cluster, who have its key, ask each other for promises (see `promises`).
+//! cluster, who have its key, ask each other for promises (see `promises`), and that the control API may be let in (see `control`).
 
 mod beats;
 mod bodies;
@@ -11,20 +11,22 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde_json::json;
 
 use pg_control::{DiskWatch, Pulse};
 
+use crate::control::is_verb;
 use crate::metrics::Metrics;
 use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
 
-pub use server::listen;
+pub use server::{listen, serve};
 
 /// No honest question is longer.
 const QUESTION_BYTES_MAX: usize = 4096;
@@ -46,8 +48,8 @@ pub struct Api {
     pub promises: Arc<Promises>,
 }
 
-/// Every path of the API.
-pub fn router(api: Api) -> Router {
+/// The paths that only look.
+pub fn reading(api: Api) -> Router {
     let mut router = Router::new();
     for path in health::PATHS {
         router = router.route(path, health_routes());
@@ -62,12 +64,31 @@ pub fn router(api: Api) -> Router {
         .route("/slots", open(get(slots)))
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
-        .route("/beats", post(beats::beats))
         .route("/metrics", open(get(metrics)))
-        .route(promises::PATH, post(promise).layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX)))
         .fallback(unknown)
         .method_not_allowed_fallback(read_only)
         .with_state(api)
+}
+
+/// Every path of the health API. `control` are the verbs where it carries them, `elsewhere` says where they are otherwise.
+pub fn router(api: Api, control: Option<Router>, elsewhere: &str) -> Router {
+    let between_agents = Router::new()
+        .route("/beats", post(beats::beats))
+        .route(promises::PATH, post(promise).layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX)))
+        .with_state(api.clone());
+    let router = reading(api).merge(between_agents);
+    match control {
+        Some(verbs) => router.merge(verbs),
+        None => router.layer(from_fn_with_state(Arc::<str>::from(elsewhere), not_here)),
+    }
+}
+
+/// A verb of the control API, on a listener that does not carry it.
+async fn not_here(State(elsewhere): State<Arc<str>>, request: Request, next: Next) -> Response {
+    if is_verb(request.method(), request.uri().path()) {
+        return (StatusCode::FORBIDDEN, Json(json!({"error": &*elsewhere}))).into_response();
+    }
+    next.run(request).await
 }
 
 /// A leader that has lost etcd asks to be let go on. Writing the promise down takes a moment of the disk, which no health check waits for.

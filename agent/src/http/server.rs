@@ -7,13 +7,19 @@ use std::thread;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+
+use crate::control::Peer;
 
 const CONNECTIONS_MAX: usize = 1024;
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -46,10 +52,12 @@ async fn accept(listener: TcpListener, router: Router) {
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let router = router.clone();
+                let _ = stream.set_nodelay(true);
+                let _ = setsockopt(&stream, TcpUserTimeout, &UNCONFIRMED_MAX_MS);
                 tokio::spawn(async move {
-                    serve(stream, router).await;
+                    serve(stream, router, Peer::Address(address)).await;
                     drop(permit);
                 });
             }
@@ -59,13 +67,16 @@ async fn accept(listener: TcpListener, router: Router) {
     }
 }
 
-/// Serves one connection. What a client does wrong is its own matter, so errors end here.
-async fn serve(stream: TcpStream, router: Router) {
-    let _ = stream.set_nodelay(true);
-    let _ = setsockopt(&stream, TcpUserTimeout, &UNCONFIRMED_MAX_MS);
+/// Serves one connection; handlers find the peer among the extensions of a request. What a client does wrong is its own matter, so errors end here.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, peer: Peer) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(SILENCE_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await;
 }

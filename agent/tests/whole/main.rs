@@ -4,8 +4,10 @@
 mod adopt;
 mod alone;
 mod bootstrap;
+mod control;
 mod copies;
 mod crashes;
+mod curl;
 mod dice;
 mod direct;
 mod disks;

@@ -1,0 +1,238 @@
+//! `[control]`: who may tell this node's agent what to do, and from where. A way in that everybody could take, or on which a token could be
+//! overheard, is a mistake that no agent starts with.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Group;
+
+use super::HostPort;
+use super::problem::Problem;
+use super::raw::{RawControl, RawToken, Role};
+use super::resolve::address;
+use super::rules::LONGEST_SOCKET_PATH;
+use crate::secret::Secret;
+
+/// A token that is shorter can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+const HOW_TO_WRITE_TOKENS: &str = "write tokens = [{ name = \"ansible\", role = \"operate\", file = \"/etc/pgvigil/tokens/ansible\" }] under [control]";
+
+/// The control API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Its unix socket.
+    pub socket: PathBuf,
+    /// The group whose members may operate by that socket.
+    pub group: Option<String>,
+    /// Where it listens on TCP, if it does.
+    pub listen: Option<HostPort>,
+    /// Whether the health API's address carries it as well.
+    pub on_health_listener: bool,
+    /// Who comes in over TCP.
+    pub tokens: Vec<Token>,
+}
+
+/// One who comes in with a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// By which name.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// The file with the token, read again when it changes.
+    pub file: PathBuf,
+}
+
+/// The finished section; mistakes go to `found`.
+pub fn resolve(raw: RawControl, health: &HostPort, state_dir: &Path, found: &mut Vec<Problem>) -> Control {
+    let tokens = tokens(raw.tokens, found);
+    let listen = raw.listen.as_deref().and_then(|text| address("control.listen", text, None, found));
+    let on_health_listener = raw.on_health_listener.unwrap_or(false);
+    if let Some(listen) = &listen {
+        if listen == health {
+            let problem = Problem::at("E12", "control.listen", format!("{listen} is the address of the health API"));
+            found.push(problem.help("write on_health_listener = true instead, or give it a port of its own"));
+        }
+        closed_to_strangers("control.listen", listen, &tokens, found);
+    }
+    if on_health_listener {
+        closed_to_strangers("control.on_health_listener", health, &tokens, found);
+    }
+    let socket = socket(raw.socket, raw.group.as_deref(), state_dir, found);
+    Control { socket, group: raw.group, listen, on_health_listener, tokens }
+}
+
+/// Whoever reaches the address must show who it is, and nobody on the way may learn how.
+fn closed_to_strangers(key: &str, address: &HostPort, tokens: &[Token], found: &mut Vec<Problem>) {
+    if tokens.is_empty() {
+        let message =
+            format!("`{key}`: whoever reaches {address} could switch over and restart: nobody has to show a token");
+        found.push(Problem::at("E16", key, message).help(HOW_TO_WRITE_TOKENS));
+    }
+    if !is_loopback(address) {
+        let message = format!("`{key}`: tokens would cross the network to {address} in clear text");
+        found.push(Problem::at("E16", key, message).help(
+            "an address of this host alone, such as 127.0.0.1:8009, or none: the unix socket is always there (ssh, sudo)",
+        ));
+    }
+}
+
+/// Whether only programs of this host reach it.
+pub fn is_loopback(address: &HostPort) -> bool {
+    address.host == "localhost" || address.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn tokens(written: Vec<RawToken>, found: &mut Vec<Problem>) -> Vec<Token> {
+    let mut names = BTreeSet::new();
+    let mut wrong = |code, message: String, help: &str| {
+        found.push(Problem::at(code, "control.tokens", format!("`control.tokens`: {message}")).help(help));
+    };
+    for RawToken { name, file, .. } in &written {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        if !(1..=63).contains(&name.len()) || !name.bytes().all(good) {
+            wrong("E16", format!("\"{name}\" is no name"), "use 1 to 63 ASCII letters, digits, '-', '.' or '_'");
+        }
+        if !names.insert(name.clone()) {
+            wrong("E16", format!("\"{name}\" is there twice"), "one token a name: whoever came in is known by it");
+        }
+        match Secret::read(file) {
+            Err(error) => wrong("E09", error.to_string(), "its owner alone may read it: the user of the agent"),
+            Ok(token) if !is_strong(&token) => wrong(
+                "E16",
+                format!("what is in {} can be guessed or is no token", file.display()),
+                "openssl rand -hex 32 makes one: 16 or more printable characters, without spaces",
+            ),
+            Ok(_) => {}
+        }
+    }
+    written.into_iter().map(|RawToken { name, role, file }| Token { name, role, file }).collect()
+}
+
+/// Whether a token is long enough, and can be sent in a header.
+pub fn is_strong(token: &Secret) -> bool {
+    let text = token.expose();
+    text.len() >= SHORTEST_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn socket(written: Option<PathBuf>, group: Option<&str>, state_dir: &Path, found: &mut Vec<Problem>) -> PathBuf {
+    if let Some(group) = group
+        && !matches!(Group::from_name(group), Ok(Some(_)))
+    {
+        let problem =
+            Problem::at("E16", "control.group", format!("`control.group`: this host has no group \"{group}\""));
+        found.push(
+            problem.help(format!("groupadd --system {group}, and usermod -aG {group} for the user of the agent")),
+        );
+    }
+    if group.is_some() && written.as_ref().is_none_or(|socket| socket.starts_with(state_dir)) {
+        let message = "`control.group`: nobody but the agent's own user gets to a socket in `state_dir`";
+        let problem = Problem::about("E16", &["control.group", "control.socket"], message);
+        found.push(problem.help("write socket = \"/run/pgvigil/orders.sock\" under [control]"));
+    }
+    let is_relative = written.as_ref().is_some_and(|socket| socket.is_relative());
+    let socket = written.unwrap_or_else(|| state_dir.join("control.sock"));
+    if is_relative {
+        let message = format!("`control.socket`: \"{}\" depends on where the agent is started", socket.display());
+        found.push(Problem::at("E15", "control.socket", message).help("write the whole path, from /"));
+    }
+    if socket.as_os_str().len() > LONGEST_SOCKET_PATH {
+        let message = format!("`control.socket`: {} is longer than {LONGEST_SOCKET_PATH} bytes", socket.display());
+        found.push(Problem::about("E15", &["control.socket", "state_dir"], message).help("choose a shorter path"));
+    }
+    socket
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::tests::{assert_complaint, complaints, good, with};
+    use super::*;
+
+    fn token_file(home: &tempfile::TempDir, text: &str, mode: u32) -> String {
+        let file = home.path().join(format!("token-{mode:o}-{}", text.len()));
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        file.display().to_string()
+    }
+
+    #[test]
+    fn without_a_word_there_is_a_socket_and_nothing_else() {
+        let control = good(&with(""), &[]).control;
+        assert_eq!(control.socket, Path::new("/var/lib/postgresql/15/main.pgvigil/control.sock"));
+        assert_eq!((control.listen, control.on_health_listener, control.tokens), (None, false, Vec::new()));
+    }
+
+    #[test]
+    fn a_way_in_for_everybody_or_for_listeners_on_the_wire_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let file = token_file(&home, "0123456789abcdef", 0o600);
+        let tokens = format!("tokens = [{{ name = 'ansible', role = 'operate', file = '{file}' }}]");
+        for (more, expected) in [
+            (
+                "listen = '127.0.0.1:8009'",
+                "E16 13:1 `control.listen`: whoever reaches 127.0.0.1:8009 could switch over",
+            ),
+            (
+                "group = 'no-such-group'\nsocket = '/run/x'",
+                "E16 13:1 `control.group`: this host has no group \"no-such-group\"",
+            ),
+            (
+                "group = 'daemon'",
+                "E16 13:1 `control.group`: nobody but the agent's own user gets to a socket in `state_dir`",
+            ),
+            (
+                "socket = 'control.sock'",
+                "E15 13:1 `control.socket`: \"control.sock\" depends on where the agent is started",
+            ),
+        ] {
+            assert_complaint(&with(&format!("[control]\n{more}")), expected);
+        }
+        for (more, expected) in [
+            (
+                "listen = '10.0.0.21:8009'",
+                "E16 13:1 `control.listen`: tokens would cross the network to 10.0.0.21:8009",
+            ),
+            ("listen = '[::]:8009'", "E16 13:1 `control.listen`: tokens would cross the network to [::]:8009"),
+            ("on_health_listener = true", "E16 13:1 `control.on_health_listener`: tokens would cross the network"),
+            ("listen = '10.0.0.21:8008'", "E12 13:1 10.0.0.21:8008 is the address of the health API"),
+        ] {
+            let told = complaints(&with(&format!("[control]\n{more}\n{tokens}")), &[]);
+            assert!(told.iter().any(|one| one.starts_with(expected)), "{told:#?}");
+        }
+        let config = good(&with(&format!("[control]\nlisten = 'localhost:8009'\n{tokens}")), &[]);
+        assert_eq!(config.control.tokens[0].role, Role::Operate);
+    }
+
+    #[test]
+    fn a_token_is_somebodys_alone_and_no_word_that_can_be_guessed() {
+        let home = tempfile::tempdir().unwrap();
+        let (good, open, weak) = (
+            token_file(&home, "0123456789abcdef", 0o600),
+            token_file(&home, "0123456789abcdef", 0o640),
+            token_file(&home, "sesame", 0o600),
+        );
+        let one =
+            |name: &str, role: &str, file: &str| format!("{{ name = '{name}', role = '{role}', file = '{file}' }}");
+        for (tokens, expected) in [
+            (
+                one("a", "read", &open),
+                format!("E09 13:1 `control.tokens`: {open} is open to others than its owner (mode 0640)"),
+            ),
+            (one("a", "read", &weak), format!("E16 13:1 `control.tokens`: what is in {weak} can be guessed")),
+            (one("a b", "read", &good), "E16 13:1 `control.tokens`: \"a b\" is no name".to_owned()),
+            (
+                format!("{}, {}", one("a", "read", &good), one("a", "admin", &good)),
+                "E16 13:1 `control.tokens`: \"a\" is there twice".to_owned(),
+            ),
+            (
+                one("a", "root", &good),
+                "unknown variant `root`, expected one of `read`, `gate`, `operate`, `admin`".to_owned(),
+            ),
+        ] {
+            assert_complaint(&with(&format!("[control]\ntokens = [{tokens}]")), &expected);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Where the control API listens: its unix socket, always, and TCP where that is configured. A place that cannot be had is told and tried again,
+//! and a socket that somebody deletes is put back: the agent's real work never waits for any of it.
+
+use std::fs::Permissions;
+use std::io::{self, Error, ErrorKind};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use nix::unistd::{Group, chown};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+
+use super::Peer;
+use crate::config::{self, HostPort};
+use crate::http::serve;
+
+/// Whoever controls a cluster is not a crowd.
+const CONNECTIONS_MAX: usize = 64;
+/// How often a place is tried again, and the socket looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+const MODE: u32 = 0o660;
+
+/// Serves `router` everywhere, on a thread with a runtime of its own.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn start(control: &config::Control, router: Router) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (socket, group, listen) = (control.socket.clone(), control.group.clone(), control.listen.clone());
+    thread::Builder::new().name("control-api".into()).spawn(move || {
+        runtime.block_on(async move {
+            let door = Door { room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), router };
+            tokio::join!(on_socket(socket, group, door.clone()), async {
+                if let Some(listen) = listen {
+                    on_tcp(listen, door).await;
+                }
+            });
+        });
+    })?;
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Door {
+    room: Arc<Semaphore>,
+    router: Router,
+}
+
+impl Door {
+    /// Serves one connection, if there is room for it.
+    fn opens<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
+            tracing::warn!(from = %peer, "too many connections to the control API: this one is closed");
+            return;
+        };
+        let router = self.router.clone();
+        tokio::spawn(async move {
+            serve(stream, router, peer).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn on_socket(path: PathBuf, group: Option<String>, door: Door) {
+    let mut told = String::new();
+    loop {
+        match bind(&path, group.as_deref()) {
+            Ok((listener, inode)) => {
+                tracing::info!(socket = %path.display(), "the control API listens");
+                told.clear();
+                accept_on_socket(&listener, || inode_of(&path) == Some(inode), &door).await;
+            }
+            Err(error) => tell_once(&mut told, &path.display().to_string(), &error),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Until the socket is not there any more.
+async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, door: &Door) {
+    while is_there() {
+        match tokio::time::timeout(LOOK_EVERY, listener.accept()).await {
+            Ok(Ok((stream, _))) => {
+                if let Ok(found) = stream.peer_cred() {
+                    door.opens(stream, Peer::Socket { uid: found.uid(), gid: found.gid() });
+                }
+            }
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(_) => {}
+        }
+    }
+}
+
+async fn on_tcp(listen: HostPort, door: Door) {
+    let mut told = String::new();
+    loop {
+        match TcpListener::bind((listen.host.as_str(), listen.port)).await {
+            Ok(listener) => {
+                tracing::info!(%listen, "the control API listens");
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, address)) => {
+                            let _ = stream.set_nodelay(true);
+                            door.opens(stream, Peer::Address(address));
+                        }
+                        Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                    }
+                }
+            }
+            Err(error) => tell_once(&mut told, &listen.to_string(), &error),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn tell_once(told: &mut String, place: &str, error: &Error) {
+    let why = error.to_string();
+    if *told != why {
+        tracing::error!("the control API cannot listen on {place}, and tries again: {why}");
+        *told = why;
+    }
+}
+
+fn inode_of(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|found| found.ino())
+}
+
+/// The socket, for its owner and its group alone. What an earlier agent has left there is replaced.
+fn bind(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, u64)> {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        if !found.file_type().is_socket() {
+            return Err(Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(Error::new(
+                ErrorKind::AddrInUse,
+                "another program answers there: is another agent running here?",
+            ));
+        }
+        std::fs::remove_file(path)?;
+    }
+    // Nobody but the owner may write to it, and so connect, before it has its mode: no umask in use lets others.
+    let listener = UnixListener::bind(path)?;
+    if let Some(name) = group {
+        let gid = Group::from_name(name)?.ok_or_else(|| Error::other(format!("there is no group {name}")))?.gid;
+        chown(path, None, Some(gid)).map_err(|error| {
+            Error::other(format!(
+                "the socket cannot be given to the group {name} ({error}): usermod -aG {name} for the agent's user"
+            ))
+        })?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    let inode = inode_of(path).ok_or_else(|| Error::other("somebody has deleted it"))?;
+    Ok((listener, inode))
+}

@@ -1,0 +1,67 @@
+//! The control API: what may be asked of this node's agent by programs and people who are not at its command line. Who it is and what they may
+//! do is settled before anything else (`guard`, `access`), each attempt leaves an audit record (`audit`), and the work is that of the command line.
+
+mod access;
+mod answer;
+mod audit;
+mod credentials;
+mod guard;
+mod listen;
+mod tokens;
+mod verbs;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+
+use self::access::Access;
+use crate::config::Config;
+use crate::hands::Hands;
+
+pub use access::Peer;
+pub use verbs::is_verb;
+
+/// What the handlers work with.
+#[derive(Clone)]
+pub struct Control {
+    hands: Arc<Hands>,
+    access: Arc<Access>,
+}
+
+impl Control {
+    /// For the agent with these hands.
+    pub fn new(hands: Arc<Hands>) -> Self {
+        let access = Arc::new(Access::new(&hands.config.control));
+        Self { hands, access }
+    }
+
+    /// The verbs, for those who may.
+    pub fn verbs(&self) -> Router {
+        self.guarded(verbs::router(self.clone()))
+    }
+
+    /// Listens wherever the configuration says, for ever, on a thread of its own. `reading` are the paths that only look.
+    ///
+    /// # Errors
+    /// The thread cannot be started. A place where nobody can listen is told, and tried again: no agent ends for it.
+    pub fn listen(&self, reading: Router) -> std::io::Result<()> {
+        listen::start(&self.hands.config.control, self.guarded(reading.merge(verbs::router(self.clone()))))
+    }
+
+    fn guarded(&self, router: Router) -> Router {
+        router.layer(from_fn_with_state(self.clone(), guard::guard))
+    }
+}
+
+/// Where control is to be found, for whoever asks for it where it is not.
+pub fn whereabouts(config: &Config) -> String {
+    let control = &config.control;
+    let on_tcp = control.listen.as_ref().map(|listen| format!(", and {listen} with a token")).unwrap_or_default();
+    format!(
+        "this listener only reads; control is the unix socket {} on the host of {}{on_tcp}, and the pgvigil command line \
+         ([control] on_health_listener = true would carry it here)",
+        control.socket.display(),
+        config.name
+    )
+}
