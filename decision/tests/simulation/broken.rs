@@ -212,6 +212,7 @@ fn with_a_whole_directory(mut view: View) -> View {
             redo: Lsn(0),
             standby_signal: true,
             from_backup: false,
+            forked: None,
             end_of_wal: Some(Lsn(0)),
         });
     }

@@ -37,14 +37,18 @@ impl World {
         let in_files = self.timeline_of(at).max(postgres.begun.unwrap_or_default());
         let runs = postgres.has_postmaster();
         let known = self.nodes[at].agent.end_of_wal_of == Some(postgres.server);
+        let timeline = if runs { control.timeline } else { in_files.max(control.timeline) };
+        let of_this_one = timeline == self.timeline_of(at);
+        let forked = self.archive.last_fork(&postgres.wal).filter(|_| of_this_one);
         OnDisk {
             system_id: SYSTEM,
             state: control.state,
-            timeline: if runs { control.timeline } else { in_files.max(control.timeline) },
+            timeline,
             checkpoint: lsn(control.checkpoint.saturating_sub(1)),
             redo: lsn(control.checkpoint.saturating_sub(1)),
             standby_signal: postgres.signal,
             from_backup: false,
+            forked: forked.map(|(parent, at)| (parent, lsn(at))),
             end_of_wal: known.then_some(lsn(postgres.wal.len())),
         }
     }
