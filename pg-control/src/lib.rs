@@ -32,6 +32,7 @@ mod rewind;
 mod rules;
 mod seam;
 mod settings;
+pub mod shared_memory;
 mod slots;
 mod source;
 mod sql;

@@ -117,7 +117,7 @@ pub(crate) fn unreaped(data_dir: &Path) -> bool {
 }
 
 /// Every server process in the data directory, the postmaster and its children included.
-fn family(data_dir: &Path) -> Vec<i32> {
+pub fn family(data_dir: &Path) -> Vec<i32> {
     let data_dir = canonical(data_dir);
     let postmaster = find(&data_dir).map(|postmaster| postmaster.pid);
     let belongs = |process: &Process| {

@@ -416,7 +416,7 @@ impl Drop for LocalCluster {
             eprintln!("the logs of the cluster stay in {}", self.workdir.path().display());
         }
         self.nodes.iter().map(Node::agent).chain(&self.proxy).chain(&self.etcd).for_each(Service::kill);
-        if let Err(error) = processes::end(|| processes::of_directory(self.workdir.path())) {
+        if let Err(error) = processes::end_for_good(|| processes::of_directory(self.workdir.path())) {
             eprintln!("{error:#}");
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pg_control::shared_memory::SharedMemory;
 
 /// The programs that a cluster starts. An editor or a shell in the directory is somebody's, and stays.
 const PROGRAMS: [&str; 6] = ["pgvigil", "postgres", "pg_", "initdb", "etcd", "haproxy"];
@@ -27,6 +28,18 @@ pub fn of_directory(directory: &Path) -> Vec<i32> {
         process.link("cwd").is_some_and(|cwd| cwd.starts_with(directory)) || process.was_told_of(directory)
     };
     all(|process| PROGRAMS.iter().any(|name| process.runs(name)) && inside(process))
+}
+
+/// As [`end`], for servers that are never started again: what they leave in shared memory goes too.
+///
+/// # Errors
+/// As there.
+pub fn end_for_good(find: impl Fn() -> Vec<i32>) -> Result<()> {
+    let mut left = SharedMemory::default();
+    left.add(&find());
+    end(find)?;
+    left.remove();
+    Ok(())
 }
 
 /// Kills every process that `find` finds, and whatever those start meanwhile.

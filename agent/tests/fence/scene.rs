@@ -119,7 +119,7 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        let _ = processes::end(|| processes::of_directory(self.workdir.path()));
+        let _ = processes::end_for_good(|| processes::of_directory(self.workdir.path()));
     }
 }
 

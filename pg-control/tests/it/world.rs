@@ -8,6 +8,7 @@ use std::time::Duration;
 use decision::durability::Quorum;
 use decision::names::{Lsn, MemberName, Term};
 use decision::view::{Primary, Server, Standby, Upstream};
+use pg_control::shared_memory::SharedMemory;
 use pg_control::{Instance, InstanceConfig, Origin, Secrets};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,10 @@ pub struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        let mut left = SharedMemory::default();
+        left.add(&pg_control::process::family(&self.instance.config().data_dir));
         let _ = pg_control::process::kill_all(&self.instance.config().data_dir);
+        left.remove();
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use agent::demo::account::Account;
 use agent::demo::etcd::{self, EtcdPlace};
-use agent::demo::processes::end;
+use agent::demo::processes::end_for_good;
 use agent::demo::programs;
 use agent::demo::workdir::Workdir;
 use anyhow::Result;
@@ -137,7 +137,7 @@ impl Drop for Site {
             // Whoever waits for a frozen disk cannot be killed.
             let _ = volume.thaw();
         }
-        if let Err(error) = end(|| self.net.hosts().iter().flat_map(|host| host.processes()).collect()) {
+        if let Err(error) = end_for_good(|| self.net.hosts().iter().flat_map(|host| host.processes()).collect()) {
             eprintln!("{error:#}");
         }
     }
