@@ -229,6 +229,11 @@ impl Picture {
         self.leads().is_some() && self.follows_a_site() && self.standby().is_some()
     }
 
+    /// I lead without etcd, by what my peers have promised.
+    pub fn leads_on_promises(&self) -> bool {
+        self.leads().is_some() && self.view.reliance.as_ref().is_some_and(|reliance| !reliance.left.is_zero())
+    }
+
     /// Writes work here: I lead, Postgres is primary, and the marker of this term has been acknowledged.
     pub fn writable(&self) -> bool {
         let marked = |term| self.primary().is_some_and(|primary| primary.marked_term == term);

@@ -49,6 +49,9 @@ pub fn patroni(picture: &Picture) -> Value {
             put("database_system_identifier", json!(id.to_string()));
         }
     }
+    if picture.leads_on_promises() {
+        put("failsafe_mode_is_active", json!(true));
+    }
     if picture.view.settings.paused {
         put("pause", json!(true));
     }
@@ -159,6 +162,10 @@ fn member(picture: &Picture, name: &str, record: &MemberRecord) -> Value {
         && !tags.is_empty()
     {
         body["tags"] = Value::Object(tags);
+    }
+    if record.pending_restart == Some(true) {
+        body["pending_restart"] = json!(true);
+        body["pending_restart_reason"] = json!(record.pending_restart_reason);
     }
     if !leads || picture.follows_a_site() {
         add_lag(&mut body, picture, name, record);

@@ -110,20 +110,20 @@ pub fn healthy(picture: &Picture, path: &str, query: &Query) -> bool {
     let reads = || replica(picture, query);
     let leads_a_follower = picture.leads_a_follower();
     let kind = || picture.sync_kind();
+    // Of whoever leads, tags are asked only where others answer too.
+    let leads = || (writable || leads_a_follower) && tags_match(picture, query);
     match path {
         "/" | "/primary" | "/master" | "/read-write" => writable,
         "/standby-leader" | "/standby_leader" => leads_a_follower,
         "/leader" => picture.leads().is_some(),
         "/replica" => reads(),
-        "/read-only" => (writable || leads_a_follower) && tags_match(picture, query) || reads(),
+        "/read-only" => leads() || reads(),
         "/sync" | "/synchronous" => kind() == SyncKind::Sync && reads(),
         "/quorum" => kind() == SyncKind::Quorum && reads(),
         "/async" | "/asynchronous" => kind() == SyncKind::Async && reads(),
-        "/read-only-sync" | "/read-only-synchronous" => {
-            writable || leads_a_follower || (kind() == SyncKind::Sync && reads())
-        }
-        "/read-only-quorum" => writable || leads_a_follower || (kind() == SyncKind::Quorum && reads()),
-        "/health" => picture.is_fresh() && picture.state() == "running",
+        "/read-only-sync" | "/read-only-synchronous" => leads() || (kind() == SyncKind::Sync && reads()),
+        "/read-only-quorum" => leads() || (kind() == SyncKind::Quorum && reads()),
+        "/health" => picture.is_fresh() && picture.state() == "running" && tags_match(picture, query),
         "/liveness" => picture.made_at.elapsed() < picture.view.settings.timing.ttl * 2,
         "/readiness" => picture.leads().is_some() || ready(picture, query),
         _ => false,

@@ -9,7 +9,7 @@ use crate::http;
 use crate::stage::{Stage, on_stage, options};
 
 /// What Patroni's documentation promises of a primary and of a standby that is one of several whom a commit may wait for.
-const STATUSES: [(&str, u16, u16); 26] = [
+const STATUSES: [(&str, u16, u16); 30] = [
     ("/", 200, 503),
     ("/primary", 200, 503),
     ("/master", 200, 503),
@@ -28,7 +28,11 @@ const STATUSES: [(&str, u16, u16); 26] = [
     ("/quorum", 503, 200),
     ("/read-only-quorum", 200, 200),
     ("/read-only-sync", 200, 503),
+    ("/primary?tag_unknown=1", 200, 503),
+    ("/read-only-quorum?tag_unknown=1", 503, 503),
+    ("/read-only-sync?tag_unknown=1", 503, 503),
     ("/health", 200, 200),
+    ("/health?tag_unknown=1", 503, 503),
     ("/liveness", 200, 200),
     ("/readiness", 200, 200),
     ("/patroni", 200, 200),
