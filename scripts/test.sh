@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds and runs every test of the workspace, and ends with one line that says how it went. The whole output stays in target/test.log.
 # PG=17 takes another PostgreSQL than Debian's (scripts/postgres.sh), and plays only the tests that have to do with one. Without, a few of them are
-# played against PostgreSQL 17 as well, where that can be had: what a version changes shows there.
+# played against PostgreSQL 17 as well, where that can be had: what a version changes shows there. Programs that were made for Patroni are run
+# where they can be had (scripts/programs.sh).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
@@ -19,13 +20,19 @@ elif PGVIGIL_TEST_BIN_DIR_17=$(scripts/postgres.sh 17); then
 else
     unset PGVIGIL_TEST_BIN_DIR_17
 fi
+without=
+if PGVIGIL_TEST_PROGRAMS=$(scripts/programs.sh); then
+    export PGVIGIL_TEST_PROGRAMS
+else
+    unset PGVIGIL_TEST_PROGRAMS
+    without=", WITHOUT CHECK_PATRONI, PATRONICTL AND VIP-MANAGER, which are not here"
+fi
 cargo build --workspace --all-targets || exit
 
 # All of it, even after a failure: one run should tell everything that is wrong.
 cargo test --no-fail-fast "${tests[@]:---workspace}" 2>&1 | tee target/test.log
 status=${PIPESTATUS[0]}
 
-without=
 if [ -n "${PGVIGIL_TEST_BIN_DIR_17:-}" ]; then
     # With all of the workspace, for a part of it would have its dependencies built anew.
     # Whatever reads, writes or waits for something of Postgres that a version may name otherwise; and one leader after another.
@@ -36,7 +43,7 @@ if [ -n "${PGVIGIL_TEST_BIN_DIR_17:-}" ]; then
         durability::names_count settings:: slots:: || status=1
     again --test whole -- --exact failover::a_leader_that_dies_is_replaced_and_returns_by_itself || status=1
 elif [ "${PG:-15}" = 15 ]; then
-    without=", NONE OF THEM AGAINST POSTGRESQL 17, which is not here"
+    without+=", NONE OF THEM AGAINST POSTGRESQL 17, which is not here"
 fi
 
 # "test result: ok. 24 passed; 0 failed; 1 ignored; ..." once for each test binary

@@ -10,7 +10,7 @@ mod keep;
 pub mod lookout;
 pub mod node;
 mod play;
-mod ports;
+pub mod ports;
 pub mod processes;
 pub mod programs;
 mod screen;

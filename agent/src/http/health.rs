@@ -182,6 +182,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_path_is_in_the_table_of_docs_compatibility() {
+        let document = include_str!("../../../docs/compatibility.md");
+        let missing: Vec<_> = PATHS.iter().filter(|path| !document.contains(&format!("`{path}`"))).collect();
+        assert!(missing.is_empty(), "not in docs/compatibility.md: {missing:?}");
+    }
+
+    #[test]
     fn lag_is_read_with_postgres_units_and_nonsense_is_ignored() {
         assert_eq!(Query::parse("lag=100").lag_bytes, Some(100));
         assert_eq!(Query::parse("lag=16MB&x=y").lag_bytes, Some(16 << 20));

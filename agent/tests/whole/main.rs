@@ -28,6 +28,7 @@ mod orders;
 mod outages;
 mod overruled;
 mod parameters;
+mod programs;
 mod promises;
 mod race;
 mod rest;
