@@ -5,6 +5,7 @@ mod adopt;
 mod cluster;
 mod config;
 mod demo;
+mod manual;
 mod member;
 mod orders;
 mod show;
@@ -19,6 +20,7 @@ pub use adopt::AdoptArgs;
 pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
+pub use manual::{CompletionsArgs, ManArgs};
 pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
 pub use show::{ShowArgs, ShowCommand, UriArgs};
@@ -124,6 +126,10 @@ pub enum Command {
     /// Print configuration for the programs around a cluster.
     #[command(subcommand)]
     Show(ShowCommand),
+    /// Print the completions of a shell.
+    Completions(CompletionsArgs),
+    /// Write the manual pages, one for each command.
+    Man(ManArgs),
 }
 
 /// Arguments of `validate`.

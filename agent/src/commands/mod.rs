@@ -5,6 +5,7 @@ mod adopt;
 mod daemon;
 mod failover;
 mod follow;
+mod manual;
 mod member;
 mod operator;
 mod orders;
@@ -44,6 +45,8 @@ pub fn run(cli: Cli) -> Exit {
         Command::Transitions(arguments) => in_runtime(transitions::run(&arguments)),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Show(command) => in_runtime(shown::run(&command)),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man(arguments) => manual::man(&arguments),
     };
     if exit == Exit::Done && screen::output_lost() { Exit::Failed } else { exit }
 }
