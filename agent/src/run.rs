@@ -146,7 +146,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         disk: hands.disk.clone(),
         promises: Arc::clone(&hands.promises),
     };
-    let control = Control::new(Arc::clone(&hands));
+    let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let verbs = hands.config.control.on_health_listener.then(|| control.verbs());
     let router = http::router(api.clone(), verbs, &control::whereabouts(&hands.config));
     let address = http::listen(&listen, router).with_context(|| {

@@ -1,5 +1,6 @@
 //! What each word of the command line does. Standard output carries the answer and nothing else; chatter and errors go to standard
-//! error; the exit code says which way it ended. `world.rs` looks at the cluster, `screen.rs` and `words.rs` say what was seen.
+//! error; the exit code says which way it ended. The work is in `operate`, which the control API shares; `screen.rs` says what
+//! came of it.
 
 mod adopt;
 mod daemon;
@@ -19,10 +20,10 @@ mod switchover;
 mod transitions;
 mod validate;
 mod why;
-mod words;
 mod world;
 
 use crate::cli::{Cli, Command, Exit};
+use crate::operate::{Kind, Unable, words};
 
 /// Carries out one command.
 pub fn run(cli: Cli) -> Exit {
@@ -65,4 +66,16 @@ fn in_runtime(work: impl Future<Output = Exit>) -> Exit {
             Exit::Failed
         }
     }
+}
+
+/// Tells why something was not done.
+fn told(unable: Unable) -> Exit {
+    let (word, exit) = match unable.kind {
+        Kind::Misused => ("error", Exit::Usage),
+        Kind::Refused | Kind::Overtaken => ("refused", Exit::Refused),
+        Kind::Failed => ("error", Exit::Failed),
+        Kind::Unreachable => ("error", Exit::Unreachable),
+    };
+    unable.why.iter().for_each(|why| screen::tell(&format!("{word}: {why}")));
+    exit
 }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use decision::names::MemberName;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Map, Value, json};
 
 use super::operator::who;
 use super::screen::{answer, tell};
-use super::settings::{change, put};
+use super::settings::change;
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{ConfigArg, Exit, PauseArgs};
+use crate::operate::pause::{paused, resumed};
 
 /// How long the agents may take to notice.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
@@ -66,29 +66,6 @@ pub async fn resume(argument: &ConfigArg) -> Exit {
     }
 }
 
-/// The settings with a pause in them.
-fn paused(config: &Map<String, Value>, until: Timestamp, by: &str, reason: Option<&str>) -> Value {
-    let mut config = config.clone();
-    let mut pause = json!({"until": until.to_string(), "by": by});
-    if let Some(reason) = reason {
-        pause["reason"] = json!(reason);
-    }
-    put(&mut config, &["pause"], Some(json!(true)));
-    put(&mut config, &["pgvigil", "pause"], Some(pause));
-    Value::Object(config)
-}
-
-/// The settings without a pause; `None`: there is none.
-fn resumed(config: &Map<String, Value>) -> Option<Value> {
-    let mut config = config.clone();
-    let was_paused = config.remove("pause").is_some_and(|pause| pause != json!(false));
-    let details = config.get_mut("pgvigil").and_then(Value::as_object_mut).and_then(|ours| ours.remove("pause"));
-    if config.get("pgvigil").and_then(Value::as_object).is_some_and(Map::is_empty) {
-        config.remove("pgvigil");
-    }
-    (was_paused || details.is_some()).then_some(Value::Object(config))
-}
-
 /// Waits until every agent that answers acts accordingly.
 async fn noticed(reach: &Reach, wanted: bool) -> Exit {
     let began = Instant::now();
@@ -129,44 +106,5 @@ async fn noticed(reach: &Reach, wanted: bool) -> Exit {
             return Exit::StillRunning;
         }
         tokio::time::sleep(ASK_EVERY).await;
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
-    #[test]
-    fn pausing_and_resuming_leaves_everything_else_as_it_was() {
-        let before = object(
-            json!({"ttl": 30, "postgresql": {"parameters": {"a": 1}}, "pgvigil": {"durability": {"mode": "strict"}}}),
-        );
-        let until: Timestamp = "2026-11-22T11:00:00Z".parse().unwrap();
-        let during = paused(&before, until, "anna@db1", Some("upgrade"));
-        assert_eq!(during["pause"], true);
-        assert_eq!(
-            during["pgvigil"]["pause"],
-            json!({"until": "2026-11-22T11:00:00Z", "by": "anna@db1", "reason": "upgrade"})
-        );
-        assert_eq!(during["pgvigil"]["durability"]["mode"], "strict");
-        assert_eq!(resumed(&object(during)), Some(Value::Object(before)));
-    }
-
-    #[test]
-    fn a_pause_leaves_no_empty_section_behind() {
-        let during = paused(&Map::new(), Timestamp::now(), "anna@db1", None);
-        assert_eq!(resumed(&object(during)), Some(json!({})));
-    }
-
-    #[test]
-    fn resuming_what_is_not_paused_changes_nothing() {
-        assert_eq!(resumed(&object(json!({"ttl": 30}))), None);
-        assert_eq!(resumed(&object(json!({"pause": false}))), None);
-        assert_eq!(resumed(&object(json!({"pause": true}))), Some(json!({})));
     }
 }

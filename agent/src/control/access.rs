@@ -44,6 +44,13 @@ pub struct Caller {
     pub role: Role,
 }
 
+impl Caller {
+    /// `anna@db1`, as it goes into records.
+    pub fn who(&self) -> String {
+        format!("{}@{}", self.name, self.from)
+    }
+}
+
 /// Somebody who is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stranger {

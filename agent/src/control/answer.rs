@@ -6,6 +6,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::operate::{Kind, Unable};
+
 /// How an attempt ended, in the words of the audit and of the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -17,6 +19,8 @@ pub enum Outcome {
     Refused,
     /// It was begun, or could not be, and has failed.
     Failed,
+    /// Whether it was done is not known yet.
+    Unknown,
     /// Whoever asked may not.
     Denied,
     /// Nobody can understand it.
@@ -31,6 +35,7 @@ impl Outcome {
             Outcome::Accepted => "accepted",
             Outcome::Refused => "refused",
             Outcome::Failed => "failed",
+            Outcome::Unknown => "unknown",
             Outcome::Denied => "denied",
             Outcome::Invalid => "invalid",
         }
@@ -86,6 +91,11 @@ impl Answer {
         Self::new(status, Body::Sentence(sentence.into()))
     }
 
+    /// An object.
+    pub fn object(status: StatusCode, value: Value) -> Self {
+        Self::new(status, Body::Object(value))
+    }
+
     /// Why something was not done.
     pub fn error(status: StatusCode, why: impl Into<String>) -> Self {
         Self::new(status, Body::Object(json!({"error": why.into()})))
@@ -95,11 +105,30 @@ impl Answer {
         Self { status, body, told: Told { outcome: Outcome::of(status), what: String::new() } }
     }
 
+    /// Where the status does not say how it ended.
+    #[must_use]
+    pub fn ended(mut self, outcome: Outcome) -> Self {
+        self.told.outcome = outcome;
+        self
+    }
+
     /// What was asked for.
     #[must_use]
     pub fn about(mut self, what: impl Into<String>) -> Self {
         self.told.what = what.into();
         self
+    }
+}
+
+impl From<Unable> for Answer {
+    fn from(unable: Unable) -> Self {
+        let (status, outcome) = match unable.kind {
+            Kind::Misused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Invalid),
+            Kind::Refused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Refused),
+            Kind::Overtaken => (StatusCode::CONFLICT, Outcome::Refused),
+            Kind::Failed | Kind::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Failed),
+        };
+        Self::error(status, unable.text()).ended(outcome)
     }
 }
 

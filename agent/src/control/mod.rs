@@ -4,6 +4,7 @@
 mod access;
 mod answer;
 mod audit;
+mod body;
 mod credentials;
 mod guard;
 mod listen;
@@ -18,6 +19,8 @@ use axum::middleware::from_fn_with_state;
 use self::access::Access;
 use crate::config::Config;
 use crate::hands::Hands;
+use crate::operate::world::Reach;
+use crate::published::Board;
 
 pub use access::Peer;
 pub use verbs::is_verb;
@@ -26,14 +29,21 @@ pub use verbs::is_verb;
 #[derive(Clone)]
 pub struct Control {
     hands: Arc<Hands>,
+    board: Arc<Board>,
+    reach: Arc<Reach>,
     access: Arc<Access>,
 }
 
 impl Control {
-    /// For the agent with these hands.
-    pub fn new(hands: Arc<Hands>) -> Self {
+    /// For the agent with these hands, which shows itself on this board. It asks etcd on connections of its own: whatever is asked for here holds
+    /// up nothing that the agent does.
+    ///
+    /// # Errors
+    /// What is needed to ask etcd cannot be had.
+    pub fn new(hands: Arc<Hands>, board: Arc<Board>) -> anyhow::Result<Self> {
         let access = Arc::new(Access::new(&hands.config.control));
-        Self { hands, access }
+        let reach = Arc::new(Reach::of(hands.config.clone())?);
+        Ok(Self { hands, board, reach, access })
     }
 
     /// The verbs, for those who may.

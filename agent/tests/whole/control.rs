@@ -1,5 +1,6 @@
 //! The control API: who gets in and who does not, over the socket and over TCP, and what is told of it afterwards.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
@@ -15,8 +16,8 @@ const NOBODY: u32 = 65_534;
 
 /// A cluster whose nodes can be controlled over TCP on loopback.
 pub struct Controlled {
-    /// Where the control API of `n1` listens.
-    pub url: String,
+    /// Where the control API of each node listens.
+    urls: BTreeMap<String, String>,
     tokens: PathBuf,
 }
 
@@ -24,7 +25,7 @@ impl Controlled {
     /// Configures all nodes of a cluster that has not been started: tokens for `looker`, `gatekeeper`, `ansible` and `anna`.
     pub fn prepare(stage: &Stage) -> Result<Self> {
         let tokens = stage.cluster.make_directory("tokens")?;
-        let mut controlled = Self { url: String::new(), tokens };
+        let mut controlled = Self { urls: BTreeMap::new(), tokens };
         let roles = [("looker", "read"), ("gatekeeper", "gate"), ("ansible", "operate"), ("anna", "admin")];
         let mut list = Vec::new();
         for (name, role) in roles {
@@ -35,9 +36,7 @@ impl Controlled {
             let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
             stage.set(node.name(), "control.tokens", &format!("[{}]", list.join(", ")))?;
             stage.set(node.name(), "control.listen", &format!("\"{address}\""))?;
-            if node.name() == "n1" {
-                controlled.url = format!("http://{address}");
-            }
+            controlled.urls.insert(node.name().to_owned(), format!("http://{address}"));
         }
         Ok(controlled)
     }
@@ -50,9 +49,14 @@ impl Controlled {
         Ok(chown(&file, Some(owner.uid()), Some(owner.gid()))?)
     }
 
-    /// A request with the token of `name`.
+    /// A request to the agent of a node, without a token.
+    pub fn at(&self, node: &str, method: &str, path: &str) -> Curl {
+        Curl::new(method, &format!("{}{path}", self.urls[node]))
+    }
+
+    /// A request to `n1` with the token of `name`.
     pub fn ask(&self, name: &str, method: &str, path: &str) -> Curl {
-        Curl::new(method, &format!("{}{path}", self.url)).token(&token(name))
+        self.at("n1", method, path).token(&token(name))
     }
 }
 
@@ -61,7 +65,8 @@ pub fn token(name: &str) -> String {
     format!("0123456789abcdef-{name}")
 }
 
-fn one_node() -> ClusterOptions {
+/// One node is enough to talk to.
+pub fn one_node() -> ClusterOptions {
     ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() }
 }
 
@@ -69,14 +74,16 @@ fn socket_of(stage: &Stage, name: &str) -> Result<PathBuf> {
     Ok(stage.node(name)?.home().join("data.pgvigil/control.sock"))
 }
 
-async fn begins(stage: &Stage) -> Result<()> {
+/// Starts everything, and waits until it works.
+pub async fn begins(stage: &Stage) -> Result<()> {
     stage.cluster.start_etcd().await?;
     stage.cluster.start_nodes()?;
     stage.cluster.wait_settled(SOON).await
 }
 
+/// Whether an answer is this one.
 #[track_caller]
-fn is(answer: &Answer, status: u16, text: &str) -> Result<()> {
+pub fn is(answer: &Answer, status: u16, text: &str) -> Result<()> {
     ensure!(answer.status == status && answer.body.contains(text), "expected {status} with {text:?}: {answer:?}");
     Ok(())
 }
@@ -89,18 +96,25 @@ async fn over_tcp_a_token_says_who_it_is_and_what_they_may() {
         let node = stage.node("n1")?;
 
         // The health API answers everybody, and does nothing.
-        for (method, path) in [("POST", "/reload")] {
+        let verbs = [
+            ("POST", "/switchover"),
+            ("DELETE", "/restart"),
+            ("PATCH", "/config"),
+            ("PUT", "/config"),
+            ("POST", "/reload"),
+        ];
+        for (method, path) in verbs {
             let answer = Curl::new(method, &format!("{}{path}", node.api_url())).token(&token("anna")).send().await?;
             is(&answer, 403, "control.sock on the host of n1, and 127.0.0.1:")?;
         }
         is(&Curl::new("POST", &format!("{}/cluster", node.api_url())).send().await?, 405, "only reads")?;
 
-        let without = Curl::new("POST", &format!("{}/reload", control.url)).send().await?;
+        let without = control.at("n1", "POST", "/reload").send().await?;
         is(&without, 401, "Authorization: Bearer TOKEN")?;
         ensure!(without.head.contains("www-authenticate: bearer realm=\"pgvigil\""), "{without:?}");
-        let wrong = Curl::new("POST", &format!("{}/reload", control.url)).token("0123456789abcdef-nobody");
+        let wrong = control.at("n1", "POST", "/reload").token("0123456789abcdef-nobody");
         is(&wrong.send().await?, 401, "nobody's token")?;
-        is(&Curl::new("GET", &format!("{}/cluster", control.url)).send().await?, 401, "Authorization")?;
+        is(&control.at("n1", "GET", "/cluster").send().await?, 401, "Authorization")?;
         is(&control.ask("looker", "GET", "/cluster").send().await?, 200, "\"members\"")?;
         for name in ["looker", "gatekeeper"] {
             is(&control.ask(name, "POST", "/reload").send().await?, 403, "that takes operate")?;
@@ -108,10 +122,10 @@ async fn over_tcp_a_token_says_who_it_is_and_what_they_may() {
         for name in ["ansible", "anna"] {
             is(&control.ask(name, "POST", "/reload?reason=test").send().await?, 202, "reload scheduled")?;
         }
-        let as_patronictl = Curl::new("POST", &format!("{}/reload", control.url));
+        let as_patronictl = control.at("n1", "POST", "/reload");
         let pair = |name: &str| format!("{name}:{}", token("ansible"));
         is(&as_patronictl.with(&["-u", &pair("ansible")]).send().await?, 202, "reload scheduled")?;
-        let as_another = Curl::new("POST", &format!("{}/reload", control.url));
+        let as_another = control.at("n1", "POST", "/reload");
         is(&as_another.with(&["-u", &pair("anna")]).send().await?, 401, "nobody's token")?;
         is(&control.ask("anna", "PUT", "/cluster").send().await?, 405, "only reads")?;
         is(&control.ask("anna", "POST", "/no/such/path").send().await?, 404, "no such path")?;
@@ -125,7 +139,7 @@ async fn over_tcp_a_token_says_who_it_is_and_what_they_may() {
 async fn files_of_tokens_are_read_again(stage: &Stage, control: &Controlled) -> Result<()> {
     let answers = async |token: &str, status: u16| {
         let ask = async || {
-            let asked = Curl::new("POST", &format!("{}/reload", control.url)).token(token).send().await?;
+            let asked = control.at("n1", "POST", "/reload").token(token).send().await?;
             Ok(asked.status == status)
         };
         stage.eventually(&format!("the token is not answered with {status}"), ask).await

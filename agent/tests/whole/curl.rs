@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 /// One request.
 pub struct Curl(Command);
@@ -18,6 +19,13 @@ pub struct Answer {
     pub head: String,
     /// The rest.
     pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.body).with_context(|| format!("no JSON: {self:?}"))
+    }
 }
 
 impl Curl {
@@ -42,6 +50,11 @@ impl Curl {
     /// With a token.
     pub fn token(self, token: &str) -> Self {
         self.with(&["-H", &format!("Authorization: Bearer {token}")])
+    }
+
+    /// With a body of JSON.
+    pub fn json(self, body: &str) -> Self {
+        self.with(&["-H", "Content-Type: application/json", "-d", body])
     }
 
     /// As another user of this host.

@@ -46,4 +46,5 @@ mod state_dir;
 mod storm;
 mod stray;
 mod switchover;
+mod verbs;
 mod volume;

@@ -2,19 +2,18 @@
 
 mod rolling;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use consensus::Snapshot;
 use consensus::records::{OrderRecord, Transition, order_id};
-use consensus::{Outcome, Snapshot};
 use decision::names::MemberName;
 
 use crate::cli::{Exit, OrderArgs, ReinitArgs, ReloadArgs, RestartArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask, who};
 use crate::commands::screen::{answer, tell};
-use crate::commands::words;
 use crate::commands::world::Reach;
-
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+use crate::commands::{told as unable, words};
+use crate::operate::orders::{self, refusal, waits_for_restart};
 
 /// Restarts the Postgres of one node.
 pub async fn restart(arguments: &RestartArgs) -> Exit {
@@ -79,10 +78,6 @@ async fn nothing_is_pending(member: &str, arguments: &OrderArgs) -> Result<bool,
     Ok(nothing)
 }
 
-fn waits_for_restart(snapshot: &Snapshot, member: &MemberName) -> bool {
-    snapshot.member_records.get(member).is_some_and(|record| record.pending_restart == Some(true))
-}
-
 /// Copies the data of one node anew.
 pub async fn reinit(arguments: &ReinitArgs) -> Exit {
     let order = OrderRecord { order: "reinit".to_owned(), ..OrderRecord::default() };
@@ -116,35 +111,14 @@ async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result
 /// Gives the order and follows it.
 async fn obeyed(reach: &Reach, to: &MemberName, arguments: &OrderArgs, order: OrderRecord) -> Result<Exit, Exit> {
     let order = OrderRecord { requested_by: who(), reason: arguments.reason.clone(), ..order };
-    match reach.store.give_order(to, &order).await {
-        Ok(Outcome::Applied { revision }) => follow(reach, to, revision, arguments.wait).await,
-        Ok(Outcome::Refused) => {
-            tell(&format!("refused: another order waits for {to}"));
-            Ok(Exit::Refused)
-        }
-        Err(error) => {
-            tell(&format!("error: the order was not given: {error}"));
-            Ok(Exit::Unreachable)
-        }
+    match orders::give(reach, to, &order).await {
+        Ok(revision) => follow(reach, to, revision, arguments.wait).await,
+        Err(why) => Ok(unable(why)),
     }
 }
 
 async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
-    reach.store.read().await.map_err(|error| {
-        tell(&format!("error: orders are given in etcd, and it does not answer: {error}"));
-        Exit::Unreachable
-    })
-}
-
-fn refusal(snapshot: &Snapshot, to: &MemberName, order: &OrderRecord) -> Option<String> {
-    let cluster = &snapshot.cluster;
-    if !cluster.members.contains_key(to) {
-        let members = words::list(cluster.members.keys());
-        return Some(format!("{to} is not registered: is its agent running? Registered: {members}"));
-    }
-    let leads = cluster.leader.as_ref() == Some(to);
-    (order.order == "reinit" && leads)
-        .then(|| format!("{to} leads: its data is what the others are copied from; switch over first"))
+    orders::read(reach).await.map_err(unable)
 }
 
 /// What the order means, before it is given.
@@ -163,20 +137,13 @@ fn consequence(snapshot: &Snapshot, to: &MemberName, order: &OrderRecord) -> Str
 
 /// Waits until the node has taken the order up and its record is closed.
 async fn follow(reach: &Reach, to: &MemberName, revision: i64, within: Duration) -> Result<Exit, Exit> {
-    let begun = Instant::now();
-    let id = order_id(revision);
-    loop {
-        match reach.store.transition(&id).await {
-            Ok(Some(record)) if record.outcome != "in_progress" => return Ok(told(&record)),
-            Ok(_) => {}
-            Err(error) => tell(&format!("warning: how it goes is not known at the moment: {error}")),
-        }
-        if begun.elapsed() >= within {
-            tell(&format!("{to} is not done after {}; its record: pgvigil transitions {id}", words::length(within)));
-            return Ok(Exit::StillRunning);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
+    let warn = |why: &str| tell(&format!("warning: {why}"));
+    if let Some(record) = orders::follow(reach, revision, within, |_| false, warn).await {
+        return Ok(told(&record));
     }
+    let id = order_id(revision);
+    tell(&format!("{to} is not done after {}; its record: pgvigil transitions {id}", words::length(within)));
+    Ok(Exit::StillRunning)
 }
 
 fn told(record: &Transition) -> Exit {

@@ -8,12 +8,13 @@ use consensus::records::OrderRecord;
 use decision::names::MemberName;
 use decision::view::{Cluster, MemberRole};
 
-use super::{obeyed, read, waits_for_restart};
+use super::{obeyed, read};
 use crate::cli::{Exit, OrderArgs, Output, Role, SwitchoverArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{switchover, words};
+use crate::operate::orders::waits_for_restart;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 

@@ -5,11 +5,13 @@ use std::process::Command;
 
 use serde_json::{Map, Value};
 
-use super::{Plan, change, shown, unchanged};
+use super::{Plan, change, shown};
 use crate::cli::{EditArgs, Exit};
 use crate::commands::operator::must_be_able_to_ask;
 use crate::commands::screen::tell;
+use crate::commands::told;
 use crate::commands::world::Reach;
+use crate::operate::settings::unchanged;
 
 /// Opens the editor, and changes what was changed there.
 pub async fn edit(arguments: &EditArgs) -> Result<Exit, Exit> {
@@ -22,7 +24,7 @@ pub async fn edit(arguments: &EditArgs) -> Result<Exit, Exit> {
     })?;
     let reason = arguments.reason.as_deref();
     let plan = Plan { reach: &reach, reason, dry_run: false, yes: false, expected: None };
-    plan.carry_out(|now| unchanged(now, &before).map(|()| after.clone())).await
+    plan.carry_out(|now| unchanged(now, &before).map(|()| after.clone()).map_err(told)).await
 }
 
 fn edited(before: &Map<String, Value>) -> Result<Map<String, Value>, String> {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::value::Size;
 use crate::config::{is_zone, keys};
+use crate::operate::settings::put;
 
 /// One setting.
 #[derive(Debug)]
@@ -108,24 +109,6 @@ impl Setting {
     pub fn put(&self, config: &mut Map<String, Value>, value: Option<Value>) {
         let place: Vec<&str> = self.place.iter().copied().filter(|part| !part.is_empty()).collect();
         put(config, &place, value);
-    }
-}
-
-/// Sections come and go with what is in them. What is no section gives way: nobody could have read it.
-pub fn put(object: &mut Map<String, Value>, place: &[&str], value: Option<Value>) {
-    match (place, value) {
-        ([leaf], Some(value)) => drop(object.insert((*leaf).to_owned(), value)),
-        ([leaf], None) => drop(object.remove(*leaf)),
-        ([section, rest @ ..], value) => {
-            let mut inner = object.get(*section).and_then(Value::as_object).cloned().unwrap_or_default();
-            put(&mut inner, rest, value);
-            if inner.is_empty() {
-                object.remove(*section);
-            } else {
-                object.insert((*section).to_owned(), Value::Object(inner));
-            }
-        }
-        ([], _) => {}
     }
 }
 

@@ -1,10 +1,8 @@
 //! `pgvigil config`: the cluster-wide settings, each change with its author and reason, and the way back.
 
 pub mod change;
-mod diff;
 mod edit;
 mod known;
-mod parameters;
 mod shown;
 
 use serde_json::{Map, Value};
@@ -13,10 +11,12 @@ use super::operator::{agrees, must_be_able_to_ask};
 use super::screen::{answer, tell};
 use super::world::Reach;
 use crate::cli::{ConfigCommand, Exit, RollbackArgs, SetArgs};
+use crate::commands::told;
 use crate::config::keys;
+use crate::operate::settings::{Checked, checked, diff, unchanged, with_the_state_of};
 
+pub use crate::operate::settings::put;
 pub use change::change;
-pub use known::put;
 
 /// Carries out one of them.
 pub async fn run(command: &ConfigCommand) -> Exit {
@@ -80,24 +80,6 @@ async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Exit> {
     plan.carry_out(|config| Ok(with_the_state_of(config, earlier.clone()))).await
 }
 
-/// Whether the cluster is paused, and which site leads, is no matter of going back.
-fn with_the_state_of(now: &Map<String, Value>, mut earlier: Map<String, Value>) -> Map<String, Value> {
-    let ours = |name: &str| now.get("pgvigil").and_then(|ours| ours.get(name)).cloned();
-    for name in ["pause", "standby_cluster"] {
-        put(&mut earlier, &[name], now.get(name).cloned());
-    }
-    for name in ["pause", "site"] {
-        put(&mut earlier, &["pgvigil", name], ours(name));
-    }
-    earlier
-}
-
-/// Which site leads is decided by commands that see it through.
-fn leaves_the_sites_alone(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
-    let site = |config: &Map<String, Value>| config.get("pgvigil").and_then(|ours| ours.get("site")).cloned();
-    before.get("standby_cluster") == after.get("standby_cluster") && site(before) == site(after)
-}
-
 /// A change that is shown before it is made.
 struct Plan<'a> {
     reach: &'a Reach,
@@ -120,17 +102,12 @@ impl Plan<'_> {
         self.as_expected().await?;
         let snapshot = change::read(self.reach).await?;
         let before = change::settings(self.reach, &snapshot)?;
-        let (after, notes) = parameters::checked(self.reach, &snapshot, &before, new(&before)?).await?;
+        let Checked { after, notes } = checked(self.reach, &snapshot, &before, new(&before)?).await.map_err(told)?;
         let lines = diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone()));
         if lines.is_empty() {
             answer("nothing to change");
             return Ok(Exit::Done);
         }
-        if !leaves_the_sites_alone(&before, &after) {
-            tell("refused: which site leads is changed by pgvigil site promote and pgvigil site demote");
-            return Err(Exit::Refused);
-        }
-        shown::refuse_nonsense(&after)?;
         answer(&lines.join("\n"));
         notes.iter().for_each(|note| tell(note));
         if self.dry_run {
@@ -160,38 +137,5 @@ impl Plan<'_> {
         }
         tell(&format!("error: the newest revision is {newest}, not {expected}; nothing was changed"));
         Err(Exit::Refused)
-    }
-}
-
-fn unchanged(now: &Map<String, Value>, before: &Map<String, Value>) -> Result<(), Exit> {
-    if now == before {
-        return Ok(());
-    }
-    tell("error: somebody else has changed the settings meanwhile; nothing was changed here, look again");
-    Err(Exit::Refused)
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
-
-    #[test]
-    fn going_back_neither_pauses_nor_resumes() {
-        let paused = object(json!({"pause": true, "pgvigil": {"pause": {"by": "anna"}, "x": 1}}));
-        let running = object(json!({"ttl": 30, "pgvigil": {"y": 2}}));
-        let back = with_the_state_of(&running, paused.clone());
-        assert_eq!(Value::Object(back), json!({"pgvigil": {"x": 1}}));
-        let back = with_the_state_of(&paused, running);
-        assert_eq!(
-            Value::Object(back),
-            json!({"ttl": 30, "pause": true, "pgvigil": {"pause": {"by": "anna"}, "y": 2}})
-        );
-        assert_eq!(with_the_state_of(&Map::new(), object(json!({"pgvigil": {"pause": {}}}))), Map::new());
     }
 }

@@ -1,13 +1,14 @@
 //! The settings and their history, for people and programs.
 
-use consensus::records::{ClusterConfig, ConfigRevision};
-use serde_json::{Map, Value, json};
+use consensus::records::ConfigRevision;
+use serde_json::{Value, json};
 
-use super::{change, diff};
+use super::change;
 use crate::cli::{DiffArgs, Exit, HistoryArgs, Output, ShowConfigArgs};
 use crate::commands::screen::{answer, table, tell};
 use crate::commands::words;
 use crate::commands::world::Reach;
+use crate::operate::settings::diff;
 
 /// The settings as they are, or as they were.
 pub async fn show(arguments: &ShowConfigArgs) -> Result<Exit, Exit> {
@@ -88,16 +89,6 @@ async fn newest(reach: &Reach) -> Result<ConfigRevision, Exit> {
     let config = Value::Object(change::settings(reach, &snapshot)?);
     let newest = change::history(reach).await?.pop().filter(|row| row.config == config);
     Ok(newest.unwrap_or_else(|| ConfigRevision { config, ..ConfigRevision::default() }))
-}
-
-/// What the agents would not understand is not written.
-///
-/// # Errors
-/// Told already.
-pub fn refuse_nonsense(config: &Map<String, Value>) -> Result<(), Exit> {
-    let (_, wrong) = ClusterConfig::from_json(&Value::Object(config.clone()).to_string());
-    wrong.iter().for_each(|why| tell(&format!("error: {why}")));
-    if wrong.is_empty() { Ok(()) } else { Err(Exit::Usage) }
 }
 
 /// For people, and for an editor.

@@ -177,8 +177,8 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
 mod tests {
     use serde_json::json;
 
-    use super::super::super::world::Agent;
     use super::*;
+    use crate::operate::world::Agent;
 
     #[test]
     fn an_etcd_that_cannot_be_read_is_called_unreachable_only_where_no_agent_knows_better() {

@@ -2,27 +2,21 @@
 //! on the new leader. The agents do all the work: whoever interrupts this program interrupts nothing else.
 
 mod cancel;
-mod preflight;
 
-use std::time::{Duration, Instant};
-
-use consensus::records::{FailoverRecord, Transition};
-use consensus::{Error, Outcome, Snapshot};
+use consensus::records::Transition;
 use decision::names::MemberName;
 use jiff::Timestamp;
 
-use self::preflight::{Preflight, Wish};
-use super::follow::{Asked, Kind, conclude, follow};
+use super::follow::{conclude, follow};
 use super::operator::{agrees, must_be_able_to_ask, who};
 use super::screen::{answer, tell};
 use super::transitions::exit_word;
-use super::words;
-use super::world::{Reach, World};
+use super::world::Reach;
+use super::{told, words};
 use crate::cli::{Exit, Output, SwitchoverArgs};
+use crate::operate::preflight::{Preflight, Wish};
+use crate::operate::switchover::{look, request};
 
-/// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
-const PASSES_WITHIN: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How many earlier switchovers the expectation is made of.
 const JUDGED_BY: usize = 5;
 
@@ -61,25 +55,10 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
         tell("nothing was changed");
         return Ok(Exit::Failed);
     }
-    let asked = request(&reach, snapshot, from, to, arguments).await?;
+    let by = (who(), arguments.reason.as_deref());
+    let asked = request(&reach, snapshot, (from, to), &by.0, by.1).await.map_err(told)?;
     let followed = follow(&reach, &asked, arguments.wait).await;
     Ok(conclude(&asked, &followed, arguments.wait, arguments.output))
-}
-
-/// Looks at everything; again for a moment, while only such things are in the way as pass by themselves.
-async fn look(reach: &Reach, wish: &Wish) -> World {
-    let began = Instant::now();
-    loop {
-        let world = reach.look().await;
-        let passes = |snapshot| {
-            let preflight = Preflight::of(&world, snapshot, wish, Timestamp::now());
-            preflight.may_pass() && !preflight.passed()
-        };
-        if began.elapsed() > PASSES_WITHIN || !world.etcd.as_ref().is_ok_and(passes) {
-            return world;
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
 }
 
 fn wish(arguments: &SwitchoverArgs) -> Result<Wish, Exit> {
@@ -126,59 +105,6 @@ fn median_pause_ms(records: &[Transition]) -> Option<f64> {
     let mut pauses: Vec<f64> = done.filter_map(|record| record.write_outage_ms).take(JUDGED_BY).collect();
     pauses.sort_by(f64::total_cmp);
     pauses.get(pauses.len().saturating_sub(1) / 2).copied()
-}
-
-async fn request(
-    reach: &Reach,
-    snapshot: &Snapshot,
-    from: &MemberName,
-    to: &MemberName,
-    arguments: &SwitchoverArgs,
-) -> Result<Asked, Exit> {
-    let record = FailoverRecord {
-        leader: Some(from.to_string()),
-        member: Some(to.to_string()),
-        kind: Some("switchover".to_owned()),
-        requested_by: Some(who()),
-        reason: arguments.reason.clone(),
-        ..FailoverRecord::default()
-    };
-    let revision = write_request(reach, &record).await?;
-    let (from, to, term_before) = (Some(from.clone()), to.clone(), snapshot.cluster.term);
-    Ok(Asked { kind: Kind::Switchover, revision, from, to, term_before })
-}
-
-/// What somebody has asked for, in a few words.
-fn asked_for(request: &FailoverRecord) -> String {
-    format!(
-        "{} to {} by {}",
-        request.kind.as_deref().unwrap_or("switchover"),
-        request.member.as_deref().unwrap_or("the best candidate"),
-        request.requested_by.as_deref().unwrap_or("somebody")
-    )
-}
-
-/// Writes the request; its revision names it from then on.
-pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64, Exit> {
-    match reach.store.request_failover(record).await {
-        Ok(Outcome::Applied { revision }) => Ok(revision),
-        Ok(Outcome::Refused) => {
-            tell("refused: somebody else has asked for a switchover or failover at this very moment");
-            Err(Exit::Refused)
-        }
-        Err(error @ Error::Unknown(_)) => {
-            tell(&format!("error: {error}; `pgvigil status` tells whether the request waits"));
-            Err(Exit::Unreachable)
-        }
-        Err(error @ Error::Unreachable(_)) => {
-            tell(&format!("error: {error}; nothing was changed"));
-            Err(Exit::Unreachable)
-        }
-        Err(error) => {
-            tell(&format!("error: {error}"));
-            Err(Exit::Failed)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,21 @@
-//! The verbs, in one table: which there are, and what role each takes. One file has one subject.
+//! Patroni's verbs, with its codes and sentences, in one table: which there are, and what role each takes. The work is that of the command line
+//! (`operate`); one file has one subject.
 
+mod config;
+mod failover;
+mod reinitialize;
 mod reload;
+mod restart;
+mod switchover;
 
 use axum::Router;
-use axum::http::Method;
-use axum::routing::post;
+use axum::http::{Method, StatusCode};
+use axum::routing::{patch, post};
+use decision::names::MemberName;
+use serde_json::Value;
 
 use super::Control;
+use super::answer::Answer;
 use crate::config::Role;
 
 /// One verb.
@@ -21,7 +30,18 @@ const fn verb(method: Method, path: &'static str, takes: Role) -> Verb {
 }
 
 /// What changes something. A handler may ask for more than is said here.
-const VERBS: &[Verb] = &[verb(Method::POST, "/reload", Role::Operate)];
+const VERBS: &[Verb] = &[
+    verb(Method::POST, "/switchover", Role::Operate),
+    verb(Method::DELETE, "/switchover", Role::Operate),
+    verb(Method::POST, "/failover", Role::Operate),
+    verb(Method::POST, "/restart", Role::Operate),
+    verb(Method::DELETE, "/restart", Role::Operate),
+    verb(Method::POST, "/reload", Role::Operate),
+    verb(Method::POST, "/reinitialize", Role::Admin),
+    // A pause takes no more; any other setting does.
+    verb(Method::PATCH, "/config", Role::Operate),
+    verb(Method::PUT, "/config", Role::Admin),
+];
 
 /// The role that a request takes. What is not known here takes the highest, and comes to nothing.
 pub fn role(method: &Method, path: &str) -> Role {
@@ -52,5 +72,31 @@ fn find(method: &Method, path: &str) -> Option<&'static Verb> {
 
 /// All of them.
 pub fn router(control: Control) -> Router {
-    Router::new().route("/reload", post(reload::reload)).with_state(control)
+    Router::new()
+        .route("/switchover", post(switchover::ask).delete(switchover::cancel))
+        .route("/failover", post(failover::ask))
+        .route("/restart", post(restart::ask).delete(restart::cancel))
+        .route("/reload", post(reload::ask))
+        .route("/reinitialize", post(reinitialize::ask))
+        .route("/config", patch(config::patch).put(config::put))
+        .with_state(control)
+}
+
+/// A member as somebody has named it; an empty name is none.
+fn member(field: &str, text: Option<&str>) -> Result<Option<MemberName>, Answer> {
+    let named = text.filter(|text| !text.is_empty()).map(MemberName::new).transpose();
+    named.map_err(|bad| Answer::error(StatusCode::BAD_REQUEST, format!("`{field}`: {bad}")))
+}
+
+/// Nothing waits here for a later time.
+fn not_later(field: &str, at: Option<&Value>) -> Result<(), Answer> {
+    match at {
+        None | Some(Value::Null) => Ok(()),
+        Some(text) if text == "" => Ok(()),
+        Some(_) => {
+            let why =
+                format!("`{field}`: nothing is scheduled here; ask for it when it is due (cron, a systemd timer)");
+            Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why))
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::super::answer::Answer;
 use crate::control::Control;
 
 /// Reads it, and only then says so.
-pub async fn reload(State(control): State<Control>) -> Answer {
+pub async fn ask(State(control): State<Control>) -> Answer {
     let hands = Arc::clone(&control.hands);
     let read = tokio::task::spawn_blocking(move || hands.reload()).await;
     match read {

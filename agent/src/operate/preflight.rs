@@ -10,8 +10,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::words;
-use super::super::world::{Answer, World};
+use super::switchover::asked_for;
+use super::words;
+use super::world::{Answer, World};
 
 /// More than this is not left to receive or to replay while clients wait.
 const LAG_LIMIT_BYTES: u64 = 16 << 20;
@@ -178,7 +179,7 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
     checks.push(match &snapshot.request_record {
         None => Check::ok("no other request waits"),
         Some(request) => {
-            let what = super::asked_for(request);
+            let what = asked_for(request);
             Check::fail(format!("another request waits: {what}; `pgvigil switchover --cancel` takes it back"))
         }
     });

@@ -9,9 +9,8 @@ use decision::settings::Mode;
 use serde_json::{Map, Value};
 
 use super::put;
-use crate::cli::Exit;
-use crate::commands::screen::tell;
-use crate::commands::world::{AGENT_WITHIN, Reach};
+use crate::operate::world::{AGENT_WITHIN, Reach};
+use crate::operate::{Kind, Unable};
 
 /// Where they lie.
 const PLACE: [&str; 2] = ["postgresql", "parameters"];
@@ -19,13 +18,13 @@ const PLACE: [&str; 2] = ["postgresql", "parameters"];
 /// The settings as they are to be, in one form, and what is to be told of the change.
 ///
 /// # Errors
-/// What will not do; told already.
+/// What will not do.
 pub async fn checked(
     reach: &Reach,
     snapshot: &Snapshot,
     before: &Map<String, Value>,
     after: Map<String, Value>,
-) -> Result<(Map<String, Value>, Vec<String>), Exit> {
+) -> Result<(Map<String, Value>, Vec<String>), Unable> {
     let (old, new) = (stored(before), stored(&after));
     let changed: Vec<(&String, String)> = new
         .iter()
@@ -42,8 +41,8 @@ pub async fn checked(
         // What is taken out needs no check.
         None if changed.is_empty() => Catalogue::new(),
         None => {
-            tell("error: no agent answers that knows the parameters of its Postgres, so nothing can be checked");
-            return Err(Exit::Unreachable);
+            let why = "no agent answers that knows the parameters of its Postgres, so nothing can be checked";
+            return Err(Unable::new(Kind::Unreachable, why));
         }
     };
     let mut after = after;
@@ -58,8 +57,7 @@ pub async fn checked(
         }
     }
     if !mistakes.is_empty() {
-        mistakes.iter().for_each(|mistake| tell(&format!("error: {mistake}")));
-        return Err(Exit::Usage);
+        return Err(Unable { kind: Kind::Misused, why: mistakes });
     }
     let names = changed.iter().map(|(name, _)| *name).chain(removed);
     let restart =
@@ -71,10 +69,10 @@ pub async fn checked(
 }
 
 /// What may not be said for the whole cluster.
-fn refuse(changed: &[(&String, String)], mode: Mode) -> Result<(), Exit> {
-    let objections: Vec<_> = changed.iter().filter_map(|(name, value)| cluster_objection(name, value, mode)).collect();
-    objections.iter().for_each(|one| tell(&format!("error: {}\n  help: {}", one.what, one.mend)));
-    if objections.is_empty() { Ok(()) } else { Err(Exit::Refused) }
+fn refuse(changed: &[(&String, String)], mode: Mode) -> Result<(), Unable> {
+    let objections = changed.iter().filter_map(|(name, value)| cluster_objection(name, value, mode));
+    let why: Vec<String> = objections.map(|one| format!("{}\n  help: {}", one.what, one.mend)).collect();
+    if why.is_empty() { Ok(()) } else { Err(Unable { kind: Kind::Refused, why }) }
 }
 
 /// The mode that will be in force, or may come to be.

@@ -8,7 +8,7 @@ use decision::names::Term;
 use decision::settings::Tags;
 use decision::view::{Member, MemberRole};
 
-use super::super::super::world::Agent;
+use super::super::world::Agent;
 use super::*;
 
 fn name(text: &str) -> MemberName {

@@ -1,0 +1,180 @@
+//! `PATCH /config` and `PUT /config`: the cluster's settings, checked as `pgvigil config set` checks them. `pause` in a patch pauses and resumes.
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Map, Value};
+
+use crate::config::Role;
+use crate::control::Control;
+use crate::control::access::Caller;
+use crate::control::answer::Answer;
+use crate::control::body::Words;
+use crate::control::guard::Asides;
+use crate::operate::pause::{USUAL, paused, resumed};
+use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
+
+/// No more names than this go into the audit.
+const NAMES_MAX: usize = 20;
+
+/// What is known of the settings by whoever changes them.
+struct Change<'a> {
+    control: &'a Control,
+    caller: &'a Caller,
+    reason: Option<&'a str>,
+}
+
+/// Lays an object over the settings; `null` takes something out.
+pub async fn patch(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Extension(asides): Extension<Asides>,
+    words: Words,
+) -> Answer {
+    let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
+    let steps = async {
+        let mut patch: Map<String, Value> = words.read()?;
+        let pause = wanted_pause(patch.remove("pause"))?;
+        if !patch.is_empty() && caller.role < Role::Admin {
+            let why = format!("{} may pause and resume; any other setting takes admin", caller.name);
+            return Err(Answer::error(StatusCode::FORBIDDEN, why));
+        }
+        change.carry_out(pause, |before| merged(before, &patch)).await
+    };
+    steps.await.unwrap_or_else(|answer| answer)
+}
+
+/// Replaces the settings. A pause, and which site leads, stay as they are unless the new ones speak of them.
+pub async fn put(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Extension(asides): Extension<Asides>,
+    words: Words,
+) -> Answer {
+    let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
+    let steps = async {
+        let wanted: Map<String, Value> = words.read()?;
+        let pause = wanted_pause(wanted.get("pause").cloned())?;
+        change.carry_out(pause, |before| replaced(before, &wanted)).await
+    };
+    steps.await.unwrap_or_else(|answer| answer)
+}
+
+fn replaced(before: &Map<String, Value>, wanted: &Map<String, Value>) -> Map<String, Value> {
+    let mut after = with_the_state_of(before, wanted.clone());
+    if let Some(site) = wanted.get("standby_cluster") {
+        put_at(&mut after, &["standby_cluster"], Some(site.clone()));
+    }
+    if let Some(site) = wanted.get("pgvigil").and_then(|ours| ours.get("site")) {
+        put_at(&mut after, &["pgvigil", "site"], Some(site.clone()));
+    }
+    after
+}
+
+/// Whether it is to be paused; `None`: as it is.
+fn wanted_pause(value: Option<Value>) -> Result<Option<bool>, Answer> {
+    match value {
+        None => Ok(None),
+        Some(Value::Null) => Ok(Some(false)),
+        Some(Value::Bool(pause)) => Ok(Some(pause)),
+        Some(other) => Err(Answer::error(StatusCode::BAD_REQUEST, format!("`pause`: true or false, not {other}"))),
+    }
+}
+
+impl Change<'_> {
+    async fn carry_out(
+        &self,
+        pause: Option<bool>,
+        new: impl Fn(&Map<String, Value>) -> Map<String, Value>,
+    ) -> Result<Answer, Answer> {
+        let reach = &self.control.reach;
+        let snapshot = settings::read(reach).await?;
+        let before = settings::settings(reach, &snapshot)?;
+        let wanted = new(&before);
+        // What is wrong there already does not keep anybody from a pause.
+        let after = if wanted == before { wanted } else { self.checked(&snapshot, &before, wanted).await? };
+        let after = Value::Object(self.with_pause(after, pause));
+        let what = names(&Value::Object(before.clone()), &after);
+        let by = self.caller.who();
+        let made = settings::change(reach, &by, self.reason, |now| {
+            unchanged(now, &before)?;
+            Ok((after != Value::Object(before.clone())).then(|| after.clone()))
+        });
+        made.await.map_err(|unable| Answer::from(unable).about(what.clone()))?;
+        Ok(Answer::object(StatusCode::OK, after).about(what))
+    }
+
+    async fn checked(
+        &self,
+        snapshot: &consensus::Snapshot,
+        before: &Map<String, Value>,
+        wanted: Map<String, Value>,
+    ) -> Result<Map<String, Value>, Answer> {
+        let what = names(&Value::Object(before.clone()), &Value::Object(wanted.clone()));
+        let Checked { after, .. } = checked(&self.control.reach, snapshot, before, wanted)
+            .await
+            .map_err(|unable| Answer::from(unable).about(what))?;
+        Ok(after)
+    }
+
+    fn with_pause(&self, config: Map<String, Value>, pause: Option<bool>) -> Map<String, Value> {
+        let is_paused = config.get("pause") == Some(&Value::Bool(true));
+        let changed = match pause {
+            Some(true) if !is_paused => {
+                let length = SignedDuration::try_from(USUAL).unwrap_or(SignedDuration::ZERO);
+                let until = Timestamp::now().saturating_add(length).unwrap_or(Timestamp::MAX);
+                Some(paused(&config, until, &self.caller.who(), self.reason))
+            }
+            Some(false) => resumed(&config),
+            Some(true) | None => None,
+        };
+        match changed {
+            Some(Value::Object(changed)) => changed,
+            _ => config,
+        }
+    }
+}
+
+/// What differs, by name: values may be secret (`pg_hba` may hold a password).
+fn names(before: &Value, after: &Value) -> String {
+    let lines = diff::lines(before, after);
+    let names: Vec<&str> = lines.iter().take(NAMES_MAX).filter_map(|line| line.split(": ").next()).collect();
+    let more = lines.len().saturating_sub(NAMES_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    if names.is_empty() { "nothing differs".to_owned() } else { format!("{}{more}", names.join(", ")) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn replacing_everything_leaves_the_pause_and_the_sites_alone_unless_it_speaks_of_them() {
+        let before = object(
+            json!({"ttl": 30, "pause": true, "standby_cluster": {"host": "a"}, "pgvigil": {"pause": {"by": "anna"}}}),
+        );
+        let after = replaced(&before, &object(json!({"loop_wait": 5})));
+        assert_eq!(
+            Value::Object(after),
+            json!({"loop_wait": 5, "pause": true, "standby_cluster": {"host": "a"}, "pgvigil": {"pause": {"by": "anna"}}})
+        );
+        let other = replaced(&before, &object(json!({"standby_cluster": {"host": "b"}})));
+        assert_eq!(other["standby_cluster"], json!({"host": "b"}), "which is then refused");
+        assert_eq!(wanted_pause(Some(json!(null))).unwrap(), Some(false));
+        assert!(wanted_pause(Some(json!("yes"))).is_err());
+    }
+
+    #[test]
+    fn the_audit_has_names_and_no_values() {
+        let after = json!({"postgresql": {"pg_hba": ["host all all 0/0 ldap ldapbindpasswd=hunter2"]}, "ttl": 1});
+        assert_eq!(names(&json!({}), &after), "postgresql.pg_hba, ttl");
+        assert_eq!(names(&after, &after), "nothing differs");
+    }
+}

@@ -1,0 +1,60 @@
+//! `POST /failover`: an operator's word where nobody leads. Who names a leader asks for a switchover, as with Patroni.
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+
+use super::member;
+use super::switchover::{Wanted, asked_for, followed, unreachable};
+use crate::config::Role;
+use crate::control::Control;
+use crate::control::access::Caller;
+use crate::control::answer::{Answer, Outcome};
+use crate::control::body::Words;
+use crate::control::guard::Asides;
+use crate::operate::failover::{refusal, request, unproven};
+
+/// Lets a member lead.
+pub async fn ask(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Extension(asides): Extension<Asides>,
+    words: Words,
+) -> Answer {
+    let steps = async {
+        let wanted: Wanted = words.read()?;
+        if wanted.accept_data_loss && caller.role < Role::Admin {
+            let why = format!("{} may not accept a loss of data: that takes admin", caller.name);
+            return Err(Answer::error(StatusCode::FORBIDDEN, why));
+        }
+        if wanted.leader.as_deref().is_some_and(|leader| !leader.is_empty()) {
+            if wanted.accept_data_loss {
+                let why = "`leader` asks for a switchover, which loses nothing: without `accept_data_loss`";
+                return Err(Answer::error(StatusCode::BAD_REQUEST, why));
+            }
+            return asked_for(&control, &caller, &asides, &wanted).await;
+        }
+        fail_over(&control, &caller, &asides, &wanted).await
+    };
+    steps.await.unwrap_or_else(|answer| answer)
+}
+
+async fn fail_over(control: &Control, caller: &Caller, asides: &Asides, wanted: &Wanted) -> Result<Answer, Answer> {
+    let bad = |why: &str| Answer::error(StatusCode::BAD_REQUEST, why);
+    let to = member("candidate", wanted.candidate.as_deref())?
+        .ok_or_else(|| bad("Failover could be performed only to a specific candidate"))?;
+    if super::not_later("scheduled_at", wanted.scheduled_at.as_ref()).is_err() {
+        return Err(bad("Failover can't be scheduled"));
+    }
+    let accepts = if wanted.accept_data_loss { ", a loss of data accepted" } else { "" };
+    let what = format!("to {to}{accepts}");
+    let world = control.reach.look().await;
+    let snapshot = world.etcd.as_ref().map_err(|why| unreachable(why).about(what.clone()))?;
+    if let Some(why) = refusal(&world, snapshot, &to).or_else(|| unproven(&world, &to, wanted.accept_data_loss)) {
+        let why = format!("failover is not possible: {why}");
+        return Err(Answer::error(StatusCode::PRECONDITION_FAILED, why).ended(Outcome::Refused).about(what));
+    }
+    let reason = wanted.reason.as_deref().or(asides.reason.as_deref());
+    let asked = request(&control.reach, snapshot, &to, wanted.accept_data_loss, &caller.who(), reason).await;
+    let asked = asked.map_err(|unable| Answer::from(unable).about(what.clone()))?;
+    Ok(followed(control, &asked).await.about(what))
+}

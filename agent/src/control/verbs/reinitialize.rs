@@ -1,0 +1,79 @@
+//! `POST /reinitialize`: the data of this node is copied anew. The answer comes when that has begun; its record tells how it ends.
+
+use std::time::Duration;
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use consensus::records::{OrderRecord, order_id};
+use serde::Deserialize;
+
+use super::restart::waits;
+use crate::control::Control;
+use crate::control::access::Caller;
+use crate::control::answer::{Answer, Outcome};
+use crate::control::body::Words;
+use crate::control::guard::Asides;
+use crate::operate::orders;
+use crate::operate::words;
+
+/// How soon a node begins.
+const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+
+/// What may be asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wanted {
+    /// With Patroni it breaks off what is under way. Here an order waits for its turn anyway.
+    #[serde(rename = "force")]
+    _force: Option<bool>,
+    from_leader: Option<bool>,
+    reason: Option<String>,
+}
+
+/// Copies it anew.
+pub async fn ask(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Extension(asides): Extension<Asides>,
+    words: Words,
+) -> Answer {
+    let steps = async {
+        let wanted: Wanted = words.read()?;
+        if wanted.from_leader == Some(true) {
+            let why = "`from_leader`: where data comes from is the node file's to say (clone.methods = [\"leader\"])";
+            return Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why));
+        }
+        let refused = |why: &str| Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused);
+        let (me, snapshot) = (control.hands.me(), orders::read(&control.reach).await?);
+        match &snapshot.cluster.leader {
+            None => return Err(refused("Cluster has no leader, can not reinitialize")),
+            Some(leader) if leader == me => return Err(refused("I am the leader, can not reinitialize")),
+            Some(_) => {}
+        }
+        let (requested_by, reason) = (caller.who(), wanted.reason.or(asides.reason));
+        let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason };
+        if let Some(why) = orders::refusal(&snapshot, me, &order) {
+            return Err(refused(&why));
+        }
+        let revision =
+            orders::give(&control.reach, me, &order).await.map_err(|unable| waits("reinitialize", unable))?;
+        Ok(begun(&control, revision).await)
+    };
+    steps.await.unwrap_or_else(|answer| answer)
+}
+
+async fn begun(control: &Control, revision: i64) -> Answer {
+    let (busy, id) = (StatusCode::SERVICE_UNAVAILABLE, order_id(revision));
+    let record = orders::follow(&control.reach, revision, BEGINS_WITHIN, |_| true, |why| tracing::warn!("{why}")).await;
+    let Some(record) = record else {
+        let why = format!("it has not begun within {}; the order {id} stands", words::length(BEGINS_WITHIN));
+        return Answer::error(busy, why).ended(Outcome::Unknown).about(id);
+    };
+    match record.outcome.as_str() {
+        "in_progress" | "done" => {
+            Answer::sentence(StatusCode::OK, "reinitialize started").ended(Outcome::Accepted).about(id)
+        }
+        "refused" => Answer::error(busy, record.cause_text).ended(Outcome::Refused).about(id),
+        _ => Answer::error(busy, format!("reinitialize failed: {}", record.notes.join("; "))).about(id),
+    }
+}

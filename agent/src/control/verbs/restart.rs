@@ -1,0 +1,187 @@
+//! `POST /restart` and `DELETE /restart`: the Postgres of this node, if it is as whoever asks expects it.
+
+use std::time::Duration;
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use consensus::Outcome as Written;
+use consensus::records::{OrderRecord, Transition, order_id};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::not_later;
+use crate::control::Control;
+use crate::control::access::Caller;
+use crate::control::answer::{Answer, Outcome};
+use crate::control::body::Words;
+use crate::control::guard::Asides;
+use crate::operate::orders::{self, refusal};
+use crate::operate::{Kind, Unable, words};
+
+/// How long whoever asks waits unless they say otherwise, and at most.
+const USUAL: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// What may be asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wanted {
+    schedule: Option<Value>,
+    role: Option<String>,
+    postgres_version: Option<String>,
+    timeout: Option<Value>,
+    /// As with Patroni it says so by being there.
+    restart_pending: Option<Value>,
+    reason: Option<String>,
+}
+
+/// Restarts it, and says how that went.
+pub async fn ask(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Extension(asides): Extension<Asides>,
+    words: Words,
+) -> Answer {
+    let steps = async {
+        let wanted: Wanted = words.read()?;
+        not_later("schedule", wanted.schedule.as_ref())?;
+        let role = role(wanted.role.as_deref())?;
+        let within = patience(wanted.timeout.as_ref())?;
+        let older_than = wanted.postgres_version.as_deref().map(version).transpose()?;
+        conditions(&control, older_than, wanted.restart_pending.is_some())?;
+        let snapshot = orders::read(&control.reach).await?;
+        let reason = wanted.reason.or(asides.reason);
+        let order = OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason };
+        let me = control.hands.me();
+        if let Some(why) = refusal(&snapshot, me, &order) {
+            return Err(unsatisfied(&why));
+        }
+        let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("restart", unable))?;
+        let record = orders::follow(&control.reach, revision, within, |_| false, |why| tracing::warn!("{why}")).await;
+        Ok(told(record.as_ref(), revision, within))
+    };
+    steps.await.unwrap_or_else(|answer| answer)
+}
+
+/// Another order is what Patroni calls in progress.
+pub(super) fn waits(action: &str, unable: Unable) -> Answer {
+    if unable.kind != Kind::Overtaken {
+        return unable.into();
+    }
+    let why = format!("{action} already in progress: {}", unable.text());
+    Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused)
+}
+
+fn unsatisfied(why: &str) -> Answer {
+    let why = format!("restart conditions are not satisfied: {why}");
+    Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused)
+}
+
+fn bad(why: impl Into<String>) -> Answer {
+    Answer::error(StatusCode::BAD_REQUEST, why)
+}
+
+fn role(text: Option<&str>) -> Result<Option<String>, Answer> {
+    match text {
+        None => Ok(None),
+        Some("primary" | "master") => Ok(Some("primary".to_owned())),
+        Some("replica" | "standby") => Ok(Some("replica".to_owned())),
+        Some(other) => Err(bad(format!("PostgreSQL role should be either primary or replica, not \"{other}\""))),
+    }
+}
+
+/// A number of seconds, or a text with its unit.
+fn patience(value: Option<&Value>) -> Result<Duration, Answer> {
+    let read = match value {
+        None | Some(Value::Null) => return Ok(USUAL),
+        Some(Value::Number(number)) => number.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        Some(Value::String(text)) => match text.parse::<u64>() {
+            Ok(seconds) => Some(Duration::from_secs(seconds)),
+            Err(_) => humantime::parse_duration(text).ok(),
+        },
+        Some(_) => None,
+    };
+    read.filter(|read| !read.is_zero() && *read <= LONGEST)
+        .ok_or_else(|| bad("`timeout`: a number of seconds above 0, or a text such as \"30s\""))
+}
+
+/// `15.3` as Postgres numbers it: 150003.
+fn version(text: &str) -> Result<i64, Answer> {
+    let parts: Option<Vec<i64>> =
+        text.split('.').map(|part| part.parse().ok().filter(|n| (0..100).contains(n))).collect();
+    match parts.as_deref() {
+        Some([major, minor]) if *major >= 10 => Ok(major * 10_000 + minor),
+        _ => Err(bad(format!("PostgreSQL version should be in the first.minor format, such as 15.3, not \"{text}\""))),
+    }
+}
+
+/// What this node can say by itself.
+fn conditions(control: &Control, older_than: Option<i64>, only_pending: bool) -> Result<(), Answer> {
+    let picture = control.board.load();
+    if only_pending && picture.parameters.pending().is_empty() {
+        return Err(unsatisfied("no parameter waits for a restart"));
+    }
+    match (older_than, picture.extras.as_ref().map(|extras| extras.server_version)) {
+        (Some(limit), Some(runs)) if runs >= limit => Err(unsatisfied(&format!("PostgreSQL {runs} is not older"))),
+        (Some(_), None) => Err(unsatisfied("which version runs is not known")),
+        _ => Ok(()),
+    }
+}
+
+fn told(record: Option<&Transition>, revision: i64, within: Duration) -> Answer {
+    let Some(record) = record else {
+        let (after, id) = (words::length(within), order_id(revision));
+        let why =
+            format!("restart status unknown after {after}; it may still be in progress: GET /transitions has {id}");
+        return Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Unknown);
+    };
+    match record.outcome.as_str() {
+        "done" => Answer::sentence(StatusCode::OK, "restarted successfully"),
+        "refused" => unsatisfied(&record.cause_text),
+        _ => Answer::error(StatusCode::SERVICE_UNAVAILABLE, format!("restart failed: {}", record.notes.join("; "))),
+    }
+}
+
+/// Takes an order back that this node has not begun.
+pub async fn cancel(State(control): State<Control>) -> Answer {
+    let none = || Answer::error(StatusCode::NOT_FOUND, "no restarts are scheduled");
+    let snapshot = match orders::read(&control.reach).await {
+        Ok(snapshot) => snapshot,
+        Err(unable) => return unable.into(),
+    };
+    let me = control.hands.me();
+    let waits = snapshot.order_records.get(me).is_some_and(|order| order.order == "restart");
+    let Some(order) = snapshot.cluster.orders.get(me).filter(|_| waits) else { return none() };
+    match control.reach.store.cancel_order(me, order.revision).await {
+        Ok(Written::Applied { .. }) => Answer::sentence(StatusCode::OK, "scheduled restart deleted"),
+        Ok(Written::Refused) => none(),
+        Err(error) => Unable::by_etcd(&error, "the order cannot be taken back").into(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn patience_is_a_number_of_seconds_or_has_its_unit() {
+        let read = |value: Value| patience(Some(&value)).ok();
+        for (value, seconds) in [(json!(30), 30), (json!("30"), 30), (json!("2min"), 120), (json!(null), 600)] {
+            assert_eq!(read(value.clone()), Some(Duration::from_secs(seconds)), "{value}");
+        }
+        for value in [json!(0), json!(-1), json!("soon"), json!(1e300), json!([]), json!(true), json!("0s")] {
+            assert_eq!(read(value.clone()), None, "{value}");
+        }
+    }
+
+    #[test]
+    fn versions_are_compared_as_postgres_numbers_them() {
+        assert_eq!(version("15.3").unwrap(), 150_003);
+        for nonsense in ["15", "9.6", "15.3.1", "15.x", "", "-15.3", "15.100"] {
+            assert!(version(nonsense).is_err(), "{nonsense}");
+        }
+    }
+}

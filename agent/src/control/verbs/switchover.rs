@@ -1,0 +1,180 @@
+//! `POST /switchover` and `DELETE /switchover`: checked like `pgvigil switchover`, asked for in etcd, and followed until it is known what came of it.
+
+use std::time::Duration;
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use consensus::Snapshot;
+use decision::names::MemberName;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{member, not_later};
+use crate::control::Control;
+use crate::control::access::Caller;
+use crate::control::answer::{Answer, Outcome};
+use crate::control::body::Words;
+use crate::control::guard::Asides;
+use crate::operate::follow::{Asked, End, Followed, Kind, follow};
+use crate::operate::preflight::{Grade, Preflight, Wish};
+use crate::operate::switchover::{self, look, request};
+use crate::operate::words;
+
+/// How long whoever asks waits for the end; Patroni has the same patience.
+const WITHIN: Duration = Duration::from_secs(20);
+
+/// What may be asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Wanted {
+    /// Who leads now.
+    pub leader: Option<String>,
+    /// Who is to lead.
+    #[serde(alias = "member")]
+    pub candidate: Option<String>,
+    /// When.
+    pub scheduled_at: Option<Value>,
+    /// Why.
+    pub reason: Option<String>,
+    /// In a failover: what is missing may be lost.
+    pub accept_data_loss: bool,
+}
+
+/// Hands the lead over.
+pub async fn ask(
+    State(control): State<Control>,
+    Extension(caller): Extension<Caller>,
+    Extension(asides): Extension<Asides>,
+    words: Words,
+) -> Answer {
+    let steps = async {
+        let wanted: Wanted = words.read()?;
+        if wanted.accept_data_loss {
+            let why = "`accept_data_loss`: a switchover loses nothing; POST /failover takes it";
+            return Err(Answer::error(StatusCode::BAD_REQUEST, why));
+        }
+        asked_for(&control, &caller, &asides, &wanted).await
+    };
+    steps.await.unwrap_or_else(|answer| answer)
+}
+
+/// The same for whoever says in a failover that somebody leads.
+pub(super) async fn asked_for(
+    control: &Control,
+    caller: &Caller,
+    asides: &Asides,
+    wanted: &Wanted,
+) -> Result<Answer, Answer> {
+    let bad = |why: &str| Answer::error(StatusCode::BAD_REQUEST, why);
+    let leader = member("leader", wanted.leader.as_deref())?
+        .ok_or_else(|| bad("Switchover could be performed only from a specific leader"))?;
+    let candidate = member("candidate", wanted.candidate.as_deref())?;
+    not_later("scheduled_at", wanted.scheduled_at.as_ref())?;
+    if candidate.as_ref() == Some(&leader) {
+        return Err(bad("Switchover target and source are the same"));
+    }
+    let to = candidate.as_ref().map_or_else(|| "the best standby".to_owned(), ToString::to_string);
+    let what = format!("from {leader} to {to}");
+    let reason = wanted.reason.as_deref().or(asides.reason.as_deref());
+    let handed_over = hand_over(control, caller, leader, candidate, reason).await;
+    handed_over.map(|answer| answer.about(what.clone())).map_err(|answer| answer.about(what))
+}
+
+async fn hand_over(
+    control: &Control,
+    caller: &Caller,
+    leader: MemberName,
+    candidate: Option<MemberName>,
+    reason: Option<&str>,
+) -> Result<Answer, Answer> {
+    let wish = Wish { to: candidate, expect_leader: Some(leader) };
+    let world = look(&control.reach, &wish).await;
+    let snapshot = world.etcd.as_ref().map_err(|why| unreachable(why))?;
+    let preflight = Preflight::of(&world, snapshot, &wish, Timestamp::now());
+    let (Some(from), Some(to), true) = (&preflight.leader, &preflight.candidate, preflight.passed()) else {
+        return Err(refusal(&preflight, snapshot, &wish));
+    };
+    let asked = request(&control.reach, snapshot, (from, to), &caller.who(), reason).await?;
+    let followed = follow(&control.reach, &asked, WITHIN, &mut |_| {}).await;
+    Ok(conclusion(&asked, &followed))
+}
+
+pub(super) fn unreachable(why: &str) -> Answer {
+    let why = format!("failed to write failover key into DCS: etcd does not answer: {why}");
+    Answer::error(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+/// Why it is not asked for: in Patroni's words where it has any, and with every check.
+fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
+    let leads = |expected: &MemberName| preflight.leader.as_ref() == Some(expected);
+    let is_member = |name: &MemberName| snapshot.cluster.members.contains_key(name);
+    let failed = preflight.checks.iter().filter(|check| check.grade == Grade::Fail).map(|check| check.text.as_str());
+    let failed = failed.collect::<Vec<_>>().join("; ");
+    let precondition = StatusCode::PRECONDITION_FAILED;
+    let (status, sentence) = if !wish.expect_leader.as_ref().is_some_and(leads) {
+        (precondition, "leader name does not match".to_owned())
+    } else if wish.to.as_ref().is_some_and(|name| !is_member(name)) {
+        (precondition, "candidate does not exists".to_owned())
+    } else if snapshot.request_record.is_some() {
+        (StatusCode::CONFLICT, "another switchover or failover is under way".to_owned())
+    } else if snapshot.config.paused_at(Timestamp::now()) && wish.to.is_none() {
+        (StatusCode::BAD_REQUEST, "Switchover is possible only to a specific candidate in a paused state".to_owned())
+    } else {
+        (precondition, "switchover is not possible: no good candidates have been found".to_owned())
+    };
+    let body = json!({
+        "error": format!("{sentence} ({failed})"),
+        "checks": preflight.checks,
+        "instead": preflight.instead,
+    });
+    Answer::object(status, body).ended(Outcome::Refused)
+}
+
+/// What came of it, in Patroni's sentences.
+pub(super) fn conclusion(asked: &Asked, followed: &Followed) -> Answer {
+    let (to, id) = (&asked.to, asked.id());
+    let (done, otherwise, noun) = match asked.kind {
+        Kind::Switchover => ("switched over", "Switched over", "Switchover"),
+        Kind::Failover => ("failed over", "Failed over", "Failover"),
+    };
+    let busy = StatusCode::SERVICE_UNAVAILABLE;
+    match &followed.end {
+        Some(End::Done) => Answer::sentence(StatusCode::OK, format!("Successfully {done} to \"{to}\"")),
+        Some(End::Otherwise(other)) => {
+            Answer::sentence(StatusCode::OK, format!("{otherwise} to \"{other}\" instead of \"{to}\""))
+        }
+        Some(End::Failed(why)) => Answer::error(busy, format!("{noun} failed: {why} ({id})")),
+        Some(End::Refused(why)) => {
+            Answer::error(StatusCode::PRECONDITION_FAILED, format!("{noun} refused: {why} ({id})"))
+        }
+        None => {
+            let silent = followed.unreachable.as_ref().map(|why| format!("; etcd does not answer: {why}"));
+            let within = words::length(WITHIN);
+            let why = format!(
+                "{noun} status unknown after {within}; operation may still be in progress: GET /transitions has {id} once it has begun{}",
+                silent.unwrap_or_default()
+            );
+            Answer::error(busy, why).ended(Outcome::Unknown)
+        }
+    }
+}
+
+/// Watches a request that has been written, with the patience of whoever asked.
+pub(super) async fn followed(control: &Control, asked: &Asked) -> Answer {
+    conclusion(asked, &follow(&control.reach, asked, WITHIN, &mut |_| {}).await)
+}
+
+/// Takes the request back that waits, that of a failover as well.
+pub async fn cancel(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
+    match switchover::cancel(&control.reach, &caller.who()).await {
+        Ok(Some(cancelled)) => {
+            if let Some(why) = cancelled.unrecorded {
+                tracing::warn!(why, "that a request was taken back is not on record");
+            }
+            Answer::sentence(StatusCode::OK, "scheduled switchover deleted").about(cancelled.what)
+        }
+        Ok(None) => Answer::error(StatusCode::NOT_FOUND, "no switchover is scheduled"),
+        Err(unable) => unable.into(),
+    }
+}

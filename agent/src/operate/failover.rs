@@ -1,0 +1,132 @@
+//! A failover as it is asked for, where nobody leads: when it is refused and in which words, what is known before somebody accepts a loss, and the
+//! request in etcd.
+
+use consensus::Snapshot;
+use consensus::records::FailoverRecord;
+use decision::names::MemberName;
+use decision::reason::bytes;
+use serde_json::Value;
+
+use super::follow::{Asked, Kind};
+use super::switchover::write_request;
+use super::world::{Reach, World};
+use super::{Unable, words};
+
+/// Why a failover is not what is needed, or cannot be had.
+pub fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<String> {
+    if let Some(leader) = &snapshot.cluster.leader {
+        return Some(match world.agents.get(leader).map(|agent| &agent.says) {
+            Some(Ok(says)) if says.is_writable() => {
+                format!("{leader} leads and takes writes; for a planned change: pgvigil switchover --to {to}")
+            }
+            Some(Ok(says)) => format!("{leader} holds the leader lock and works on it: {}", says.sentence()),
+            Some(Err(_)) | None => format!(
+                "{leader} still holds the leader lock and does not answer; if it is dead, the lock ends by itself within its \
+                 time to live: ask again then, if nobody has taken over"
+            ),
+        });
+    }
+    if let Some(request) = &snapshot.request_record {
+        let by = request.requested_by.as_deref().unwrap_or("somebody");
+        return Some(format!(
+            "another request waits, by {by}; `pgvigil why` says what for, `pgvigil switchover --cancel` takes it back"
+        ));
+    }
+    if !snapshot.cluster.members.contains_key(to) {
+        let members = words::list(snapshot.cluster.members.keys());
+        return Some(format!("{to} is not registered: is its agent running? Registered: {members}"));
+    }
+    if snapshot.config.paused_at(jiff::Timestamp::now()) {
+        return Some(
+            "automatic actions are paused, and the agents would not carry it out: `pgvigil resume` first".to_owned(),
+        );
+    }
+    match world.agents.get(to).map(|agent| &agent.says) {
+        Some(Ok(_)) => None,
+        Some(Err(why)) => Some(format!("the agent of {to} does not answer: {why}")),
+        None => Some(format!("the agent of {to} is nowhere to be asked")),
+    }
+}
+
+/// Why the agents do not promote anybody by themselves, where the operator has not taken that upon themselves.
+pub fn unproven(world: &World, to: &MemberName, accepted: bool) -> Option<String> {
+    if accepted {
+        return None;
+    }
+    let says = world.answer(to)?;
+    let accept = "if what is missing is lost for good, --accept-data-loss lets it lead all the same";
+    Some(match says.code() {
+        "not_proven" => {
+            let missing = missing(&says.why);
+            format!("acknowledged writes may be only on {missing}: bring one of them back; {accept}")
+        }
+        code @ ("too_far_behind" | "no_candidate") => format!("{} [{code}]; {accept}", says.sentence()),
+        code => format!(
+            "a failover that loses nothing needs no word from you, and the agents are at it; {to} says: {} [{code}]",
+            says.sentence()
+        ),
+    })
+}
+
+fn missing(why: &Value) -> String {
+    let names = why["reason"]["missing"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    words::list(names)
+}
+
+/// What there is to know before somebody takes it upon themselves.
+pub fn known(world: &World, snapshot: &Snapshot, to: &MemberName) -> Vec<String> {
+    let cluster = &snapshot.cluster;
+    let mut lines = Vec::new();
+    if let Some(sync) = &cluster.sync {
+        let policy = words::durability(&sync.mode.to_string(), &sync.policies);
+        lines.push(format!("{} led term {} last; its commits waited for {policy}", sync.leader, sync.term));
+    }
+    for (name, ballot) in cluster.current_ballots() {
+        lines.push(format!("{name} has received {} on timeline {}", ballot.received, ballot.timeline));
+    }
+    if let Some(says) = world.answer(to) {
+        lines.push(format!("{to}: {}", says.sentence()));
+    }
+    lines.push(at_risk(snapshot, to));
+    lines
+}
+
+/// The last leader published its position only now and then, so this is a lower bound.
+fn at_risk(snapshot: &Snapshot, to: &MemberName) -> String {
+    let received = snapshot.cluster.current_ballots().get(to).map(|ballot| ballot.received);
+    match (received, snapshot.cluster.leader_lsn) {
+        (Some(received), Some(leader)) => {
+            let behind = received.bytes_behind(leader);
+            format!("at risk: {} that the last leader had published, and whatever it wrote after that", bytes(behind))
+        }
+        _ => format!("at risk: unknown, for {to} or the last leader has not said how far it had come"),
+    }
+}
+
+/// Asks for it, by whom and why.
+///
+/// # Errors
+/// As [`write_request`].
+pub async fn request(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    to: &MemberName,
+    accept_data_loss: bool,
+    by: &str,
+    reason: Option<&str>,
+) -> Result<Asked, Unable> {
+    let record = FailoverRecord {
+        member: Some(to.to_string()),
+        kind: Some("failover".to_owned()),
+        accept_data_loss,
+        requested_by: Some(by.to_owned()),
+        reason: reason.map(str::to_owned),
+        ..FailoverRecord::default()
+    };
+    let revision = write_request(reach, &record).await?;
+    Ok(Asked { kind: Kind::Failover, revision, from: None, to: to.clone(), term_before: snapshot.cluster.term })
+}
+
+#[cfg(test)]
+#[path = "failover_tests.rs"]
+mod tests;

@@ -1,0 +1,56 @@
+//! What may be done to a cluster from outside, whoever asks: the command line and the control API work by the same functions, with the same checks
+//! before and the same guarded writes. Nothing here prints; why something was not done comes back as [`Unable`].
+
+pub mod failover;
+pub mod follow;
+pub mod orders;
+pub mod pause;
+pub mod preflight;
+pub mod settings;
+pub mod switchover;
+pub mod words;
+pub mod world;
+
+use consensus::Error;
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unable {
+    /// In what way.
+    pub kind: Kind,
+    /// One mistake a line.
+    pub why: Vec<String>,
+}
+
+/// In what way something was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It was asked for in words that will not do.
+    Misused,
+    /// A check forbids it.
+    Refused,
+    /// Somebody else was faster.
+    Overtaken,
+    /// It did not work; nothing was changed.
+    Failed,
+    /// What is needed for it does not answer.
+    Unreachable,
+}
+
+impl Unable {
+    /// For one reason.
+    pub fn new(kind: Kind, why: impl Into<String>) -> Self {
+        Self { kind, why: vec![why.into()] }
+    }
+
+    /// As etcd says.
+    pub fn by_etcd(error: &Error, tried: &str) -> Self {
+        let silent = matches!(error, Error::Unreachable(_) | Error::Unknown(_));
+        Self::new(if silent { Kind::Unreachable } else { Kind::Failed }, format!("{tried}: {error}"))
+    }
+
+    /// All of it as one text.
+    pub fn text(&self) -> String {
+        self.why.join("; ")
+    }
+}

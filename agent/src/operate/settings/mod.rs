@@ -1,0 +1,140 @@
+//! The cluster's settings in etcd, changed by whoever may: checked against what the running Postgres knows, written if nobody else has written
+//! meanwhile, together with the row of the history that tells who did it. Whatever is not meant stays as it is.
+
+pub mod diff;
+mod parameters;
+mod patch;
+
+use consensus::records::{ClusterConfig, ConfigRevision};
+use consensus::{ConfigChange, Outcome, Snapshot};
+use serde_json::{Map, Value};
+
+use super::world::Reach;
+use super::{Kind, Unable};
+
+pub use patch::{merged, with_the_state_of};
+
+/// How often a change is tried when others write to the settings at the same time.
+const TRIES: usize = 5;
+
+/// Changes the settings, whoever else writes to them, and returns the number of the new state in the history. `new` says what they are to
+/// be, or ends it, or that there is nothing to change (`None`).
+///
+/// # Errors
+/// What `new` says, or etcd.
+pub async fn change(
+    reach: &Reach,
+    by: &str,
+    reason: Option<&str>,
+    new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
+) -> Result<Option<u64>, Unable> {
+    for _ in 0..TRIES {
+        let snapshot = read(reach).await?;
+        let before = settings(reach, &snapshot)?;
+        let Some(after) = new(&before)? else { return Ok(None) };
+        let made = ConfigRevision {
+            by: Some(by.to_owned()),
+            reason: reason.map(str::to_owned),
+            at: jiff::Timestamp::now().to_string(),
+            ..ConfigRevision::default()
+        };
+        let (before, revision) = (snapshot.config.raw, snapshot.config_revision);
+        let change = ConfigChange { before, revision, after, made };
+        let outcome = reach.store.change_config(&change).await;
+        let (outcome, number) = outcome.map_err(|error| Unable::by_etcd(&error, "the settings cannot be changed"))?;
+        match outcome {
+            Outcome::Applied { .. } => return Ok(Some(number)),
+            Outcome::Refused => {}
+        }
+    }
+    let why = "others keep changing the settings at the same time; nothing was changed here, try again";
+    Err(Unable::new(Kind::Failed, why))
+}
+
+/// Reads the cluster.
+///
+/// # Errors
+/// etcd does not answer.
+pub async fn read(reach: &Reach) -> Result<Snapshot, Unable> {
+    reach.store.read().await.map_err(|error| Unable::by_etcd(&error, "the settings cannot be read"))
+}
+
+/// The settings as they are; empty where there are none.
+///
+/// # Errors
+/// What is stored is no JSON object.
+pub fn settings(reach: &Reach, snapshot: &Snapshot) -> Result<Map<String, Value>, Unable> {
+    match &snapshot.config.raw {
+        Value::Object(config) => Ok(config.clone()),
+        _ if snapshot.config_revision == 0 => Ok(Map::new()),
+        _ => {
+            let key = reach.store.keys().config();
+            let why = format!("the settings in etcd ({key}) are no JSON object; mend them first: etcdctl get {key}");
+            Err(Unable::new(Kind::Failed, why))
+        }
+    }
+}
+
+/// A change that may be made.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The settings as they are to be, in one form.
+    pub after: Map<String, Value>,
+    /// What is to be told of it.
+    pub notes: Vec<String>,
+}
+
+/// Checks a change: parameters by what the running Postgres knows, the rest by what an agent understands.
+///
+/// # Errors
+/// Every mistake that was found, or that it is changed by other means.
+pub async fn checked(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    before: &Map<String, Value>,
+    after: Map<String, Value>,
+) -> Result<Checked, Unable> {
+    let (after, notes) = parameters::checked(reach, snapshot, before, after).await?;
+    if !leaves_the_sites_alone(before, &after) {
+        let why = "which site leads is changed by pgvigil site promote and pgvigil site demote";
+        return Err(Unable::new(Kind::Refused, why));
+    }
+    let (_, wrong) = ClusterConfig::from_json(&Value::Object(after.clone()).to_string());
+    if wrong.is_empty() { Ok(Checked { after, notes }) } else { Err(Unable { kind: Kind::Misused, why: wrong }) }
+}
+
+/// For a change that was made from what was seen: anything else that comes in between ends it.
+///
+/// # Errors
+/// Something did.
+pub fn unchanged(now: &Map<String, Value>, before: &Map<String, Value>) -> Result<(), Unable> {
+    if now == before {
+        return Ok(());
+    }
+    let why = "somebody else has changed the settings meanwhile; nothing was changed here, look again";
+    Err(Unable::new(Kind::Overtaken, why))
+}
+
+/// Which site leads is decided by commands that see it through.
+fn leaves_the_sites_alone(before: &Map<String, Value>, after: &Map<String, Value>) -> bool {
+    let site = |config: &Map<String, Value>| config.get("pgvigil").and_then(|ours| ours.get("site")).cloned();
+    before.get("standby_cluster") == after.get("standby_cluster") && site(before) == site(after)
+}
+
+/// Sections come and go with what is in them. What is no section gives way: nobody could have read it.
+pub fn put(object: &mut Map<String, Value>, place: &[&str], value: Option<Value>) {
+    match (place, value) {
+        ([leaf], Some(value)) => drop(object.insert((*leaf).to_owned(), value)),
+        ([leaf], None) => drop(object.remove(*leaf)),
+        ([section, rest @ ..], value) => {
+            let mut inner = object.get(*section).and_then(Value::as_object).cloned().unwrap_or_default();
+            put(&mut inner, rest, value);
+            if inner.is_empty() {
+                object.remove(*section);
+            } else {
+                object.insert((*section).to_owned(), Value::Object(inner));
+            }
+        }
+        ([], _) => {}
+    }
+}

@@ -1,0 +1,152 @@
+//! A switchover as it is asked for: the checks, the request in etcd that the agents carry out, and its withdrawal. Whoever asks may go away; the
+//! agents do all the work.
+
+use std::time::{Duration, Instant};
+
+use consensus::records::{FailoverRecord, Transition};
+use consensus::{Error, Outcome, Snapshot};
+use decision::names::{MemberName, Term};
+use jiff::Timestamp;
+
+use super::follow::{Asked, Kind as AskedKind};
+use super::preflight::{Preflight, Wish};
+use super::world::{Reach, World};
+use super::{Kind, Unable};
+use crate::transitions::refused;
+
+/// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
+const PASSES_WITHIN: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Looks at everything; again for a moment, while only such things are in the way as pass by themselves.
+pub async fn look(reach: &Reach, wish: &Wish) -> World {
+    let began = Instant::now();
+    loop {
+        let world = reach.look().await;
+        let passes = |snapshot| {
+            let preflight = Preflight::of(&world, snapshot, wish, Timestamp::now());
+            preflight.may_pass() && !preflight.passed()
+        };
+        if began.elapsed() > PASSES_WITHIN || !world.etcd.as_ref().is_ok_and(passes) {
+            return world;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Asks for a switchover, by whom and why.
+///
+/// # Errors
+/// As [`write_request`].
+pub async fn request(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    (from, to): (&MemberName, &MemberName),
+    by: &str,
+    reason: Option<&str>,
+) -> Result<Asked, Unable> {
+    let record = FailoverRecord {
+        leader: Some(from.to_string()),
+        member: Some(to.to_string()),
+        kind: Some("switchover".to_owned()),
+        requested_by: Some(by.to_owned()),
+        reason: reason.map(str::to_owned),
+        ..FailoverRecord::default()
+    };
+    let revision = write_request(reach, &record).await?;
+    let (from, to, term_before) = (Some(from.clone()), to.clone(), snapshot.cluster.term);
+    Ok(Asked { kind: AskedKind::Switchover, revision, from, to, term_before })
+}
+
+/// What somebody has asked for, in a few words.
+pub fn asked_for(request: &FailoverRecord) -> String {
+    format!(
+        "{} to {} by {}",
+        request.kind.as_deref().unwrap_or("switchover"),
+        request.member.as_deref().unwrap_or("the best candidate"),
+        request.requested_by.as_deref().unwrap_or("somebody")
+    )
+}
+
+/// Writes the request; its revision names it from then on.
+///
+/// # Errors
+/// Another one waits, or etcd does not answer.
+pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64, Unable> {
+    match reach.store.request_failover(record).await {
+        Ok(Outcome::Applied { revision }) => Ok(revision),
+        Ok(Outcome::Refused) => Err(Unable::new(
+            Kind::Overtaken,
+            "somebody else has asked for a switchover or failover at this very moment",
+        )),
+        Err(error) => {
+            let (kind, more) = match &error {
+                Error::Unknown(_) => (Kind::Unreachable, "; `pgvigil status` tells whether the request waits"),
+                Error::Unreachable(_) => (Kind::Unreachable, "; nothing was changed"),
+                _ => (Kind::Failed, ""),
+            };
+            Err(Unable::new(kind, format!("{error}{more}")))
+        }
+    }
+}
+
+/// A request that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    /// What it was.
+    pub what: String,
+    /// Why that is not on record.
+    pub unrecorded: Option<String>,
+}
+
+/// Takes an operator's request back, that of a failover as well, if it is still the one that was seen. What the agents have begun for its sake and
+/// has not moved the lock is void from then on, and goes back. `None`: none waits.
+///
+/// # Errors
+/// etcd does not answer, or the request was answered at this very moment.
+pub async fn cancel(reach: &Reach, by: &str) -> Result<Option<Cancelled>, Unable> {
+    let failed = |error: Error| Unable::by_etcd(&error, "the request cannot be taken back");
+    let snapshot = reach.store.read().await.map_err(failed)?;
+    let key = reach.store.keys().failover();
+    let unreadable = snapshot.problems.iter().any(|problem| problem.key == key);
+    if snapshot.request_record.is_none() && !unreadable {
+        return Ok(None);
+    }
+    let request = snapshot.failover_revision;
+    if reach.store.remove_request(request).await.map_err(failed)? == Outcome::Refused {
+        let why = "the request has been answered, or another was asked for, at this very moment";
+        return Err(Unable::new(Kind::Overtaken, why));
+    }
+    let what = snapshot.request_record.as_ref().map_or("a request that nobody could read".to_owned(), asked_for);
+    let record = cancelled(request, snapshot.request_record.as_ref(), by, snapshot.cluster.term);
+    // One that the agents have begun is ended by them. It is for people: what was taken back is taken back.
+    let unrecorded = reach.store.create_transition(&record).await.err().map(|error| error.to_string());
+    Ok(Some(Cancelled { what, unrecorded }))
+}
+
+fn cancelled(request: i64, asked: Option<&FailoverRecord>, by: &str, term: Term) -> Transition {
+    refused(request, &asked.cloned().unwrap_or_default(), "request_cancelled", format!("taken back by {by}"), term)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_taken_back_is_on_record_with_who_asked_and_who_took_it_back() {
+        let asked = FailoverRecord {
+            member: Some("pg3".to_owned()),
+            kind: Some("failover".to_owned()),
+            requested_by: Some("anna@db1".to_owned()),
+            ..FailoverRecord::default()
+        };
+        let record = cancelled(77, Some(&asked), "otto@db2", Term(4));
+        assert_eq!(
+            (record.id.as_str(), record.kind.as_str(), record.outcome.as_str()),
+            ("s-77", "failover", "refused")
+        );
+        assert_eq!((record.requested_by.as_str(), record.to.as_deref()), ("anna@db1", Some("pg3")));
+        assert_eq!(record.cause_text, "taken back by otto@db2");
+        assert_eq!(cancelled(78, None, "otto@db2", Term(4)).kind, "switchover", "whatever it was");
+    }
+}

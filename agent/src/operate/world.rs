@@ -1,0 +1,268 @@
+//! The cluster as it can be seen from here, now: etcd by one linearizable read, and every agent over HTTP, all at once and each under a
+//! deadline. Who does not answer is part of the picture, and nothing here waits for long.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use consensus::records::api_base;
+use consensus::{Snapshot, Store};
+use decision::names::MemberName;
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::peers::Peers;
+
+/// How long an agent may take to answer.
+pub const AGENT_WITHIN: Duration = Duration::from_secs(1);
+
+/// What everybody works with who wants something of a cluster.
+pub struct Reach {
+    /// This node's configuration.
+    pub config: Config,
+    /// etcd.
+    pub store: Store,
+    /// The agents.
+    pub peers: Peers,
+}
+
+/// What can be seen of the cluster.
+pub struct World {
+    /// etcd, or why it could not be read.
+    pub etcd: Result<Snapshot, String>,
+    /// Every agent whose address is known, by its member's name.
+    pub agents: BTreeMap<MemberName, Agent>,
+    /// The node from which it is seen.
+    pub me: MemberName,
+}
+
+/// One agent.
+pub struct Agent {
+    /// The base URL of its API.
+    pub api_url: String,
+    /// What it says, or why it says nothing.
+    pub says: Result<Answer, String>,
+}
+
+/// What an agent says about itself and the others.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// `/patroni`
+    pub patroni: Value,
+    /// `/beat`
+    pub beat: Value,
+    /// `/why`
+    pub why: Value,
+    /// `/cluster`
+    pub cluster: Value,
+}
+
+impl Reach {
+    /// From where this configuration is.
+    ///
+    /// # Errors
+    /// What is needed to ask etcd cannot be had.
+    pub fn of(config: Config) -> anyhow::Result<Self> {
+        let store = crate::run::store(&config)?;
+        Ok(Self { config, store, peers: Peers::default() })
+    }
+
+    /// The base URL of this node's own agent.
+    pub fn own_api(&self) -> String {
+        format!("http://{}", self.config.api.advertise)
+    }
+
+    /// Looks at everything.
+    pub async fn look(&self) -> World {
+        let own_api = self.own_api();
+        let (etcd, own) = tokio::join!(self.store.read(), self.ask(&own_api));
+        let etcd = etcd.map_err(|error| once_each(&error.to_string()));
+        let me = self.config.name.clone();
+        let mut urls = known_apis(etcd.as_ref().ok(), own.as_ref().ok());
+        urls.remove(&me);
+        let asked = urls.into_iter().map(|(name, api_url)| {
+            let (peers, url) = (self.peers.clone(), api_url.clone());
+            (name, api_url, tokio::spawn(async move { ask(&peers, &url).await }))
+        });
+        let asked: Vec<_> = asked.collect();
+        let mut agents = BTreeMap::new();
+        // An agent of this host that is neither registered nor answering is not known to be one: the file may be a copy elsewhere.
+        if own.is_ok() || etcd.as_ref().is_ok_and(|snapshot| snapshot.member_records.contains_key(&me)) {
+            agents.insert(me.clone(), Agent { api_url: own_api, says: own });
+        }
+        for (name, api_url, answer) in asked {
+            let says = answer.await.unwrap_or_else(|gone| Err(gone.to_string()));
+            agents.insert(name, Agent { api_url, says });
+        }
+        World { etcd, agents, me }
+    }
+
+    /// Asks one agent everything that this program wants to know of an agent.
+    pub async fn ask(&self, api_url: &str) -> Result<Answer, String> {
+        ask(&self.peers, api_url).await
+    }
+}
+
+async fn ask(peers: &Peers, api_url: &str) -> Result<Answer, String> {
+    let get = |path| peers.get(api_url, path, AGENT_WITHIN);
+    let told = tokio::try_join!(get("/patroni"), get("/beat"), get("/why"), get("/cluster"));
+    let (patroni, beat, why, cluster) = told.map_err(|error| reason_of(&error))?;
+    Ok(Answer { patroni, beat, why, cluster })
+}
+
+/// The last cause says what happened; the first only repeats the address.
+fn reason_of(error: &anyhow::Error) -> String {
+    error.chain().last().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// An endpoint that was tried twice need not be told twice.
+fn once_each(told: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in told.split("; ") {
+        if !parts.iter().any(|before| before.ends_with(part)) {
+            parts.push(part);
+        }
+    }
+    parts.join("; ")
+}
+
+/// Where the agents are: from etcd, or as this node's agent remembers.
+fn known_apis(snapshot: Option<&Snapshot>, own: Option<&Answer>) -> BTreeMap<MemberName, String> {
+    match (snapshot, own) {
+        (Some(snapshot), _) => snapshot
+            .cluster
+            .members
+            .iter()
+            .map(|(name, member)| (name.clone(), member.api_url.trim_end_matches('/').to_owned()))
+            .collect(),
+        (None, Some(own)) => own.members().filter_map(|(name, member)| Some((name, api_of(member)?))).collect(),
+        (None, None) => BTreeMap::new(),
+    }
+}
+
+fn api_of(member: &Value) -> Option<String> {
+    Some(api_base(member.get("api_url")?.as_str()?).to_owned())
+}
+
+impl World {
+    /// What a member's agent says, if it does.
+    pub fn answer(&self, name: &MemberName) -> Option<&Answer> {
+        self.agents.get(name)?.says.as_ref().ok()
+    }
+
+    /// Every agent that answers, this host's first.
+    pub fn answers(&self) -> impl Iterator<Item = (&MemberName, &Answer)> {
+        let all = |mine: bool| {
+            self.agents
+                .iter()
+                .filter(move |(name, _)| (**name == self.me) == mine)
+                .filter_map(|(name, agent)| Some((name, agent.says.as_ref().ok()?)))
+        };
+        all(true).chain(all(false))
+    }
+
+    /// Who holds the leader lock: as etcd says, or as the agents say where etcd is silent.
+    pub fn leader(&self) -> Option<MemberName> {
+        match &self.etcd {
+            Ok(snapshot) => snapshot.cluster.leader.clone(),
+            Err(_) => self.answers().find(|(_, answer)| answer.leads()).map(|(name, _)| name.clone()),
+        }
+    }
+
+    /// What the leader's agent says.
+    pub fn leader_answer(&self) -> Option<&Answer> {
+        self.answer(&self.leader()?)
+    }
+
+    /// Whether nothing at all could be seen.
+    pub fn is_dark(&self) -> bool {
+        self.etcd.is_err() && self.answers().next().is_none()
+    }
+}
+
+impl Answer {
+    /// The members of `/cluster`, by name.
+    pub fn members(&self) -> impl Iterator<Item = (MemberName, &Value)> {
+        let members = self.cluster.get("members").and_then(Value::as_array).into_iter().flatten();
+        members.filter_map(|member| Some((MemberName::new(member.get("name")?.as_str()?).ok()?, member)))
+    }
+
+    /// One member of `/cluster`.
+    pub fn member(&self, name: &MemberName) -> Option<&Value> {
+        self.members().find(|(other, _)| other == name).map(|(_, member)| member)
+    }
+
+    /// What bars a member from leading, as code and sentence, in this agent's eyes; `None`: it does not know the member.
+    pub fn bars(&self, name: &MemberName) -> Option<Vec<(String, String)>> {
+        let standings = self.why.get("standings")?.as_array()?;
+        let standing = standings.iter().find(|standing| standing["member"] == name.as_str())?;
+        let text = |bar: &Value, key: &str| bar[key].as_str().unwrap_or("unknown").to_owned();
+        Some(standing["bars"].as_array()?.iter().map(|bar| (text(bar, "code"), text(bar, "sentence"))).collect())
+    }
+
+    /// It holds the lock, by its own clock.
+    pub fn leads(&self) -> bool {
+        self.beat["leader"] == true
+    }
+
+    /// Writes work there.
+    pub fn is_writable(&self) -> bool {
+        self.beat["writable"] == true
+    }
+
+    /// It acts as if paused.
+    pub fn is_paused(&self) -> bool {
+        self.patroni["pause"] == true
+    }
+
+    /// Why it does what it does, in one sentence.
+    pub fn sentence(&self) -> &str {
+        self.why["sentence"].as_str().unwrap_or("it does not say why")
+    }
+
+    /// The code of that reason.
+    pub fn code(&self) -> &str {
+        self.why["reason"]["code"].as_str().unwrap_or("unknown")
+    }
+
+    /// How old its picture is.
+    pub fn age(&self) -> Option<Duration> {
+        self.beat["age_ms"].as_u64().map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn where_etcd_is_silent_the_own_agent_knows_the_others() {
+        let own = Answer {
+            cluster: json!({"members": [
+                {"name": "pg1", "api_url": "http://a:1/patroni"}, {"name": "pg2", "api_url": "http://b:2/patroni"}, {"name": "no/name"},
+            ]}),
+            ..Answer::default()
+        };
+        let urls = known_apis(None, Some(&own));
+        assert_eq!(urls.into_values().collect::<Vec<_>>(), ["http://a:1", "http://b:2"]);
+    }
+
+    #[test]
+    fn an_endpoint_that_was_tried_twice_is_told_once() {
+        assert_eq!(
+            once_each("no answer: http://a: late; http://b: late; http://a: late"),
+            "no answer: http://a: late; http://b: late"
+        );
+    }
+
+    #[test]
+    fn bars_are_read_with_their_sentences() {
+        let why = json!({"standings": [{"member": "pg2", "may_lead": false, "bars": [{"code": "no_ballot", "sentence": "why"}]}]});
+        let answer = Answer { why, ..Answer::default() };
+        let pg2 = MemberName::new("pg2").unwrap();
+        assert_eq!(answer.bars(&pg2), Some(vec![("no_ballot".to_owned(), "why".to_owned())]));
+        assert_eq!(answer.bars(&MemberName::new("pg9").unwrap()), None);
+    }
+}
