@@ -9,9 +9,10 @@ use nix::unistd::Group;
 
 use super::HostPort;
 use super::problem::Problem;
-use super::raw::{RawControl, RawToken, Role};
+use super::raw::{Certificate, RawControl, RawControlTls, RawToken, Role};
 use super::resolve::address;
-use super::rules::LONGEST_SOCKET_PATH;
+use super::rules::{LONGEST_SOCKET_PATH, readable, secret};
+use crate::control::tls_server;
 use crate::secret::Secret;
 
 /// A token that is shorter can be guessed.
@@ -19,7 +20,7 @@ const SHORTEST_TOKEN: usize = 16;
 const HOW_TO_WRITE_TOKENS: &str = "write tokens = [{ name = \"ansible\", role = \"operate\", file = \"/etc/pgvigil/tokens/ansible\" }] under [control]";
 
 /// The control API.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// Its unix socket.
     pub socket: PathBuf,
@@ -31,6 +32,21 @@ pub struct Control {
     pub on_health_listener: bool,
     /// Who comes in over TCP.
     pub tokens: Vec<Token>,
+    /// TLS over TCP; `None`: clear text, on loopback alone.
+    pub tls: Option<ControlTls>,
+    /// Who comes in over TCP with a certificate.
+    pub certificates: Vec<Certificate>,
+}
+
+/// The files of a TLS server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlTls {
+    /// Its certificate, with those between it and its authority, PEM.
+    pub cert: PathBuf,
+    /// The private key, PEM.
+    pub key: PathBuf,
+    /// Who signs the certificates of clients, PEM.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// One who comes in with a token.
@@ -47,6 +63,15 @@ pub struct Token {
 /// The finished section; mistakes go to `found`.
 pub fn resolve(raw: RawControl, health: &HostPort, state_dir: &Path, found: &mut Vec<Problem>) -> Control {
     let tokens = tokens(raw.tokens, found);
+    let (encrypted, certificates) = (raw.tls.is_some(), raw.certificates);
+    let checks = raw.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let tls = raw.tls.and_then(|tls| files_of_tls(tls, found));
+    if !certificates.is_empty() && !checks {
+        let message = "`control.certificates`: without `control.tls.client_ca` anybody could make one of any name";
+        let problem = Problem::at("E16", "control.certificates", message);
+        found.push(problem.help("write client_ca = \"/etc/pgvigil/tls/ca.crt\" into control.tls"));
+    }
+    let door = Door { known: tokens.len() + certificates.len(), encrypted };
     let listen = raw.listen.as_deref().and_then(|text| address("control.listen", text, None, found));
     let on_health_listener = raw.on_health_listener.unwrap_or(false);
     if let Some(listen) = &listen {
@@ -54,28 +79,61 @@ pub fn resolve(raw: RawControl, health: &HostPort, state_dir: &Path, found: &mut
             let problem = Problem::at("E12", "control.listen", format!("{listen} is the address of the health API"));
             found.push(problem.help("write on_health_listener = true instead, or give it a port of its own"));
         }
-        closed_to_strangers("control.listen", listen, &tokens, found);
+        door.closed_to_strangers("control.listen", listen, found);
     }
     if on_health_listener {
-        closed_to_strangers("control.on_health_listener", health, &tokens, found);
+        door.closed_to_strangers("control.on_health_listener", health, found);
     }
     let socket = socket(raw.socket, raw.group.as_deref(), state_dir, found);
-    Control { socket, group: raw.group, listen, on_health_listener, tokens }
+    Control { socket, group: raw.group, listen, on_health_listener, tokens, tls, certificates }
 }
 
-/// Whoever reaches the address must show who it is, and nobody on the way may learn how.
-fn closed_to_strangers(key: &str, address: &HostPort, tokens: &[Token], found: &mut Vec<Problem>) {
-    if tokens.is_empty() {
-        let message =
-            format!("`{key}`: whoever reaches {address} could switch over and restart: nobody has to show a token");
-        found.push(Problem::at("E16", key, message).help(HOW_TO_WRITE_TOKENS));
+/// What stands between an address and whoever reaches it.
+struct Door {
+    /// So many may come in.
+    known: usize,
+    encrypted: bool,
+}
+
+impl Door {
+    /// Whoever reaches the address must show who it is, and nobody on the way may learn how.
+    fn closed_to_strangers(&self, key: &str, address: &HostPort, found: &mut Vec<Problem>) {
+        if self.known == 0 {
+            let message = format!(
+                "`{key}`: whoever reaches {address} could switch over and restart: nobody has to show who it is"
+            );
+            found.push(Problem::at("E16", key, message).help(HOW_TO_WRITE_TOKENS));
+        }
+        if !self.encrypted && !is_loopback(address) {
+            let message = format!("`{key}`: tokens would cross the network to {address} in clear text");
+            found.push(Problem::at("E16", key, message).help(
+                "tls = { cert = \"...\", key = \"...\" } under [control], or an address of this host alone, such as 127.0.0.1:8009",
+            ));
+        }
     }
-    if !is_loopback(address) {
-        let message = format!("`{key}`: tokens would cross the network to {address} in clear text");
-        found.push(Problem::at("E16", key, message).help(
-            "an address of this host alone, such as 127.0.0.1:8009, or none: the unix socket is always there (ssh, sudo)",
-        ));
+}
+
+fn files_of_tls(raw: RawControlTls, found: &mut Vec<Problem>) -> Option<ControlTls> {
+    let (Some(cert), Some(key)) = (raw.cert, raw.key) else {
+        let message = "`control.tls` needs a certificate and its key";
+        let problem = Problem::about("E08", &["control.tls.cert", "control.tls.key", "control.tls"], message);
+        found.push(problem.help("write tls = { cert = \"...\", key = \"...\" } under [control]"));
+        return None;
+    };
+    let before = found.len();
+    readable("control.tls.cert", &cert, found);
+    secret("control.tls.key", &key, found);
+    if let Some(file) = &raw.client_ca {
+        readable("control.tls.client_ca", file, found);
     }
+    let tls = ControlTls { cert, key, client_ca: raw.client_ca };
+    if found.len() == before
+        && let Err(error) = tls_server(&tls)
+    {
+        let problem = Problem::about("E09", &["control.tls", "control.tls.cert"], format!("`control.tls`: {error:#}"));
+        found.push(problem.help("PEM files: BEGIN CERTIFICATE in cert and client_ca, BEGIN PRIVATE KEY in key"));
+    }
+    Some(tls)
 }
 
 /// Whether only programs of this host reach it.

@@ -28,9 +28,9 @@ use decision::site::Remote;
 use pg_control::Origin;
 
 pub use clone::{Cloning, Way};
-pub use control::{Control, Token, is_strong};
+pub use control::{Control, ControlTls, Token, is_strong};
 pub use problem::{ConfigErrors, Problem};
-pub use raw::{LogFormat, Role, WatchdogMode};
+pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
 pub use value::HostPort;
 pub use world::{Line, Report, Verdict, validate};

@@ -219,6 +219,27 @@ pub struct RawControl {
     pub listen: Option<String>,
     pub on_health_listener: Option<bool>,
     pub tokens: Vec<RawToken>,
+    pub tls: Option<RawControlTls>,
+    pub certificates: Vec<Certificate>,
+}
+
+/// `control.tls`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawControlTls {
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub client_ca: Option<PathBuf>,
+}
+
+/// One of `control.certificates`: somebody who comes in with a certificate of this name.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// A DNS name in it, or the common name of its subject.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
 }
 
 /// One of `control.tokens`.

@@ -1,17 +1,19 @@
 //! Who somebody is, and what they may do. On the unix socket the kernel says who it is: root and the agent's own user may do everything, members
-//! of the configured group may operate. Over TCP a token says it.
+//! of the configured group may operate. Over TCP a token says it, or a
+//! certificate that a trusted authority has signed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::credentials::Presented;
 use super::tokens::Tokens;
-use crate::config::{self, Role};
+use crate::config::{self, Certificate, Role};
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this host, as the kernel knows it.
     Socket {
@@ -20,15 +22,22 @@ pub enum Peer {
         /// Its group.
         gid: u32,
     },
-    /// Some host.
+    /// Some host, in clear text.
     Address(SocketAddr),
+    /// Some host, over TLS.
+    Encrypted {
+        /// Its address.
+        address: SocketAddr,
+        /// The names in its certificate; none: it has shown none.
+        names: Arc<[String]>,
+    },
 }
 
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Peer::Socket { .. } => f.write_str("socket"),
-            Peer::Address(address) => write!(f, "{}", address.ip()),
+            Peer::Address(address) | Peer::Encrypted { address, .. } => write!(f, "{}", address.ip()),
         }
     }
 }
@@ -66,6 +75,8 @@ pub struct Access {
     group: Option<String>,
     host: String,
     tokens: Tokens,
+    certificates: Vec<Certificate>,
+    only_encrypted: bool,
 }
 
 impl Access {
@@ -73,20 +84,38 @@ impl Access {
     pub fn new(control: &config::Control) -> Self {
         let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
         let (owner, group) = (Uid::effective(), control.group.clone());
-        Self { owner, group, host, tokens: Tokens::new(control.tokens.clone()) }
+        let (tokens, certificates) = (Tokens::new(control.tokens.clone()), control.certificates.clone());
+        Self { owner, group, host, tokens, certificates, only_encrypted: control.tls.is_some() }
     }
 
     /// Who somebody is.
     ///
     /// # Errors
     /// Nobody who is known here.
-    pub async fn caller(&self, peer: Peer, headers: &HeaderMap) -> Result<Caller, Stranger> {
-        match peer {
-            Peer::Socket { uid, gid } => self.of_process(Uid::from_raw(uid), Gid::from_raw(gid)).await,
-            Peer::Address(address) => {
-                let presented = Presented::in_headers(headers)?;
-                let (name, role) = self.tokens.find(presented).await?;
-                Ok(Caller { name, from: address.ip().to_string(), role })
+    pub async fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Stranger> {
+        let (address, names) = match peer {
+            Peer::Socket { uid, gid } => return self.of_process(Uid::from_raw(*uid), Gid::from_raw(*gid)).await,
+            Peer::Address(_) if self.only_encrypted => {
+                let why = "control is by TLS alone here: https://".to_owned();
+                return Err(Stranger { name: "nobody".to_owned(), why });
+            }
+            Peer::Address(address) => (address, None),
+            Peer::Encrypted { address, names } => (address, Some(names)),
+        };
+        let from = address.ip().to_string();
+        // A token says more than the certificate of the host that many share.
+        if headers.contains_key(header::AUTHORIZATION) || names.is_none_or(|names| names.is_empty()) {
+            let (name, role) = self.tokens.find(Presented::in_headers(headers)?).await?;
+            return Ok(Caller { name, from, role });
+        }
+        let names = names.into_iter().flat_map(|names| names.iter());
+        let known = |name: &&String| self.certificates.iter().find(|one| one.name == **name);
+        match names.clone().find_map(|name| known(&name)) {
+            Some(Certificate { name, role }) => Ok(Caller { name: name.clone(), from, role: *role }),
+            None => {
+                let shown: Vec<&str> = names.map(String::as_str).collect();
+                let why = format!("[control] certificates has none of the names in yours: {}", shown.join(", "));
+                Err(Stranger { name: shown.first().map_or("nobody", |name| name).to_owned(), why })
             }
         }
     }
@@ -131,16 +160,14 @@ mod tests {
     use super::*;
 
     fn access(group: Option<&str>) -> Access {
-        let (socket, listen, tokens) = ("/nowhere".into(), None, Vec::new());
-        let control =
-            config::Control { socket, group: group.map(str::to_owned), listen, on_health_listener: false, tokens };
+        let control = config::Control { group: group.map(str::to_owned), ..config::Control::default() };
         Access { owner: Uid::from_raw(4_000_001), ..Access::new(&control) }
     }
 
     #[tokio::test]
     async fn the_kernel_says_who_it_is_and_the_group_what_they_may() {
         let role = async |access: &Access, uid, gid| {
-            access.caller(Peer::Socket { uid, gid }, &HeaderMap::new()).await.map(|caller| caller.role)
+            access.caller(&Peer::Socket { uid, gid }, &HeaderMap::new()).await.map(|caller| caller.role)
         };
         let (without, with) = (access(None), access(Some("daemon")));
         let daemon = Group::from_name("daemon").unwrap().unwrap().gid.as_raw();

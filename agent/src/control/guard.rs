@@ -35,14 +35,14 @@ pub async fn guard(
     let needed = verbs::role(&method, &path);
     let asides = Query::<Asides>::try_from_uri(request.uri()).map(|Query(asides)| asides).unwrap_or_default();
     let reason: String = asides.reason.iter().flat_map(|text| text.chars()).take(REASON_CHARS_MAX).collect();
-    let caller = control.access.caller(peer, request.headers()).await;
+    let caller = control.access.caller(&peer, request.headers()).await;
     let (who, role) = match &caller {
         Ok(caller) => (caller.name.clone(), word(caller.role)),
         Err(stranger) => (stranger.name.clone(), "none"),
     };
-    let attempt = Attempt { verb: verbs::name(&method, &path), peer, who, role, reason: reason.clone() };
+    let attempt = Attempt { verb: verbs::name(&method, &path), peer: peer.clone(), who, role, reason: reason.clone() };
     let metrics = std::sync::Arc::clone(&control.hands.metrics);
-    let caller = match admitted(caller, needed, peer) {
+    let caller = match admitted(caller, needed, &peer) {
         Ok(caller) => caller,
         Err(denied) => {
             let denied = turned_away(denied);
@@ -67,7 +67,7 @@ pub async fn guard(
     })
 }
 
-fn admitted(caller: Result<Caller, Stranger>, needed: Role, peer: Peer) -> Result<Caller, Answer> {
+fn admitted(caller: Result<Caller, Stranger>, needed: Role, peer: &Peer) -> Result<Caller, Answer> {
     match caller {
         Ok(caller) if caller.role >= needed => Ok(caller),
         Ok(caller) => {

@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use axum::Router;
 use nix::unistd::{Group, chown};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
-use super::Peer;
+use super::{Encryption, Peer};
 use crate::config::{self, HostPort};
-use crate::http::serve;
+use crate::http::{serve, serve_encrypted};
 
 /// Whoever controls a cluster is not a crowd.
 const CONNECTIONS_MAX: usize = 64;
@@ -29,7 +28,7 @@ const MODE: u32 = 0o660;
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn start(control: &config::Control, router: Router) -> io::Result<()> {
+pub fn start(control: &config::Control, router: Router, encryption: Option<Arc<Encryption>>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (socket, group, listen) = (control.socket.clone(), control.group.clone(), control.listen.clone());
     thread::Builder::new().name("control-api".into()).spawn(move || {
@@ -37,7 +36,7 @@ pub fn start(control: &config::Control, router: Router) -> io::Result<()> {
             let door = Door { room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), router };
             tokio::join!(on_socket(socket, group, door.clone()), async {
                 if let Some(listen) = listen {
-                    on_tcp(listen, door).await;
+                    on_tcp(listen, door, encryption).await;
                 }
             });
         });
@@ -53,14 +52,14 @@ struct Door {
 
 impl Door {
     /// Serves one connection, if there is room for it.
-    fn opens<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
+    fn opens<F: Future<Output = ()> + Send + 'static>(&self, peer: &Peer, serve: impl FnOnce(Router) -> F) {
         let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
             tracing::warn!(from = %peer, "too many connections to the control API: this one is closed");
             return;
         };
-        let router = self.router.clone();
+        let serving = serve(self.router.clone());
         tokio::spawn(async move {
-            serve(stream, router, peer).await;
+            serving.await;
             drop(permit);
         });
     }
@@ -87,7 +86,8 @@ async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, 
         match tokio::time::timeout(LOOK_EVERY, listener.accept()).await {
             Ok(Ok((stream, _))) => {
                 if let Ok(found) = stream.peer_cred() {
-                    door.opens(stream, Peer::Socket { uid: found.uid(), gid: found.gid() });
+                    let peer = Peer::Socket { uid: found.uid(), gid: found.gid() };
+                    door.opens(&peer.clone(), |router| serve(stream, router, peer));
                 }
             }
             Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -96,7 +96,7 @@ async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, 
     }
 }
 
-async fn on_tcp(listen: HostPort, door: Door) {
+async fn on_tcp(listen: HostPort, door: Door, encryption: Option<Arc<Encryption>>) {
     let mut told = String::new();
     loop {
         match TcpListener::bind((listen.host.as_str(), listen.port)).await {
@@ -106,7 +106,13 @@ async fn on_tcp(listen: HostPort, door: Door) {
                     match listener.accept().await {
                         Ok((stream, address)) => {
                             let _ = stream.set_nodelay(true);
-                            door.opens(stream, Peer::Address(address));
+                            let (peer, encryption) = (Peer::Address(address), encryption.clone());
+                            door.opens(&peer.clone(), |router| async move {
+                                match encryption {
+                                    Some(encryption) => serve_encrypted(stream, router, address, &encryption).await,
+                                    None => serve(stream, router, peer).await,
+                                }
+                            });
                         }
                         Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                     }

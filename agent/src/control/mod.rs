@@ -5,7 +5,9 @@ mod access;
 mod answer;
 mod audit;
 mod body;
+mod certificate;
 mod credentials;
+mod encryption;
 mod guard;
 mod listen;
 mod tokens;
@@ -13,6 +15,7 @@ mod verbs;
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 
@@ -23,6 +26,7 @@ use crate::operate::world::Reach;
 use crate::published::Board;
 
 pub use access::Peer;
+pub use encryption::{Encryption, server as tls_server};
 pub use verbs::is_verb;
 
 /// What the handlers work with.
@@ -32,6 +36,7 @@ pub struct Control {
     board: Arc<Board>,
     reach: Arc<Reach>,
     access: Arc<Access>,
+    encryption: Option<Arc<Encryption>>,
 }
 
 impl Control {
@@ -43,7 +48,14 @@ impl Control {
     pub fn new(hands: Arc<Hands>, board: Arc<Board>) -> anyhow::Result<Self> {
         let access = Arc::new(Access::new(&hands.config.control));
         let reach = Arc::new(Reach::of(hands.config.clone())?);
-        Ok(Self { hands, board, reach, access })
+        let tls = hands.config.control.tls.clone();
+        let encryption = tls.map(Encryption::open).transpose().context("TLS of the control API")?.map(Arc::new);
+        Ok(Self { hands, board, reach, access, encryption })
+    }
+
+    /// TLS, where it is configured: then nobody is let in without it over TCP.
+    pub fn encryption(&self) -> Option<Arc<Encryption>> {
+        self.encryption.clone()
     }
 
     /// The verbs, for those who may.
@@ -56,7 +68,8 @@ impl Control {
     /// # Errors
     /// The thread cannot be started. A place where nobody can listen is told, and tried again: no agent ends for it.
     pub fn listen(&self, reading: Router) -> std::io::Result<()> {
-        listen::start(&self.hands.config.control, self.guarded(reading.merge(verbs::router(self.clone()))))
+        let router = self.guarded(reading.merge(verbs::router(self.clone())));
+        listen::start(&self.hands.config.control, router, self.encryption())
     }
 
     fn guarded(&self, router: Router) -> Router {
@@ -67,7 +80,8 @@ impl Control {
 /// Where control is to be found, for whoever asks for it where it is not.
 pub fn whereabouts(config: &Config) -> String {
     let control = &config.control;
-    let on_tcp = control.listen.as_ref().map(|listen| format!(", and {listen} with a token")).unwrap_or_default();
+    let on_tcp =
+        control.listen.as_ref().map(|listen| format!(", and {listen} for those who are known")).unwrap_or_default();
     format!(
         "this listener only reads; control is the unix socket {} on the host of {}{on_tcp}, and the pgvigil command line \
          ([control] on_health_listener = true would carry it here)",

@@ -26,7 +26,7 @@ use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
 
-pub use server::{listen, serve};
+pub use server::{listen, serve, serve_encrypted};
 
 /// No honest question is longer.
 const QUESTION_BYTES_MAX: usize = 4096;

@@ -16,22 +16,23 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpUserTimeout;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::control::Peer;
+use crate::control::{Encryption, Peer};
 
+const TLS_HANDSHAKE: u8 = 0x16;
 const CONNECTIONS_MAX: usize = 1024;
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Whoever has not confirmed what was sent for so long is gone: answers that never end would wait for it for a quarter of an hour.
 const UNCONFIRMED_MAX_MS: u32 = 10_000;
 
-/// Binds `address` and serves `router` there, on a thread with a runtime of its own that nothing else can block. Returns where it
+/// Binds `address` and serves `router` there, over TLS as well to whoever begins with it where there is `encryption`, on a thread with a runtime of its own that nothing else can block. Returns where it
 /// listens.
 ///
 /// # Errors
 /// The address cannot be bound: taken, not ours, or not permitted.
-pub fn listen(address: &str, router: Router) -> std::io::Result<SocketAddr> {
+pub fn listen(address: &str, router: Router, encryption: Option<Arc<Encryption>>) -> std::io::Result<SocketAddr> {
     let socket = std::net::TcpListener::bind(address)?;
     socket.set_nonblocking(true)?;
     let address = socket.local_addr()?;
@@ -39,7 +40,7 @@ pub fn listen(address: &str, router: Router) -> std::io::Result<SocketAddr> {
     thread::Builder::new().name("health-api".into()).spawn(move || {
         runtime.block_on(async move {
             match TcpListener::from_std(socket) {
-                Ok(listener) => accept(listener, router).await,
+                Ok(listener) => accept(listener, router, encryption).await,
                 Err(error) => tracing::error!(%error, "health API cannot listen"),
             }
         });
@@ -47,17 +48,21 @@ pub fn listen(address: &str, router: Router) -> std::io::Result<SocketAddr> {
     Ok(address)
 }
 
-async fn accept(listener: TcpListener, router: Router) {
+async fn accept(listener: TcpListener, router: Router, encryption: Option<Arc<Encryption>>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, address)) => {
-                let router = router.clone();
+                let (router, encryption) = (router.clone(), encryption.clone());
                 let _ = stream.set_nodelay(true);
                 let _ = setsockopt(&stream, TcpUserTimeout, &UNCONFIRMED_MAX_MS);
                 tokio::spawn(async move {
-                    serve(stream, router, Peer::Address(address)).await;
+                    let encrypted = encryption.is_some() && begins_with_tls(&stream).await;
+                    match encryption.filter(|_| encrypted) {
+                        Some(encryption) => serve_encrypted(stream, router, address, &encryption).await,
+                        None => serve(stream, router, Peer::Address(address)).await,
+                    }
                     drop(permit);
                 });
             }
@@ -71,7 +76,7 @@ async fn accept(listener: TcpListener, router: Router) {
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, peer: Peer) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         router.call(request)
     });
     let _ = http1::Builder::new()
@@ -79,4 +84,19 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S
         .header_read_timeout(SILENCE_MAX)
         .serve_connection(TokioIo::new(stream), service)
         .await;
+}
+
+/// Whether the first byte is that of a handshake, which no method of HTTP begins with.
+async fn begins_with_tls(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(SILENCE_MAX, stream.peek(&mut first)).await;
+    matches!(peeked, Ok(Ok(1))) && first[0] == TLS_HANDSHAKE
+}
+
+/// Serves one connection over TLS.
+pub async fn serve_encrypted(stream: TcpStream, router: Router, address: SocketAddr, encryption: &Arc<Encryption>) {
+    match encryption.agree(stream).await {
+        Ok((stream, names)) => serve(stream, router, Peer::Encrypted { address, names }).await,
+        Err(error) => tracing::debug!(from = %address.ip(), "no TLS with the control API: {error:#}"),
+    }
 }

@@ -49,6 +49,11 @@ impl Controlled {
         Ok(chown(&file, Some(owner.uid()), Some(owner.gid()))?)
     }
 
+    /// Where the control API of a node listens.
+    pub fn address(&self, node: &str) -> String {
+        self.urls[node].replace("http://", "")
+    }
+
     /// A request to the agent of a node, without a token.
     pub fn at(&self, node: &str, method: &str, path: &str) -> Curl {
         Curl::new(method, &format!("{}{path}", self.urls[node]))

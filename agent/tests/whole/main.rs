@@ -5,6 +5,7 @@ mod adopt;
 mod alone;
 mod bootstrap;
 mod control;
+mod control_tls;
 mod copies;
 mod crashes;
 mod curl;

@@ -1,0 +1,144 @@
+//! The control API over TLS: certificates of clients say who they are, a certificate that is replaced counts at once, and one that will not do leaves
+//! the last one in force.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::control::{Controlled, begins, is, one_node, token};
+use crate::curl::Curl;
+use crate::stage::{Stage, on_empty_stage};
+
+/// An authority, and what it has signed, in files that the agents may read.
+struct Authority(PathBuf);
+
+impl Authority {
+    fn found(directory: PathBuf) -> Result<Self> {
+        let new = Self(directory);
+        new.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=test-ca")?;
+        Ok(new)
+    }
+
+    /// A certificate and its key under the name of a file.
+    fn sign(&self, file: &str, subject: &str, names: &str) -> Result<()> {
+        self.openssl(&format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -CA ca.pem -CAkey ca.key -keyout {file}.key -out {file}.pem \
+             -subj {subject} -addext subjectAltName={names} -addext basicConstraints=critical,CA:FALSE"
+        ))?;
+        let owner = std::fs::metadata(&self.0)?;
+        for name in ["ca.pem".to_owned(), format!("{file}.pem"), format!("{file}.key")] {
+            let path = self.file(&name);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+            chown(&path, Some(owner.uid()), Some(owner.gid()))?;
+        }
+        Ok(())
+    }
+
+    fn openssl(&self, arguments: &str) -> Result<()> {
+        let mut openssl = Command::new("openssl");
+        let openssl = openssl.args(arguments.split_whitespace()).current_dir(&self.0).stderr(Stdio::null());
+        ensure!(openssl.status().context("openssl")?.success(), "openssl {arguments}");
+        Ok(())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A request that trusts this authority, to the name in the server's certificate.
+    fn trusting(&self, method: &str, address: &str, path: &str) -> Curl {
+        let (_, port) = address.rsplit_once(':').unwrap_or(("", "0"));
+        Curl::new(method, &format!("https://localhost:{port}{path}"))
+            .with(&["--cacert", &self.file("ca.pem").display().to_string()])
+            .with(&["--connect-to", &format!("localhost:{port}:{address}")])
+    }
+
+    /// The same with a certificate of the client.
+    fn showing(&self, file: &str, method: &str, address: &str, path: &str) -> Curl {
+        let shown = |ending: &str| self.file(&format!("{file}.{ending}")).display().to_string();
+        self.trusting(method, address, path).with(&["--cert", &shown("pem"), "--key", &shown("key")])
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.display().to_string())
+}
+
+fn configure(stage: &Stage, authority: &Authority) -> Result<()> {
+    let tls = format!(
+        "{{ cert = {}, key = {}, client_ca = {} }}",
+        quoted(&authority.file("server.pem")),
+        quoted(&authority.file("server.key")),
+        quoted(&authority.file("ca.pem"))
+    );
+    stage.set("n1", "control.tls", &tls)?;
+    let known = "[{ name = \"ansible\", role = \"operate\" }, { name = \"looker.example.org\", role = \"read\" }]";
+    stage.set("n1", "control.certificates", known)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_say_who_it_is_and_are_replaced_while_it_runs() {
+    on_empty_stage(&one_node(), async |stage| {
+        let control = Controlled::prepare(stage)?;
+        let authority = Authority::found(stage.cluster.make_directory("tls")?)?;
+        authority.sign("server", "/CN=n1", "DNS:localhost")?;
+        authority.sign("ansible", "/O=Acme/CN=ansible", "DNS:automation.example.org")?;
+        authority.sign("looker", "/CN=whoever", "DNS:looker.example.org")?;
+        authority.sign("stranger", "/CN=stranger", "DNS:stranger.example.org")?;
+        configure(stage, &authority)?;
+        stage.set("n1", "control.on_health_listener", "true")?;
+        begins(stage).await?;
+        let address = control.address("n1");
+        let health = stage.node("n1")?.api_url().replace("http://", "");
+
+        // On its own port and on that of the health API, which goes on answering in clear text.
+        for address in [&address, &health] {
+            let ask = |file: &str| authority.showing(file, "POST", address, "/reload");
+            is(&ask("ansible").send().await?, 202, "reload scheduled")?;
+            is(&ask("looker").send().await?, 403, "looker.example.org has the role read; that takes operate")?;
+            is(&ask("stranger").send().await?, 401, "none of the names in yours: stranger.example.org, stranger")?;
+            is(&ask("stranger").token(&token("ansible")).send().await?, 202, "reload scheduled")?;
+            is(&authority.trusting("POST", address, "/reload").send().await?, 401, "Authorization: Bearer")?;
+            is(&authority.trusting("POST", address, "/reload").token(&token("anna")).send().await?, 202, "reload")?;
+        }
+        let in_clear = Curl::new("POST", &format!("http://{health}/reload")).token(&token("anna"));
+        is(&in_clear.send().await?, 401, "by TLS alone")?;
+        ensure!(
+            Curl::new("GET", &format!("http://{health}/primary")).send().await?.status == 200,
+            "health is not open"
+        );
+        ensure!(Curl::new("POST", &format!("http://{address}/reload")).send().await.is_err(), "clear text is answered");
+
+        another_authority_is_not_trusted(stage, &address).await?;
+        certificates_are_replaced(stage, &authority, &address).await
+    })
+    .await;
+}
+
+async fn another_authority_is_not_trusted(stage: &Stage, address: &str) -> Result<()> {
+    let other = Authority::found(stage.cluster.make_directory("other-tls")?)?;
+    other.sign("ansible", "/CN=ansible", "DNS:ansible")?;
+    let forged = other.showing("ansible", "POST", address, "/reload").with(&["-k"]).send().await;
+    ensure!(forged.is_err(), "a certificate that anybody can make is taken: {forged:?}");
+    Ok(())
+}
+
+async fn certificates_are_replaced(stage: &Stage, authority: &Authority, address: &str) -> Result<()> {
+    let served = async || {
+        let told = authority.showing("ansible", "GET", address, "/history").with(&["-w", "%{certs}"]).send().await?;
+        ensure!(told.status == 200, "{told:?}");
+        Ok(told.body.contains("n1-anew"))
+    };
+    ensure!(!served().await?, "it has the new certificate already");
+    // One half of a pair, as when somebody copies the files one after the other.
+    std::fs::write(authority.file("server.key"), "no key")?;
+    let told = async || {
+        served().await?;
+        Ok(std::fs::read_to_string(stage.node("n1")?.agent().log())?.contains("stays as it was"))
+    };
+    stage.eventually("nobody says that the key will not do", told).await?;
+    authority.sign("server", "/CN=n1-anew", "DNS:localhost")?;
+    stage.eventually("the new certificate does not count", served).await
+}
