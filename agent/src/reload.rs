@@ -1,7 +1,7 @@
 //! The node's file is read again: at a SIGHUP, and at an operator's order. It is checked as a whole first, and where it has a mistake everything
 //! stays as it was. What counts at once is in `hands.local`; everybody who goes by it looks there each time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
@@ -26,6 +26,26 @@ impl Hands {
     /// # Errors
     /// Every mistake in it; nothing has changed then.
     pub fn reload(&self) -> Result<Vec<String>> {
+        let read = self.read_again();
+        if let Err(errors) = &read {
+            tracing::error!("the file has a mistake, and everything stays as it was: {errors:#}");
+        }
+        read
+    }
+
+    /// The same where others must not wait for the disk.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn reload_aside(self: &Arc<Self>) -> Result<Vec<String>> {
+        let hands = Arc::clone(self);
+        tokio::task::spawn_blocking(move || hands.reload()).await?
+    }
+
+    fn read_again(&self) -> Result<Vec<String>> {
+        // One after another: the older file must not be taken up last.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let path = &self.config.path;
         let fresh = config::load(path, std::env::vars()).map_err(|errors| anyhow!("{errors}"))?;
         let reread = self.config.reread(&self.local.load(), fresh);
@@ -47,9 +67,8 @@ pub async fn at_each(mut hangup: Signal, hands: Arc<Hands>) {
         let mut begins = vec![NotifyState::Reloading];
         begins.extend(NotifyState::monotonic_usec_now().ok());
         let _ = sd_notify::notify(&begins);
-        if let Err(errors) = hands.reload() {
-            tracing::error!("the file has a mistake, and everything stays as it was: {errors:#}");
-        }
+        // What went wrong is told there; whoever sends a signal hears nothing.
+        let _ = hands.reload_aside().await;
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 }
@@ -79,9 +98,9 @@ impl Reloading {
 
 impl Hands {
     /// Reads the file, and only then takes the order away, in one step with the record of how it went: done twice, it is done as well.
-    async fn obey_reload(&self, seen: &Snapshot) -> Result<()> {
+    async fn obey_reload(self: &Arc<Self>, seen: &Snapshot) -> Result<()> {
         let Some(order) = seen.reloads.get(self.me()).copied() else { return Ok(()) };
-        let read = self.reload();
+        let read = self.reload_aside().await;
         let outcome = if read.is_ok() { "done" } else { "failed" }.to_owned();
         let notes = read.unwrap_or_else(|errors| vec![format!("{errors:#}")]);
         let record = Transition { outcome, notes, ..order_record(self, seen, order, "reload") };

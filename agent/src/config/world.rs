@@ -115,6 +115,9 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     place_for("state directory", "E22", &config.state_dir, owner, report);
     socket_directory(&config.postgres, report);
     api_port(config, report);
+    for (code, text, help) in config.control.closed_ways() {
+        report.error(code, format!("`control`: {text}"), help);
+    }
     etcd(&config.etcd, report);
 }
 

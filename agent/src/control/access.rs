@@ -126,7 +126,7 @@ impl Access {
         // The user database may be far away.
         let asked = tokio::task::spawn_blocking(move || {
             let user = User::from_uid(uid).ok().flatten();
-            let member = group.is_some_and(|group| is_member(user.as_ref(), gid, &group));
+            let member = !all_powerful && group.is_some_and(|group| is_member(user.as_ref(), gid, &group));
             (user.map_or_else(|| format!("uid {uid}"), |user| user.name), member)
         });
         let (name, member) = asked.await.unwrap_or_else(|_| (format!("uid {uid}"), false));

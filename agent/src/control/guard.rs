@@ -24,13 +24,17 @@ pub struct Asides {
     pub reason: Option<String>,
 }
 
-/// Lets in whoever may.
+/// Lets in whoever may. Whoever hangs up meanwhile, a guesser for instance, is told to the audit all the same.
 pub async fn guard(
     State(control): State<Control>,
     Extension(peer): Extension<Peer>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
+    tokio::spawn(lets_in(control, peer, request, next)).await.unwrap_or_else(|_| fault())
+}
+
+async fn lets_in(control: Control, peer: Peer, mut request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let needed = verbs::role(&method, &path);
     let asides = Query::<Asides>::try_from_uri(request.uri()).map(|Query(asides)| asides).unwrap_or_default();
@@ -56,15 +60,13 @@ pub async fn guard(
     if looks {
         return next.run(request).await;
     }
-    let work = tokio::spawn(async move {
-        let response = next.run(request).await;
-        attempt.ended(&Told::of(&response), response.status().as_u16(), &metrics);
-        response
-    });
-    work.await.unwrap_or_else(|_| {
-        Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the agent's own: its log says which")
-            .into_response()
-    })
+    let response = tokio::spawn(next.run(request)).await.unwrap_or_else(|_| fault());
+    attempt.ended(&Told::of(&response), response.status().as_u16(), &metrics);
+    response
+}
+
+fn fault() -> Response {
+    Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the agent's own: its log says which").into_response()
 }
 
 fn admitted(caller: Result<Caller, Stranger>, needed: Role, peer: &Peer) -> Result<Caller, Answer> {
@@ -83,8 +85,10 @@ fn admitted(caller: Result<Caller, Stranger>, needed: Role, peer: &Peer) -> Resu
 fn turned_away(answer: Answer) -> Response {
     let mut response = answer.into_response();
     if response.status() == StatusCode::UNAUTHORIZED {
-        let challenge = HeaderValue::from_static("Bearer realm=\"pgvigil\"");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        // Programs made for Patroni wait to be asked for a name and a password.
+        for challenge in ["Bearer realm=\"pgvigil\"", "Basic realm=\"pgvigil\""] {
+            response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
     }
     response
 }

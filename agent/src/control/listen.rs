@@ -33,10 +33,11 @@ pub fn start(control: &config::Control, router: Router, encryption: Option<Arc<E
     let (socket, group, listen) = (control.socket.clone(), control.group.clone(), control.listen.clone());
     thread::Builder::new().name("control-api".into()).spawn(move || {
         runtime.block_on(async move {
-            let door = Door { room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), router };
-            tokio::join!(on_socket(socket, group, door.clone()), async {
+            // Each with room of its own: whoever crowds the one does not shut root out of the other.
+            let door = || Door { room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), router: router.clone() };
+            tokio::join!(on_socket(socket, group, door()), async {
                 if let Some(listen) = listen {
-                    on_tcp(listen, door, encryption).await;
+                    on_tcp(listen, door(), encryption).await;
                 }
             });
         });
@@ -44,7 +45,6 @@ pub fn start(control: &config::Control, router: Router, encryption: Option<Arc<E
     Ok(())
 }
 
-#[derive(Clone)]
 struct Door {
     room: Arc<Semaphore>,
     router: Router,

@@ -95,17 +95,18 @@ impl Known {
         }
     }
 
-    /// Looks at all of them, so that the time it takes says nothing.
+    /// Looks at all of them, so that the time it takes says nothing. A token that two have is nobody's unless a name comes with it.
     fn find(&self, name: Option<&str>, shown: &[u8; 32]) -> Option<(String, Role)> {
-        let mut found = None;
+        let (mut found, mut times) = (None, 0);
         for (of, role, digest) in &self.tokens {
             if mac(shown).is_some_and(|mac| mac.verify_slice(&tag(digest)).is_ok())
                 && name.is_none_or(|name| name == of)
             {
                 found = Some((of.clone(), *role));
+                times += 1;
             }
         }
-        found
+        found.filter(|_| times == 1)
     }
 }
 
@@ -163,6 +164,9 @@ mod tests {
         assert_eq!((find(None, FIRST), find(None, "0123456789abcdef-new").is_some()), (None, true));
         write(&b, SECOND, 0o640);
         assert_eq!(find(None, SECOND), None, "others can read it");
+        write(&b, "0123456789abcdef-new", 0o600);
+        assert_eq!(find(None, "0123456789abcdef-new"), None, "two have it");
+        assert_eq!(find(Some("anna"), "0123456789abcdef-new"), Some(("anna".to_owned(), Role::Admin)));
         write(&b, "short", 0o600);
         assert_eq!(find(None, "short"), None, "it can be guessed");
     }
