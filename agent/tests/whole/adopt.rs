@@ -111,7 +111,8 @@ async fn nothing_is_done_in_a_dry_run(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-async fn said(stage: &Stage, name: &str, words: &[&str], what: &str) -> Result<()> {
+/// What the program says when it succeeds has these words in it.
+pub async fn said(stage: &Stage, name: &str, words: &[&str], what: &str) -> Result<()> {
     let said = stage.pgvigil(name, words).await?;
     ensure!(said.contains(what), "{words:?} on {name} says: {said}");
     Ok(())

@@ -2,6 +2,7 @@
 //! row. They assert order and safety, never tight timings: a slow machine may take longer, and nothing may get lost on it either.
 
 mod adopt;
+mod adopt_patroni;
 mod alone;
 mod bootstrap;
 mod control;

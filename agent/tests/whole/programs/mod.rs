@@ -25,7 +25,7 @@ use proxies::Proxies;
 const RESTARTS_FOR: &str = "postgres.parameters.max_files_per_process";
 
 /// Where `scripts/programs.sh` puts them.
-fn place() -> Option<PathBuf> {
+pub fn place() -> Option<PathBuf> {
     let told = std::env::var_os("PGVIGIL_TEST_PROGRAMS").map(PathBuf::from);
     let found = told.into_iter().chain(["/var/tmp/pgvigil-programs".into()]);
     let found = found.into_iter().find(|place: &PathBuf| place.join("venv/bin/check_patroni").is_file());
