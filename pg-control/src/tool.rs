@@ -113,6 +113,16 @@ pub(crate) fn missing(program: &Path, error: std::io::Error) -> Error {
 /// Finds the mend in what a failed program or server said; `None` where it says nothing that is known.
 pub(crate) fn diagnose(text: &str) -> Option<Error> {
     let known = [
+        (
+            "could not create shared memory segment: No space left",
+            "this host has no shared memory segment left",
+            "remove those of servers that were killed for good (ipcs -m: nattch 0; ipcrm -m ID), or raise kernel.shmmni",
+        ),
+        (
+            "could not resize shared memory segment",
+            "/dev/shm is full",
+            "remove what killed servers have left there, give it more room, or set dynamic_shared_memory_type = sysv",
+        ),
         ("No space left on device", "the disk is full", "free space on the file system of the data directory"),
         (
             "Permission denied",
@@ -164,7 +174,9 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_from_an_unreachable_source() {
         let full = diagnose("pg_basebackup: error: could not write to file: No space left on device");
-        assert!(matches!(full, Some(Error::Host { .. })), "{full:?}");
+        assert!(full.is_some_and(|error| error.to_string().contains("the disk is full")));
+        let memory = diagnose("FATAL:  could not create shared memory segment: No space left on device");
+        assert!(memory.is_some_and(|error| error.to_string().contains("kernel.shmmni")));
         let away = diagnose(
             "pg_basebackup: error: connection to server at \"10.0.0.1\", port 5432 failed: Connection refused",
         );
