@@ -74,7 +74,7 @@ fn told(unable: Unable) -> Exit {
         Kind::Misused => ("error", Exit::Usage),
         Kind::Refused | Kind::Overtaken => ("refused", Exit::Refused),
         Kind::Failed => ("error", Exit::Failed),
-        Kind::Unreachable => ("error", Exit::Unreachable),
+        Kind::Unreachable | Kind::Unknown => ("error", Exit::Unreachable),
     };
     unable.why.iter().for_each(|why| screen::tell(&format!("{word}: {why}")));
     exit

@@ -11,7 +11,7 @@ use super::HostPort;
 use super::problem::Problem;
 use super::raw::{Certificate, RawControl, RawControlTls, RawToken, Role};
 use super::resolve::address;
-use super::rules::{LONGEST_SOCKET_PATH, readable, secret};
+use super::rules::LONGEST_SOCKET_PATH;
 use crate::control::tls_server;
 use crate::secret::Secret;
 
@@ -120,20 +120,7 @@ fn files_of_tls(raw: RawControlTls, found: &mut Vec<Problem>) -> Option<ControlT
         found.push(problem.help("write tls = { cert = \"...\", key = \"...\" } under [control]"));
         return None;
     };
-    let before = found.len();
-    readable("control.tls.cert", &cert, found);
-    secret("control.tls.key", &key, found);
-    if let Some(file) = &raw.client_ca {
-        readable("control.tls.client_ca", file, found);
-    }
-    let tls = ControlTls { cert, key, client_ca: raw.client_ca };
-    if found.len() == before
-        && let Err(error) = tls_server(&tls)
-    {
-        let problem = Problem::about("E09", &["control.tls", "control.tls.cert"], format!("`control.tls`: {error:#}"));
-        found.push(problem.help("PEM files: BEGIN CERTIFICATE in cert and client_ca, BEGIN PRIVATE KEY in key"));
-    }
-    Some(tls)
+    Some(ControlTls { cert, key, client_ca: raw.client_ca })
 }
 
 /// Whether only programs of this host reach it.
@@ -186,6 +173,10 @@ impl Control {
                     seen.push((name, token));
                 }
             }
+        }
+        if let Some(Err(error)) = self.tls.as_ref().map(tls_server) {
+            let help = "PEM files: BEGIN CERTIFICATE in cert and client_ca, BEGIN PRIVATE KEY in key".to_owned();
+            found.push(("E09", format!("`tls`: {error:#}"), help));
         }
         if let Some(group) = &self.group
             && !matches!(Group::from_name(group), Ok(Some(_)))

@@ -127,6 +127,7 @@ impl From<Unable> for Answer {
             Kind::Refused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Refused),
             Kind::Overtaken => (StatusCode::CONFLICT, Outcome::Refused),
             Kind::Failed | Kind::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Failed),
+            Kind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Unknown),
         };
         Self::error(status, unable.text()).ended(outcome)
     }

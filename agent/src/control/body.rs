@@ -7,6 +7,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{StatusCode, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::answer::Answer;
 
@@ -21,6 +22,21 @@ const WITHIN: Duration = Duration::from_secs(10);
 pub struct Words(Vec<u8>);
 
 impl Words {
+    /// As settings. Nothing at all, or an empty object, is a mistake of whoever made it: a template that came out empty must not take everything away.
+    ///
+    /// # Errors
+    /// 400, with what is wrong.
+    pub fn settings(&self) -> Result<Map<String, Value>, Answer> {
+        let settings: Map<String, Value> = self.read()?;
+        if settings.is_empty() {
+            return Err(Answer::error(
+                StatusCode::BAD_REQUEST,
+                "the body has no settings: send an object with what is to be",
+            ));
+        }
+        Ok(settings)
+    }
+
     /// As an object of this shape; nothing at all is an empty one.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! TLS for the control API. The files are looked at again while it runs: a new certificate counts for the next connection, and one that will not do
 //! leaves the last good one in force. Certificates of clients are asked for and not insisted on, for a token does as well.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
@@ -26,27 +27,29 @@ const AGREED_WITHIN: Duration = Duration::from_secs(5);
 /// When each file was changed, as far as that can be seen.
 type Stamps = Vec<Option<(SystemTime, u64)>>;
 
-struct Current {
-    looked_at: Instant,
+#[derive(Default)]
+struct Looked {
+    at: Option<Instant>,
+    /// Of the files that are in force.
     stamps: Stamps,
-    server: Arc<ServerConfig>,
+    /// What was wrong when it was last told.
+    told: String,
 }
 
 /// The TLS side of a listener.
 pub struct Encryption {
     files: ControlTls,
-    current: Mutex<Current>,
+    looked: Mutex<Looked>,
+    /// `None`: the files have never been good, and nobody is let in.
+    in_force: Mutex<Option<Arc<ServerConfig>>>,
 }
 
 impl Encryption {
-    /// From these files.
-    ///
-    /// # Errors
-    /// They cannot be used.
-    pub fn open(files: ControlTls) -> Result<Self> {
-        let (stamps, server) = (stamps(&files), server(&files)?);
-        let current = Current { looked_at: Instant::now(), stamps, server: Arc::new(server) };
-        Ok(Self { files, current: Mutex::new(current) })
+    /// From these files. While they cannot be used nobody comes in by them, and the log says why.
+    pub fn open(files: ControlTls) -> Self {
+        let encryption = Self { files, looked: Mutex::default(), in_force: Mutex::default() };
+        encryption.look();
+        encryption
     }
 
     /// Agrees on keys with a client, and says by which names its certificate knows it.
@@ -58,34 +61,52 @@ impl Encryption {
         stream: S,
     ) -> Result<(TlsStream<S>, Arc<[String]>)> {
         let encryption = Arc::clone(self);
-        let server = tokio::task::spawn_blocking(move || encryption.current()).await?;
-        let agreed = tokio::time::timeout(AGREED_WITHIN, TlsAcceptor::from(server).accept(stream));
-        let stream = agreed.await.context("it took too long")??;
+        let agreed = async {
+            let server = tokio::task::spawn_blocking(move || encryption.current()).await?;
+            let server = server.context("there is no certificate that can be used")?;
+            anyhow::Ok(TlsAcceptor::from(server).accept(stream).await?)
+        };
+        let stream = tokio::time::timeout(AGREED_WITHIN, agreed).await.context("it took too long")??;
         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let names = certificate.map(names).unwrap_or_default().into();
         Ok((stream, names))
     }
 
-    /// What is in force, after a look at the files.
-    fn current(&self) -> Arc<ServerConfig> {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.looked_at.elapsed() >= LOOK_EVERY {
-            current.looked_at = Instant::now();
-            let found = stamps(&self.files);
-            if found != current.stamps {
-                current.stamps = found;
-                match server(&self.files) {
-                    Ok(server) => {
-                        current.server = Arc::new(server);
-                        tracing::info!(cert = %self.files.cert.display(), "the control API has a new certificate");
-                    }
-                    Err(error) => {
-                        tracing::error!("the certificate of the control API stays as it was: {error:#}");
-                    }
+    /// What is in force, after a look at the files, unless somebody else is looking: their disk may hang.
+    fn current(&self) -> Option<Arc<ServerConfig>> {
+        self.look();
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn look(&self) {
+        let Ok(mut looked) = self.looked.try_lock() else { return };
+        if looked.at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        looked.at = Some(Instant::now());
+        let found = stamps(&self.files);
+        if found == looked.stamps {
+            return;
+        }
+        match server(&self.files) {
+            Ok(server) => {
+                // What is wrong with them may be mended without a change of theirs, so only what is good is remembered.
+                (looked.stamps, looked.told) = (found, String::new());
+                let before = self.in_force.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::new(server));
+                if before.is_some() {
+                    tracing::info!(cert = %self.files.cert.display(), "the control API has a new certificate");
+                }
+            }
+            Err(error) => {
+                let why = format!("{error:#}");
+                if looked.told != why {
+                    tracing::error!(
+                        "the certificate of the control API cannot be used, and one that could stays in force: {why}"
+                    );
+                    looked.told = why;
                 }
             }
         }
-        Arc::clone(&current.server)
     }
 }
 
@@ -119,12 +140,18 @@ pub fn server(files: &ControlTls) -> Result<ServerConfig> {
             builder.with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
         }
     };
+    let open = std::fs::metadata(&files.key).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
+    ensure!(!open, "{} is open to others than its owner: chmod 0600 it", files.key.display());
     let key = PrivateKeyDer::from_pem_file(&files.key);
     let key = key.with_context(|| format!("{} holds no private key", files.key.display()))?;
     let chain = certificates(&files.cert)?;
-    builder
+    let mut server = builder
         .with_single_cert(chain, key)
-        .with_context(|| format!("{} and {} do not go together", files.cert.display(), files.key.display()))
+        .with_context(|| format!("{} and {} do not go together", files.cert.display(), files.key.display()))?;
+    // A session that is taken up again is not verified again, and its certificate may have run out meanwhile.
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    Ok(server)
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {

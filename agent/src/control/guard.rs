@@ -24,6 +24,13 @@ pub struct Asides {
     pub reason: Option<String>,
 }
 
+impl Asides {
+    /// The reason in the body, or else the one beside it. A long one is cut off: every agent reads it.
+    pub fn or(&self, in_body: Option<String>) -> Option<String> {
+        in_body.or_else(|| self.reason.clone()).map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
+    }
+}
+
 /// Lets in whoever may. Whoever hangs up meanwhile, a guesser for instance, is told to the audit all the same.
 pub async fn guard(
     State(control): State<Control>,

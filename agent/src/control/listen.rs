@@ -23,6 +23,8 @@ const CONNECTIONS_MAX: usize = 64;
 /// How often a place is tried again, and the socket looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const MODE: u32 = 0o660;
+/// Where it cannot be given to its group.
+const MODE_ALONE: u32 = 0o600;
 
 /// Serves `router` everywhere, on a thread with a runtime of its own.
 ///
@@ -136,6 +138,15 @@ fn inode_of(path: &Path) -> Option<u64> {
     std::fs::symlink_metadata(path).ok().map(|found| found.ino())
 }
 
+fn give_to(path: &Path, group: &str) -> io::Result<()> {
+    let gid = Group::from_name(group)?.ok_or_else(|| Error::other(format!("there is no group {group}")))?.gid;
+    chown(path, None, Some(gid)).map_err(|error| {
+        Error::other(format!(
+            "the socket cannot be given to the group {group} ({error}): usermod -aG {group} for the agent's user"
+        ))
+    })
+}
+
 /// The socket, for its owner and its group alone. What an earlier agent has left there is replaced.
 fn bind(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, u64)> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
@@ -150,17 +161,14 @@ fn bind(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, u64)> {
         }
         std::fs::remove_file(path)?;
     }
-    // Nobody but the owner may write to it, and so connect, before it has its mode: no umask in use lets others.
     let listener = UnixListener::bind(path)?;
-    if let Some(name) = group {
-        let gid = Group::from_name(name)?.ok_or_else(|| Error::other(format!("there is no group {name}")))?.gid;
-        chown(path, None, Some(gid)).map_err(|error| {
-            Error::other(format!(
-                "the socket cannot be given to the group {name} ({error}): usermod -aG {name} for the agent's user"
-            ))
-        })?;
+    // For root and the owner in any case. What a umask lets in before that is turned away by its credentials.
+    let given = group.map(|name| give_to(path, name)).transpose();
+    if let Err(error) = &given {
+        tracing::error!(socket = %path.display(), "the control API is for root and the agent's user alone: {error}");
     }
-    std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
+    let mode = if given.is_ok() { MODE } else { MODE_ALONE };
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     let inode = inode_of(path).ok_or_else(|| Error::other("somebody has deleted it"))?;
     Ok((listener, inode))
 }

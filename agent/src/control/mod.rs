@@ -15,7 +15,6 @@ mod verbs;
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 
@@ -49,7 +48,7 @@ impl Control {
         let access = Arc::new(Access::new(&hands.config.control));
         let reach = Arc::new(Reach::of(hands.config.clone())?);
         let tls = hands.config.control.tls.clone();
-        let encryption = tls.map(Encryption::open).transpose().context("TLS of the control API")?.map(Arc::new);
+        let encryption = tls.map(Encryption::open).map(Arc::new);
         Ok(Self { hands, board, reach, access, encryption })
     }
 

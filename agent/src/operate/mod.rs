@@ -33,8 +33,10 @@ pub enum Kind {
     Overtaken,
     /// It did not work; nothing was changed.
     Failed,
-    /// What is needed for it does not answer.
+    /// What is needed for it does not answer; nothing was changed.
     Unreachable,
+    /// No answer came to a change: it may have been made.
+    Unknown,
 }
 
 impl Unable {
@@ -45,8 +47,11 @@ impl Unable {
 
     /// As etcd says.
     pub fn by_etcd(error: &Error, tried: &str) -> Self {
-        let silent = matches!(error, Error::Unreachable(_) | Error::Unknown(_));
-        Self::new(if silent { Kind::Unreachable } else { Kind::Failed }, format!("{tried}: {error}"))
+        match error {
+            Error::Unknown(_) => Self::new(Kind::Unknown, format!("it is not known whether that was done: {error}")),
+            Error::Unreachable(_) => Self::new(Kind::Unreachable, format!("{tried}: {error}")),
+            _ => Self::new(Kind::Failed, format!("{tried}: {error}")),
+        }
     }
 
     /// All of it as one text.

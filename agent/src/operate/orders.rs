@@ -46,7 +46,7 @@ pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord) -> Result
     match reach.store.give_order(to, order).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
         Ok(Outcome::Refused) => Err(Unable::new(Kind::Overtaken, format!("another order waits for {to}"))),
-        Err(error) => Err(Unable::new(Kind::Unreachable, format!("the order was not given: {error}"))),
+        Err(error) => Err(Unable::by_etcd(&error, "the order was not given")),
     }
 }
 

@@ -81,7 +81,7 @@ pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64
         )),
         Err(error) => {
             let (kind, more) = match &error {
-                Error::Unknown(_) => (Kind::Unreachable, "; `pgvigil status` tells whether the request waits"),
+                Error::Unknown(_) => (Kind::Unknown, "; `pgvigil status` tells whether the request waits"),
                 Error::Unreachable(_) => (Kind::Unreachable, "; nothing was changed"),
                 _ => (Kind::Failed, ""),
             };

@@ -33,7 +33,7 @@ pub async fn patch(
 ) -> Answer {
     let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
     let steps = async {
-        let mut patch: Map<String, Value> = words.read()?;
+        let mut patch = words.settings()?;
         let pause = wanted_pause(patch.remove("pause"))?;
         if !patch.is_empty() && caller.role < Role::Admin {
             let why = format!("{} may pause and resume; any other setting takes admin", caller.name);
@@ -44,7 +44,8 @@ pub async fn patch(
     steps.await.unwrap_or_else(|answer| answer)
 }
 
-/// Replaces the settings. A pause, and which site leads, stay as they are unless the new ones speak of them.
+/// Replaces the settings. What programs made for Patroni know nothing of, the section `pgvigil` with the durability, stays unless the new ones have
+/// it too; and so do a pause, and which site leads.
 pub async fn put(
     State(control): State<Control>,
     Extension(caller): Extension<Caller>,
@@ -53,7 +54,7 @@ pub async fn put(
 ) -> Answer {
     let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
     let steps = async {
-        let wanted: Map<String, Value> = words.read()?;
+        let wanted = words.settings()?;
         let pause = wanted_pause(wanted.get("pause").cloned())?;
         change.carry_out(pause, |before| replaced(before, &wanted)).await
     };
@@ -61,7 +62,13 @@ pub async fn put(
 }
 
 fn replaced(before: &Map<String, Value>, wanted: &Map<String, Value>) -> Map<String, Value> {
-    let mut after = with_the_state_of(before, wanted.clone());
+    let mut new = wanted.clone();
+    match (new.get("pgvigil"), before.get("pgvigil")) {
+        (None, Some(ours)) => drop(new.insert("pgvigil".to_owned(), ours.clone())),
+        (Some(Value::Null), _) => drop(new.remove("pgvigil")),
+        _ => {}
+    }
+    let mut after = with_the_state_of(before, new);
     if let Some(site) = wanted.get("standby_cluster") {
         put_at(&mut after, &["standby_cluster"], Some(site.clone()));
     }
@@ -93,7 +100,7 @@ impl Change<'_> {
         let wanted = new(&before);
         // What is wrong there already does not keep anybody from a pause.
         let after = if wanted == before { wanted } else { self.checked(&snapshot, &before, wanted).await? };
-        let after = Value::Object(self.with_pause(after, pause));
+        let after = Value::Object(self.with_pause(&before, after, pause));
         let what = names(&Value::Object(before.clone()), &after);
         let by = self.caller.who();
         let made = settings::change(reach, &by, self.reason, |now| {
@@ -117,21 +124,38 @@ impl Change<'_> {
         Ok(after)
     }
 
-    fn with_pause(&self, config: Map<String, Value>, pause: Option<bool>) -> Map<String, Value> {
-        let is_paused = config.get("pause") == Some(&Value::Bool(true));
+    fn with_pause(
+        &self,
+        before: &Map<String, Value>,
+        config: Map<String, Value>,
+        pause: Option<bool>,
+    ) -> Map<String, Value> {
         let changed = match pause {
-            Some(true) if !is_paused => {
-                let length = SignedDuration::try_from(USUAL).unwrap_or(SignedDuration::ZERO);
-                let until = Timestamp::now().saturating_add(length).unwrap_or(Timestamp::MAX);
-                Some(paused(&config, until, &self.caller.who(), self.reason))
-            }
+            Some(true) => until(before, &config, Timestamp::now())
+                .map(|until| paused(&config, until, &self.caller.who(), self.reason)),
             Some(false) => resumed(&config),
-            Some(true) | None => None,
+            None => None,
         };
         match changed {
             Some(Value::Object(changed)) => changed,
             _ => config,
         }
+    }
+}
+
+/// When a pause that is asked for at `now` ends; `None`: what is there says it. One that is over, or nearly, lasts as long as a new one; an end that
+/// came with the change is kept, and so is a pause without one.
+fn until(before: &Map<String, Value>, after: &Map<String, Value>, now: Timestamp) -> Option<Timestamp> {
+    let end = |settings: &Map<String, Value>| -> Option<Timestamp> {
+        settings.get("pgvigil")?.get("pause")?.get("until")?.as_str()?.parse().ok()
+    };
+    let length = SignedDuration::try_from(USUAL).unwrap_or(SignedDuration::ZERO);
+    let usual = now.saturating_add(length).unwrap_or(Timestamp::MAX);
+    match (end(before), end(after)) {
+        (was, Some(is)) if was != Some(is) && is > now => Some(is),
+        (Some(was), _) => Some(was.max(usual)),
+        (None, _) if before.get("pause") == Some(&Value::Bool(true)) => None,
+        (None, _) => Some(usual),
     }
 }
 
@@ -165,10 +189,31 @@ mod tests {
             Value::Object(after),
             json!({"loop_wait": 5, "pause": true, "standby_cluster": {"host": "a"}, "pgvigil": {"pause": {"by": "anna"}}})
         );
+        let strict = object(json!({"ttl": 30, "pgvigil": {"durability": {"mode": "strict"}}}));
+        let after = |wanted| Value::Object(replaced(&strict, &object(wanted)));
+        assert_eq!(after(json!({"ttl": 5})), json!({"ttl": 5, "pgvigil": {"durability": {"mode": "strict"}}}));
+        assert_eq!(after(json!({"ttl": 5, "pgvigil": null})), json!({"ttl": 5}));
+        assert_eq!(after(json!({"pgvigil": {"slots": {}}})), json!({"pgvigil": {"slots": {}}}));
         let other = replaced(&before, &object(json!({"standby_cluster": {"host": "b"}})));
         assert_eq!(other["standby_cluster"], json!({"host": "b"}), "which is then refused");
         assert_eq!(wanted_pause(Some(json!(null))).unwrap(), Some(false));
         assert!(wanted_pause(Some(json!("yes"))).is_err());
+    }
+
+    #[test]
+    fn a_pause_that_is_over_is_begun_anew_and_one_that_lasts_is_never_cut_short() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let with = |until: &str| object(json!({"pause": true, "pgvigil": {"pause": {"until": until}}}));
+        let end = |before: &Map<String, Value>, after: &Map<String, Value>| {
+            until(before, after, now).map(|until| until.to_string())
+        };
+        let (hour, over, long) = ("2026-11-22T11:00:00Z", with("2026-11-22T09:00:00Z"), with("2026-11-22T18:00:00Z"));
+        assert_eq!(end(&Map::new(), &Map::new()).as_deref(), Some(hour));
+        assert_eq!(end(&over, &over).as_deref(), Some(hour));
+        assert_eq!(end(&long, &long).as_deref(), Some("2026-11-22T18:00:00Z"));
+        assert_eq!(end(&over, &with("2026-11-22T10:05:00Z")).as_deref(), Some("2026-11-22T10:05:00Z"));
+        let endless = object(json!({"pause": true}));
+        assert_eq!(end(&endless, &endless), None);
     }
 
     #[test]

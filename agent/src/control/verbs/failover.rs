@@ -53,8 +53,8 @@ async fn fail_over(control: &Control, caller: &Caller, asides: &Asides, wanted: 
         let why = format!("failover is not possible: {why}");
         return Err(Answer::error(StatusCode::PRECONDITION_FAILED, why).ended(Outcome::Refused).about(what));
     }
-    let reason = wanted.reason.as_deref().or(asides.reason.as_deref());
-    let asked = request(&control.reach, snapshot, &to, wanted.accept_data_loss, &caller.who(), reason).await;
+    let reason = asides.or(wanted.reason.clone());
+    let asked = request(&control.reach, snapshot, &to, wanted.accept_data_loss, &caller.who(), reason.as_deref()).await;
     let asked = asked.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(followed(control, &asked).await.about(what))
 }

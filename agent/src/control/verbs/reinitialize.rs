@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use consensus::records::{OrderRecord, order_id};
 use serde::Deserialize;
 
-use super::restart::waits;
+use super::restart::{once, waits};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
@@ -50,7 +50,7 @@ pub async fn ask(
             Some(leader) if leader == me => return Err(refused("I am the leader, can not reinitialize")),
             Some(_) => {}
         }
-        let (requested_by, reason) = (caller.who(), wanted.reason.or(asides.reason));
+        let (requested_by, reason) = (caller.who(), asides.or(wanted.reason));
         let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason };
         if let Some(why) = orders::refusal(&snapshot, me, &order) {
             return Err(refused(&why));
@@ -64,7 +64,7 @@ pub async fn ask(
 
 async fn begun(control: &Control, revision: i64) -> Answer {
     let (busy, id) = (StatusCode::SERVICE_UNAVAILABLE, order_id(revision));
-    let record = orders::follow(&control.reach, revision, BEGINS_WITHIN, |_| true, |why| tracing::warn!("{why}")).await;
+    let record = orders::follow(&control.reach, revision, BEGINS_WITHIN, |_| true, once()).await;
     let Some(record) = record else {
         let why = format!("it has not begun within {}; the order {id} stands", words::length(BEGINS_WITHIN));
         return Answer::error(busy, why).ended(Outcome::Unknown).about(id);

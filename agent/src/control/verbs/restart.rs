@@ -50,17 +50,38 @@ pub async fn ask(
         let older_than = wanted.postgres_version.as_deref().map(version).transpose()?;
         conditions(&control, older_than, wanted.restart_pending.is_some())?;
         let snapshot = orders::read(&control.reach).await?;
-        let reason = wanted.reason.or(asides.reason);
+        let reason = asides.or(wanted.reason);
         let order = OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason };
         let me = control.hands.me();
         if let Some(why) = refusal(&snapshot, me, &order) {
             return Err(unsatisfied(&why));
         }
         let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("restart", unable))?;
-        let record = orders::follow(&control.reach, revision, within, |_| false, |why| tracing::warn!("{why}")).await;
+        let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
+        if record.is_none() && take_back(&control, revision).await {
+            let why = format!("it had not begun within {}, and is taken back", words::length(within));
+            return Err(Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused));
+        }
         Ok(told(record.as_ref(), revision, within))
     };
     steps.await.unwrap_or_else(|answer| answer)
+}
+
+/// Whether an order that nobody has begun was taken back: nobody would expect it later.
+async fn take_back(control: &Control, revision: i64) -> bool {
+    let taken = control.reach.store.cancel_order(control.hands.me(), revision).await;
+    matches!(taken, Ok(Written::Applied { .. }))
+}
+
+/// Tells the log what keeps a wait blind, and only what is new.
+pub(super) fn once() -> impl FnMut(&str) {
+    let mut told = String::new();
+    move |why: &str| {
+        if told != why {
+            tracing::warn!("{why}");
+            why.clone_into(&mut told);
+        }
+    }
 }
 
 /// Another order is what Patroni calls in progress.

@@ -76,8 +76,8 @@ pub(super) async fn asked_for(
     }
     let to = candidate.as_ref().map_or_else(|| "the best standby".to_owned(), ToString::to_string);
     let what = format!("from {leader} to {to}");
-    let reason = wanted.reason.as_deref().or(asides.reason.as_deref());
-    let handed_over = hand_over(control, caller, leader, candidate, reason).await;
+    let reason = asides.or(wanted.reason.clone());
+    let handed_over = hand_over(control, caller, leader, candidate, reason.as_deref()).await;
     handed_over.map(|answer| answer.about(what.clone())).map_err(|answer| answer.about(what))
 }
 
