@@ -137,7 +137,8 @@ async fn certificates_are_replaced(stage: &Stage, authority: &Authority, address
     std::fs::write(authority.file("server.key"), "no key")?;
     let told = async || {
         served().await?;
-        Ok(std::fs::read_to_string(stage.node("n1")?.agent().log())?.contains("the certificate of the control API cannot be used"))
+        Ok(std::fs::read_to_string(stage.node("n1")?.agent().log())?
+            .contains("the certificate of the control API cannot be used"))
     };
     stage.eventually("nobody says that the key will not do", told).await?;
     authority.sign("server", "/CN=n1-anew", "DNS:localhost")?;
