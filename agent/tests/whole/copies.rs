@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use agent::demo::cluster::{ClusterOptions, LocalCluster};
+use agent::demo::programs;
 use anyhow::{Context, Result, ensure};
 
 use crate::restored::FORGETS_THE_CLIENT;
@@ -61,8 +62,22 @@ impl Backups {
     }
 }
 
+/// Whether this pgBackRest knows the PostgreSQL that is tested: Debian 12's, 2.45, knows none after 15.
+fn knows_this_postgres() -> bool {
+    let said = std::process::Command::new("pgbackrest").arg("version").output();
+    let old = said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).trim() == "pgBackRest 2.45");
+    let newer = programs::postgres(None).is_ok_and(|found| found.version > 15);
+    if old && newer {
+        eprintln!("SKIPPED: pgBackRest 2.45 knows no PostgreSQL after 15");
+    }
+    !(old && newer)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn data_comes_from_a_backup_from_a_standby_that_offers_itself_or_from_the_leader() {
+    if !knows_this_postgres() {
+        return;
+    }
     let backups = Backups::new().expect("a directory");
     let config = backups.path("pgbackrest.conf");
     let play = backups
@@ -96,6 +111,9 @@ async fn data_comes_from_a_backup_from_a_standby_that_offers_itself_or_from_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_made_from_a_backup_of_pgbackrest_ends_at_a_restore_point() {
+    if !knows_this_postgres() {
+        return;
+    }
     let backups = Backups::new().expect("a directory");
     let one = || ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
     let source = LocalCluster::start(&backups.archiving(one())).await.expect("the source");
