@@ -21,25 +21,17 @@ use crate::logging;
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Hands {
-    /// Takes the file of this node up again, and says what came of it.
+    /// Takes the file of this node up again, aside from what must not wait for the disk, and says what came of it.
     ///
     /// # Errors
-    /// Every mistake in it; nothing has changed then.
-    pub fn reload(&self) -> Result<Vec<String>> {
-        let read = self.read_again();
+    /// Every mistake in it, told to the log as well; nothing has changed then.
+    pub async fn reload(self: &Arc<Self>) -> Result<Vec<String>> {
+        let hands = Arc::clone(self);
+        let read = tokio::task::spawn_blocking(move || hands.read_again()).await?;
         if let Err(errors) = &read {
             tracing::error!("the file has a mistake, and everything stays as it was: {errors:#}");
         }
         read
-    }
-
-    /// The same where others must not wait for the disk.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn reload_aside(self: &Arc<Self>) -> Result<Vec<String>> {
-        let hands = Arc::clone(self);
-        tokio::task::spawn_blocking(move || hands.reload()).await?
     }
 
     fn read_again(&self) -> Result<Vec<String>> {
@@ -68,7 +60,7 @@ pub async fn at_each(mut hangup: Signal, hands: Arc<Hands>) {
         begins.extend(NotifyState::monotonic_usec_now().ok());
         let _ = sd_notify::notify(&begins);
         // What went wrong is told there; whoever sends a signal hears nothing.
-        let _ = hands.reload_aside().await;
+        let _ = hands.reload().await;
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 }
@@ -100,7 +92,7 @@ impl Hands {
     /// Reads the file, and only then takes the order away, in one step with the record of how it went: done twice, it is done as well.
     async fn obey_reload(self: &Arc<Self>, seen: &Snapshot) -> Result<()> {
         let Some(order) = seen.reloads.get(self.me()).copied() else { return Ok(()) };
-        let read = self.reload_aside().await;
+        let read = self.reload().await;
         let outcome = if read.is_ok() { "done" } else { "failed" }.to_owned();
         let notes = read.unwrap_or_else(|errors| vec![format!("{errors:#}")]);
         let record = Transition { outcome, notes, ..order_record(self, seen, order, "reload") };

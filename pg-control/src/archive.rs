@@ -32,32 +32,33 @@ impl Instance {
         };
         let deadline = Instant::now() + WITHIN;
         for (segment, status) in &owed {
-            match timeout_at(deadline, self.archive(&command, segment, cancel)).await {
-                Ok(Ok(())) => {
-                    if let Err(error) = fs::rename(status, status.with_extension("done")) {
-                        tracing::warn!(%error, segment, "archived, but that cannot be noted");
-                    }
-                }
-                failed => {
-                    let why = failed
-                        .map_or_else(|_| format!("not done within {WITHIN:?}"), |said| said.err().unwrap_or_default());
-                    tracing::warn!(
-                        segment,
-                        why,
-                        "WAL of the old timeline is not in the archive: a restore cannot pass through it"
-                    );
-                    return;
-                }
+            if let Err(why) = self.archive(&command, segment, deadline, cancel).await {
+                tracing::warn!(
+                    segment,
+                    why,
+                    "WAL of the old timeline is not in the archive: a restore cannot pass through it"
+                );
+                return;
+            }
+            if let Err(error) = fs::rename(status, status.with_extension("done")) {
+                tracing::warn!(%error, segment, "archived, but that cannot be noted");
             }
         }
         tracing::info!(segments = owed.len(), "what had still to be archived is");
     }
 
-    async fn archive(&self, command: &str, segment: &str, cancel: &CancellationToken) -> Result<(), String> {
+    async fn archive(
+        &self,
+        command: &str,
+        segment: &str,
+        deadline: Instant,
+        cancel: &CancellationToken,
+    ) -> Result<(), String> {
         let line = expand(command, segment);
         let arguments: [OsString; 4] =
             ["-c".into(), "cd \"$0\" && exec /bin/sh -c \"$1\"".into(), self.data_dir().into(), line.into()];
-        let said = self.run_at(Path::new("/bin/sh"), &arguments, cancel).await.map_err(|error| error.to_string())?;
+        let ended = timeout_at(deadline, self.run_at(Path::new("/bin/sh"), &arguments, cancel)).await;
+        let said = ended.map_err(|_| format!("not done within {WITHIN:?}"))?.map_err(|error| error.to_string())?;
         if said.ok { Ok(()) } else { Err(tool::last_words(&said.err)) }
     }
 }
@@ -77,21 +78,8 @@ fn owed(status_dir: &Path) -> Vec<(String, PathBuf)> {
 
 /// As Postgres does it: `%p` is the path below the data directory, `%f` the name, `%%` a percent sign.
 fn expand(command: &str, segment: &str) -> String {
-    let mut line = String::new();
-    let mut rest = command.chars();
-    while let Some(letter) = rest.next() {
-        match (letter, (letter == '%').then(|| rest.clone().next()).flatten()) {
-            ('%', Some('p')) => line.push_str(&format!("pg_wal/{segment}")),
-            ('%', Some('f')) => line.push_str(segment),
-            ('%', Some('%')) => line.push('%'),
-            _ => {
-                line.push(letter);
-                continue;
-            }
-        }
-        rest.next();
-    }
-    line
+    let filled = |part: &str| part.replace("%p", &format!("pg_wal/{segment}")).replace("%f", segment);
+    command.split("%%").map(filled).collect::<Vec<_>>().join("%")
 }
 
 #[cfg(test)]
@@ -103,5 +91,6 @@ mod tests {
         let line = expand("cp %p /archive/%f && date +%%s %d 100%", "000000010000000000000003");
         let wanted = "cp pg_wal/000000010000000000000003 /archive/000000010000000000000003 && date +%s %d 100%";
         assert_eq!(line, wanted);
+        assert_eq!(expand("%%%p %%f", "3"), "%pg_wal/3 %f");
     }
 }

@@ -15,21 +15,23 @@ pub struct SharedMemory {
 }
 
 impl SharedMemory {
-    /// Adds what these processes have mapped now. Whoever is gone, or another's, adds nothing.
-    pub fn add(&mut self, pids: &[i32]) {
+    /// What these processes have mapped now. Whoever is gone, or another's, adds nothing.
+    pub fn of(pids: &[i32]) -> Self {
+        let mut found = Self::default();
         let maps = pids.iter().filter_map(|pid| Process::new(*pid).ok()?.maps().ok());
         for map in maps.flatten() {
             match map.pathname {
                 MMapPath::Path(path) if path.to_string_lossy().starts_with("/dev/shm/PostgreSQL.") => {
-                    self.files.insert(path);
+                    found.files.insert(path);
                 }
                 // Linux shows the number of a System V segment where the inode of a file would be.
                 MMapPath::Vsys(_) => {
-                    self.segments.insert(map.inode);
+                    found.segments.insert(map.inode);
                 }
                 _ => {}
             }
         }
+        found
     }
 
     /// Removes it. For servers that are dead, and whose directory is never started again.

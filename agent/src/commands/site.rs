@@ -222,10 +222,7 @@ async fn follows(reach: &Reach, within: Duration) -> Result<Exit, Exit> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
+    use crate::operate::testing::object;
 
     #[test]
     fn what_is_asked_is_read_by_the_agents_and_the_rest_stays() {

@@ -145,35 +145,31 @@ fn tokens(written: Vec<RawToken>, found: &mut Vec<Problem>) -> Vec<Token> {
     written.into_iter().map(|RawToken { name, role, file }| Token { name, role, file }).collect()
 }
 
-impl Control {
-    /// What of it does not come to anything on this host as it is now: a code, what is wrong, and the mend. No agent stays away for it, for a
-    /// token is withdrawn by taking its file away, and the database of groups may not be there yet: that way in is closed until it is mended.
-    pub fn closed_ways(&self) -> Vec<(&'static str, String, String)> {
-        let mut found = Vec::new();
-        let mut seen: Vec<(&str, Secret)> = Vec::new();
-        for Token { name, file, .. } in &self.tokens {
-            match Secret::read(file) {
-                Err(error) => {
-                    found.push((
-                        "E09",
-                        error.to_string(),
-                        "its owner alone may read it: the user of the agent".to_owned(),
-                    ));
-                }
-                Ok(token) if !is_strong(&token) => found.push((
-                    "E16",
-                    format!("what is in {} can be guessed or is no token", file.display()),
-                    "openssl rand -hex 32 makes one: 16 or more printable characters, without spaces".to_owned(),
-                )),
-                Ok(token) => {
-                    if let Some((other, _)) = seen.iter().find(|(_, theirs)| theirs.expose() == token.expose()) {
-                        let text = format!("{name} and {other} have the same token: neither comes in by it alone");
-                        found.push(("E16", text, "one token a name: openssl rand -hex 32".to_owned()));
-                    }
-                    seen.push((name, token));
-                }
-            }
+/// What does not come to anything on this host as it is now: a code, what is wrong, and the mend.
+pub type Fault = (&'static str, String, String);
+
+impl Token {
+    /// The token itself, as its file has it now.
+    ///
+    /// # Errors
+    /// It does not count: others may know it, or nobody has one.
+    pub fn read(&self) -> Result<Secret, Fault> {
+        let owner = "its owner alone may read it: the user of the agent";
+        let token = Secret::read(&self.file).map_err(|error| ("E09", error.to_string(), owner.to_owned()))?;
+        if !is_strong(&token) {
+            let text = format!("what is in {} can be guessed or is no token", self.file.display());
+            let mend = "openssl rand -hex 32 makes one: 16 or more printable characters, without spaces";
+            return Err(("E16", text, mend.to_owned()));
         }
+        Ok(token)
+    }
+}
+
+impl Control {
+    /// Ways in that are closed at the moment. No agent stays away for them, for a token is withdrawn by taking its file away, and the database of
+    /// groups may not be there yet.
+    pub fn closed_ways(&self) -> Vec<Fault> {
+        let mut found = self.faults_of_tokens();
         if let Some(Err(error)) = self.tls.as_ref().map(tls_server) {
             let help = "PEM files: BEGIN CERTIFICATE in cert and client_ca, BEGIN PRIVATE KEY in key".to_owned();
             found.push(("E09", format!("`tls`: {error:#}"), help));
@@ -186,10 +182,30 @@ impl Control {
         }
         found
     }
+
+    fn faults_of_tokens(&self) -> Vec<Fault> {
+        let mut found = Vec::new();
+        let mut seen: Vec<(&str, Secret)> = Vec::new();
+        for token in &self.tokens {
+            let (name, text) = match token.read() {
+                Ok(text) => (token.name.as_str(), text),
+                Err(fault) => {
+                    found.push(fault);
+                    continue;
+                }
+            };
+            if let Some((other, _)) = seen.iter().find(|(_, theirs)| *theirs == text) {
+                let told = format!("{name} and {other} have the same token: neither comes in by it alone");
+                found.push(("E16", told, "one token a name: openssl rand -hex 32".to_owned()));
+            }
+            seen.push((name, text));
+        }
+        found
+    }
 }
 
 /// Whether a token is long enough, and can be sent in a header.
-pub fn is_strong(token: &Secret) -> bool {
+fn is_strong(token: &Secret) -> bool {
     let text = token.expose();
     text.len() >= SHORTEST_TOKEN && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

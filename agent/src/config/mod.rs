@@ -28,7 +28,7 @@ use decision::site::Remote;
 use pg_control::Origin;
 
 pub use clone::{Cloning, Way};
-pub use control::{Control, ControlTls, Token, is_strong};
+pub use control::{Control, ControlTls, Token};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;

@@ -1,6 +1,5 @@
 //! Who somebody is, and what they may do. On the unix socket the kernel says who it is: root and the agent's own user may do everything, members
-//! of the configured group may operate. Over TCP a token says it, or a
-//! certificate that a trusted authority has signed.
+//! of the configured group may operate. Over TCP a token says it, or a certificate that a trusted authority has signed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

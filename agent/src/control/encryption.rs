@@ -1,7 +1,6 @@
 //! TLS for the control API. The files are looked at again while it runs: a new certificate counts for the next connection, and one that will not do
 //! leaves the last good one in force. Certificates of clients are asked for and not insisted on, for a token does as well.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::certificate::names;
 use crate::config::ControlTls;
+use crate::secret::Secret;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -140,9 +140,8 @@ pub fn server(files: &ControlTls) -> Result<ServerConfig> {
             builder.with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
         }
     };
-    let open = std::fs::metadata(&files.key).is_ok_and(|found| found.permissions().mode() & 0o077 != 0);
-    ensure!(!open, "{} is open to others than its owner: chmod 0600 it", files.key.display());
-    let key = PrivateKeyDer::from_pem_file(&files.key);
+    let key = Secret::read(&files.key)?;
+    let key = PrivateKeyDer::from_pem_slice(key.expose().as_bytes());
     let key = key.with_context(|| format!("{} holds no private key", files.key.display()))?;
     let chain = certificates(&files.cert)?;
     let mut server = builder

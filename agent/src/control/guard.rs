@@ -1,7 +1,7 @@
 //! The door. Before anything is done it is settled who asks and whether they may; what they ask for goes on to its end even where they hang up
 //! meanwhile, and is told to the audit.
 
-use axum::extract::{Extension, Query, Request, State};
+use axum::extract::{Extension, FromRequest, Query, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +11,7 @@ use super::Control;
 use super::access::{Caller, Peer, Stranger};
 use super::answer::{Answer, Told};
 use super::audit::Attempt;
+use super::body::Words;
 use super::verbs;
 use crate::config::Role;
 
@@ -28,6 +29,31 @@ impl Asides {
     /// The reason in the body, or else the one beside it. A long one is cut off: every agent reads it.
     pub fn or(&self, in_body: Option<String>) -> Option<String> {
         in_body.or_else(|| self.reason.clone()).map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
+    }
+}
+
+/// What a verb works with: everything that is known of one request.
+pub struct Call {
+    /// The agent.
+    pub control: Control,
+    /// Who asks.
+    pub caller: Caller,
+    /// What they said beside the body.
+    pub asides: Asides,
+    /// The body.
+    pub words: Words,
+}
+
+impl FromRequest<Control> for Call {
+    type Rejection = Answer;
+
+    async fn from_request(request: Request, control: &Control) -> Result<Self, Answer> {
+        let known = request.extensions();
+        let (Some(caller), asides) = (known.get::<Caller>().cloned(), known.get::<Asides>().cloned()) else {
+            return Err(Answer::error(StatusCode::INTERNAL_SERVER_ERROR, "nobody has asked who that is"));
+        };
+        let words = Words::from_request(request, control).await?;
+        Ok(Self { control: control.clone(), caller, asides: asides.unwrap_or_default(), words })
     }
 }
 

@@ -10,7 +10,7 @@ use sha2::Sha256;
 
 use super::access::Stranger;
 use super::credentials::Presented;
-use crate::config::{Role, Token, is_strong};
+use crate::config::{Role, Token};
 use crate::secret::Secret;
 
 /// A file is not read more often.
@@ -75,20 +75,16 @@ impl Known {
         }
         self.read_at = Some(Instant::now());
         self.tokens.clear();
-        for Token { name, role, file } in files {
-            let read = Secret::read(file).map_err(|error| error.to_string());
-            let strong = read.and_then(|token| match is_strong(&token) {
-                true => Ok(digest(&token)),
-                false => Err(format!("{} can be guessed: openssl rand -hex 32", file.display())),
-            });
-            match strong {
-                Ok(digest) => {
+        for token in files {
+            let name = &token.name;
+            match token.read() {
+                Ok(text) => {
                     self.wrong.remove(name);
-                    self.tokens.push((name.clone(), *role, digest));
+                    self.tokens.push((name.clone(), token.role, digest(&text)));
                 }
-                Err(why) if self.wrong.get(name) == Some(&why) => {}
-                Err(why) => {
-                    tracing::error!(token = name, "a token for the control API does not count any more: {why}");
+                Err((_, why, _)) if self.wrong.get(name) == Some(&why) => {}
+                Err((_, why, mend)) => {
+                    tracing::error!(token = name, mend, "a token for the control API does not count any more: {why}");
                     self.wrong.insert(name.clone(), why);
                 }
             }

@@ -35,8 +35,7 @@ pub fn of_directory(directory: &Path) -> Vec<i32> {
 /// # Errors
 /// As there.
 pub fn end_for_good(find: impl Fn() -> Vec<i32>) -> Result<()> {
-    let mut left = SharedMemory::default();
-    left.add(&find());
+    let left = SharedMemory::of(&find());
     end(find)?;
     left.remove();
     Ok(())

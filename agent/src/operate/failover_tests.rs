@@ -4,16 +4,12 @@
 use std::collections::BTreeMap;
 
 use decision::names::{Lsn, Term, Timeline};
-use decision::settings::Tags;
-use decision::view::{Ballot, Member, MemberRole};
+use decision::view::Ballot;
 use serde_json::json;
 
+use super::super::testing::{name, standby};
 use super::super::world::{Agent, Answer};
 use super::*;
-
-fn name(text: &str) -> MemberName {
-    MemberName::new(text).unwrap()
-}
 
 fn world(snapshot: &Snapshot, says: &[(&str, Answer)]) -> World {
     let agent = |says: &Answer| Agent { api_url: String::new(), says: Ok(says.clone()) };
@@ -24,23 +20,7 @@ fn world(snapshot: &Snapshot, says: &[(&str, Answer)]) -> World {
 fn vacant() -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.cluster.term = Term(7);
-    let member = Member {
-        host: "pg2".to_owned(),
-        port: 5432,
-        api_url: String::new(),
-        role: MemberRole::Standby,
-        timeline: None,
-        tags: Tags::default(),
-        lock_lease: 0,
-        rewind_source_ready: true,
-        no_fence: None,
-        disk_low: false,
-        capacities: Default::default(),
-        slots: Default::default(),
-        zone: None,
-        streams_from: None,
-    };
-    snapshot.cluster.members.insert(name("pg2"), member);
+    snapshot.cluster.members.insert(name("pg2"), standby("pg2"));
     snapshot
 }
 

@@ -8,6 +8,8 @@ pub mod pause;
 pub mod preflight;
 pub mod settings;
 pub mod switchover;
+#[cfg(test)]
+pub mod testing;
 pub mod words;
 pub mod world;
 

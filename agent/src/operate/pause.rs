@@ -37,10 +37,7 @@ pub fn resumed(config: &Map<String, Value>) -> Option<Value> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
+    use crate::operate::testing::object;
 
     #[test]
     fn pausing_and_resuming_leaves_everything_else_as_it_was() {

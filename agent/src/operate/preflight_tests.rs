@@ -5,38 +5,17 @@ use std::collections::BTreeMap;
 
 use consensus::records::{FailoverRecord, PauseRecord};
 use decision::names::Term;
-use decision::settings::Tags;
-use decision::view::{Member, MemberRole};
 
+use super::super::testing::{name, standby};
 use super::super::world::Agent;
 use super::*;
-
-fn name(text: &str) -> MemberName {
-    MemberName::new(text).unwrap()
-}
 
 fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.cluster.term = Term(7);
     snapshot.cluster.leader = Some(name("pg1"));
     for member in ["pg1", "pg2", "pg3"] {
-        let member_of = Member {
-            host: member.to_owned(),
-            port: 5432,
-            api_url: format!("http://{member}:8008"),
-            role: MemberRole::Standby,
-            timeline: None,
-            tags: Tags::default(),
-            lock_lease: 0,
-            rewind_source_ready: true,
-            no_fence: None,
-            disk_low: false,
-            capacities: Default::default(),
-            slots: Default::default(),
-            zone: None,
-            streams_from: None,
-        };
-        snapshot.cluster.members.insert(name(member), member_of);
+        snapshot.cluster.members.insert(name(member), standby(member));
     }
     snapshot
 }

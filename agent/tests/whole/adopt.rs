@@ -6,7 +6,7 @@ use std::path::Path;
 use agent::demo::cluster::ClusterOptions;
 use agent::demo::node::Node;
 use agent::demo::session::{DATABASE, USER};
-use agent::demo::writer::TABLE;
+use agent::demo::writer::{Acknowledged, TABLE};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::direct::DirectWriter;
@@ -51,11 +51,7 @@ async fn a_running_primary_and_its_standby_are_taken_over_under_writes_and_fail_
         stage.whole().await?;
         stage.node("n1")?.kill_everything()?;
         let new = stage.leader_other_than("n1").await?;
-        let session = stage.cluster.connect(&new).await?;
-        for row in &acknowledged {
-            let there = session.query_one("SELECT count(*) FROM rows WHERE id = $1", &[&row.id]).await?;
-            ensure!(there.get::<_, i64>(0) == 1, "row {} of {} is lost", row.id, acknowledged.len());
-        }
+        all_are_there(stage, &new, &acknowledged).await?;
         stage.start("n1")?;
         stage.whole().await
     })
@@ -121,6 +117,16 @@ pub async fn said(stage: &Stage, name: &str, words: &[&str], what: &str) -> Resu
 async fn refused(stage: &Stage, name: &str, why: &str) -> Result<()> {
     let refused = stage.pgvigil(name, &["adopt", "-y"]).await.err().context("it was adopted")?;
     ensure!(format!("{refused:#}").contains(why), "{refused:#}");
+    Ok(())
+}
+
+/// No row that was acknowledged is missing on this node.
+pub async fn all_are_there(stage: &Stage, name: &str, acknowledged: &[Acknowledged]) -> Result<()> {
+    let session = stage.cluster.connect(name).await?;
+    for row in acknowledged {
+        let there = session.query_one("SELECT count(*) FROM rows WHERE id = $1", &[&row.id]).await?;
+        ensure!(there.get::<_, i64>(0) == 1, "row {} of {} is lost", row.id, acknowledged.len());
+    }
     Ok(())
 }
 

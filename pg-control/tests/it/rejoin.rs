@@ -105,7 +105,6 @@ pub async fn a_rewind_takes_wal_that_is_not_here_any_more_from_the_archive() -> 
         }
     }
     assert!(moved > 0, "nothing was removed");
-    std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(archive.path()).status()?;
 
     new.instance.checkpoint(PATIENCE).await?;
     old.instance.rewind(&new.as_upstream(2), Some(Timeline(2)), &CancellationToken::new()).await?;
@@ -119,7 +118,6 @@ pub async fn a_rewind_takes_wal_that_is_not_here_any_more_from_the_archive() -> 
 pub async fn what_a_dead_primary_still_owes_the_archive_is_archived_before_its_rewind() -> Outcome {
     let archive = tempfile::tempdir()?;
     let place = archive.path().display().to_string();
-    std::process::Command::new("chmod").args(["a+rwx", &place]).status()?;
     let command = format!("test -f {place}/open && cp %p {place}/%f");
     let archives = |config: &mut InstanceConfig| {
         config.parameters.extend([("archive_mode".into(), "on".into()), ("archive_command".into(), command.clone())]);

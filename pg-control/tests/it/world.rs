@@ -9,7 +9,7 @@ use decision::durability::Quorum;
 use decision::names::{Lsn, MemberName, Term};
 use decision::view::{Primary, Server, Standby, Upstream};
 use pg_control::shared_memory::SharedMemory;
-use pg_control::{Instance, InstanceConfig, Origin, Secrets};
+use pg_control::{Instance, InstanceConfig, Origin, Secrets, process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -29,9 +29,9 @@ pub struct Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let mut left = SharedMemory::default();
-        left.add(&pg_control::process::family(&self.instance.config().data_dir));
-        let _ = pg_control::process::kill_all(&self.instance.config().data_dir);
+        let data_dir = &self.instance.config().data_dir;
+        let left = SharedMemory::of(&process::family(data_dir));
+        let _ = process::kill_all(data_dir);
         left.remove();
     }
 }

@@ -1,6 +1,5 @@
 //! `PATCH /config` and `PUT /config`: the cluster's settings, checked as `pgvigil config set` checks them. `pause` in a patch pauses and resumes.
 
-use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
@@ -9,8 +8,7 @@ use crate::config::Role;
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::Answer;
-use crate::control::body::Words;
-use crate::control::guard::Asides;
+use crate::control::guard::Call;
 use crate::operate::pause::{USUAL, paused, resumed};
 use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
 
@@ -25,40 +23,24 @@ struct Change<'a> {
 }
 
 /// Lays an object over the settings; `null` takes something out.
-pub async fn patch(
-    State(control): State<Control>,
-    Extension(caller): Extension<Caller>,
-    Extension(asides): Extension<Asides>,
-    words: Words,
-) -> Answer {
+pub async fn patch(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
-    let steps = async {
-        let mut patch = words.settings()?;
-        let pause = wanted_pause(patch.remove("pause"))?;
-        if !patch.is_empty() && caller.role < Role::Admin {
-            let why = format!("{} may pause and resume; any other setting takes admin", caller.name);
-            return Err(Answer::error(StatusCode::FORBIDDEN, why));
-        }
-        change.carry_out(pause, |before| merged(before, &patch)).await
-    };
-    steps.await.unwrap_or_else(|answer| answer)
+    let mut patch = words.settings()?;
+    let pause = wanted_pause(patch.remove("pause"))?;
+    if !patch.is_empty() && caller.role < Role::Admin {
+        let why = format!("{} may pause and resume; any other setting takes admin", caller.name);
+        return Err(Answer::error(StatusCode::FORBIDDEN, why));
+    }
+    change.carry_out(pause, |before| merged(before, &patch)).await
 }
 
 /// Replaces the settings. What programs made for Patroni know nothing of, the section `pgvigil` with the durability, stays unless the new ones have
 /// it too; and so do a pause, and which site leads.
-pub async fn put(
-    State(control): State<Control>,
-    Extension(caller): Extension<Caller>,
-    Extension(asides): Extension<Asides>,
-    words: Words,
-) -> Answer {
+pub async fn put(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
-    let steps = async {
-        let wanted = words.settings()?;
-        let pause = wanted_pause(wanted.get("pause").cloned())?;
-        change.carry_out(pause, |before| replaced(before, &wanted)).await
-    };
-    steps.await.unwrap_or_else(|answer| answer)
+    let wanted = words.settings()?;
+    let pause = wanted_pause(wanted.get("pause").cloned())?;
+    change.carry_out(pause, |before| replaced(before, &wanted)).await
 }
 
 fn replaced(before: &Map<String, Value>, wanted: &Map<String, Value>) -> Map<String, Value> {
@@ -174,10 +156,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
+    use crate::operate::testing::object;
 
     #[test]
     fn replacing_everything_leaves_the_pause_and_the_sites_alone_unless_it_speaks_of_them() {

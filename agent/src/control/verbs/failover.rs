@@ -1,6 +1,5 @@
 //! `POST /failover`: an operator's word where nobody leads. Who names a leader asks for a switchover, as with Patroni.
 
-use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 
 use super::member;
@@ -9,33 +8,24 @@ use crate::config::Role;
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
-use crate::control::body::Words;
-use crate::control::guard::Asides;
+use crate::control::guard::{Asides, Call};
 use crate::operate::failover::{refusal, request, unproven};
 
 /// Lets a member lead.
-pub async fn ask(
-    State(control): State<Control>,
-    Extension(caller): Extension<Caller>,
-    Extension(asides): Extension<Asides>,
-    words: Words,
-) -> Answer {
-    let steps = async {
-        let wanted: Wanted = words.read()?;
-        if wanted.accept_data_loss && caller.role < Role::Admin {
-            let why = format!("{} may not accept a loss of data: that takes admin", caller.name);
-            return Err(Answer::error(StatusCode::FORBIDDEN, why));
+pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
+    let wanted: Wanted = words.read()?;
+    if wanted.accept_data_loss && caller.role < Role::Admin {
+        let why = format!("{} may not accept a loss of data: that takes admin", caller.name);
+        return Err(Answer::error(StatusCode::FORBIDDEN, why));
+    }
+    if wanted.leader.as_deref().is_some_and(|leader| !leader.is_empty()) {
+        if wanted.accept_data_loss {
+            let why = "`leader` asks for a switchover, which loses nothing: without `accept_data_loss`";
+            return Err(Answer::error(StatusCode::BAD_REQUEST, why));
         }
-        if wanted.leader.as_deref().is_some_and(|leader| !leader.is_empty()) {
-            if wanted.accept_data_loss {
-                let why = "`leader` asks for a switchover, which loses nothing: without `accept_data_loss`";
-                return Err(Answer::error(StatusCode::BAD_REQUEST, why));
-            }
-            return asked_for(&control, &caller, &asides, &wanted).await;
-        }
-        fail_over(&control, &caller, &asides, &wanted).await
-    };
-    steps.await.unwrap_or_else(|answer| answer)
+        return asked_for(&control, &caller, &asides, &wanted).await;
+    }
+    fail_over(&control, &caller, &asides, &wanted).await
 }
 
 async fn fail_over(control: &Control, caller: &Caller, asides: &Asides, wanted: &Wanted) -> Result<Answer, Answer> {

@@ -15,8 +15,9 @@ use decision::names::MemberName;
 use serde_json::Value;
 
 use super::Control;
-use super::answer::Answer;
+use super::answer::{Answer, Outcome};
 use crate::config::Role;
+use crate::operate::{Kind, Unable};
 
 /// One verb.
 struct Verb {
@@ -99,4 +100,24 @@ fn not_later(field: &str, at: Option<&Value>) -> Result<(), Answer> {
             Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why))
         }
     }
+}
+
+/// Tells the log what keeps a wait blind, and only what is new.
+fn once() -> impl FnMut(&str) {
+    let mut told = String::new();
+    move |why: &str| {
+        if told != why {
+            tracing::warn!("{why}");
+            why.clone_into(&mut told);
+        }
+    }
+}
+
+/// Another order is what Patroni calls in progress.
+fn waits(action: &str, unable: Unable) -> Answer {
+    if unable.kind != Kind::Overtaken {
+        return unable.into();
+    }
+    let why = format!("{action} already in progress: {}", unable.text());
+    Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused)
 }

@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use consensus::records::{OrderRecord, order_id};
 use serde::Deserialize;
 
-use super::restart::{once, waits};
+use super::{once, waits};
 use crate::control::Control;
-use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
-use crate::control::body::Words;
-use crate::control::guard::Asides;
+use crate::control::guard::Call;
 use crate::operate::orders;
 use crate::operate::words;
 
@@ -31,35 +28,26 @@ struct Wanted {
 }
 
 /// Copies it anew.
-pub async fn ask(
-    State(control): State<Control>,
-    Extension(caller): Extension<Caller>,
-    Extension(asides): Extension<Asides>,
-    words: Words,
-) -> Answer {
-    let steps = async {
-        let wanted: Wanted = words.read()?;
-        if wanted.from_leader == Some(true) {
-            let why = "`from_leader`: where data comes from is the node file's to say (clone.methods = [\"leader\"])";
-            return Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why));
-        }
-        let refused = |why: &str| Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused);
-        let (me, snapshot) = (control.hands.me(), orders::read(&control.reach).await?);
-        match &snapshot.cluster.leader {
-            None => return Err(refused("Cluster has no leader, can not reinitialize")),
-            Some(leader) if leader == me => return Err(refused("I am the leader, can not reinitialize")),
-            Some(_) => {}
-        }
-        let (requested_by, reason) = (caller.who(), asides.or(wanted.reason));
-        let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason };
-        if let Some(why) = orders::refusal(&snapshot, me, &order) {
-            return Err(refused(&why));
-        }
-        let revision =
-            orders::give(&control.reach, me, &order).await.map_err(|unable| waits("reinitialize", unable))?;
-        Ok(begun(&control, revision).await)
-    };
-    steps.await.unwrap_or_else(|answer| answer)
+pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
+    let wanted: Wanted = words.read()?;
+    if wanted.from_leader == Some(true) {
+        let why = "`from_leader`: where data comes from is the node file's to say (clone.methods = [\"leader\"])";
+        return Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why));
+    }
+    let refused = |why: &str| Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused);
+    let (me, snapshot) = (control.hands.me(), orders::read(&control.reach).await?);
+    match &snapshot.cluster.leader {
+        None => return Err(refused("Cluster has no leader, can not reinitialize")),
+        Some(leader) if leader == me => return Err(refused("I am the leader, can not reinitialize")),
+        Some(_) => {}
+    }
+    let (requested_by, reason) = (caller.who(), asides.or(wanted.reason));
+    let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason };
+    if let Some(why) = orders::refusal(&snapshot, me, &order) {
+        return Err(refused(&why));
+    }
+    let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("reinitialize", unable))?;
+    Ok(begun(&control, revision).await)
 }
 
 async fn begun(control: &Control, revision: i64) -> Answer {

@@ -2,21 +2,19 @@
 
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use consensus::Outcome as Written;
 use consensus::records::{OrderRecord, Transition, order_id};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::not_later;
+use super::{not_later, once, waits};
 use crate::control::Control;
-use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
-use crate::control::body::Words;
-use crate::control::guard::Asides;
+use crate::control::guard::Call;
 use crate::operate::orders::{self, refusal};
-use crate::operate::{Kind, Unable, words};
+use crate::operate::{Unable, words};
 
 /// How long whoever asks waits unless they say otherwise, and at most.
 const USUAL: Duration = Duration::from_secs(600);
@@ -36,61 +34,33 @@ struct Wanted {
 }
 
 /// Restarts it, and says how that went.
-pub async fn ask(
-    State(control): State<Control>,
-    Extension(caller): Extension<Caller>,
-    Extension(asides): Extension<Asides>,
-    words: Words,
-) -> Answer {
-    let steps = async {
-        let wanted: Wanted = words.read()?;
-        not_later("schedule", wanted.schedule.as_ref())?;
-        let role = role(wanted.role.as_deref())?;
-        let within = patience(wanted.timeout.as_ref())?;
-        let older_than = wanted.postgres_version.as_deref().map(version).transpose()?;
-        conditions(&control, older_than, wanted.restart_pending.is_some())?;
-        let snapshot = orders::read(&control.reach).await?;
-        let reason = asides.or(wanted.reason);
-        let order = OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason };
-        let me = control.hands.me();
-        if let Some(why) = refusal(&snapshot, me, &order) {
-            return Err(unsatisfied(&why));
-        }
-        let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("restart", unable))?;
-        let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
-        if record.is_none() && take_back(&control, revision).await {
-            let why = format!("it had not begun within {}, and is taken back", words::length(within));
-            return Err(Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused));
-        }
-        Ok(told(record.as_ref(), revision, within))
-    };
-    steps.await.unwrap_or_else(|answer| answer)
+pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
+    let wanted: Wanted = words.read()?;
+    not_later("schedule", wanted.schedule.as_ref())?;
+    let role = role(wanted.role.as_deref())?;
+    let within = patience(wanted.timeout.as_ref())?;
+    let older_than = wanted.postgres_version.as_deref().map(version).transpose()?;
+    conditions(&control, older_than, wanted.restart_pending.is_some())?;
+    let snapshot = orders::read(&control.reach).await?;
+    let reason = asides.or(wanted.reason);
+    let order = OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason };
+    let me = control.hands.me();
+    if let Some(why) = refusal(&snapshot, me, &order) {
+        return Err(unsatisfied(&why));
+    }
+    let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("restart", unable))?;
+    let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
+    if record.is_none() && take_back(&control, revision).await {
+        let why = format!("it had not begun within {}, and is taken back", words::length(within));
+        return Err(Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused));
+    }
+    Ok(told(record.as_ref(), revision, within))
 }
 
 /// Whether an order that nobody has begun was taken back: nobody would expect it later.
 async fn take_back(control: &Control, revision: i64) -> bool {
     let taken = control.reach.store.cancel_order(control.hands.me(), revision).await;
     matches!(taken, Ok(Written::Applied { .. }))
-}
-
-/// Tells the log what keeps a wait blind, and only what is new.
-pub(super) fn once() -> impl FnMut(&str) {
-    let mut told = String::new();
-    move |why: &str| {
-        if told != why {
-            tracing::warn!("{why}");
-            why.clone_into(&mut told);
-        }
-    }
-}
-
-/// Another order is what Patroni calls in progress.
-pub(super) fn waits(action: &str, unable: Unable) -> Answer {
-    if unable.kind != Kind::Overtaken {
-        return unable.into();
-    }
-    let why = format!("{action} already in progress: {}", unable.text());
-    Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused)
 }
 
 fn unsatisfied(why: &str) -> Answer {

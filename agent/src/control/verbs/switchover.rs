@@ -14,8 +14,7 @@ use super::{member, not_later};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
-use crate::control::body::Words;
-use crate::control::guard::Asides;
+use crate::control::guard::{Asides, Call};
 use crate::operate::follow::{Asked, End, Followed, Kind, follow};
 use crate::operate::preflight::{Grade, Preflight, Wish};
 use crate::operate::switchover::{self, look, request};
@@ -42,21 +41,13 @@ pub struct Wanted {
 }
 
 /// Hands the lead over.
-pub async fn ask(
-    State(control): State<Control>,
-    Extension(caller): Extension<Caller>,
-    Extension(asides): Extension<Asides>,
-    words: Words,
-) -> Answer {
-    let steps = async {
-        let wanted: Wanted = words.read()?;
-        if wanted.accept_data_loss {
-            let why = "`accept_data_loss`: a switchover loses nothing; POST /failover takes it";
-            return Err(Answer::error(StatusCode::BAD_REQUEST, why));
-        }
-        asked_for(&control, &caller, &asides, &wanted).await
-    };
-    steps.await.unwrap_or_else(|answer| answer)
+pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
+    let wanted: Wanted = words.read()?;
+    if wanted.accept_data_loss {
+        let why = "`accept_data_loss`: a switchover loses nothing; POST /failover takes it";
+        return Err(Answer::error(StatusCode::BAD_REQUEST, why));
+    }
+    asked_for(&control, &caller, &asides, &wanted).await
 }
 
 /// The same for whoever says in a failover that somebody leads.

@@ -40,10 +40,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
-    }
+    use crate::operate::testing::object;
 
     #[test]
     fn a_patch_is_laid_over_and_null_takes_out() {
