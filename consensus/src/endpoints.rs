@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,7 @@ struct Shared {
     clients: [Vec<Mutex<Option<Client>>>; 2],
     current: AtomicUsize,
     shunned_until: StdMutex<Vec<Option<Instant>>>,
+    turned_away: AtomicBool,
 }
 
 /// What a failed attempt means for the next step.
@@ -107,7 +108,13 @@ impl Endpoints {
         }
         let clients = [(); 2].map(|()| options.endpoints.iter().map(|_| Mutex::new(None)).collect());
         let shunned_until = StdMutex::new(vec![None; options.endpoints.len()]);
-        let shared = Arc::new(Shared { options, clients, current: AtomicUsize::new(0), shunned_until });
+        let shared = Arc::new(Shared {
+            options,
+            clients,
+            current: AtomicUsize::new(0),
+            shunned_until,
+            turned_away: AtomicBool::new(false),
+        });
         Ok(Self { shared, lane: Lane::Small })
     }
 
@@ -192,10 +199,17 @@ impl Endpoints {
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut failures = Vec::new();
-        match timeout(self.request_timeout() * LONGEST_CALL, self.race(&request, &mut failures)).await {
+        let answer = match timeout(self.request_timeout() * LONGEST_CALL, self.race(&request, &mut failures)).await {
             Ok(Err(Error::Unreachable(_))) | Err(_) => Err(Error::Unreachable(failures.join("; "))),
             Ok(settled) => settled,
-        }
+        };
+        self.shared.turned_away.store(matches!(answer, Err(Error::Unauthorised(_))), Ordering::Relaxed);
+        answer
+    }
+
+    /// Whether the last call ended because etcd does not know who asks, or does not let them.
+    pub fn turned_away(&self) -> bool {
+        self.shared.turned_away.load(Ordering::Relaxed)
     }
 
     async fn race<T, F, Fut>(&self, request: &F, failures: &mut Vec<String>) -> Result<T, Error>
@@ -331,7 +345,13 @@ fn login_is_outdated(error: &etcd_client::Error) -> bool {
     text.contains("invalid auth token") || text.contains("revision of auth store is old")
 }
 
-/// Sorts an error by what may have happened. gRPC codes: 2 unknown, 4 deadline, 5 not found, 8 exhausted, 13 internal, 14 unavailable, 1 cancelled.
+/// Wrong password, no name where one is asked for. etcd has no code of its own for these.
+fn is_unknown_here(message: &str) -> bool {
+    message.contains("authentication failed") || message.contains("user name is empty")
+}
+
+/// Sorts an error by what may have happened. gRPC codes: 2 unknown, 3 bad argument, 4 deadline, 5 not found, 7 not permitted, 8 exhausted,
+/// 13 internal, 14 unavailable, 16 not authenticated, 1 cancelled.
 pub(crate) fn classify(error: etcd_client::Error) -> Failure {
     let text = error.to_string();
     match error {
@@ -341,6 +361,8 @@ pub(crate) fn classify(error: etcd_client::Error) -> Failure {
                 Failure::NotSent(text)
             }
             1 | 2 | 4 | 13 | 14 => Failure::Unclear(text),
+            7 | 16 => Failure::Final(Error::Unauthorised(status.message().to_owned())),
+            3 if is_unknown_here(&text) => Failure::Final(Error::Unauthorised(status.message().to_owned())),
             5 if text.contains("lease not found") => Failure::Final(Error::LeaseGone(status.message().to_owned())),
             8 if text.contains("database space exceeded") => Failure::Final(Error::Rejected(format!(
                 "{}: compact and defragment etcd, or raise --quota-backend-bytes, then `etcdctl alarm disarm`",

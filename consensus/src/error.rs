@@ -13,7 +13,10 @@ pub enum Error {
     /// A lease named in the request does not exist any more, and nothing was changed: get a new one.
     #[error("the etcd lease is gone: {0}")]
     LeaseGone(String),
-    /// etcd answered that it will not (credentials, space quota, bad request), and nothing was changed: a person is needed.
+    /// etcd does not know who asks, or does not let them, and nothing was changed: a person is needed.
+    #[error("etcd turns this away: {0}")]
+    Unauthorised(String),
+    /// etcd answered that it will not (space quota, bad request), and nothing was changed: a person is needed.
     #[error("etcd refuses the request: {0}")]
     Rejected(String),
     /// A stored value that the call depends on cannot be understood: a person is needed.

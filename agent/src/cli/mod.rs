@@ -1,5 +1,5 @@
 //! The command line: what can be said, and what each word promises. Standard output is data, standard error is chatter;
-//! exit codes tell done, failed, misused, refused, still running, done otherwise and unreachable apart.
+//! exit codes tell done, failed, misused, refused, still running, done otherwise, unreachable, aborted and unauthorised apart.
 
 mod adopt;
 mod cluster;
@@ -32,7 +32,7 @@ pub use site::{DemoteArgs, PromoteArgs, SiteCommand};
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// Failed; nothing was changed.
+    /// Failed, and nothing was changed.
     Failed = 1,
     /// Misused: wrong arguments or configuration.
     Usage = 2,
@@ -44,6 +44,10 @@ pub enum Exit {
     DoneOtherwise = 5,
     /// Neither etcd nor an agent could be reached.
     Unreachable = 6,
+    /// Whoever asked took it back: no to a question, or Ctrl-C before anything was done.
+    Aborted = 7,
+    /// etcd or an agent does not know who asks, or does not let them.
+    Unauthorised = 8,
     /// `status --exit-code`: a leader that writes, but not everything is well.
     Degraded = 10,
     /// `status --exit-code`: nobody accepts writes.

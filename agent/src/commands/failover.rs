@@ -28,7 +28,7 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
     let world = reach.look().await;
     let snapshot = world.etcd.as_ref().map_err(|why| {
         tell(&format!("error: a failover is asked for in etcd, and it does not answer: {why}"));
-        Exit::Unreachable
+        reach.silence()
     })?;
     if let Some(why) = refusal(&world, snapshot, &to).or_else(|| unproven(&world, &to, arguments.accept_data_loss)) {
         tell(&format!("refused: {why}"));
@@ -41,7 +41,7 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
         let cluster = &reach.config.cluster;
         if !types(&format!("Type the name of the cluster to let {to} lead ({cluster}): "), cluster) {
             tell("that is not its name; nothing was changed");
-            return Ok(Exit::Failed);
+            return Ok(Exit::Aborted);
         }
     }
     let (accepted, reason) = (arguments.accept_data_loss, arguments.reason.as_deref());

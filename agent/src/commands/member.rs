@@ -13,8 +13,9 @@ use decision::settings::Mode;
 use crate::cli::{Exit, MemberCommand, RemoveArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask, types, who};
 use crate::commands::screen::{answer, tell};
-use crate::commands::words;
 use crate::commands::world::Reach;
+use crate::commands::{told, words};
+use crate::operate::{Unable, asks};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -45,10 +46,11 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
         tell(&consequence(&snapshot, &member));
         if !arguments.yes && !means_it(&reach, &snapshot, &member) {
             tell("nothing was changed");
-            return Ok(Exit::Failed);
+            return Ok(Exit::Aborted);
         }
         let at = jiff::Timestamp::now().to_string();
         let record = DepartureRecord { by: who(), reason: arguments.reason.clone(), at, ..DepartureRecord::default() };
+        asks();
         match reach.store.let_leave(&member, &leader, &record).await {
             Ok(Outcome::Applied { .. }) => {}
             Ok(Outcome::Refused) => {
@@ -56,8 +58,7 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
                 return Ok(Exit::Refused);
             }
             Err(error) => {
-                tell(&format!("error: the word was not given: {error}"));
-                return Ok(Exit::Unreachable);
+                return Ok(told(Unable::by_etcd(&error, "the word was not given")));
             }
         }
     }
@@ -67,7 +68,7 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
 async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
     reach.store.read().await.map_err(|error| {
         tell(&format!("error: members are kept in etcd, and it does not answer: {error}"));
-        Exit::Unreachable
+        reach.silence()
     })
 }
 

@@ -23,7 +23,7 @@ mod why;
 mod world;
 
 use crate::cli::{Cli, Command, Exit};
-use crate::operate::{Kind, Unable, words};
+use crate::operate::{Kind, Unable, has_asked, words};
 
 /// Carries out one command.
 pub fn run(cli: Cli) -> Exit {
@@ -56,7 +56,7 @@ pub fn run(cli: Cli) -> Exit {
 fn in_runtime(work: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(work);
+            let exit = runtime.block_on(unless_interrupted(work));
             // A name that the resolver is still looking for must not hold up the end.
             runtime.shutdown_background();
             exit
@@ -68,14 +68,37 @@ fn in_runtime(work: impl Future<Output = Exit>) -> Exit {
     }
 }
 
+/// Ctrl-C ends a command, and nothing else: what it has asked the agents for goes on.
+async fn unless_interrupted(work: impl Future<Output = Exit>) -> Exit {
+    tokio::select! {
+        // A command that ends by itself when it is interrupted says with which code.
+        biased;
+        exit = work => exit,
+        Ok(()) = tokio::signal::ctrl_c() => match has_asked() {
+            false => Exit::Aborted,
+            true => {
+                screen::tell("interrupted; what was asked for stands: see `pgvigil status`");
+                Exit::StillRunning
+            }
+        },
+    }
+}
+
 /// Tells why something was not done.
 fn told(unable: Unable) -> Exit {
-    let (word, exit) = match unable.kind {
-        Kind::Misused => ("error", Exit::Usage),
-        Kind::Refused | Kind::Overtaken => ("refused", Exit::Refused),
-        Kind::Failed => ("error", Exit::Failed),
-        Kind::Unreachable | Kind::Unknown => ("error", Exit::Unreachable),
-    };
+    let exit = exit_of(&unable);
+    let word = if exit == Exit::Refused { "refused" } else { "error" };
     unable.why.iter().for_each(|why| screen::tell(&format!("{word}: {why}")));
     exit
+}
+
+/// With which code a command ends that could not do its work.
+fn exit_of(unable: &Unable) -> Exit {
+    match unable.kind {
+        Kind::Misused => Exit::Usage,
+        Kind::Refused | Kind::Overtaken => Exit::Refused,
+        Kind::Failed => Exit::Failed,
+        Kind::Unreachable | Kind::Unknown => Exit::Unreachable,
+        Kind::Unauthorised => Exit::Unauthorised,
+    }
 }

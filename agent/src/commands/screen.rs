@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
 
 /// Something could not be written although somebody wanted it, so the exit code must not say that all is well.
 static OUTPUT_LOST: AtomicBool = AtomicBool::new(false);
@@ -42,13 +44,34 @@ pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
-/// Asks, and returns what was typed; `None` when the terminal goes away.
+/// Asks, and returns what was typed; `None` when the terminal goes away, or is told Ctrl-C.
 pub fn ask(question: &str) -> Option<String> {
-    let mut stderr = std::io::stderr().lock();
-    write!(stderr, "{question}").and_then(|()| stderr.flush()).ok()?;
+    {
+        let mut stderr = std::io::stderr().lock();
+        write!(stderr, "{question}").and_then(|()| stderr.flush()).ok()?;
+    }
+    let (typed, answer) = mpsc::channel();
+    let interrupted = typed.clone();
+    // Neither of the two can be called off; both end with the process.
+    thread::spawn(move || typed.send(read_line()));
+    thread::spawn(move || {
+        if wait_for_interrupt() {
+            tell("");
+            let _ = interrupted.send(None);
+        }
+    });
+    answer.recv().ok().flatten()
+}
+
+fn read_line() -> Option<String> {
     let mut typed = String::new();
     let read = std::io::stdin().lock().read_line(&mut typed).ok()?;
     (read > 0).then(|| typed.trim().to_owned())
+}
+
+fn wait_for_interrupt() -> bool {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok())
 }
 
 /// What a colour says.

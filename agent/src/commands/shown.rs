@@ -41,7 +41,7 @@ async fn print(config: &ConfigArg, text: impl FnOnce(&[ShowMember]) -> String) -
         Ok(snapshot) => snapshot,
         Err(error) => {
             tell(&format!("error: the members are listed in etcd, and it does not answer: {error}"));
-            return Exit::Unreachable;
+            return reach.silence();
         }
     };
     let mut members = members(&snapshot);

@@ -40,7 +40,7 @@ fn misused(why: &str) -> Exit {
 async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
     let snapshot = reach.store.read().await.map_err(|error| {
         tell(&format!("error: which site leads is written in etcd, and it does not answer: {error}"));
-        Exit::Unreachable
+        reach.silence()
     })?;
     if snapshot.config.paused_at(jiff::Timestamp::now()) {
         return Err(refused("automatic actions are paused here, so nothing would come of it: pgvigil resume first"));
@@ -77,13 +77,13 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
             let name = &reach.config.cluster;
             if !arguments.how.yes && !types(&format!("type the name of this cluster ({name}) to go on: "), name) {
                 tell("nothing was changed");
-                return Err(Exit::Failed);
+                return Err(Exit::Aborted);
             }
         }
     }
     if token.is_some() && !arguments.how.yes && !agrees(QUESTION) {
         tell("nothing was changed");
-        return Err(Exit::Failed);
+        return Err(Exit::Aborted);
     }
     let by = who();
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_lead(config, token, &by)));
@@ -168,7 +168,7 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
     }
     if !arguments.how.yes && !agrees(QUESTION) {
         tell("nothing was changed");
-        return Err(Exit::Failed);
+        return Err(Exit::Aborted);
     }
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_follow(config, &remote)));
     change(&reach, Some(arguments.how.reason.as_deref().unwrap_or("site demote")), word).await?;

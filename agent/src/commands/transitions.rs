@@ -57,7 +57,7 @@ async fn records(reach: &Reach) -> Result<Vec<Transition>, Exit> {
         }
         Err(error) => {
             tell(&format!("error: neither etcd nor the agent of this host answers: {why}; {error:#}"));
-            Err(Exit::Unreachable)
+            Err(reach.silence())
         }
     }
 }
@@ -177,6 +177,8 @@ pub fn exit_word(exit: Exit) -> &'static str {
         Exit::StillRunning => "still_running",
         Exit::DoneOtherwise => "done_otherwise",
         Exit::Unreachable => "unreachable",
+        Exit::Aborted => "aborted",
+        Exit::Unauthorised => "unauthorised",
         Exit::Degraded => "degraded",
         Exit::NoPrimary => "no_primary",
     }

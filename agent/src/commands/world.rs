@@ -7,6 +7,11 @@ use crate::config;
 pub use crate::operate::world::{AGENT_WITHIN, Answer, Reach, World};
 
 impl Reach {
+    /// With which code a command ends that cannot read etcd.
+    pub fn silence(&self) -> Exit {
+        if self.store.endpoints().turned_away() { Exit::Unauthorised } else { Exit::Unreachable }
+    }
+
     /// Loads the configuration; mistakes are told.
     pub fn new(argument: &ConfigArg) -> Result<Self, Exit> {
         let config = config::load(&argument.config, std::env::vars()).map_err(|errors| {

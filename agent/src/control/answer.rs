@@ -126,7 +126,7 @@ impl From<Unable> for Answer {
             Kind::Misused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Invalid),
             Kind::Refused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Refused),
             Kind::Overtaken => (StatusCode::CONFLICT, Outcome::Refused),
-            Kind::Failed | Kind::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Failed),
+            Kind::Failed | Kind::Unreachable | Kind::Unauthorised => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Failed),
             Kind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Unknown),
         };
         Self::error(status, unable.text()).ended(outcome)

@@ -13,6 +13,8 @@ pub mod testing;
 pub mod words;
 pub mod world;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use consensus::Error;
 
 /// Why something was not done.
@@ -39,6 +41,21 @@ pub enum Kind {
     Unreachable,
     /// No answer came to a change: it may have been made.
     Unknown,
+    /// etcd does not know who asks, or does not let them; nothing was changed.
+    Unauthorised,
+}
+
+/// Whether this process has begun to ask for a change.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// Says that a change is about to be asked for: from here on it may have been made.
+pub fn asks() {
+    ASKED.store(true, Ordering::Relaxed);
+}
+
+/// Whether a change was asked for, so that it may have been made.
+pub fn has_asked() -> bool {
+    ASKED.load(Ordering::Relaxed)
 }
 
 impl Unable {
@@ -52,6 +69,7 @@ impl Unable {
         match error {
             Error::Unknown(_) => Self::new(Kind::Unknown, format!("it is not known whether that was done: {error}")),
             Error::Unreachable(_) => Self::new(Kind::Unreachable, format!("{tried}: {error}")),
+            Error::Unauthorised(_) => Self::new(Kind::Unauthorised, format!("{tried}: {error}")),
             _ => Self::new(Kind::Failed, format!("{tried}: {error}")),
         }
     }

@@ -7,7 +7,7 @@ use consensus::{Outcome, Snapshot};
 use decision::names::MemberName;
 
 use super::world::Reach;
-use super::{Kind, Unable, words};
+use super::{Kind, Unable, asks, words};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -16,9 +16,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// # Errors
 /// etcd does not answer.
 pub async fn read(reach: &Reach) -> Result<Snapshot, Unable> {
-    let silent =
-        |error| Unable::new(Kind::Unreachable, format!("orders are given in etcd, and it does not answer: {error}"));
-    reach.store.read().await.map_err(silent)
+    reach
+        .store
+        .read()
+        .await
+        .map_err(|error| Unable::by_etcd(&error, "orders are given in etcd, and it does not answer"))
 }
 
 /// Why an order will not be given.
@@ -43,6 +45,7 @@ pub fn waits_for_restart(snapshot: &Snapshot, member: &MemberName) -> bool {
 /// # Errors
 /// Another one waits there, or etcd does not answer.
 pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord) -> Result<i64, Unable> {
+    asks();
     match reach.store.give_order(to, order).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
         Ok(Outcome::Refused) => Err(Unable::new(Kind::Overtaken, format!("another order waits for {to}"))),

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::follow::{Asked, Kind as AskedKind};
 use super::preflight::{Preflight, Wish};
 use super::world::{Reach, World};
-use super::{Kind, Unable};
+use super::{Kind, Unable, asks};
 use crate::transitions::refused;
 
 /// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
@@ -73,6 +73,7 @@ pub fn asked_for(request: &FailoverRecord) -> String {
 /// # Errors
 /// Another one waits, or etcd does not answer.
 pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64, Unable> {
+    asks();
     match reach.store.request_failover(record).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
         Ok(Outcome::Refused) => Err(Unable::new(
@@ -83,6 +84,7 @@ pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64
             let (kind, more) = match &error {
                 Error::Unknown(_) => (Kind::Unknown, "; `pgvigil status` tells whether the request waits"),
                 Error::Unreachable(_) => (Kind::Unreachable, "; nothing was changed"),
+                Error::Unauthorised(_) => (Kind::Unauthorised, "; nothing was changed"),
                 _ => (Kind::Failed, ""),
             };
             Err(Unable::new(kind, format!("{error}{more}")))
@@ -113,6 +115,7 @@ pub async fn cancel(reach: &Reach, by: &str) -> Result<Option<Cancelled>, Unable
         return Ok(None);
     }
     let request = snapshot.failover_revision;
+    asks();
     if reach.store.remove_request(request).await.map_err(failed)? == Outcome::Refused {
         let why = "the request has been answered, or another was asked for, at this very moment";
         return Err(Unable::new(Kind::Overtaken, why));

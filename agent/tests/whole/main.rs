@@ -17,6 +17,7 @@ mod divergence;
 mod documents;
 mod doomed;
 mod etcdctl;
+mod exits;
 mod failover;
 mod fencing;
 mod hangs;

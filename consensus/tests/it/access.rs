@@ -49,7 +49,7 @@ async fn with_a_password_everything_works_and_without_it_nothing() {
     timeout(Duration::from_secs(5), keeper.member().wait_for(renewed)).await.unwrap().unwrap();
     for wrong in [with(Some("root"), "guess"), with(None, "")] {
         let refused = store_with(wrong).read().await;
-        assert!(matches!(refused, Err(Error::Rejected(_))), "{refused:?}");
+        assert!(matches!(refused, Err(Error::Unauthorised(_))), "{refused:?}");
     }
 }
 

@@ -22,6 +22,7 @@ use super::screen::{answer, tell};
 use super::settings::change::change;
 use super::world::Reach;
 use crate::cli::{AdoptArgs, Exit};
+use crate::operate::asks;
 use crate::passwords;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -49,7 +50,7 @@ async fn steps(arguments: &AdoptArgs) -> Result<Exit, Exit> {
     })?;
     let seen = reach.store.read().await.map_err(|error| {
         tell(&format!("error: a cluster has its place in etcd, and it does not answer: {error}"));
-        Exit::Unreachable
+        reach.silence()
     })?;
     let plan = Plan::of(&reach.config, &found, &seen, &instance.own_files(), arguments.from_patroni.is_some());
     report(&plan, &found, &reach);
@@ -61,7 +62,7 @@ async fn steps(arguments: &AdoptArgs) -> Result<Exit, Exit> {
     }
     if !arguments.yes && !agrees("shall pgvigil keep this server?") {
         tell("nothing was changed");
-        return Ok(Exit::Failed);
+        return Ok(Exit::Aborted);
     }
     if let Err(error) = take_over(&reach, arguments, &instance, &found, &seen, &plan).await {
         tell(&format!("error: {error:#}; mend that and adopt again, it begins where it ended"));
@@ -163,6 +164,7 @@ async fn take_over(
     seen: &Snapshot,
     plan: &Plan,
 ) -> Result<()> {
+    asks();
     if found.standby {
         instance.let_members_in(found).await.context("the rules for connections")?;
         return instance.prepare_to_follow(found).context("the configuration");

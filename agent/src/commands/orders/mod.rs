@@ -103,7 +103,7 @@ async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result
     tell(&what);
     if !arguments.yes && !agrees("go on?") {
         tell("nothing was changed");
-        return Ok(Exit::Failed);
+        return Ok(Exit::Aborted);
     }
     obeyed(&reach, &to, arguments, order).await
 }

@@ -45,7 +45,7 @@ pub(super) async fn restart(arguments: &OrderArgs, pending: bool) -> Result<Exit
     });
     if !arguments.yes && !agrees("go on?") {
         tell("nothing was changed");
-        return Ok(Exit::Failed);
+        return Ok(Exit::Aborted);
     }
     for standby in &standbys {
         one(&reach, standby, arguments).await?;

@@ -116,7 +116,7 @@ impl Plan<'_> {
         }
         if !self.yes && !agrees(QUESTION) {
             tell("nothing was changed");
-            return Err(Exit::Failed);
+            return Err(Exit::Aborted);
         }
         // What was agreed to is what is shown: anything else that comes in between ends it.
         let made = change(self.reach, self.reason, |now| {

@@ -31,7 +31,7 @@ pub async fn run(arguments: &StatusArgs) -> Exit {
 }
 
 async fn once(reach: &Reach, arguments: &StatusArgs) -> Exit {
-    let Some(status) = look(reach).await else { return Exit::Unreachable };
+    let Some(status) = look(reach).await else { return reach.silence() };
     match arguments.output {
         Output::Json => answer(&serde_json::to_string_pretty(&status).unwrap_or_default()),
         Output::Table => answer(&table::render(&status, screen::has_colours())),
@@ -66,7 +66,7 @@ async fn watch(reach: &Reach, arguments: &StatusArgs, every: Duration) -> Exit {
             seen = look(reach) => seen,
             _ = &mut interrupted => return exit,
         };
-        exit = seen.as_ref().map_or(Exit::Unreachable, |status| exit_of(status, arguments));
+        exit = seen.as_ref().map_or(reach.silence(), |status| exit_of(status, arguments));
         if let Some(status) = seen {
             let text = match arguments.output {
                 Output::Json => serde_json::to_string(&status).unwrap_or_default(),

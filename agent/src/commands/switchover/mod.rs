@@ -39,7 +39,7 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
     let world = look(&reach, &wish).await;
     let snapshot = world.etcd.as_ref().map_err(|why| {
         tell(&format!("error: a switchover is asked for in etcd, and it does not answer: {why}"));
-        Exit::Unreachable
+        reach.silence()
     })?;
     let preflight = Preflight::of(&world, snapshot, &wish, Timestamp::now());
     let expected_pause_ms = expected_pause_ms(&reach).await;
@@ -53,7 +53,7 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
     }
     if !arguments.yes && !agrees(&format!("Hand over from {from} to {to} in cluster {}?", reach.config.cluster)) {
         tell("nothing was changed");
-        return Ok(Exit::Failed);
+        return Ok(Exit::Aborted);
     }
     let by = (who(), arguments.reason.as_deref());
     let asked = request(&reach, snapshot, (from, to), &by.0, by.1).await.map_err(told)?;

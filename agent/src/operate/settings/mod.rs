@@ -10,7 +10,7 @@ use consensus::{ConfigChange, Outcome, Snapshot};
 use serde_json::{Map, Value};
 
 use super::world::Reach;
-use super::{Kind, Unable};
+use super::{Kind, Unable, asks};
 
 pub use patch::{merged, with_the_state_of};
 
@@ -40,6 +40,7 @@ pub async fn change(
         };
         let (before, revision) = (snapshot.config.raw, snapshot.config_revision);
         let change = ConfigChange { before, revision, after, made };
+        asks();
         let outcome = reach.store.change_config(&change).await;
         let (outcome, number) = outcome.map_err(|error| Unable::by_etcd(&error, "the settings cannot be changed"))?;
         match outcome {

@@ -1,0 +1,108 @@
+//! What a command ends with where nothing was done: 7 where whoever asked took it back, on a real terminal; 8 where etcd does not know who asks.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agent::demo::cluster::{ClusterOptions, LocalCluster};
+use anyhow::{Context, Result, ensure};
+
+use crate::etcdctl;
+use crate::stage::{Stage, on_stage, options};
+
+/// A person at a terminal is asked, and types this; what it ended with, and what was on the screen.
+fn at_a_terminal(config: &Path, words: &str, prompt: &str, typed: &[u8]) -> Result<(Option<i32>, String)> {
+    let command = format!("{} {words}", env!("CARGO_BIN_EXE_pgvigil"));
+    let mut child = Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .env("PGVIGIL_CONFIG", config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("script (util-linux)")?;
+    let (mut stdin, mut stdout) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
+    let (mut screen, mut some, began) = (String::new(), [0; 4096], Instant::now());
+    while !screen.contains(prompt) {
+        let read = stdout.read(&mut some)?;
+        ensure!(read > 0 && began.elapsed() < Duration::from_secs(60), "nothing was asked: {screen}");
+        screen.push_str(&String::from_utf8_lossy(&some[..read]));
+    }
+    // The question is written before the answer is waited for.
+    std::thread::sleep(Duration::from_millis(300));
+    stdin.write_all(typed)?;
+    stdin.flush()?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if began.elapsed() > Duration::from_secs(60) {
+            child.kill()?;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    stdout.read_to_string(&mut screen)?;
+    eprintln!("{words}: {status}\n{screen}");
+    Ok((status.code(), screen))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
+    let options = ClusterOptions { nodes: 2, ..options() };
+    on_stage(&options, async |stage: &mut Stage| {
+        let leader = stage.leader().await?;
+        let config = stage.node(&leader)?.config().to_owned();
+        for (words, prompt, typed) in [
+            ("switchover", "[y/N]", &b"n\n"[..]),
+            ("switchover", "[y/N]", b"\x03"),
+            ("config set durability.mode=async", "[y/N]", b"\n"),
+        ] {
+            let config = config.clone();
+            let at = move || at_a_terminal(&config, words, prompt, typed);
+            let (code, screen) = tokio::task::spawn_blocking(at).await??;
+            let expected = 7;
+            ensure!(code == Some(expected), "{words}: {code:?}, {screen}");
+        }
+        ensure!(stage.leader().await? == leader, "somebody else leads");
+        ensure!(etcdctl::get(&stage.cluster, "failover").await?.is_empty(), "a request was left");
+        ensure!(etcdctl::get(&stage.cluster, "config").await?.find("\"async\"").is_none(), "a setting was changed");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_etcd_does_not_know_is_told_so() {
+    let small = ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
+    let cluster = LocalCluster::prepare(&small).expect("this machine has all that a cluster needs");
+    if let Err(error) = turned_away(&cluster).await {
+        panic!("{error:#}");
+    }
+}
+
+async fn turned_away(cluster: &LocalCluster) -> Result<()> {
+    cluster.start_etcd().await?;
+    etcdctl::etcdctl(cluster, &["user", "add", "root:secret"]).await?;
+    etcdctl::etcdctl(cluster, &["user", "grant-role", "root", "root"]).await?;
+    etcdctl::etcdctl(cluster, &["auth", "enable"]).await?;
+    for words in [
+        &["status"][..],
+        &["why"],
+        &["switchover", "-y"],
+        &["failover", "--to", "n1", "-y"],
+        &["restart", "n1", "-y"],
+        &["member", "remove", "n2", "-y"],
+        &["pause"],
+        &["config", "show"],
+        &["config", "set", "durability.mode=async", "-y"],
+        &["site", "promote", "-y"],
+        &["transitions"],
+        &["show", "haproxy"],
+    ] {
+        let output = cluster.pgvigil("n1", words).await?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(8), "{words:?}: {}, {told}", output.status);
+        ensure!(told.contains("turns this away"), "{words:?}: {told}");
+    }
+    Ok(())
+}
