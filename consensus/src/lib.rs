@@ -10,6 +10,7 @@ pub mod clock;
 mod departures;
 pub mod endpoints;
 pub mod error;
+pub mod fleet;
 pub mod guards;
 pub mod keys;
 pub mod lease;

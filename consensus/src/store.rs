@@ -38,6 +38,12 @@ impl Store {
         &self.keys
     }
 
+    /// The store of another cluster in the same etcd.
+    #[must_use]
+    pub fn beside(&self, keys: Keys) -> Self {
+        Self::new(self.endpoints.clone(), keys)
+    }
+
     /// The endpoints that the store uses.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
@@ -46,10 +52,15 @@ impl Store {
     /// Reads the cluster at one revision, linearizable: nothing that was acknowledged before the call is missed. Transition records,
     /// secrets and earlier settings are left out. Values that cannot be understood are listed in [`Snapshot::problems`].
     pub async fn read(&self) -> Result<Snapshot, Error> {
+        self.read_at(0).await
+    }
+
+    /// The same as it was at a revision, which etcd must not have compacted yet; 0: as it is.
+    pub async fn read_at(&self, revision: i64) -> Result<Snapshot, Error> {
         let answer = self
             .endpoints
             .for_large_answers()
-            .call(|mut client| async move { client.txn(Txn::new().and_then(self.everything_but_bulk())).await })
+            .call(|mut client| async move { client.txn(Txn::new().and_then(self.everything_but_bulk(revision))).await })
             .await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         let mut gets: Vec<_> = answer
@@ -95,9 +106,10 @@ impl Store {
     }
 
     /// The ranges around the folders that no decision depends on, and the fingerprint last.
-    fn everything_but_bulk(&self) -> Vec<TxnOp> {
+    fn everything_but_bulk(&self, revision: i64) -> Vec<TxnOp> {
         let base = self.keys.base();
-        let range = |from: String, to: String| TxnOp::get(from, Some(GetOptions::new().with_range(to)));
+        let at = GetOptions::new().with_revision(revision);
+        let range = |from: String, to: String| TxnOp::get(from, Some(at.clone().with_range(to)));
         let (mut ranges, mut from) = (Vec::new(), base.to_owned());
         // In the order of the keys.
         for folder in [self.keys.config_history(), self.keys.secrets(), self.keys.transitions()] {
@@ -105,7 +117,7 @@ impl Store {
             ranges.push(range(std::mem::replace(&mut from, next), folder));
         }
         ranges.push(range(from, Keys::end_of(base)));
-        ranges.push(TxnOp::get(base, Some(newest_only())));
+        ranges.push(TxnOp::get(base, Some(newest_only().with_revision(revision))));
         ranges
     }
 

@@ -5,6 +5,7 @@ mod adopt;
 mod cluster;
 mod config;
 mod demo;
+mod fleet;
 mod manual;
 mod member;
 mod orders;
@@ -20,6 +21,7 @@ pub use adopt::AdoptArgs;
 pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
+pub use fleet::{FleetCommand, FleetStatusArgs, FleetSwitchoverArgs};
 pub use manual::{CompletionsArgs, ManArgs};
 pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
@@ -94,6 +96,9 @@ pub enum Command {
     Agent(ConfigArg),
     /// Show the members, their roles and lag, and one sentence on how things stand.
     Status(StatusArgs),
+    /// Every cluster that has its place in the same etcd: how they stand, and handing over in many at once.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
     /// Explain what an agent is doing and why, and what bars each member from leading.
     Why(WhyArgs),
     /// Let another member lead, planned, without losing anything.

@@ -42,7 +42,8 @@ pub fn conclude(asked: &Asked, followed: &Followed, wait: Duration, output: Outp
     exit
 }
 
-fn conclusion(asked: &Asked, followed: &Followed, wait: Duration) -> (Exit, String) {
+/// The exit code, and the last line.
+pub fn conclusion(asked: &Asked, followed: &Followed, wait: Duration) -> (Exit, String) {
     let (to, id) = (&asked.to, asked.id());
     let measured = || match &followed.record {
         Some(record) => {

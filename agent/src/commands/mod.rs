@@ -5,6 +5,7 @@
 mod adopt;
 mod daemon;
 mod failover;
+mod fleet;
 mod follow;
 mod manual;
 mod member;
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Agent(arguments) => daemon::run(&arguments.config),
         Command::Demo(arguments) => crate::demo::run(&arguments),
         Command::Status(arguments) => in_runtime(status::run(&arguments)),
+        Command::Fleet(command) => in_runtime(fleet::run(&command)),
         Command::Why(arguments) => in_runtime(why::run(&arguments)),
         Command::Switchover(arguments) => in_runtime(switchover::run(&arguments)),
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),

@@ -117,6 +117,20 @@ impl Preflight {
         !self.checks.iter().any(is_fail)
     }
 
+    /// What forbids it.
+    pub fn failures(&self) -> impl Iterator<Item = &str> {
+        self.of_grade(Grade::Fail)
+    }
+
+    /// What does not, and is not as it should be.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.of_grade(Grade::Warn)
+    }
+
+    fn of_grade(&self, grade: Grade) -> impl Iterator<Item = &str> {
+        self.checks.iter().filter(move |check| check.grade == grade).map(|check| check.text.as_str())
+    }
+
     /// Whether nothing forbids it but what may pass by itself: a standby that has just come back goes from one timeline to the next, and is
     /// not there for an instant.
     pub fn may_pass(&self) -> bool {
@@ -252,7 +266,7 @@ fn of_the_others(world: &World, snapshot: &Snapshot, other: &dyn Fn(&MemberName)
 }
 
 /// The other members, best first, and whether each passes: as the leader itself would choose.
-fn ranked(world: &World, snapshot: &Snapshot, leader: &MemberName) -> Vec<(MemberName, bool)> {
+pub fn ranked(world: &World, snapshot: &Snapshot, leader: &MemberName) -> Vec<(MemberName, bool)> {
     let mut ranked: Vec<_> = snapshot
         .cluster
         .members

@@ -23,6 +23,8 @@ pub struct Reach {
     pub store: Store,
     /// The agents.
     pub peers: Peers,
+    /// The cluster is not that of this node, whose own agent knows nothing of it.
+    elsewhere: bool,
 }
 
 /// What can be seen of the cluster.
@@ -63,7 +65,15 @@ impl Reach {
     /// What is needed to ask etcd cannot be had.
     pub fn of(config: Config) -> anyhow::Result<Self> {
         let store = crate::run::store(&config)?;
-        Ok(Self { config, store, peers: Peers::default() })
+        Ok(Self { config, store, peers: Peers::default(), elsewhere: false })
+    }
+
+    /// From where another cluster in the same etcd can be reached. What that cluster's own files say is not known here.
+    #[must_use]
+    pub fn beside(&self, cluster: &str) -> Self {
+        let config = Config { cluster: cluster.to_owned(), ..self.config.clone() };
+        let store = self.store.beside(consensus::Keys::new(&config.etcd.namespace, cluster));
+        Self { config, store, peers: self.peers.clone(), elsewhere: cluster != self.config.cluster }
     }
 
     /// The base URL of this node's own agent.
@@ -73,27 +83,48 @@ impl Reach {
 
     /// Looks at everything.
     pub async fn look(&self) -> World {
+        if self.elsewhere {
+            return match self.store.read().await {
+                Ok(snapshot) => self.look_at(snapshot).await,
+                Err(error) => World {
+                    etcd: Err(once_each(&error.to_string())),
+                    agents: BTreeMap::new(),
+                    me: self.config.name.clone(),
+                },
+            };
+        }
         let own_api = self.own_api();
         let (etcd, own) = tokio::join!(self.store.read(), self.ask(&own_api));
         let etcd = etcd.map_err(|error| once_each(&error.to_string()));
         let me = self.config.name.clone();
         let mut urls = known_apis(etcd.as_ref().ok(), own.as_ref().ok());
         urls.remove(&me);
-        let asked = urls.into_iter().map(|(name, api_url)| {
-            let (peers, url) = (self.peers.clone(), api_url.clone());
-            (name, api_url, tokio::spawn(async move { ask(&peers, &url).await }))
-        });
-        let asked: Vec<_> = asked.collect();
-        let mut agents = BTreeMap::new();
+        let mut agents = self.ask_each(urls).await;
         // An agent of this host that is neither registered nor answering is not known to be one: the file may be a copy elsewhere.
         if own.is_ok() || etcd.as_ref().is_ok_and(|snapshot| snapshot.member_records.contains_key(&me)) {
             agents.insert(me.clone(), Agent { api_url: own_api, says: own });
         }
-        for (name, api_url, answer) in asked {
+        World { etcd, agents, me }
+    }
+
+    /// Looks at a cluster that is known from etcd alone: asks those who are registered there.
+    pub async fn look_at(&self, snapshot: Snapshot) -> World {
+        let agents = self.ask_each(known_apis(Some(&snapshot), None)).await;
+        World { etcd: Ok(snapshot), agents, me: self.config.name.clone() }
+    }
+
+    /// Asks these agents, all at once.
+    async fn ask_each(&self, urls: BTreeMap<MemberName, String>) -> BTreeMap<MemberName, Agent> {
+        let asked = urls.into_iter().map(|(name, api_url)| {
+            let (peers, url) = (self.peers.clone(), api_url.clone());
+            (name, api_url, tokio::spawn(async move { ask(&peers, &url).await }))
+        });
+        let mut agents = BTreeMap::new();
+        for (name, api_url, answer) in asked.collect::<Vec<_>>() {
             let says = answer.await.unwrap_or_else(|gone| Err(gone.to_string()));
             agents.insert(name, Agent { api_url, says });
         }
-        World { etcd, agents, me }
+        agents
     }
 
     /// Asks one agent everything that this program wants to know of an agent.

@@ -55,12 +55,13 @@ async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
         for (words, prompt, typed) in [
             ("switchover", "[y/N]", &b"n\n"[..]),
             ("switchover", "[y/N]", b"\x03"),
+            ("fleet switchover --from-zone nowhere", "nothing to do", b""),
             ("config set durability.mode=async", "[y/N]", b"\n"),
         ] {
             let config = config.clone();
             let at = move || at_a_terminal(&config, words, prompt, typed);
             let (code, screen) = tokio::task::spawn_blocking(at).await??;
-            let expected = 7;
+            let expected = if words.starts_with("fleet") { 0 } else { 7 };
             ensure!(code == Some(expected), "{words}: {code:?}, {screen}");
         }
         ensure!(stage.leader().await? == leader, "somebody else leads");
@@ -98,6 +99,8 @@ async fn turned_away(cluster: &LocalCluster) -> Result<()> {
         &["site", "promote", "-y"],
         &["transitions"],
         &["show", "haproxy"],
+        &["fleet", "status"],
+        &["fleet", "switchover", "--from-zone", "a", "-y"],
     ] {
         let output = cluster.pgvigil("n1", words).await?;
         let told = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -20,6 +20,7 @@ mod etcdctl;
 mod exits;
 mod failover;
 mod fencing;
+mod fleet;
 mod hangs;
 mod http;
 mod lagging;

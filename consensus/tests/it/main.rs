@@ -5,6 +5,7 @@ mod access;
 mod departures;
 mod etcd;
 mod faults;
+mod fleet;
 mod hedging;
 mod leadership;
 mod leases;

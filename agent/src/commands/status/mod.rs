@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use self::facts::Status;
-use self::verdict::Word;
+pub use self::facts::Status;
+pub use self::problems::Trouble;
+pub use self::verdict::Word;
 use super::screen::{self, answer, tell};
 use super::world::Reach;
 use crate::cli::{Exit, Output, StatusArgs};
