@@ -17,6 +17,7 @@ use crate::access;
 use crate::configure::Known;
 use crate::exposure::Exposed;
 use crate::hands::Hands;
+use crate::http::unhealthy::{self, Unhealthy};
 use crate::look::LastLook;
 use crate::slots;
 use crate::state_dir::Missing;
@@ -215,8 +216,24 @@ impl Picture {
 
     /// The term under which the lock is mine at this instant, by my own clock.
     pub fn leads(&self) -> Option<Term> {
-        let Lock::Held { term, .. } = self.view.lock else { return None };
-        (self.lock_until.is_some_and(|until| until > BootInstant::now()) && self.is_fresh()).then_some(term)
+        self.holds_the_lock().ok()
+    }
+
+    /// The same, or why it is not mine.
+    pub fn holds_the_lock(&self) -> Result<Term, Unhealthy> {
+        let Lock::Held { term, .. } = self.view.lock else {
+            let leader = self.cluster().and_then(|cluster| cluster.leader.as_ref());
+            let mine = leader == Some(&self.view.me);
+            return Err(if mine { Unhealthy::LeaseOver } else { Unhealthy::NoLock(leader.map(ToString::to_string)) });
+        };
+        self.lock_until.filter(|until| *until > BootInstant::now()).ok_or(Unhealthy::LeaseOver)?;
+        self.fresh()?;
+        Ok(term)
+    }
+
+    /// What Postgres is, for whoever expected something else.
+    pub fn server(&self) -> unhealthy::Server {
+        unhealthy::Server { state: self.state(), role: self.role(), paused: self.view.settings.paused }
     }
 
     /// Whether this site follows another, by its record.
@@ -236,11 +253,20 @@ impl Picture {
 
     /// Writes work here: I lead, Postgres is primary, and the marker of this term has been acknowledged.
     pub fn writable(&self) -> bool {
-        let marked = |term| self.primary().is_some_and(|primary| primary.marked_term == term);
-        self.leads().is_some_and(marked)
-            && !self.follows_a_site()
-            && !self.proof_pending
-            && (self.sees_etcd() || self.has_its_quorum())
+        self.takes_writes().is_ok()
+    }
+
+    /// The same, or why they do not.
+    pub fn takes_writes(&self) -> Result<(), Unhealthy> {
+        let term = self.holds_the_lock()?;
+        if self.follows_a_site() {
+            return Err(Unhealthy::SiteFollows);
+        }
+        let primary = self.primary().ok_or_else(|| Unhealthy::NotPrimary(self.server()))?;
+        if primary.marked_term != term || self.proof_pending {
+            return Err(Unhealthy::Unproven);
+        }
+        (self.sees_etcd() || self.has_its_quorum()).then_some(()).ok_or(Unhealthy::CutOff)
     }
 
     /// etcd has confirmed the cluster lately.
@@ -256,9 +282,10 @@ impl Picture {
         needed.is_none_or(|quorum| self.primary().is_some_and(|primary| streaming(primary) >= quorum.k as usize))
     }
 
-    /// The loop still makes pictures.
-    pub fn is_fresh(&self) -> bool {
-        self.made_at.elapsed() < self.view.settings.timing.ttl
+    /// The loop still makes pictures; or how long it has not.
+    pub fn fresh(&self) -> Result<(), Unhealthy> {
+        let age = self.made_at.elapsed();
+        if age < self.view.settings.timing.ttl { Ok(()) } else { Err(Unhealthy::Stale(age)) }
     }
 
     /// This leader gives up: its Postgres is dead, hangs, or has no disk to write to. Said first hand, so that nobody need wait.
@@ -268,10 +295,11 @@ impl Picture {
         self.leads().is_some() && (under_way || gives_up(self.decision.action.code()))
     }
 
-    /// A standby that may serve reads: running, not excused by its tag.
-    pub fn serves_reads(&self) -> bool {
-        let excused = self.member_tags_noloadbalance();
-        self.is_fresh() && self.standby().is_some() && !excused
+    /// A standby that may serve reads, running and not excused by its tag; or why it is none.
+    pub fn serves_reads(&self) -> Result<&Standby, Unhealthy> {
+        self.fresh()?;
+        let standby = self.standby().ok_or_else(|| Unhealthy::NotStandby(self.server()))?;
+        if self.member_tags_noloadbalance() { Err(Unhealthy::NoLoadBalance) } else { Ok(standby) }
     }
 
     fn member_tags_noloadbalance(&self) -> bool {

@@ -31,6 +31,9 @@ pub struct WhyArgs {
     pub config: ConfigArg,
     /// Whose view (default: this host's, or else the leader's).
     pub member: Option<String>,
+    /// Only what is answered to this health path there, and which condition fails, such as '/replica?lag=16MB'.
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

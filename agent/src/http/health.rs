@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use decision::view::Server;
+use serde_json::{Value, json};
 
+use super::unhealthy::Unhealthy;
 use crate::published::{Picture, SyncKind};
 
 /// The health paths.
@@ -90,7 +92,7 @@ pub fn believed(headers: &HeaderMap, now: bool) -> Option<bool> {
 }
 
 /// Bytes, or a number with one of Postgres' units (`B kB MB GB TB`, in steps of 1024).
-fn parse_bytes(text: &str) -> Option<u64> {
+pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
     let number: u64 = digits.parse().ok()?;
     let shift = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
@@ -106,66 +108,109 @@ fn parse_bytes(text: &str) -> Option<u64> {
 
 /// Whether `path` is healthy in this picture.
 pub fn healthy(picture: &Picture, path: &str, query: &Query) -> bool {
-    let writable = picture.writable();
+    judge(picture, path, query).is_ok()
+}
+
+/// Whether `path` is healthy in this picture, or which condition fails.
+pub fn judge(picture: &Picture, path: &str, query: &Query) -> Result<(), Unhealthy> {
     let reads = || replica(picture, query);
-    let leads_a_follower = picture.leads_a_follower();
-    let kind = || picture.sync_kind();
-    // Of whoever leads, tags are asked only where others answer too.
-    let leads = || (writable || leads_a_follower) && tags_match(picture, query);
+    let waited_for = |wanted: SyncKind| {
+        reads()?;
+        let is = picture.sync_kind();
+        if is == wanted { Ok(()) } else { Err(Unhealthy::Kind { is, wanted }) }
+    };
     match path {
-        "/" | "/primary" | "/master" | "/read-write" => writable,
-        "/standby-leader" | "/standby_leader" => leads_a_follower,
-        "/leader" => picture.leads().is_some(),
+        "/" | "/primary" | "/master" | "/read-write" => picture.takes_writes(),
+        "/standby-leader" | "/standby_leader" => leads_a_follower(picture),
+        "/leader" => picture.holds_the_lock().map(|_| ()),
         "/replica" => reads(),
-        "/read-only" => leads() || reads(),
-        "/sync" | "/synchronous" => kind() == SyncKind::Sync && reads(),
-        "/quorum" => kind() == SyncKind::Quorum && reads(),
-        "/async" | "/asynchronous" => kind() == SyncKind::Async && reads(),
-        "/read-only-sync" | "/read-only-synchronous" => leads() || (kind() == SyncKind::Sync && reads()),
-        "/read-only-quorum" => leads() || (kind() == SyncKind::Quorum && reads()),
-        "/health" => picture.is_fresh() && picture.state() == "running" && tags_match(picture, query),
-        "/liveness" => picture.made_at.elapsed() < picture.view.settings.timing.ttl * 2,
-        "/readiness" => picture.leads().is_some() || ready(picture, query),
-        _ => false,
+        "/read-only" => leads_or(picture, query, reads()),
+        "/sync" | "/synchronous" => waited_for(SyncKind::Sync),
+        "/quorum" => waited_for(SyncKind::Quorum),
+        "/async" | "/asynchronous" => waited_for(SyncKind::Async),
+        "/read-only-sync" | "/read-only-synchronous" => leads_or(picture, query, waited_for(SyncKind::Sync)),
+        "/read-only-quorum" => leads_or(picture, query, waited_for(SyncKind::Quorum)),
+        "/health" => {
+            picture.fresh()?;
+            if picture.state() != "running" {
+                return Err(Unhealthy::NotRunning(picture.server()));
+            }
+            tags_match(picture, query)
+        }
+        "/liveness" => {
+            let age = picture.made_at.elapsed();
+            if age < picture.view.settings.timing.ttl * 2 { Ok(()) } else { Err(Unhealthy::Stuck(age)) }
+        }
+        "/readiness" => picture.holds_the_lock().map(|_| ()).or_else(|_| ready(picture, query)),
+        _ => Err(Unhealthy::NoSuchPath),
     }
+}
+
+/// The answer to a path, for programs and people.
+pub fn told(path: &str, judged: &Result<(), Unhealthy>) -> Value {
+    match judged {
+        Ok(()) => json!({"path": path, "status": 200, "code": null, "sentence": null}),
+        Err(why) => json!({"path": path, "status": 503, "code": why.code(), "sentence": why.to_string()}),
+    }
+}
+
+fn leads_a_follower(picture: &Picture) -> Result<(), Unhealthy> {
+    if picture.leads_a_follower() { Ok(()) } else { Err(Unhealthy::NotSiteLeader) }
+}
+
+/// Where others answer too, whoever leads answers as well; of that one, tags are asked. A standby is told why it does not answer as one.
+fn leads_or(picture: &Picture, query: &Query, otherwise: Result<(), Unhealthy>) -> Result<(), Unhealthy> {
+    let leads = picture.takes_writes().or_else(|why| leads_a_follower(picture).map_err(|_| why));
+    let leads = leads.and_then(|()| tags_match(picture, query));
+    leads.or_else(|why| otherwise.map_err(|other| if picture.standby().is_some() { other } else { why }))
 }
 
 /// A standby that serves reads, near enough to the leader, in the asked state, with the asked tags.
-fn replica(picture: &Picture, query: &Query) -> bool {
-    let state = picture.standby().map(|standby| if standby.streaming { "streaming" } else { "in archive recovery" });
-    let state_matches = query.replication_state.as_deref().is_none_or(|wanted| state == Some(wanted));
-    picture.serves_reads()
-        && !picture.leads_a_follower()
-        && near(picture, query.lag_bytes, false)
-        && state_matches
-        && tags_match(picture, query)
+fn replica(picture: &Picture, query: &Query) -> Result<(), Unhealthy> {
+    let standby = picture.serves_reads()?;
+    if picture.leads_a_follower() {
+        return Err(Unhealthy::LeadsSite);
+    }
+    near(picture, query.lag_bytes, false)?;
+    let is = if standby.streaming { "streaming" } else { "in archive recovery" };
+    if let Some(wanted) = query.replication_state.as_ref().filter(|wanted| wanted.as_str() != is) {
+        return Err(Unhealthy::ReplicationState { is, wanted: wanted.clone() });
+    }
+    tags_match(picture, query)
 }
 
-fn ready(picture: &Picture, query: &Query) -> bool {
+fn ready(picture: &Picture, query: &Query) -> Result<(), Unhealthy> {
     let limit = query.lag_bytes.unwrap_or(picture.view.settings.max_lag_on_failover_bytes);
-    let streaming = picture.standby().is_some_and(|standby| standby.streaming);
-    picture.is_fresh() && streaming && near(picture, Some(limit), query.count_received)
+    picture.fresh()?;
+    let standby = picture.standby().ok_or_else(|| Unhealthy::NotStandby(picture.server()))?;
+    if !standby.streaming {
+        return Err(Unhealthy::NotStreaming);
+    }
+    near(picture, Some(limit), query.count_received)
 }
 
 /// An unknown leader position bars nobody: a replica must not vanish because the leader did.
-fn near(picture: &Picture, limit_bytes: Option<u64>, count_received: bool) -> bool {
-    let (Some(limit), Some(leader)) = (limit_bytes, picture.leader_lsn()) else { return true };
-    let Some(standby) = picture.standby() else { return false };
-    let here = if count_received { standby.received } else { standby.replayed };
-    here.bytes_behind(leader) <= limit
+fn near(picture: &Picture, limit_bytes: Option<u64>, received: bool) -> Result<(), Unhealthy> {
+    let (Some(limit_bytes), Some(leader)) = (limit_bytes, picture.leader_lsn()) else { return Ok(()) };
+    let standby = picture.standby().ok_or_else(|| Unhealthy::NotStandby(picture.server()))?;
+    let here = if received { standby.received } else { standby.replayed };
+    let behind_bytes = here.bytes_behind(leader);
+    if behind_bytes <= limit_bytes { Ok(()) } else { Err(Unhealthy::Lag { behind_bytes, limit_bytes, received }) }
 }
 
-fn tags_match(picture: &Picture, query: &Query) -> bool {
+fn tags_match(picture: &Picture, query: &Query) -> Result<(), Unhealthy> {
     if query.tags.is_empty() {
-        return true;
+        return Ok(());
     }
-    let Some(member) = picture.cluster().and_then(|cluster| cluster.members.get(&picture.view.me)) else {
-        return false;
-    };
-    let tags = serde_json::to_value(&member.tags).unwrap_or_default();
-    query.tags.iter().all(|(tag, wanted)| {
-        tags.get(tag).is_some_and(|value| value.to_string().trim_matches('"').eq_ignore_ascii_case(wanted))
-    })
+    let member = picture.cluster().and_then(|cluster| cluster.members.get(&picture.view.me));
+    let tags = member.and_then(|member| serde_json::to_value(&member.tags).ok()).unwrap_or_default();
+    let value = |tag: &str| tags.get(tag).map(|value| value.to_string().trim_matches('"').to_owned());
+    let differs =
+        |(tag, wanted): &&(String, String)| !value(tag).is_some_and(|value| value.eq_ignore_ascii_case(wanted));
+    match query.tags.iter().find(differs) {
+        None => Ok(()),
+        Some((tag, wanted)) => Err(Unhealthy::Tag { tag: tag.clone(), is: value(tag), wanted: wanted.clone() }),
+    }
 }
 
 /// Patroni's text for how a standby receives WAL.
@@ -176,6 +221,10 @@ pub fn replication_state(server: &Server) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod judged;
 
 #[cfg(test)]
 mod tests {

@@ -6,12 +6,13 @@ mod beats;
 mod bodies;
 pub mod health;
 mod server;
+pub mod unhealthy;
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
+use axum::extract::{DefaultBodyLimit, OriginalUri, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -126,15 +127,19 @@ async fn answer_health(
 ) -> Response {
     let query = health::Query::parse(uri.query().unwrap_or_default());
     let question = |picture: &Picture| health::healthy(picture, uri.path(), &query);
-    let mut healthy = question(&api.board.load());
     if let Some(within) = query.wait
-        && let Some(known) = health::believed(&headers, healthy)
+        && let Some(known) = health::believed(&headers, question(&api.board.load()))
     {
-        healthy = api.board.another_answer(known, within, question).await;
+        api.board.another_answer(known, within, question).await;
     }
-    let status = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    // The status, why it is so and the body are of one picture.
+    let picture = api.board.load();
+    let judged = health::judge(&picture, uri.path(), &query);
+    let status = if judged.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     if method == Method::GET && !health::STATUS_ONLY.contains(&uri.path()) {
-        (status, Json(bodies::patroni(&api.board.load()))).into_response()
+        let mut body = bodies::patroni(&picture);
+        body["pgvigil"]["health"] = health::told(uri.path(), &judged);
+        (status, Json(body)).into_response()
     } else {
         status.into_response()
     }
@@ -160,8 +165,20 @@ async fn config(State(api): State<Api>) -> Response {
     }
 }
 
-async fn why(State(api): State<Api>) -> Response {
-    Json(bodies::why(&api.board.load(), &api.ledger.problems())).into_response()
+/// With `path=` also what the answer to that health path is, and why.
+#[derive(serde::Deserialize)]
+struct Asked {
+    path: Option<String>,
+}
+
+async fn why(State(api): State<Api>, Query(asked): Query<Asked>) -> Response {
+    let picture = api.board.load();
+    let mut body = bodies::why(&picture, &api.ledger.problems());
+    if let Some(asked) = asked.path {
+        let (path, query) = asked.split_once('?').unwrap_or((&asked, ""));
+        body["health"] = health::told(&asked, &health::judge(&picture, path, &health::Query::parse(query)));
+    }
+    Json(body).into_response()
 }
 
 async fn parameters(State(api): State<Api>) -> Response {

@@ -1,6 +1,8 @@
 //! `pgvigil why [MEMBER]`: what an agent is doing and why, since when, and what bars each member from leading. The agent's own words;
 //! nothing is concluded here.
 
+mod path;
+
 use std::time::Duration;
 
 use decision::names::MemberName;
@@ -20,6 +22,12 @@ pub async fn run(arguments: &WhyArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
+    if let Some(path) = &arguments.path
+        && let Err(why) = path::known(path)
+    {
+        tell(&format!("error: {why}"));
+        return Exit::Usage;
+    }
     let world = reach.look().await;
     let asked = match &arguments.member {
         Some(member) => named(&world, member),
@@ -27,6 +35,9 @@ pub async fn run(arguments: &WhyArgs) -> Exit {
     };
     match asked {
         Ok(says) => {
+            if let Some(path) = &arguments.path {
+                return path::run(&reach, &world, says, path, arguments.output).await;
+            }
             match arguments.output {
                 Output::Json => answer(&serde_json::to_string_pretty(&says.why).unwrap_or_default()),
                 Output::Table => answer(&render(&says.why)),
@@ -35,7 +46,7 @@ pub async fn run(arguments: &WhyArgs) -> Exit {
         }
         Err((exit, why)) => {
             tell(&format!("error: {why}"));
-            exit
+            if exit == Exit::Unreachable { reach.silence() } else { exit }
         }
     }
 }
