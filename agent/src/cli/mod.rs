@@ -2,6 +2,7 @@
 //! exit codes tell done, failed, misused, refused, still running, done otherwise, unreachable, aborted and unauthorised apart.
 
 mod adopt;
+mod check;
 mod cluster;
 mod config;
 mod demo;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use adopt::AdoptArgs;
+pub use check::{CheckArgs, What};
 pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
@@ -101,6 +103,8 @@ pub enum Command {
     Fleet(FleetCommand),
     /// Explain what an agent is doing and why, and what bars each member from leading.
     Why(WhyArgs),
+    /// One line for Nagios and its kin, with their exit codes.
+    Check(CheckArgs),
     /// Let another member lead, planned, without losing anything.
     Switchover(SwitchoverArgs),
     /// Let a member lead where nobody does and nothing could be proven.

@@ -3,6 +3,7 @@
 //! came of it.
 
 mod adopt;
+mod check;
 mod daemon;
 mod failover;
 mod fleet;
@@ -34,6 +35,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Status(arguments) => in_runtime(status::run(&arguments)),
         Command::Fleet(command) => in_runtime(fleet::run(&command)),
         Command::Why(arguments) => in_runtime(why::run(&arguments)),
+        Command::Check(arguments) => in_runtime(check::run(&arguments)),
         Command::Switchover(arguments) => in_runtime(switchover::run(&arguments)),
         Command::Failover(arguments) => in_runtime(failover::run(&arguments)),
         Command::Restart(arguments) => in_runtime(orders::restart(&arguments)),

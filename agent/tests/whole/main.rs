@@ -5,6 +5,7 @@ mod adopt;
 mod adopt_patroni;
 mod alone;
 mod bootstrap;
+mod check;
 mod control;
 mod control_tls;
 mod copies;

@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+#[cfg(test)]
+pub use self::facts::PauseStatus;
 pub use self::facts::Status;
+pub use self::member::MemberStatus;
 pub use self::problems::Trouble;
 pub use self::verdict::Word;
 use super::screen::{self, answer, tell};
