@@ -8,6 +8,7 @@ mod attempt;
 pub mod claims;
 pub mod clock;
 mod departures;
+pub mod dump;
 pub mod endpoints;
 pub mod error;
 pub mod fleet;

@@ -10,6 +10,7 @@ mod fleet;
 mod manual;
 mod member;
 mod orders;
+mod report;
 mod show;
 mod site;
 
@@ -27,6 +28,7 @@ pub use fleet::{FleetCommand, FleetStatusArgs, FleetSwitchoverArgs};
 pub use manual::{CompletionsArgs, ManArgs};
 pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
+pub use report::ReportArgs;
 pub use show::{ShowArgs, ShowCommand, UriArgs};
 pub use site::{DemoteArgs, PromoteArgs, SiteCommand};
 
@@ -132,6 +134,8 @@ pub enum Command {
     Site(SiteCommand),
     /// What happened: every failover, switchover and restart with its phases.
     Transitions(TransitionsArgs),
+    /// One file with what somebody needs who was not there, and no secret.
+    Report(ReportArgs),
     /// Check a configuration file, and the world around it.
     Validate(ValidateArgs),
     /// Start a real cluster on this machine, break it, and measure the outage.

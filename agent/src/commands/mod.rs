@@ -13,6 +13,7 @@ mod member;
 mod operator;
 mod orders;
 mod pause;
+mod report;
 mod screen;
 mod settings;
 mod shown;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Config(command) => in_runtime(settings::run(&command)),
         Command::Site(command) => in_runtime(site::run(&command)),
         Command::Transitions(arguments) => in_runtime(transitions::run(&arguments)),
+        Command::Report(arguments) => in_runtime(report::run(&arguments)),
         Command::Validate(arguments) => validate::run(&arguments),
         Command::Show(command) => in_runtime(shown::run(&command)),
         Command::Completions(arguments) => manual::completions(&arguments),

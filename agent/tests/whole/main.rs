@@ -36,6 +36,7 @@ mod parameters;
 mod programs;
 mod promises;
 mod race;
+mod report;
 mod rest;
 mod restarts;
 mod restored;

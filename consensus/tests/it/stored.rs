@@ -128,3 +128,21 @@ async fn secrets_are_made_once() {
     assert_eq!(store.secrets().await, Ok(Some(secrets("a"))));
     assert_eq!(format!("{:?}", secrets("a")), "Secrets(***)");
 }
+
+#[tokio::test]
+async fn a_dump_has_every_key_and_no_password() {
+    let etcd = Etcd::start(1).await;
+    let store = etcd.store();
+    let mut client = etcd.client().await;
+    let secrets = Secrets { replication_password: "tellnobody1".to_owned(), rewind_password: "tellnobody2".to_owned() };
+    assert!(store.create_secrets(&secrets).await.unwrap().applied());
+    for key in ["config", "term", "transitions/t-1", "zzz"] {
+        client.put(format!("{}{key}", store.keys().base()), "value", None).await.unwrap();
+    }
+    client.put("/service/demo2/term", "another's", None).await.unwrap();
+    let stored = store.dump().await.unwrap();
+    let names: Vec<&str> = stored.iter().filter_map(|one| store.keys().strip(&one.key)).collect();
+    assert_eq!(names, ["config", "secrets/replication", "term", "transitions/t-1", "zzz"]);
+    assert!(!format!("{stored:?}").contains("tellnobody"), "{stored:?}");
+    assert!(stored.iter().all(|one| one.value.is_some() != one.key.contains("secrets")));
+}

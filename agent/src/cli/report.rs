@@ -1,0 +1,24 @@
+//! Arguments of `report`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::ConfigArg;
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// The file to write (default: pgvigil-report-CLUSTER-NODE-TIME.tgz, here).
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The unit of systemd whose journal is taken.
+    #[arg(long, default_value = "pgvigil", value_name = "UNIT")]
+    pub unit: String,
+    /// How many lines of it.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub lines: u32,
+}

@@ -1,0 +1,58 @@
+//! What a bundle says of the host: its system, its load, its disks, and the journal of the agent.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::bundle::Bundle;
+use super::read;
+
+/// No program is waited for longer.
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// Puts in what the system says.
+pub async fn facts(bundle: &mut Bundle) {
+    let mut text = format!("pgvigil {}\n", env!("CARGO_PKG_VERSION"));
+    for file in ["/etc/os-release", "/proc/version", "/proc/uptime", "/proc/loadavg", "/proc/pressure/io"] {
+        let found = read(file.as_ref()).unwrap_or_else(|why| why);
+        text.push_str(&format!("\n# {file}\n{}\n", found.trim_end()));
+    }
+    let memory = read("/proc/meminfo".as_ref()).unwrap_or_else(|why| why);
+    let memory: Vec<&str> = memory.lines().take(6).collect();
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    text.push_str(&format!("\n# memory\n{}\n\n# processors\n{processors}", memory.join("\n")));
+    bundle.text("host/system.txt", Ok::<_, String>(text));
+    bundle.text("host/disks.txt", output("df", &["-P", "-k"]).await);
+    bundle.text("host/clock.txt", output("timedatectl", &["show"]).await);
+}
+
+/// Puts in the last lines of the agent's journal, if there is one.
+pub async fn journal(bundle: &mut Bundle, unit: &str, lines: u32) {
+    let count = lines.to_string();
+    let told = output("journalctl", &["--no-pager", "-o", "short-iso-precise", "-u", unit, "-n", &count]).await;
+    let told = match told {
+        Ok(text) if text.trim().is_empty() || text.contains("-- No entries --") => Err(format!(
+            "the journal has nothing of the unit {unit} (--unit names another); where the agent logs to a file, add that"
+        )),
+        told => told,
+    };
+    bundle.text("log/agent.txt", told);
+}
+
+/// What a program prints.
+pub async fn output(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Result<String, String> {
+    let program = program.as_ref();
+    let shown = program.to_string_lossy();
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).env("LC_ALL", "C").kill_on_drop(true);
+    match tokio::time::timeout(WITHIN, command.output()).await {
+        Err(_) => Err(format!("{shown} has not ended within {WITHIN:?}")),
+        Ok(Err(error)) => Err(format!("{shown}: {error}")),
+        Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(Ok(output)) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(format!("{shown}: {}, {}", output.status, said.trim()))
+        }
+    }
+}

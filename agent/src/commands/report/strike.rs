@@ -1,0 +1,285 @@
+//! What must not leave the house is struck from every text of a bundle, in two ways at once: each secret that this node knows, wherever it
+//! stands; and whatever stands where secrets do: after a name such as `password`, in a URL before the `@`, in a command that Postgres runs.
+
+use serde_json::Value;
+
+/// In place of a secret.
+const STRUCK: &str = "***";
+/// A secret that is shorter would strike half of every text.
+const SHORTEST: usize = 4;
+/// What has one of these in its name is secret, unless it names a file.
+const NAMES: [&str; 13] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "credential",
+    "apikey",
+    "api_key",
+    "access_key",
+    "private_key",
+    "cipher_pass",
+    "sslkey_pass",
+    "authorization",
+];
+/// What begins like this is the shadow of a password.
+const VERIFIERS: [&str; 1] = ["SCRAM-SHA-256$"];
+
+/// What is struck.
+pub struct Strike {
+    known: Vec<String>,
+}
+
+impl Strike {
+    /// With these secrets, as they are and as JSON and URLs write them.
+    pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
+        let mut known: Vec<String> = Vec::new();
+        for secret in secrets.into_iter().filter(|secret| secret.len() >= SHORTEST) {
+            let json = Value::from(secret.as_str()).to_string();
+            known.extend([json.trim_matches('"').to_owned(), in_url(&secret), secret]);
+        }
+        // The longest first: a secret may begin with another.
+        known.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
+        known.dedup();
+        Self { known }
+    }
+
+    /// A text without secrets.
+    pub fn text(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in &self.known {
+            text = text.replace(secret.as_str(), STRUCK);
+        }
+        text.lines().map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The same of JSON, by the names of its fields as well.
+    pub fn json(&self, value: &Value) -> Value {
+        match value {
+            Value::Object(fields) => {
+                Value::Object(fields.iter().map(|(name, value)| (self.text(name), self.field(name, value))).collect())
+            }
+            Value::Array(values) => values.iter().map(|value| self.json(value)).collect(),
+            Value::String(text) => Value::from(self.text(text)),
+            other => other.clone(),
+        }
+    }
+
+    fn field(&self, name: &str, value: &Value) -> Value {
+        match value {
+            Value::Null | Value::Bool(_) => value.clone(),
+            _ if is_secret(name) => Value::from(STRUCK),
+            Value::String(text) if is_command(name) => Value::from(command(&self.text(text))),
+            value => self.json(value),
+        }
+    }
+}
+
+fn is_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    NAMES.iter().any(|secret| name.contains(secret)) && !names_a_file(&name)
+}
+
+/// A path is no secret; neither is how passwords are encrypted.
+fn names_a_file(name: &str) -> bool {
+    name.ends_with("_file") || name.ends_with("_files") || name == "password_encryption"
+}
+
+fn is_command(name: &str) -> bool {
+    name.ends_with("_command")
+}
+
+/// The program, and nothing that it is told.
+fn command(text: &str) -> String {
+    match text.trim_start().split_once(char::is_whitespace) {
+        Some((program, _)) if program.contains('=') => STRUCK.to_owned(),
+        Some((program, _)) => format!("{program} {STRUCK}"),
+        None => text.to_owned(),
+    }
+}
+
+fn line(text: &str) -> String {
+    verifiers(&urls(&assignments(text)))
+}
+
+/// Strikes what is assigned to a name that is secret: `password = "x"`, `password=x`, `"token": "x"`, `PASSWORD 'x'`; and what a command is told.
+fn assignments(text: &str) -> String {
+    let (mut told, mut rest) = (String::new(), text);
+    while let Some(begin) = rest.find(is_of_name) {
+        let length = rest[begin..].find(|c| !is_of_name(c)).unwrap_or(rest.len() - begin);
+        let (name, after) = (&rest[begin..begin + length], &rest[begin + length..]);
+        told.push_str(&rest[..begin + length]);
+        rest = after;
+        if !is_secret(name) && !is_command(name) {
+            continue;
+        }
+        let Some((between, value, quote)) = assigned(after) else { continue };
+        told.push_str(between);
+        rest = &after[between.len() + value.len()..];
+        told.push_str(&match is_command(name) {
+            true => command(value),
+            false if value.is_empty() && quote => String::new(),
+            false => STRUCK.to_owned(),
+        });
+    }
+    told.push_str(rest);
+    told
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// What stands between a name and its value, the value as far as its quotes or the next blank reach, and whether it has quotes.
+fn assigned(after: &str) -> Option<(&str, &str, bool)> {
+    let mut length = filling(after);
+    // As Rust prints what may be missing.
+    while after[length..].starts_with("Some(") {
+        length += "Some(".len();
+        length += filling(&after[length..]);
+    }
+    let (between, value) = after.split_at(length);
+    let sign = between.rfind(['=', ':']);
+    let last_quote = between.rfind(['"', '\'']);
+    // In a sentence ("password authentication failed") nothing is assigned.
+    if sign.is_none() && last_quote.is_none() {
+        return None;
+    }
+    let open = last_quote.filter(|at| sign.is_none_or(|sign| sign < *at));
+    let (end, quoted) = match open.map(|at| between.as_bytes()[at]) {
+        Some(_) if between.ends_with("''") => (value.find("''").unwrap_or(value.len()), true),
+        Some(quote) => (closing(value, quote), true),
+        None => (blank(value), false),
+    };
+    Some((between, &value[..end], quoted))
+}
+
+fn filling(text: &str) -> usize {
+    text.find(|c: char| !c.is_whitespace() && !"\"'\\=:>(".contains(c)).unwrap_or(text.len())
+}
+
+/// Where a value without quotes ends. `Bearer` and `Basic` come before it.
+fn blank(value: &str) -> usize {
+    let word = |text: &str| text.find(|c: char| c.is_whitespace() || ",;&\"'})]".contains(c)).unwrap_or(text.len());
+    let end = word(value);
+    match value[..end].to_ascii_lowercase().as_str() {
+        "bearer" | "basic" if end < value.len() => end + 1 + word(&value[end + 1..]),
+        _ => end,
+    }
+}
+
+/// Where a quoted value ends: at its quote, or at the backslash before it where the whole is quoted once more. Doubled quotes belong to it.
+fn closing(value: &str, quote: u8) -> usize {
+    let bytes = value.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' if bytes.get(at + 1) != Some(&quote) => at += 2,
+            b'\'' if quote == b'\'' && bytes.get(at + 1) == Some(&b'\'') => at += 2,
+            byte if byte == quote || byte == b'\\' => return at,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+/// `postgres://user:***@host`
+fn urls(text: &str) -> String {
+    let mut told = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        told.push_str(before);
+        let end = after.find(|c: char| c.is_whitespace() || "/\"'".contains(c)).unwrap_or(after.len());
+        let authority = &after[..end];
+        match authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
+            Some((user, host)) => told.push_str(&format!("{user}:{STRUCK}@{host}")),
+            None => told.push_str(authority),
+        }
+        rest = &after[end..];
+    }
+    told.push_str(rest);
+    told
+}
+
+fn verifiers(text: &str) -> String {
+    let mut text = text.to_owned();
+    for verifier in VERIFIERS {
+        let mut parts = text.split(verifier);
+        let mut told = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let end = part.find(|c: char| c.is_whitespace() || "\"',;".contains(c)).unwrap_or(part.len());
+            told.push_str(verifier);
+            told.push_str(STRUCK);
+            told.push_str(&part[end..]);
+        }
+        text = told;
+    }
+    text
+}
+
+fn in_url(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_stands_where_secrets_do_is_struck() {
+        let strike = Strike::new([]);
+        for (text, struck) in [
+            ("password = \"hunter2\"", "password = \"***\""),
+            ("primary_conninfo = 'user=x password=hunter2 host=y'", "primary_conninfo = 'user=x password=*** host=y'"),
+            ("primary_conninfo = 'password=''hun ter2'' host=y'", "primary_conninfo = 'password=''***'' host=y'"),
+            ("ALTER ROLE a PASSWORD 'hunter2';", "ALTER ROLE a PASSWORD '***';"),
+            ("{\"token\": \"hunter2\", \"a\": 1}", "{\"token\": \"***\", \"a\": 1}"),
+            ("{\\\"password\\\":\\\"hunter2\\\"}", "{\\\"password\\\":\\\"***\\\"}"),
+            ("PGPASSWORD=hunter2 psql", "PGPASSWORD=*** psql"),
+            ("ldapbindpasswd=hunter2", "ldapbindpasswd=***"),
+            ("etcd.password_file = \"/etc/secret\"", "etcd.password_file = \"/etc/secret\""),
+            ("password authentication failed for user", "password authentication failed for user"),
+            ("password_encryption = 'scram-sha-256'", "password_encryption = 'scram-sha-256'"),
+            ("http://root:hunter2@e1:2379/v3", "http://root:***@e1:2379/v3"),
+            ("http://e1:2379,http://e2:2379", "http://e1:2379,http://e2:2379"),
+            ("archive_command = 'push --key hunter2 %p'", "archive_command = 'push ***'"),
+            ("\"restore_command\": \"KEY=hunter2 fetch %f\",", "\"restore_command\": \"***\","),
+            ("Authorization: Bearer hunter2", "Authorization: ***"),
+            ("password: Some(\"hunter2\")", "password: Some(\"***\")"),
+            ("rolpassword SCRAM-SHA-256$4096:aaa$bbb:ccc end", "rolpassword SCRAM-SHA-256$*** end"),
+            ("nothing here", "nothing here"),
+        ] {
+            assert_eq!(strike.text(text), struck);
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_struck_wherever_it_stands() {
+        let strike = Strike::new(["pa\"ss w0rd".to_owned(), "pass".to_owned(), "abc".to_owned()]);
+        assert_eq!(strike.text("it is pa\"ss w0rd here"), "it is *** here");
+        assert_eq!(strike.text(r#"{"x":"pa\"ss w0rd"}"#), r#"{"x":"***"}"#);
+        assert_eq!(strike.text("?p=pa%22ss%20w0rd&x"), "?p=***&x");
+        assert_eq!(strike.text("abc passes"), "abc ***es", "three letters are no secret");
+    }
+
+    #[test]
+    fn of_json_the_names_of_fields_count() {
+        let strike = Strike::new([]);
+        let told = strike.json(&json!({
+            "postgresql": {"parameters": {"archive_command": "push --key x %p", "work_mem": "8MB"}, "password": "x"},
+            "tokens": [{"file": "/x"}], "password_file": "/y", "token": null, "list": ["a password=x b"],
+        }));
+        assert_eq!(
+            told,
+            json!({
+                "postgresql": {"parameters": {"archive_command": "push ***", "work_mem": "8MB"}, "password": "***"},
+                "tokens": "***", "password_file": "/y", "token": null, "list": ["a password=*** b"],
+            })
+        );
+    }
+}
