@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap_complete::ArgValueCandidates;
 
 use super::{ConfigArg, Output};
+use crate::commands::{health_paths, members};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -30,9 +32,10 @@ pub struct WhyArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// Whose view (default: this host's, or else the leader's).
+    #[arg(add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
     /// Only what is answered to this health path there, and which condition fails, such as '/replica?lag=16MB'.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", add = ArgValueCandidates::new(health_paths))]
     pub path: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
@@ -46,10 +49,10 @@ pub struct SwitchoverArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// Who is to lead (default: the best standby).
-    #[arg(long, value_name = "MEMBER")]
+    #[arg(long, value_name = "MEMBER", add = ArgValueCandidates::new(members))]
     pub to: Option<String>,
     /// Only if this member leads now.
-    #[arg(long, value_name = "MEMBER")]
+    #[arg(long, value_name = "MEMBER", add = ArgValueCandidates::new(members))]
     pub expect_leader: Option<String>,
     /// Print the checks and stop.
     #[arg(long)]
@@ -78,7 +81,7 @@ pub struct FailoverArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// Who is to lead.
-    #[arg(long, value_name = "MEMBER")]
+    #[arg(long, value_name = "MEMBER", add = ArgValueCandidates::new(members))]
     pub to: String,
     /// Acknowledged writes may be lost: this is your word for it, and it is recorded.
     #[arg(long)]

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
 
 use super::ConfigArg;
+use crate::commands::members;
 
 /// What can be done about a member.
 #[derive(Debug, Subcommand)]
@@ -20,6 +22,7 @@ pub struct RemoveArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// Whom.
+    #[arg(add = ArgValueCandidates::new(members))]
     pub member: String,
     /// How long to wait until nothing counts on it any more.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use clap_complete::ArgValueCandidates;
 
 use super::ConfigArg;
+use crate::commands::members;
 
 /// What every order needs.
 #[derive(Debug, Args)]
@@ -27,7 +29,7 @@ pub struct OrderArgs {
 #[derive(Debug, Args)]
 pub struct RestartArgs {
     /// Whose.
-    #[arg(required_unless_present_any = ["rolling", "pending"])]
+    #[arg(required_unless_present_any = ["rolling", "pending"], add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
     /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
     #[arg(long, conflicts_with_all = ["member", "role"])]
@@ -47,6 +49,7 @@ pub struct RestartArgs {
 #[derive(Debug, Args)]
 pub struct ReinitArgs {
     /// Whose.
+    #[arg(add = ArgValueCandidates::new(members))]
     pub member: String,
     /// How.
     #[command(flatten)]
@@ -57,6 +60,7 @@ pub struct ReinitArgs {
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
     /// Whose; all, unless one is named.
+    #[arg(add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
     /// Where the cluster is described.
     #[command(flatten)]

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod check;
+mod complete;
 mod daemon;
 mod failover;
 mod fleet;
@@ -25,6 +26,7 @@ mod validate;
 mod why;
 mod world;
 
+pub use self::complete::{complete, health_paths, members};
 use crate::cli::{Cli, Command, Exit};
 use crate::operate::{Kind, Unable, has_asked, words};
 

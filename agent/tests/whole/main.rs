@@ -6,6 +6,7 @@ mod adopt_patroni;
 mod alone;
 mod bootstrap;
 mod check;
+mod completion;
 mod control;
 mod control_tls;
 mod copies;
