@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use consensus::records::Transition;
+use consensus::records::{Transition, request_id};
 use consensus::{HandOver, Outcome, Snapshot};
 use decision::candidacy::highest_timeline;
 use decision::durability::{ending_with, inherited, may_go_over_ahead, quorum_for_new_leader};
@@ -72,7 +72,7 @@ pub async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request:
 pub fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Transition {
     let asked = seen.request_record.clone().unwrap_or_default();
     Transition {
-        id: format!("s-{request}"),
+        id: request_id(request),
         kind: "switchover".into(),
         cause: "switchover".into(),
         cause_text: format!("an operator asked {to} to lead"),

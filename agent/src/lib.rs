@@ -30,6 +30,7 @@ mod logging;
 mod look;
 mod metrics;
 mod notes;
+mod openapi;
 mod operate;
 mod overruled;
 mod passwords;

@@ -9,6 +9,7 @@ use decision::view::SyncRecord;
 
 use crate::execute::{Effect, my_sync};
 use crate::hands::Hands;
+use crate::transitions::forced;
 
 /// Takes the lock as `claim` says.
 ///
@@ -20,13 +21,14 @@ pub async fn acquire(hands: &Hands, claim: &Claim, seen: &Snapshot) -> Result<Ef
     let claims = hands.authority.granted().is_some() || hands.fence.bound().borrow().is_some();
     let runs = claim.kind == ClaimKind::Reclaim && hands.instance.postmaster().is_some() && claims;
     let mut lease = armed_lease(hands, runs).await?;
-    let mut outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await;
+    let begun = forced(claim, seen.request_record.as_ref(), hands.me());
+    let mut outcome = hands.store.acquire_on_record(hands.me(), lease, claim, seen.sync_revision, begun.as_ref()).await;
     if let Err(consensus::Error::LeaseGone(why)) = &outcome {
         // etcd may revoke leases that nobody gave back (etcd-io/etcd issue 15247). Nothing was written: once more, under a new one.
         tracing::warn!(lease, why, "the lease for the lock is gone: getting another");
         hands.leases.lock_lease_is_gone(lease).await;
         lease = armed_lease(hands, runs).await?;
-        outcome = hands.store.acquire(hands.me(), lease, claim, seen.sync_revision).await;
+        outcome = hands.store.acquire_on_record(hands.me(), lease, claim, seen.sync_revision, begun.as_ref()).await;
     }
     match &outcome {
         Ok(Outcome::Applied { .. }) => hands.authority.bind(lease),

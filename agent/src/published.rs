@@ -46,6 +46,17 @@ impl Board {
         self.replaced.notify_waiters();
     }
 
+    /// The picture that comes after the one made at `made_at`; the same one where none comes within `within`.
+    pub async fn after(&self, made_at: BootInstant, within: Duration) -> Arc<Picture> {
+        let replaced = self.replaced.notified();
+        tokio::pin!(replaced);
+        replaced.as_mut().enable();
+        if self.load().made_at == made_at {
+            _ = tokio::time::timeout(within, replaced).await;
+        }
+        self.picture.load_full()
+    }
+
     /// The answer to `question`, as soon as it is another than `known`; when that does not happen within `within`, the answer then.
     /// A lease that ends changes answers without a new picture.
     pub async fn another_answer(&self, known: bool, within: Duration, question: impl Fn(&Picture) -> bool) -> bool {

@@ -11,7 +11,7 @@ use decision::names::{MemberName, Term};
 use decision::reason::Reason;
 
 use crate::metrics::Metrics;
-use crate::transitions::{Ledger, Stopwatch, write_outage_ms};
+use crate::transitions::{Ledger, Stopwatch, forced, write_outage_ms};
 
 /// How many records etcd keeps for a cluster.
 const KEPT_RECORDS: usize = 100;
@@ -124,9 +124,10 @@ impl Recorder {
         record.timeline_before = seen.cluster.sync.as_ref().map(|sync| sync.timeline.0);
         record.timeline_after = Some(claim.timeline.0);
         record.evidence = evidence(claim, seen);
-        if let Some(request) = seen.request_record.as_ref().filter(|_| claim.kind == ClaimKind::Forced) {
-            record.requested_by = request.requested_by.clone().unwrap_or_default();
-            record.reason = request.reason.clone().unwrap_or_default();
+        if let Some(begun) = forced(claim, seen.request_record.as_ref(), &self.me) {
+            record.id = begun.id;
+            record.requested_by = begun.requested_by;
+            record.reason = begun.reason;
         }
     }
 
@@ -216,7 +217,7 @@ impl Recorder {
         let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
         self.runtime.spawn(async move {
             let written = async {
-                store.create_transition(&record).await?;
+                store.finish_transition(&record).await?;
                 store.prune_transitions(KEPT_RECORDS).await?;
                 reload(&store, &ledger).await
             };
@@ -239,7 +240,7 @@ impl Recorder {
         let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
         self.runtime.spawn(async move {
             let written = async {
-                store.create_transition(&record).await?;
+                store.finish_transition(&record).await?;
                 reload(&store, &ledger).await
             };
             complain(&record.id, written.await);

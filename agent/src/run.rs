@@ -148,7 +148,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;
-    let (verbs, encryption) = (carries.then(|| control.verbs()), control.encryption().filter(|_| carries));
+    let (verbs, encryption) = (carries.then(|| control.own()), control.encryption().filter(|_| carries));
     let router = http::router(api.clone(), verbs, &control::whereabouts(&hands.config));
     let address = http::listen(&listen, router, encryption).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")

@@ -5,7 +5,8 @@ use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
 use consensus::Problem;
-use consensus::records::{FailoverRecord, Phase, Transition};
+use consensus::records::{FailoverRecord, OrderRecord, Phase, Transition, order_id, request_id};
+use decision::action::Claim;
 use decision::names::{MemberName, Term};
 
 /// The transition records this agent has seen, the oldest first.
@@ -42,10 +43,27 @@ impl Ledger {
     }
 }
 
+/// The cause of what was taken back.
+pub const CANCELLED: &str = "request_cancelled";
+
+/// The cause of what was begun, and overtaken by somebody who came to lead meanwhile.
+pub const OVERTAKEN: &str = "overtaken";
+
+/// Closes a record that nobody will finish: it has failed, or, where `leader` is neither of the two that it speaks of, was overtaken.
+pub fn close(record: &mut Transition, leader: Option<&MemberName>, why: String) {
+    record.outcome = "failed".to_owned();
+    let known =
+        |leader: &&MemberName| [&record.from, &record.to].iter().any(|name| name.as_deref() == Some(leader.as_str()));
+    if leader.filter(|leader| !known(leader)).is_some() && record.kind == "switchover" {
+        record.cause = OVERTAKEN.to_owned();
+    }
+    record.notes.push(why);
+}
+
 /// The record of a request that is not carried out, and why; whoever asked finds it under the revision of the request.
 pub fn refused(request: i64, asked: &FailoverRecord, cause: &str, why: String, term: Term) -> Transition {
     Transition {
-        id: format!("s-{request}"),
+        id: request_id(request),
         kind: asked.kind.clone().unwrap_or_else(|| "switchover".to_owned()),
         cause: cause.to_owned(),
         cause_text: why,
@@ -61,6 +79,46 @@ pub fn refused(request: i64, asked: &FailoverRecord, cause: &str, why: String, t
         lost_bytes_bound: Some(0),
         ..Transition::default()
     }
+}
+
+/// The record of an order that was taken back before its node had begun.
+pub fn order_taken_back(order: i64, of: &MemberName, asked: &OrderRecord, by: &str, term: Term) -> Transition {
+    let member = Some(of.to_string());
+    Transition {
+        id: order_id(order),
+        kind: asked.order.clone(),
+        cause: CANCELLED.to_owned(),
+        cause_text: format!("taken back by {by}"),
+        from: member.clone(),
+        to: member,
+        term_before: term.0,
+        term_after: term.0,
+        requested_by: asked.requested_by.clone(),
+        reason: asked.reason.clone().unwrap_or_default(),
+        started_at: jiff::Timestamp::now().to_string(),
+        outcome: "refused".to_owned(),
+        lost: "none".to_owned(),
+        lost_bytes_bound: Some(0),
+        ..Transition::default()
+    }
+}
+
+/// The record of a failover that an operator has asked for, as it begins with the claim of the lock.
+pub fn forced(claim: &Claim, asked: Option<&FailoverRecord>, me: &MemberName) -> Option<Transition> {
+    let asked = asked.cloned().unwrap_or_default();
+    Some(Transition {
+        id: request_id(claim.request?),
+        kind: "failover".to_owned(),
+        cause: "forced".to_owned(),
+        cause_text: format!("an operator asked {me} to lead where nobody did"),
+        to: Some(me.to_string()),
+        term_before: claim.after.0,
+        term_after: claim.term.0,
+        requested_by: asked.requested_by.unwrap_or_default(),
+        reason: asked.reason.unwrap_or_default(),
+        started_at: jiff::Timestamp::now().to_string(),
+        ..Transition::default()
+    })
 }
 
 /// Measures the phases of one transition on this node's monotonic clock.

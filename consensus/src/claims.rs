@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
-use crate::records::{self, FailoverRecord, HistoryRow, MemberRecord, pledge, progress, sync};
+use crate::records::{self, FailoverRecord, HistoryRow, MemberRecord, Transition, pledge, progress, sync};
 use crate::store::{Store, text_of};
 
 /// The end of a bootstrap: the cluster gets its identity, its first leader and its first term.
@@ -121,6 +121,18 @@ impl Store {
         claim: &Claim,
         sync_revision: i64,
     ) -> Result<Outcome, Error> {
+        self.acquire_on_record(me, lock_lease, claim, sync_revision, None).await
+    }
+
+    /// The same, and begins the record of the request that the claim answers: whoever asked for it finds that at every moment.
+    pub async fn acquire_on_record(
+        &self,
+        me: &MemberName,
+        lock_lease: i64,
+        claim: &Claim,
+        sync_revision: i64,
+        begun: Option<&Transition>,
+    ) -> Result<Outcome, Error> {
         let keys = self.keys();
         let lock = match &claim.depose {
             Some(leader) => Guard::is(keys.leader(), leader.as_str()),
@@ -149,6 +161,7 @@ impl Store {
             Write::delete(keys.ballot(me)),
         ];
         writes.extend(claim.request.map(|_| Write::delete(keys.failover())));
+        writes.extend(begun.map(|record| Write::put(keys.transition(&record.id), record.to_json())));
         self.commit(&guards, &writes).await
     }
 

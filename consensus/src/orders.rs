@@ -14,8 +14,23 @@ impl Store {
     /// # Errors
     /// etcd does not answer.
     pub async fn give_order(&self, to: &MemberName, order: &OrderRecord) -> Result<Outcome, Error> {
+        self.give_order_while(None, to, order).await
+    }
+
+    /// The same only while `leader` leads; `Refused`: another does, or another order waits.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn give_order_while(
+        &self,
+        leader: Option<&MemberName>,
+        to: &MemberName,
+        order: &OrderRecord,
+    ) -> Result<Outcome, Error> {
         let key = self.keys().order(to);
-        self.commit(&[Guard::absent(&key)], &[Write::put(&key, order.to_json())]).await
+        let mut guards = vec![Guard::absent(&key)];
+        guards.extend(leader.map(|leader| Guard::is(self.keys().leader(), leader.as_str())));
+        self.commit(&guards, &[Write::put(&key, order.to_json())]).await
     }
 
     /// Takes my order of this revision away and begins its record; `Refused`: it is gone, or another.
@@ -28,12 +43,25 @@ impl Store {
         self.commit(&guards, &[Write::delete(&key), Write::put(begun, record.to_json())]).await
     }
 
-    /// Takes an order back that has not been taken up.
+    /// Takes an order back that has not been taken up, with the record that says so; `Refused`: it is gone, or begun.
     ///
     /// # Errors
     /// etcd does not answer.
-    pub async fn cancel_order(&self, to: &MemberName, revision: i64) -> Result<Outcome, Error> {
-        let key = self.keys().order(to);
-        self.commit(&[Guard::unchanged(&key, revision)], &[Write::delete(&key)]).await
+    pub async fn cancel_order(&self, to: &MemberName, revision: i64, record: &Transition) -> Result<Outcome, Error> {
+        self.withdraw(self.keys().order(to), revision, record).await
+    }
+
+    /// The same for a request.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn withdraw_request(&self, revision: i64, record: &Transition) -> Result<Outcome, Error> {
+        self.withdraw(self.keys().failover(), revision, record).await
+    }
+
+    async fn withdraw(&self, key: String, revision: i64, record: &Transition) -> Result<Outcome, Error> {
+        let told = self.keys().transition(&record.id);
+        let guards = [Guard::unchanged(&key, revision), Guard::absent(&told)];
+        self.commit(&guards, &[Write::delete(key), Write::put(told, record.to_json())]).await
     }
 }

@@ -37,6 +37,14 @@ impl Store {
         self.commit(&[Guard::absent(&key)], &[Write::put(&key, record.to_json())]).await
     }
 
+    /// Stores a record, in the place of one of the same id that was begun.
+    pub async fn finish_transition(&self, record: &Transition) -> Result<Outcome, Error> {
+        match self.create_transition(record).await? {
+            Outcome::Refused => self.amend_transition(&record.id, |begun| begun.clone_from(record)).await,
+            applied => Ok(applied),
+        }
+    }
+
     /// Changes a record in place, whoever else writes to it. `Refused`: there is none, or others kept changing it.
     pub async fn amend_transition(&self, id: &str, mut change: impl FnMut(&mut Transition)) -> Result<Outcome, Error> {
         for _ in 0..AMEND_TRIES {

@@ -2,7 +2,7 @@
 //! the audit what was asked for and how it ended.
 
 use axum::Json;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -77,6 +77,8 @@ pub struct Answer {
     status: StatusCode,
     body: Body,
     told: Told,
+    /// Where to look for what comes of it.
+    location: Option<HeaderValue>,
 }
 
 #[derive(Debug)]
@@ -102,7 +104,14 @@ impl Answer {
     }
 
     fn new(status: StatusCode, body: Body) -> Self {
-        Self { status, body, told: Told { outcome: Outcome::of(status), what: String::new() } }
+        Self { status, body, told: Told { outcome: Outcome::of(status), what: String::new() }, location: None }
+    }
+
+    /// Where to look for what comes of it.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> Self {
+        self.location = HeaderValue::from_str(path).ok();
+        self
     }
 
     /// Where the status does not say how it ended.
@@ -142,6 +151,7 @@ impl IntoResponse for Answer {
             Body::Object(value) => (self.status, Json(value)).into_response(),
         };
         response.extensions_mut().insert(self.told);
+        response.headers_mut().extend(self.location.map(|path| (header::LOCATION, path)));
         response
     }
 }

@@ -14,9 +14,10 @@ use nix::unistd::{Group, chown};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 
+use super::impatient::Impatient;
 use super::{Encryption, Peer};
 use crate::config::{self, HostPort};
-use crate::http::{serve, serve_encrypted};
+use crate::http::{prepare, serve, serve_encrypted};
 
 /// Whoever controls a cluster is not a crowd.
 const CONNECTIONS_MAX: usize = 64;
@@ -89,7 +90,7 @@ async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, 
             Ok(Ok((stream, _))) => {
                 if let Ok(found) = stream.peer_cred() {
                     let peer = Peer::Socket { uid: found.uid(), gid: found.gid() };
-                    door.opens(&peer.clone(), |router| serve(stream, router, peer));
+                    door.opens(&peer.clone(), |router| serve(Impatient::new(stream), router, peer));
                 }
             }
             Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -107,7 +108,7 @@ async fn on_tcp(listen: HostPort, door: Door, encryption: Option<Arc<Encryption>
                 loop {
                     match listener.accept().await {
                         Ok((stream, address)) => {
-                            let _ = stream.set_nodelay(true);
+                            prepare(&stream);
                             let (peer, encryption) = (Peer::Address(address), encryption.clone());
                             door.opens(&peer.clone(), |router| async move {
                                 match encryption {

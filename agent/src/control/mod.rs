@@ -9,14 +9,18 @@ mod certificate;
 mod credentials;
 mod encryption;
 mod guard;
+mod impatient;
 mod listen;
 mod tokens;
+mod v1;
 mod verbs;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use tokio::sync::Semaphore;
+use utoipa::OpenApi;
 
 use self::access::Access;
 use crate::config::Config;
@@ -26,7 +30,7 @@ use crate::published::Board;
 
 pub use access::Peer;
 pub use encryption::{Encryption, server as tls_server};
-pub use verbs::is_verb;
+pub use verbs::{is_verb, role};
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -36,6 +40,8 @@ pub struct Control {
     reach: Arc<Reach>,
     access: Arc<Access>,
     encryption: Option<Arc<Encryption>>,
+    /// Room for answers that go on.
+    streams: Arc<Semaphore>,
 }
 
 impl Control {
@@ -49,7 +55,8 @@ impl Control {
         let reach = Arc::new(Reach::of(hands.config.clone())?);
         let tls = hands.config.control.tls.clone();
         let encryption = tls.map(Encryption::open).map(Arc::new);
-        Ok(Self { hands, board, reach, access, encryption })
+        let streams = Arc::new(Semaphore::new(v1::STREAMS_MAX));
+        Ok(Self { hands, board, reach, access, encryption, streams })
     }
 
     /// TLS, where it is configured: then nobody is let in without it over TCP.
@@ -57,9 +64,9 @@ impl Control {
         self.encryption.clone()
     }
 
-    /// The verbs, for those who may.
-    pub fn verbs(&self) -> Router {
-        self.guarded(verbs::router(self.clone()))
+    /// What this API has beside the paths that everybody may read, for those who may.
+    pub fn own(&self) -> Router {
+        self.guarded(self.own_paths())
     }
 
     /// Listens wherever the configuration says, for ever, on a thread of its own. `reading` are the paths that only look.
@@ -67,13 +74,30 @@ impl Control {
     /// # Errors
     /// The thread cannot be started. A place where nobody can listen is told, and tried again: no agent ends for it.
     pub fn listen(&self, reading: Router) -> std::io::Result<()> {
-        let router = self.guarded(reading.merge(verbs::router(self.clone())));
+        let router = self.guarded(reading.merge(self.own_paths()));
         listen::start(&self.hands.config.control, router, self.encryption())
+    }
+
+    fn own_paths(&self) -> Router {
+        verbs::router(self.clone()).merge(v1::router(self.clone()))
     }
 
     fn guarded(&self, router: Router) -> Router {
         router.layer(from_fn_with_state(self.clone(), guard::guard))
     }
+}
+
+/// All that changes something, as `POST /v1/pause`.
+#[cfg(test)]
+pub fn verbs() -> impl Iterator<Item = String> {
+    verbs::all().map(|verb| format!("{} {}", verb.method, verb.path))
+}
+
+/// What is said of all of it in the OpenAPI document.
+pub fn described() -> utoipa::openapi::OpenApi {
+    let mut all = v1::Native::openapi();
+    all.merge(verbs::Patronis::openapi());
+    all
 }
 
 /// Where control is to be found, for whoever asks for it where it is not.

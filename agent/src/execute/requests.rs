@@ -32,8 +32,7 @@ pub(super) async fn refuse(hands: &Hands, seen: &Snapshot, request: i64, why: St
         // It had been begun, perhaps by an earlier life of this agent.
         let close = |record: &mut Transition| {
             if record.outcome == "in_progress" {
-                record.outcome = "failed".into();
-                record.notes.push(refused.cause_text.clone());
+                transitions::close(record, seen.cluster.leader.as_ref(), refused.cause_text.clone());
             }
         };
         hands.store.amend_transition(&refused.id, close).await?;

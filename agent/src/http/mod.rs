@@ -3,7 +3,7 @@
 //! cluster, who have its key, ask each other for promises (see `promises`), and that the control API may be let in (see `control`).
 
 mod beats;
-mod bodies;
+pub mod bodies;
 pub mod health;
 mod server;
 pub mod unhealthy;
@@ -27,7 +27,7 @@ use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
 
-pub use server::{listen, serve, serve_encrypted};
+pub use server::{listen, prepare, serve, serve_encrypted};
 
 /// No honest question is longer.
 const QUESTION_BYTES_MAX: usize = 4096;
@@ -66,6 +66,7 @@ pub fn reading(api: Api) -> Router {
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
         .route("/metrics", open(get(metrics)))
+        .route("/openapi.json", open(get(openapi)))
         .fallback(unknown)
         .method_not_allowed_fallback(read_only)
         .with_state(api)
@@ -200,6 +201,10 @@ async fn beat(State(api): State<Api>) -> Response {
 async fn metrics(State(api): State<Api>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, OPENMETRICS)], api.metrics.render(&api.board.load())).into_response()
+}
+
+async fn openapi() -> Response {
+    Json(crate::openapi::document()).into_response()
 }
 
 async fn unknown(OriginalUri(uri): OriginalUri) -> Response {

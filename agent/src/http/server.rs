@@ -55,8 +55,7 @@ async fn accept(listener: TcpListener, router: Router, encryption: Option<Arc<En
         match listener.accept().await {
             Ok((stream, address)) => {
                 let (router, encryption) = (router.clone(), encryption.clone());
-                let _ = stream.set_nodelay(true);
-                let _ = setsockopt(&stream, TcpUserTimeout, &UNCONFIRMED_MAX_MS);
+                prepare(&stream);
                 tokio::spawn(async move {
                     let encrypted = encryption.is_some() && begins_with_tls(&stream).await;
                     match encryption.filter(|_| encrypted) {
@@ -70,6 +69,12 @@ async fn accept(listener: TcpListener, router: Router, encryption: Option<Arc<En
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
+}
+
+/// Answers go out at once, and a connection ends whose other end takes nothing any more.
+pub fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = setsockopt(stream, TcpUserTimeout, &UNCONFIRMED_MAX_MS);
 }
 
 /// Serves one connection; handlers find the peer among the extensions of a request. What a client does wrong is its own matter, so errors end here.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use consensus::records::{Phase, Transition};
+use consensus::records::{Phase, Transition, request_id};
 use decision::names::{MemberName, Term};
 
 use super::world::Reach;
@@ -193,18 +193,20 @@ async fn complete(reach: &Reach, asked: &Asked, followed: &mut Followed, teller:
 
 /// Both the old and the new leader have added what they measured.
 fn is_complete(asked: &Asked, record: Option<&Transition>) -> bool {
-    let measured =
-        |name: &MemberName, record: &Transition| record.phases.iter().any(|phase| phase.measured_on == name.as_str());
-    record.is_some_and(|record| {
-        let handed_over = record.kind == "switchover";
-        record.outcome == "done" && asked.from.iter().filter(|_| handed_over).all(|from| measured(from, record))
-    })
+    record.is_some_and(|record| has_all_from(asked.from.as_ref().map(MemberName::as_str), record))
+}
+
+/// Whether a record of something that is done has what the old leader measured.
+pub fn has_all_from(from: Option<&str>, record: &Transition) -> bool {
+    let measured = |name: &str| record.phases.iter().any(|phase| phase.measured_on == name);
+    let handed_over = record.kind == "switchover";
+    record.outcome == "done" && from.filter(|_| handed_over).is_none_or(measured)
 }
 
 impl Asked {
     /// Under which the agents record what they make of it.
     pub fn id(&self) -> String {
-        format!("s-{}", self.revision)
+        request_id(self.revision)
     }
 }
 

@@ -1,12 +1,14 @@
 //! What may be done to a cluster from outside, whoever asks: the command line and the control API work by the same functions, with the same checks
 //! before and the same guarded writes. Nothing here prints; why something was not done comes back as [`Unable`].
 
+pub mod actions;
 pub mod failover;
 pub mod follow;
 pub mod orders;
 pub mod pause;
 pub mod preflight;
 pub mod settings;
+pub mod status;
 pub mod switchover;
 #[cfg(test)]
 pub mod testing;

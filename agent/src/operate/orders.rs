@@ -8,6 +8,7 @@ use decision::names::MemberName;
 
 use super::world::Reach;
 use super::{Kind, Unable, asks, words};
+use crate::transitions::order_taken_back;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -45,12 +46,45 @@ pub fn waits_for_restart(snapshot: &Snapshot, member: &MemberName) -> bool {
 /// # Errors
 /// Another one waits there, or etcd does not answer.
 pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord) -> Result<i64, Unable> {
+    give_while(reach, None, to, order).await
+}
+
+/// The same only while this member leads.
+///
+/// # Errors
+/// As [`give`]; another leads by now.
+pub async fn give_while(
+    reach: &Reach,
+    leader: Option<&MemberName>,
+    to: &MemberName,
+    order: &OrderRecord,
+) -> Result<i64, Unable> {
     asks();
-    match reach.store.give_order(to, order).await {
+    match reach.store.give_order_while(leader, to, order).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
-        Ok(Outcome::Refused) => Err(Unable::new(Kind::Overtaken, format!("another order waits for {to}"))),
+        Ok(Outcome::Refused) => {
+            let or = leader.map(|leader| format!(", or {leader} does not lead any more")).unwrap_or_default();
+            Err(Unable::new(Kind::Overtaken, format!("another order waits for {to}{or}")))
+        }
         Err(error) => Err(Unable::by_etcd(&error, "the order was not given")),
     }
+}
+
+/// Takes an order back that its node has not begun, and puts that on record; `None`: it has, or the order is gone.
+///
+/// # Errors
+/// etcd does not answer.
+pub async fn withdraw(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    (of, revision): (&MemberName, i64),
+    by: &str,
+) -> Result<Option<Transition>, Unable> {
+    let asked = snapshot.order_records.get(of).cloned().unwrap_or_default();
+    let record = order_taken_back(revision, of, &asked, by, snapshot.cluster.term);
+    let withdrawn = reach.store.cancel_order(of, revision, &record).await;
+    let withdrawn = withdrawn.map_err(|error| Unable::by_etcd(&error, "the order cannot be taken back"))?;
+    Ok(withdrawn.applied().then_some(record))
 }
 
 /// Waits until the record of the order is closed, and until it is begun where that `suffices`; `None`: not within this time. What cannot be seen

@@ -9,6 +9,7 @@ use decision::reason::bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::switchover::asked_for;
 use super::words;
@@ -20,7 +21,7 @@ const LAG_LIMIT_BYTES: u64 = 16 << 20;
 const LAG_FELT_BYTES: u64 = 1 << 20;
 
 /// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Grade {
     /// As it should be.
@@ -32,7 +33,7 @@ pub enum Grade {
 }
 
 /// One check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Check {
     /// How it came out.
     pub grade: Grade,
@@ -44,13 +45,15 @@ pub struct Check {
 }
 
 impl Check {
-    fn ok(text: impl Into<String>) -> Self {
+    /// As it should be.
+    pub fn ok(text: impl Into<String>) -> Self {
         Self { grade: Grade::Ok, text: text.into(), fleeting: false }
     }
     fn warn(text: impl Into<String>) -> Self {
         Self { grade: Grade::Warn, text: text.into(), fleeting: false }
     }
-    fn fail(text: impl Into<String>) -> Self {
+    /// It forbids what was asked for.
+    pub fn fail(text: impl Into<String>) -> Self {
         Self { grade: Grade::Fail, text: text.into(), fleeting: false }
     }
     fn fail_for_now(text: impl Into<String>) -> Self {

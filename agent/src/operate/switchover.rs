@@ -12,7 +12,7 @@ use super::follow::{Asked, Kind as AskedKind};
 use super::preflight::{Preflight, Wish};
 use super::world::{Reach, World};
 use super::{Kind, Unable, asks};
-use crate::transitions::refused;
+use crate::transitions::{CANCELLED, refused};
 
 /// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
 const PASSES_WITHIN: Duration = Duration::from_secs(2);
@@ -127,8 +127,24 @@ pub async fn cancel(reach: &Reach, by: &str) -> Result<Option<Cancelled>, Unable
     Ok(Some(Cancelled { what, unrecorded }))
 }
 
+/// Takes the request of this revision back while nobody has begun it, and puts that on record; `None`: it is begun, or gone.
+///
+/// # Errors
+/// etcd does not answer.
+pub async fn withdraw(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    revision: i64,
+    by: &str,
+) -> Result<Option<Transition>, Unable> {
+    let record = cancelled(revision, snapshot.request_record.as_ref(), by, snapshot.cluster.term);
+    let withdrawn = reach.store.withdraw_request(revision, &record).await;
+    let withdrawn = withdrawn.map_err(|error| Unable::by_etcd(&error, "the request cannot be taken back"))?;
+    Ok(withdrawn.applied().then_some(record))
+}
+
 fn cancelled(request: i64, asked: Option<&FailoverRecord>, by: &str, term: Term) -> Transition {
-    refused(request, &asked.cloned().unwrap_or_default(), "request_cancelled", format!("taken back by {by}"), term)
+    refused(request, &asked.cloned().unwrap_or_default(), CANCELLED, format!("taken back by {by}"), term)
 }
 
 #[cfg(test)]

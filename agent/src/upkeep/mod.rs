@@ -19,6 +19,7 @@ use crate::chore::Chore;
 use crate::hands::Hands;
 use crate::look::LastLook;
 use crate::recorder::reload;
+use crate::transitions::close as close_record;
 use anyhow::Result;
 use consensus::records::Transition;
 use decision::names::Term;
@@ -135,8 +136,7 @@ async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
     let abandoned = |record: &Transition| record.outcome == "in_progress" && record.term_after < term.0;
     for record in hands.ledger.all().into_iter().filter(abandoned) {
         let close = |record: &mut Transition| {
-            record.outcome = "failed".into();
-            record.notes.push(format!("cut off: the next reign is term {term}"));
+            close_record(record, Some(hands.me()), format!("cut off: the next reign is term {term}"));
         };
         hands.store.amend_transition(&record.id, close).await?;
     }

@@ -29,6 +29,7 @@ mod lagging;
 mod leaving;
 mod links;
 mod meeting_place;
+mod native;
 mod operators;
 mod orders;
 mod outages;

@@ -8,6 +8,7 @@ use decision::settings::Tags;
 use decision::slots::SlotName;
 use decision::view::{Member, MemberRole};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 use super::{from_json, to_json};
 
@@ -84,7 +85,7 @@ pub struct MemberRecord {
 }
 
 /// A parameter that waits for a restart, in Patroni's words.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PendingChange {
     /// What it is.
     pub old_value: String,

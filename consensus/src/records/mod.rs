@@ -25,9 +25,9 @@ pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
 pub use departure::DepartureRecord;
 pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_base};
-pub use order::{OrderRecord, order_id};
+pub use order::{OrderRecord, order_id, order_of};
 pub use progress::HistoryRow;
-pub use request::FailoverRecord;
+pub use request::{FailoverRecord, request_id, request_of};
 pub use secrets::Secrets;
 pub use transition::{Discarded, Phase, Transition};
 

@@ -63,6 +63,11 @@ pub fn order_id(revision: i64) -> String {
     format!("o-{revision}")
 }
 
+/// The revision in the id of an order's record.
+pub fn order_of(id: &str) -> Option<i64> {
+    id.strip_prefix("o-")?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

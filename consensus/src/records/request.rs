@@ -69,6 +69,16 @@ impl FailoverRecord {
     }
 }
 
+/// The id of the record that tells what came of the request of this revision.
+pub fn request_id(revision: i64) -> String {
+    format!("s-{revision}")
+}
+
+/// The revision in the id of a request's record.
+pub fn request_of(id: &str) -> Option<i64> {
+    id.strip_prefix("s-")?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 //! and the log all read. Durations are measured on one node's clock each; wall-clock times are for people.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{from_json, to_json};
 
@@ -9,7 +10,7 @@ use super::{from_json, to_json};
 pub const SCHEMA: &str = "pgvigil.transition/v1";
 
 /// One transition. Fields that a reader does not find take their defaults.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Transition {
     /// `t-<term>` or `t-<term>.<n>`.
@@ -88,7 +89,7 @@ impl Default for Transition {
 }
 
 /// WAL that a returning member had for itself. In `quorum` and `strict` mode nobody had been told that it was committed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Discarded {
     /// Who threw it away.
@@ -100,7 +101,7 @@ pub struct Discarded {
 }
 
 /// One phase of a transition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Phase {
     /// `detect`, `pledge`, `elect`, `promote`, `writable`, `route`, `redundancy`, `rejoin` or `exposed`.

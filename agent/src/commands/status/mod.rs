@@ -1,26 +1,21 @@
 //! `pgvigil status`: the members, their roles and lag, what is wrong and what to do about it, and one sentence on how things stand.
 //! It works with what answers: a silent member is a row, a silent etcd is a line, and only silence from everybody is an error.
 
-mod facts;
-mod member;
-mod problems;
 mod table;
-mod told;
-mod verdict;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-#[cfg(test)]
-pub use self::facts::PauseStatus;
-pub use self::facts::Status;
-pub use self::member::MemberStatus;
-pub use self::problems::Trouble;
-pub use self::verdict::Word;
 use super::screen::{self, answer, tell};
 use super::world::Reach;
 use crate::cli::{Exit, Output, StatusArgs};
+#[cfg(test)]
+pub use crate::operate::status::facts::PauseStatus;
+pub use crate::operate::status::facts::Status;
+pub use crate::operate::status::member::MemberStatus;
+pub use crate::operate::status::problems::Trouble;
+pub use crate::operate::status::verdict::Word;
 
 /// Prints once, or again and again.
 pub async fn run(arguments: &StatusArgs) -> Exit {

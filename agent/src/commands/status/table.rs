@@ -7,9 +7,9 @@ use decision::reason::bytes;
 
 use super::super::screen::{self, Tone, paint};
 use super::super::words;
-use super::facts::Status;
-use super::member::MemberStatus;
-use super::verdict::Word;
+use crate::operate::status::facts::Status;
+use crate::operate::status::member::MemberStatus;
+use crate::operate::status::verdict::Word;
 
 const HEADINGS: [&str; 9] = ["MEMBER", "ROLE", "STATE", "TL", "RECEIVE LAG", "REPLAY LAG", "SYNC", "CANDIDATE", "SEEN"];
 
@@ -100,10 +100,11 @@ fn candidate(member: &MemberStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::DurabilityStatus;
-    use super::super::member::BarStatus;
-    use super::super::problems::Trouble;
-    use super::super::verdict::Verdict;
+    use crate::operate::status::facts::DurabilityStatus;
+    use crate::operate::status::member::BarStatus;
+    use crate::operate::status::problems::Trouble;
+    use crate::operate::status::verdict::Verdict;
+
     use super::*;
 
     fn status() -> Status {

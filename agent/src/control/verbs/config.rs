@@ -23,6 +23,13 @@ struct Change<'a> {
 }
 
 /// Lays an object over the settings; `null` takes something out.
+#[utoipa::path(patch, path = "/config", tag = "patroni", operation_id = "patroni_patch_config",
+    request_body(content = std::collections::BTreeMap<String, Value>, description = "Settings, as GET /config shows them", example = json!({"loop_wait": 10})),
+    responses(
+        (status = 200, description = "The settings as they are then", body = std::collections::BTreeMap<String, Value>),
+        (status = 409, description = "Somebody else has changed them meanwhile", body = crate::openapi::Error),
+        (status = 422, description = "Postgres or pgvigil does not take them", body = crate::openapi::Error),
+    ))]
 pub async fn patch(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
     let mut patch = words.settings()?;
@@ -36,6 +43,13 @@ pub async fn patch(Call { control, caller, asides, words }: Call) -> Result<Answ
 
 /// Replaces the settings. What programs made for Patroni know nothing of, the section `pgvigil` with the durability, stays unless the new ones have
 /// it too; and so do a pause, and which site leads.
+#[utoipa::path(put, path = "/config", tag = "patroni", operation_id = "patroni_put_config",
+    request_body(content = std::collections::BTreeMap<String, Value>, description = "Settings, as GET /config shows them", example = json!({"loop_wait": 10})),
+    responses(
+        (status = 200, description = "The settings as they are then", body = std::collections::BTreeMap<String, Value>),
+        (status = 409, description = "Somebody else has changed them meanwhile", body = crate::openapi::Error),
+        (status = 422, description = "Postgres or pgvigil does not take them", body = crate::openapi::Error),
+    ))]
 pub async fn put(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
     let wanted = words.settings()?;

@@ -11,7 +11,15 @@ use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::{Asides, Call};
 use crate::operate::failover::{refusal, request, unproven};
 
-/// Lets a member lead.
+/// Lets a member lead where nobody does, and waits for the end. With `leader` it is a switchover.
+#[utoipa::path(post, path = "/failover", tag = "patroni", operation_id = "patroni_failover", request_body = Wanted,
+    responses(
+        (status = 200, description = "Somebody leads", body = String, content_type = "text/plain"),
+        (status = 409, description = "Another request waits", body = crate::openapi::Error),
+        (status = 412, description = "A check forbids it", body = crate::openapi::Error),
+        (status = 422, description = "It is scheduled", body = crate::openapi::Error),
+        (status = 503, description = "It failed, or what came of it is not known yet", body = crate::openapi::Error),
+    ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
     if wanted.accept_data_loss && caller.role < Role::Admin {

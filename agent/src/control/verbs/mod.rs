@@ -13,6 +13,7 @@ use axum::http::{Method, StatusCode};
 use axum::routing::{patch, post};
 use decision::names::MemberName;
 use serde_json::Value;
+use utoipa::OpenApi;
 
 use super::Control;
 use super::answer::{Answer, Outcome};
@@ -20,13 +21,16 @@ use crate::config::Role;
 use crate::operate::{Kind, Unable};
 
 /// One verb.
-struct Verb {
-    method: Method,
-    path: &'static str,
-    takes: Role,
+pub(super) struct Verb {
+    /// Its method.
+    pub(super) method: Method,
+    /// Its path, with `{id}` where any one name may stand.
+    pub(super) path: &'static str,
+    /// Whom it takes.
+    pub(super) takes: Role,
 }
 
-const fn verb(method: Method, path: &'static str, takes: Role) -> Verb {
+pub(super) const fn verb(method: Method, path: &'static str, takes: Role) -> Verb {
     Verb { method, path, takes }
 }
 
@@ -43,6 +47,21 @@ const VERBS: &[Verb] = &[
     verb(Method::PATCH, "/config", Role::Operate),
     verb(Method::PUT, "/config", Role::Admin),
 ];
+
+/// What is said of them in the OpenAPI document.
+#[derive(OpenApi)]
+#[openapi(paths(
+    switchover::ask,
+    switchover::cancel,
+    failover::ask,
+    restart::ask,
+    restart::cancel,
+    reload::ask,
+    reinitialize::ask,
+    config::patch,
+    config::put,
+))]
+pub struct Patronis;
 
 /// The role that a request takes. What is not known here takes the highest, and comes to nothing.
 pub fn role(method: &Method, path: &str) -> Role {
@@ -68,7 +87,24 @@ pub fn is_verb(method: &Method, path: &str) -> bool {
 }
 
 fn find(method: &Method, path: &str) -> Option<&'static Verb> {
-    VERBS.iter().find(|verb| verb.method == method && verb.path == path)
+    all().find(|verb| verb.method == method && fits(verb.path, path))
+}
+
+/// Patroni's and the native ones.
+pub(super) fn all() -> impl Iterator<Item = &'static Verb> {
+    VERBS.iter().chain(super::v1::VERBS)
+}
+
+/// Whether a path is one of a pattern.
+fn fits(pattern: &str, path: &str) -> bool {
+    let (mut parts, mut given) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (parts.next(), given.next()) {
+            (None, None) => return true,
+            (Some(part), Some(text)) if part == text || (part.starts_with('{') && !text.is_empty()) => {}
+            _ => return false,
+        }
+    }
 }
 
 /// All of them.
@@ -120,4 +156,22 @@ fn waits(action: &str, unable: Unable) -> Answer {
     }
     let why = format!("{action} already in progress: {}", unable.text());
     Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verb_has_one_name_and_one_role_whatever_stands_for_its_id() {
+        assert_eq!(name(&Method::DELETE, "/v1/actions/s-17"), "DELETE /v1/actions/{id}");
+        assert_eq!(role(&Method::DELETE, "/v1/actions/s-17"), Role::Operate);
+        assert_eq!(role(&Method::POST, "/v1/reinitialize"), Role::Admin);
+        for (method, path) in
+            [(Method::DELETE, "/v1/actions/"), (Method::DELETE, "/v1/actions/a/b"), (Method::POST, "/v1")]
+        {
+            assert_eq!((name(&method, path).as_str(), role(&method, path)), ("unknown", Role::Admin), "{path}");
+        }
+        assert_eq!(role(&Method::GET, "/v1/actions/s-17"), Role::Read);
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use consensus::records::{OrderRecord, order_id};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::{once, waits};
 use crate::control::Control;
@@ -17,9 +18,10 @@ use crate::operate::words;
 const BEGINS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What may be asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Wanted {
+#[schema(as = PatroniReinitialize, example = json!({"force": true}))]
+pub struct Wanted {
     /// With Patroni it breaks off what is under way. Here an order waits for its turn anyway.
     #[serde(rename = "force")]
     _force: Option<bool>,
@@ -27,7 +29,13 @@ struct Wanted {
     reason: Option<String>,
 }
 
-/// Copies it anew.
+/// Copies the data of this node anew; answers when that has begun.
+#[utoipa::path(post, path = "/reinitialize", tag = "patroni", operation_id = "patroni_reinitialize", request_body = Wanted,
+    responses(
+        (status = 200, description = "It has begun", body = String, content_type = "text/plain"),
+        (status = 422, description = "It asks for what is not done here", body = crate::openapi::Error),
+        (status = 503, description = "It cannot be done, for instance because this node leads", body = crate::openapi::Error),
+    ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
     if wanted.from_leader == Some(true) {

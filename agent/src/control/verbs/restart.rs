@@ -2,28 +2,32 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use consensus::Outcome as Written;
+use consensus::Snapshot;
 use consensus::records::{OrderRecord, Transition, order_id};
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{not_later, once, waits};
 use crate::control::Control;
+use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::Call;
 use crate::operate::orders::{self, refusal};
-use crate::operate::{Unable, words};
+use crate::operate::words;
 
 /// How long whoever asks waits unless they say otherwise, and at most.
 const USUAL: Duration = Duration::from_secs(600);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What may be asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Wanted {
+#[schema(as = PatroniRestart, example = json!({"role": "replica", "timeout": 60}))]
+pub struct Wanted {
+    #[schema(value_type = Option<String>)]
     schedule: Option<Value>,
     role: Option<String>,
     postgres_version: Option<String>,
@@ -33,7 +37,13 @@ struct Wanted {
     reason: Option<String>,
 }
 
-/// Restarts it, and says how that went.
+/// Restarts the Postgres of this node, and waits for it.
+#[utoipa::path(post, path = "/restart", tag = "patroni", operation_id = "patroni_restart", request_body = Wanted,
+    responses(
+        (status = 200, description = "It was restarted", body = String, content_type = "text/plain"),
+        (status = 422, description = "It is scheduled", body = crate::openapi::Error),
+        (status = 503, description = "Its conditions are not satisfied, or it failed", body = crate::openapi::Error),
+    ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
     not_later("schedule", wanted.schedule.as_ref())?;
@@ -50,7 +60,7 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     }
     let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("restart", unable))?;
     let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
-    if record.is_none() && take_back(&control, revision).await {
+    if record.is_none() && take_back(&control, &caller.who(), &order, revision).await {
         let why = format!("it had not begun within {}, and is taken back", words::length(within));
         return Err(Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused));
     }
@@ -58,9 +68,11 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
 }
 
 /// Whether an order that nobody has begun was taken back: nobody would expect it later.
-async fn take_back(control: &Control, revision: i64) -> bool {
-    let taken = control.reach.store.cancel_order(control.hands.me(), revision).await;
-    matches!(taken, Ok(Written::Applied { .. }))
+async fn take_back(control: &Control, by: &str, order: &OrderRecord, revision: i64) -> bool {
+    let me = control.hands.me();
+    let mut snapshot = Snapshot::default();
+    snapshot.order_records.insert(me.clone(), order.clone());
+    matches!(orders::withdraw(&control.reach, &snapshot, (me, revision), by).await, Ok(Some(_)))
 }
 
 fn unsatisfied(why: &str) -> Answer {
@@ -134,7 +146,12 @@ fn told(record: Option<&Transition>, revision: i64, within: Duration) -> Answer 
 }
 
 /// Takes an order back that this node has not begun.
-pub async fn cancel(State(control): State<Control>) -> Answer {
+#[utoipa::path(delete, path = "/restart", tag = "patroni", operation_id = "patroni_cancel_restart",
+    responses(
+        (status = 200, description = "It is taken back", body = String, content_type = "text/plain"),
+        (status = 404, description = "None waits", body = crate::openapi::Error),
+    ))]
+pub async fn cancel(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
     let none = || Answer::error(StatusCode::NOT_FOUND, "no restarts are scheduled");
     let snapshot = match orders::read(&control.reach).await {
         Ok(snapshot) => snapshot,
@@ -143,10 +160,10 @@ pub async fn cancel(State(control): State<Control>) -> Answer {
     let me = control.hands.me();
     let waits = snapshot.order_records.get(me).is_some_and(|order| order.order == "restart");
     let Some(order) = snapshot.cluster.orders.get(me).filter(|_| waits) else { return none() };
-    match control.reach.store.cancel_order(me, order.revision).await {
-        Ok(Written::Applied { .. }) => Answer::sentence(StatusCode::OK, "scheduled restart deleted"),
-        Ok(Written::Refused) => none(),
-        Err(error) => Unable::by_etcd(&error, "the order cannot be taken back").into(),
+    match orders::withdraw(&control.reach, &snapshot, (me, order.revision), &caller.who()).await {
+        Ok(Some(_)) => Answer::sentence(StatusCode::OK, "scheduled restart deleted"),
+        Ok(None) => none(),
+        Err(unable) => unable.into(),
     }
 }
 

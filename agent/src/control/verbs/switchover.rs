@@ -9,6 +9,7 @@ use decision::names::MemberName;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::{member, not_later};
 use crate::control::Control;
@@ -24,8 +25,9 @@ use crate::operate::words;
 const WITHIN: Duration = Duration::from_secs(20);
 
 /// What may be asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = PatroniSwitchover, example = json!({"leader": "pg1", "candidate": "pg2"}))]
 pub struct Wanted {
     /// Who leads now.
     pub leader: Option<String>,
@@ -33,6 +35,7 @@ pub struct Wanted {
     #[serde(alias = "member")]
     pub candidate: Option<String>,
     /// When.
+    #[schema(value_type = Option<String>)]
     pub scheduled_at: Option<Value>,
     /// Why.
     pub reason: Option<String>,
@@ -40,7 +43,15 @@ pub struct Wanted {
     pub accept_data_loss: bool,
 }
 
-/// Hands the lead over.
+/// Hands the lead over, and waits for the end.
+#[utoipa::path(post, path = "/switchover", tag = "patroni", operation_id = "patroni_switchover", request_body = Wanted,
+    responses(
+        (status = 200, description = "Somebody leads", body = String, content_type = "text/plain"),
+        (status = 409, description = "Another request waits", body = crate::openapi::Error),
+        (status = 412, description = "A check forbids it", body = crate::openapi::Error),
+        (status = 422, description = "It is scheduled", body = crate::openapi::Error),
+        (status = 503, description = "It failed, or what came of it is not known yet", body = crate::openapi::Error),
+    ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
     if wanted.accept_data_loss {
@@ -157,6 +168,12 @@ pub(super) async fn followed(control: &Control, asked: &Asked) -> Answer {
 }
 
 /// Takes the request back that waits, that of a failover as well.
+#[utoipa::path(delete, path = "/switchover", tag = "patroni", operation_id = "patroni_cancel_switchover",
+    responses(
+        (status = 200, description = "It is taken back", body = String, content_type = "text/plain"),
+        (status = 404, description = "None waits", body = crate::openapi::Error),
+        (status = 409, description = "It was answered at this very moment", body = crate::openapi::Error),
+    ))]
 pub async fn cancel(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
     match switchover::cancel(&control.reach, &caller.who()).await {
         Ok(Some(cancelled)) => {

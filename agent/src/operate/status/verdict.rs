@@ -9,6 +9,7 @@ use decision::names::MemberName;
 use decision::reason::bytes;
 use decision::settings::Mode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::super::words;
 use super::super::world::World;
@@ -17,7 +18,7 @@ use super::member::MemberStatus;
 use super::problems::{FORBIDDEN, OVERRULED, UNREADABLE};
 
 /// How things stand, in one word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Word {
     /// Writes work, and nothing is wrong.
@@ -41,7 +42,7 @@ impl Word {
 }
 
 /// The verdict.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Verdict {
     /// One word.
     pub word: Word,

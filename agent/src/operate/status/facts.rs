@@ -7,6 +7,7 @@ use decision::view::Initialize;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::super::words;
 use super::super::world::World;
@@ -16,7 +17,7 @@ use super::verdict::{self, Verdict};
 use crate::config::Config;
 
 /// The cluster as it stands.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct Status {
     /// `pgvigil.status/v1`
     pub schema: &'static str,
@@ -41,6 +42,7 @@ pub struct Status {
     /// The pause, if there is one.
     pub pause: Option<PauseStatus>,
     /// An operator's request that waits.
+    #[schema(value_type = Option<Object>)]
     pub request: Option<Value>,
     /// The members.
     pub members: Vec<MemberStatus>,
@@ -51,18 +53,20 @@ pub struct Status {
 }
 
 /// What commits wait for.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct DurabilityStatus {
     /// The mode in force.
+    #[schema(value_type = String)]
     pub mode: Mode,
     /// Whose acknowledgements a takeover must heed; more than one while a change is under way.
+    #[schema(value_type = Vec<Object>)]
     pub policies: Policies,
     /// The same in words.
     pub text: String,
 }
 
 /// A pause.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PauseStatus {
     /// When it ends (RFC 3339); `null`: when somebody ends it.
     pub until: Option<String>,

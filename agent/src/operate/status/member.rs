@@ -11,6 +11,7 @@ use decision::reason::bytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::super::world::{Answer, World};
 
@@ -18,7 +19,7 @@ use super::super::world::{Answer, World};
 const MISSED_FOR: Duration = Duration::from_secs(7 * 86_400);
 
 /// What is known of one member.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub struct MemberStatus {
     /// Its name.
     pub name: String,
@@ -47,6 +48,7 @@ pub struct MemberStatus {
     /// Parameters of its Postgres that wait for a restart, with their values now and then.
     pub pending_restart: BTreeMap<String, PendingChange>,
     /// The replication slots of its Postgres, as its agent tells them: name, type, active, made_for, retained_bytes, ...
+    #[schema(value_type = Vec<Object>)]
     pub slots: Vec<Value>,
     /// Its agent is registered in etcd; unknown where etcd is silent.
     pub registered: Option<bool>,
@@ -65,7 +67,7 @@ pub struct MemberStatus {
 }
 
 /// One thing that bars a member from leading.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct BarStatus {
     /// The stable code.
     pub code: String,

@@ -7,6 +7,7 @@ use decision::reason::{bytes, span};
 use decision::settings::Mode;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::super::words;
 use super::super::world::{Answer, World};
@@ -25,7 +26,7 @@ pub const OVERRULED: &str = "durability_overruled";
 pub const FORBIDDEN: &str = "writes_forbidden";
 
 /// Something that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Trouble {
     /// The stable code.
     pub code: &'static str,

@@ -1,0 +1,168 @@
+//! `POST /v1/restart`, `POST /v1/reinitialize` and `POST /v1/reload`: what one node is to do, which need not be the one that is asked.
+
+use axum::http::StatusCode;
+use consensus::records::{OrderRecord, order_id};
+use decision::names::MemberName;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::answers::{accepted, expected, passes};
+use crate::control::answer::Answer;
+use crate::control::guard::Call;
+use crate::operate::actions::{Action, State};
+use crate::operate::orders::{give_while, read, refusal};
+use crate::operate::preflight::Check;
+
+/// The role that a node must have.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum OnlyRole {
+    /// It accepts writes.
+    Primary,
+    /// It does not.
+    Standby,
+}
+
+/// A restart.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"member": "pg2", "role": "standby", "reason": "shared_buffers"}))]
+pub struct RestartWanted {
+    /// Whose Postgres.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    member: MemberName,
+    /// Only if it has this role when it begins.
+    role: Option<OnlyRole>,
+    /// Who must lead now; where another does, nothing is done.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    expect_leader: Option<MemberName>,
+    /// Why, for the records.
+    reason: Option<String>,
+}
+
+/// A new copy of the data.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"member": "pg3", "expect_leader": "pg1", "reason": "a broken disk"}))]
+pub struct ReinitializeWanted {
+    /// Whose data.
+    #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    member: MemberName,
+    /// Who must lead now; where another does, nothing is done.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    expect_leader: Option<MemberName>,
+    /// Why, for the records.
+    reason: Option<String>,
+}
+
+/// Reading a node's file again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "new tags"}))]
+pub struct ReloadWanted {
+    /// Whose file; missing: that of the node which is asked.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    member: Option<MemberName>,
+    /// Who must lead now; where another does, nothing is done.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    expect_leader: Option<MemberName>,
+    /// Why, for the records.
+    reason: Option<String>,
+}
+
+/// A file that has been read again.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Reloaded {
+    /// `pgvigil.reload/v1`
+    schema: &'static str,
+    /// Whose.
+    member: String,
+    /// What has changed, and what waits for something, a sentence each.
+    changes: Vec<String>,
+}
+
+/// Restarts the Postgres of a node.
+#[utoipa::path(post, path = "/v1/restart", tag = "actions", operation_id = "restart", request_body = RestartWanted,
+    responses(
+        (status = 202, description = "It is ordered", body = Action),
+        (status = 409, description = "Another order waits there", body = super::answers::Refusal),
+        (status = 412, description = "A check forbids it", body = super::answers::Refusal),
+    ))]
+pub async fn restart(call: Call) -> Result<Answer, Answer> {
+    let wanted: RestartWanted = call.words.read()?;
+    let role = wanted.role.map(|role| match role {
+        OnlyRole::Primary => "primary".to_owned(),
+        OnlyRole::Standby => "replica".to_owned(),
+    });
+    let order = OrderRecord { order: "restart".to_owned(), role, reason: wanted.reason, ..OrderRecord::default() };
+    give(&call, &wanted.member, wanted.expect_leader.as_ref(), order).await
+}
+
+/// Copies the data of a node anew.
+#[utoipa::path(post, path = "/v1/reinitialize", tag = "actions", operation_id = "reinitialize", request_body = ReinitializeWanted,
+    responses(
+        (status = 202, description = "It is ordered", body = Action),
+        (status = 409, description = "Another order waits there", body = super::answers::Refusal),
+        (status = 412, description = "A check forbids it", body = super::answers::Refusal),
+    ))]
+pub async fn reinitialize(call: Call) -> Result<Answer, Answer> {
+    let wanted: ReinitializeWanted = call.words.read()?;
+    let order = OrderRecord { order: "reinit".to_owned(), reason: wanted.reason, ..OrderRecord::default() };
+    give(&call, &wanted.member, wanted.expect_leader.as_ref(), order).await
+}
+
+/// Reads a node's file again: at once where it is the node that is asked.
+#[utoipa::path(post, path = "/v1/reload", tag = "actions", operation_id = "reload", request_body = ReloadWanted,
+    responses(
+        (status = 200, description = "It was read", body = Reloaded),
+        (status = 202, description = "Another node is to read its file", body = Action),
+        (status = 409, description = "Another order waits there", body = super::answers::Refusal),
+        (status = 412, description = "A check forbids it", body = super::answers::Refusal),
+    ))]
+pub async fn reload(call: Call) -> Result<Answer, Answer> {
+    let wanted: ReloadWanted = call.words.read()?;
+    let me = call.control.hands.me();
+    let expects = wanted.expect_leader.as_ref();
+    if let Some(member) = wanted.member.filter(|member| member != me) {
+        let order = OrderRecord { order: "reload".to_owned(), reason: wanted.reason, ..OrderRecord::default() };
+        return give(&call, &member, expects, order).await;
+    }
+    if expects.is_some() {
+        let checks: Vec<Check> = expected(&read(&call.control.reach).await?, expects).into_iter().collect();
+        passes(&checks)?;
+    }
+    let broken = |errors: anyhow::Error| {
+        let answer = Answer::error(StatusCode::UNPROCESSABLE_ENTITY, format!("{errors:#}"));
+        answer.about("a file with a mistake")
+    };
+    let changes = call.control.hands.reload().await.map_err(broken)?;
+    let what = changes.join("; ");
+    let reloaded = Reloaded { schema: "pgvigil.reload/v1", member: me.to_string(), changes };
+    Ok(Answer::object(StatusCode::OK, json!(reloaded)).about(what))
+}
+
+/// Leaves the order in etcd, if nothing forbids it.
+async fn give(
+    call: &Call,
+    member: &MemberName,
+    leader: Option<&MemberName>,
+    order: OrderRecord,
+) -> Result<Answer, Answer> {
+    let what = format!("of {member}");
+    let reason = call.asides.or(order.reason.clone());
+    let order = OrderRecord { requested_by: call.caller.who(), reason, ..order };
+    let snapshot = read(&call.control.reach).await?;
+    let mut checks: Vec<Check> = expected(&snapshot, leader).into_iter().collect();
+    checks.push(match refusal(&snapshot, member, &order) {
+        Some(why) => Check::fail(why),
+        None => Check::ok(format!("{member} is registered")),
+    });
+    if order.order == "reinit" && snapshot.cluster.leader.is_none() {
+        checks.push(Check::fail("nobody leads: there is nothing to copy from"));
+    }
+    passes(&checks).map_err(|answer| answer.about(what.clone()))?;
+    let given = give_while(&call.control.reach, leader, member, &order).await;
+    let revision = given.map_err(|unable| Answer::from(unable).about(what.clone()))?;
+    Ok(accepted(&Action::of_order(order_id(revision), State::Accepted, member, &order)).about(what))
+}

@@ -1,0 +1,111 @@
+//! `POST /v1/pause` and `POST /v1/resume`: done when they are answered, in the settings that all agents follow.
+
+use axum::http::StatusCode;
+use decision::names::MemberName;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::answers::{expected, passes};
+use crate::control::answer::Answer;
+use crate::control::guard::Call;
+use crate::operate::pause::{USUAL, paused, resumed};
+use crate::operate::settings;
+
+/// A year is no pause.
+const LONGEST_S: u32 = 31_536_000;
+
+/// A pause.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"for_s": 5400, "reason": "kernel upgrade"}))]
+pub struct PauseWanted {
+    /// How long, in seconds from now; missing: an hour.
+    #[schema(minimum = 1, maximum = 31536000)]
+    for_s: Option<u32>,
+    /// Who must lead now; where another does, nothing is done.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    expect_leader: Option<MemberName>,
+    /// Why, for the records.
+    reason: Option<String>,
+}
+
+/// The end of a pause.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"reason": "done earlier"}))]
+pub struct ResumeWanted {
+    /// Who must lead now; where another does, nothing is done.
+    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    expect_leader: Option<MemberName>,
+    /// Why, for the records.
+    reason: Option<String>,
+}
+
+/// Whether automatic actions are paused, from now on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Paused {
+    /// `pgvigil.pause/v1`
+    schema: &'static str,
+    /// Whether they are.
+    paused: bool,
+    /// Whether that is new.
+    changed: bool,
+    /// Until when; null: they are not.
+    until: Option<String>,
+    /// Who has paused.
+    by: Option<String>,
+    /// Why.
+    reason: Option<String>,
+}
+
+/// Stops automatic actions for a while.
+#[utoipa::path(post, path = "/v1/pause", tag = "actions", operation_id = "pause", request_body = PauseWanted,
+    responses(
+        (status = 200, description = "Paused until then", body = Paused),
+        (status = 412, description = "Another leads", body = super::answers::Refusal),
+    ))]
+pub async fn pause(call: Call) -> Result<Answer, Answer> {
+    let wanted: PauseWanted = call.words.read()?;
+    let within = wanted.for_s.filter(|seconds| *seconds == 0 || *seconds > LONGEST_S);
+    if within.is_some() {
+        let why = format!("`for_s`: a number of seconds from 1 to {LONGEST_S}");
+        return Err(Answer::error(StatusCode::BAD_REQUEST, why));
+    }
+    leads(&call, wanted.expect_leader.as_ref()).await?;
+    let usual = i64::try_from(USUAL.as_secs()).unwrap_or_default();
+    let length = SignedDuration::from_secs(wanted.for_s.map_or(usual, i64::from));
+    let until = Timestamp::now().saturating_add(length).unwrap_or(Timestamp::MAX);
+    let (by, reason) = (call.caller.who(), call.asides.or(wanted.reason));
+    let new = |settings: &serde_json::Map<String, Value>| Ok(Some(paused(settings, until, &by, reason.as_deref())));
+    settings::change(&call.control.reach, &by, reason.as_deref(), new).await?;
+    let what = format!("until {until}");
+    let (until, by) = (Some(until.to_string()), Some(by.clone()));
+    let now = Paused { schema: "pgvigil.pause/v1", paused: true, changed: true, until, by, reason: reason.clone() };
+    Ok(Answer::object(StatusCode::OK, json!(now)).about(what))
+}
+
+/// Allows automatic actions again.
+#[utoipa::path(post, path = "/v1/resume", tag = "actions", operation_id = "resume", request_body = ResumeWanted,
+    responses(
+        (status = 200, description = "Not paused any more", body = Paused),
+        (status = 412, description = "Another leads", body = super::answers::Refusal),
+    ))]
+pub async fn resume(call: Call) -> Result<Answer, Answer> {
+    let wanted: ResumeWanted = call.words.read()?;
+    leads(&call, wanted.expect_leader.as_ref()).await?;
+    let (by, reason) = (call.caller.who(), call.asides.or(wanted.reason).unwrap_or_else(|| "resumed".to_owned()));
+    let changed = settings::change(&call.control.reach, &by, Some(&reason), |settings| Ok(resumed(settings)));
+    let changed = changed.await?.is_some();
+    let now = Paused { schema: "pgvigil.pause/v1", paused: false, changed, until: None, by: None, reason: None };
+    Ok(Answer::object(StatusCode::OK, json!(now)).about(if changed { "resumed" } else { "it was not paused" }))
+}
+
+async fn leads(call: &Call, leader: Option<&MemberName>) -> Result<(), Answer> {
+    if leader.is_none() {
+        return Ok(());
+    }
+    let snapshot = settings::read(&call.control.reach).await?;
+    passes(&expected(&snapshot, leader).into_iter().collect::<Vec<_>>())
+}
