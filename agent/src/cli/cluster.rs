@@ -25,6 +25,17 @@ pub struct StatusArgs {
     pub exit_code: bool,
 }
 
+/// Arguments of `watch`.
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// How often to look.
+    #[arg(long, default_value = "250ms", value_parser = humantime::parse_duration, value_name = "TIME")]
+    pub every: Duration,
+}
+
 /// Arguments of `why`.
 #[derive(Debug, Args)]
 pub struct WhyArgs {

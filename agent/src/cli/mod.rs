@@ -21,7 +21,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use adopt::AdoptArgs;
 pub use check::{CheckArgs, What};
-pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WhyArgs};
+pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WatchArgs, WhyArgs};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
 pub use fleet::{FleetCommand, FleetStatusArgs, FleetSwitchoverArgs};
@@ -100,6 +100,8 @@ pub enum Command {
     Agent(ConfigArg),
     /// Show the members, their roles and lag, and one sentence on how things stand.
     Status(StatusArgs),
+    /// Watch the cluster on a whole screen, live.
+    Watch(WatchArgs),
     /// Every cluster that has its place in the same etcd: how they stand, and handing over in many at once.
     #[command(subcommand)]
     Fleet(FleetCommand),

@@ -23,6 +23,7 @@ mod status;
 mod switchover;
 mod transitions;
 mod validate;
+mod watch;
 mod why;
 mod world;
 
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Agent(arguments) => daemon::run(&arguments.config),
         Command::Demo(arguments) => crate::demo::run(&arguments),
         Command::Status(arguments) => in_runtime(status::run(&arguments)),
+        Command::Watch(arguments) => in_runtime(watch::run(&arguments)),
         Command::Fleet(command) => in_runtime(fleet::run(&command)),
         Command::Why(arguments) => in_runtime(why::run(&arguments)),
         Command::Check(arguments) => in_runtime(check::run(&arguments)),

@@ -39,6 +39,11 @@ pub fn is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Whether somebody can watch: a terminal to draw on, and one to read keys from.
+pub fn can_watch() -> bool {
+    is_terminal() && std::io::stdin().is_terminal()
+}
+
 /// Whether somebody can be asked: a terminal to read from, and one to ask on.
 pub fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()

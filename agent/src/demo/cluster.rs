@@ -1,6 +1,7 @@
 //! A whole cluster on this machine: etcd, agents with their Postgres, and HAProxy, on loopback, in one temporary directory. The demo shows
 //! it and the tests of whole agents break it. Whatever it started ends with it.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -346,6 +347,16 @@ impl LocalCluster {
         self.account.command(program)
     }
 
+    /// The same, on a node: what asks for a configuration finds that of this node.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn command_on(&self, name: &str, program: impl AsRef<OsStr>) -> Result<Command> {
+        let mut command = self.account.command(program);
+        command.env("PGVIGIL_CONFIG", &self.node(name)?.config);
+        Ok(command)
+    }
+
     /// Runs SQL as the superuser, over the unix socket of one node, and returns what `psql -At` prints.
     ///
     /// # Errors
@@ -368,8 +379,8 @@ impl LocalCluster {
     /// # Errors
     /// It cannot be run at all.
     pub async fn pgvigil(&self, name: &str, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.account.command(&self.pgvigil);
-        command.args(arguments).env("PGVIGIL_CONFIG", &self.node(name)?.config).stdin(std::process::Stdio::null());
+        let mut command = self.command_on(name, &self.pgvigil)?;
+        command.args(arguments).stdin(std::process::Stdio::null());
         tokio::process::Command::from(command).kill_on_drop(true).output().await.context("running pgvigil")
     }
 

@@ -56,3 +56,4 @@ mod stray;
 mod switchover;
 mod verbs;
 mod volume;
+mod watching;

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use self::table::{HEADINGS, header, row};
 use super::screen::{self, answer, tell};
 use super::world::Reach;
 use crate::cli::{Exit, Output, StatusArgs};
 #[cfg(test)]
 pub use crate::operate::status::facts::PauseStatus;
 pub use crate::operate::status::facts::Status;
+#[cfg(test)]
+pub use crate::operate::status::member::BarStatus;
 pub use crate::operate::status::member::MemberStatus;
 pub use crate::operate::status::problems::Trouble;
 pub use crate::operate::status::verdict::Word;
@@ -40,17 +43,21 @@ async fn once(reach: &Reach, arguments: &StatusArgs) -> Exit {
 
 /// What can be seen; `None`, and told why, where that is nothing.
 async fn look(reach: &Reach) -> Option<Status> {
+    let seen = seen(reach).await;
+    seen.map_err(|why| tell(&format!("error: {why}\nHINT: pgvigil validate {}", reach.config.path.display()))).ok()
+}
+
+/// What can be seen.
+///
+/// # Errors
+/// Nothing; why, in one sentence.
+pub async fn seen(reach: &Reach) -> Result<Status, String> {
     let world = reach.look().await;
     if world.is_dark() {
         let why = world.etcd.as_ref().err().map_or("", String::as_str);
-        tell(&format!(
-            "error: neither etcd nor the agent of this host ({}) answers: {why}\nHINT: pgvigil validate {}",
-            reach.own_api(),
-            reach.config.path.display()
-        ));
-        return None;
+        return Err(format!("neither etcd nor the agent of this host ({}) answers: {why}", reach.own_api()));
     }
-    Some(Status::of(&world, &reach.config, Timestamp::now()))
+    Ok(Status::of(&world, &reach.config, Timestamp::now()))
 }
 
 /// Prints until interrupted, or until nobody reads any more: redrawn on a terminal, appended elsewhere.

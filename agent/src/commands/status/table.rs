@@ -11,7 +11,9 @@ use crate::operate::status::facts::Status;
 use crate::operate::status::member::MemberStatus;
 use crate::operate::status::verdict::Word;
 
-const HEADINGS: [&str; 9] = ["MEMBER", "ROLE", "STATE", "TL", "RECEIVE LAG", "REPLAY LAG", "SYNC", "CANDIDATE", "SEEN"];
+/// Over the columns of [`row`].
+pub const HEADINGS: [&str; 9] =
+    ["MEMBER", "ROLE", "STATE", "TL", "RECEIVE LAG", "REPLAY LAG", "SYNC", "CANDIDATE", "SEEN"];
 
 /// The whole text, without the last end of line.
 pub fn render(status: &Status, colours: bool) -> String {
@@ -41,7 +43,8 @@ pub fn render(status: &Status, colours: bool) -> String {
     lines.join("\n")
 }
 
-fn header(status: &Status) -> String {
+/// One line on the cluster.
+pub fn header(status: &Status) -> String {
     let mut parts = vec![format!("Cluster {}", status.cluster)];
     parts.extend(status.system_id.as_ref().map(|id| format!("system {id}")));
     parts.extend(status.term.filter(|term| *term > 0).map(|term| format!("term {term}")));
@@ -72,7 +75,8 @@ fn state(member: &MemberStatus, leader: Option<&str>) -> String {
     format!("{}{from}{zone}", member.state)
 }
 
-fn row(member: &MemberStatus, leader: Option<&str>) -> Vec<String> {
+/// One member, a cell for each of [`HEADINGS`].
+pub fn row(member: &MemberStatus, leader: Option<&str>) -> Vec<String> {
     let dash = || "-".to_owned();
     let lag = |lag: Option<u64>| lag.map_or_else(dash, bytes);
     vec![

@@ -79,6 +79,11 @@ pub struct PauseStatus {
 }
 
 impl Status {
+    /// The leader says that writes work.
+    pub fn is_writable(&self) -> bool {
+        self.writable == Some(true)
+    }
+
     /// What follows from what can be seen.
     pub fn of(world: &World, config: &Config, now: Timestamp) -> Self {
         let snapshot = world.etcd.as_ref().ok();
