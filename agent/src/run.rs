@@ -49,6 +49,7 @@ pub fn etcd_options(config: &Config) -> Result<EtcdOptions> {
         }),
         username: etcd.username.clone(),
         password: password.map(|password| password.expose().to_owned()),
+        password_file: etcd.password_file.clone(),
         request_timeout: config.timing.request_timeout,
     })
 }

@@ -40,6 +40,8 @@ pub struct EtcdOptions {
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<String>,
+    /// The file that has it. It is read again at each login, so that a password is changed without a restart.
+    pub password_file: Option<PathBuf>,
     /// Deadline of one request to one endpoint.
     pub request_timeout: Duration,
 }
@@ -51,6 +53,7 @@ impl fmt::Debug for EtcdOptions {
             .field("tls", &self.tls)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("password_file", &self.password_file)
             .field("request_timeout", &self.request_timeout)
             .finish()
     }
@@ -320,12 +323,19 @@ fn connect_options(options: &EtcdOptions) -> Result<ConnectOptions, Error> {
         .with_require_leader(true)
         .with_auto_token_refresh(true);
     if let Some(user) = &options.username {
-        connect = connect.with_user(user, options.password.clone().unwrap_or_default());
+        connect = connect.with_user(user, password(options));
     }
     if let Some(files) = &options.tls {
         connect = connect.with_tls(tls_options(files)?);
     }
     Ok(connect)
+}
+
+/// As the file has it now; as it was, where it cannot be read.
+fn password(options: &EtcdOptions) -> String {
+    let read = options.password_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    let now = read.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty());
+    now.or_else(|| options.password.clone()).unwrap_or_default()
 }
 
 fn tls_options(files: &TlsFiles) -> Result<TlsOptions, Error> {
@@ -342,7 +352,26 @@ fn tls_options(files: &TlsFiles) -> Result<TlsOptions, Error> {
 
 fn login_is_outdated(error: &etcd_client::Error) -> bool {
     let text = error.to_string();
-    text.contains("invalid auth token") || text.contains("revision of auth store is old")
+    // The client logs in again by itself, and with the password that it was made with: the file may have another by now.
+    let refused = text.contains("authentication failed");
+    refused || text.contains("invalid auth token") || text.contains("revision of auth store is old")
+}
+
+/// What etcd says to whoever may not, with what mends it.
+fn with_mend(message: &str) -> String {
+    let mend = match message {
+        text if text.contains("permission denied") => {
+            "its user may not do that with these keys: etcdctl role grant-permission ROLE readwrite --prefix /NAMESPACE/CLUSTER/"
+        }
+        text if text.contains("authentication failed") => {
+            "etcd.username and etcd.password_file must be those of a user of etcd: etcdctl user passwd USER sets another password"
+        }
+        text if text.contains("user name is empty") => {
+            "etcd asks who it is: set etcd.username and etcd.password_file, or etcd.tls with a certificate of a user"
+        }
+        _ => return message.to_owned(),
+    };
+    format!("{message}: {mend}")
 }
 
 /// Wrong password, no name where one is asked for. etcd has no code of its own for these.
@@ -361,8 +390,8 @@ pub(crate) fn classify(error: etcd_client::Error) -> Failure {
                 Failure::NotSent(text)
             }
             1 | 2 | 4 | 13 | 14 => Failure::Unclear(text),
-            7 | 16 => Failure::Final(Error::Unauthorised(status.message().to_owned())),
-            3 if is_unknown_here(&text) => Failure::Final(Error::Unauthorised(status.message().to_owned())),
+            7 | 16 => Failure::Final(Error::Unauthorised(with_mend(status.message()))),
+            3 if is_unknown_here(&text) => Failure::Final(Error::Unauthorised(with_mend(status.message()))),
             5 if text.contains("lease not found") => Failure::Final(Error::LeaseGone(status.message().to_owned())),
             8 if text.contains("database space exceeded") => Failure::Final(Error::Rejected(format!(
                 "{}: compact and defragment etcd, or raise --quota-backend-bytes, then `etcdctl alarm disarm`",

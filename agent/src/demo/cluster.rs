@@ -34,6 +34,8 @@ pub struct ClusterOptions {
     pub ttl: Duration,
     /// More lines of `pgvigil.toml` for every node: a key (`durability.mode`) and its value as TOML writes it (`"async"`, in quotes).
     pub settings: Vec<(String, String)>,
+    /// More arguments for every member of etcd.
+    pub etcd_arguments: Vec<String>,
     /// Where PostgreSQL's programs are, if not where they usually are.
     pub bin_dir: Option<PathBuf>,
     /// With HAProxy before it.
@@ -52,6 +54,7 @@ impl ClusterOptions {
             etcd_members: 3,
             ttl: Duration::from_secs(5),
             settings: Vec::new(),
+            etcd_arguments: Vec::new(),
             bin_dir: None,
             haproxy: true,
             base_port: None,
@@ -127,6 +130,7 @@ impl LocalCluster {
             .collect();
         let etcd_urls: Vec<String> = etcd_places.iter().map(EtcdPlace::url).collect();
         let etcd = etcd::members(&etcd_program, &etcd_places, &workdir, account)?;
+        let etcd = etcd.into_iter().map(|member| member.with_arguments(&options.etcd_arguments)).collect();
 
         let pgvigil = workdir.copy_pgvigil(&options.pgvigil)?;
         let mut prepared = Vec::new();

@@ -48,6 +48,13 @@ impl Service {
         Self { name, program, arguments, log, account, ground: None, child: Mutex::new(None) }
     }
 
+    /// The same with more arguments.
+    #[must_use]
+    pub fn with_arguments(mut self, more: &[String]) -> Self {
+        self.arguments.extend(more.iter().map(OsString::from));
+        self
+    }
+
     /// It is to run there.
     pub fn on(mut self, ground: Arc<dyn Ground>) -> Self {
         self.ground = Some(ground);

@@ -9,6 +9,7 @@ use consensus::{
     Adopted, ClusterWatch, Endpoints, Error, EtcdOptions, Keys, LeaseKeeper, Outcome, Store, TlsFiles, Write,
 };
 use decision::names::Lsn;
+use etcd_client::{Client, ConnectOptions, Permission};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
 
@@ -91,6 +92,88 @@ async fn over_tls_both_sides_prove_who_they_are() {
     }
     let no_file = with("nowhere.pem", None).read().await;
     assert!(matches!(no_file, Err(Error::Misconfigured(_))), "{no_file:?}");
+}
+
+/// A key pair for tokens, as arguments of etcd.
+fn signed_tokens(folder: &Path) -> String {
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl").args(arguments).current_dir(folder).stderr(Stdio::null()).status();
+        assert!(made.expect("openssl is installed").success(), "{arguments:?}");
+    };
+    openssl(&["genrsa", "-out", "token.key", "2048"]);
+    openssl(&["rsa", "-in", "token.key", "-pubout", "-out", "token.pub"]);
+    let at = |name: &str| folder.join(name).display().to_string();
+    format!("jwt,pub-key={},priv-key={},sign-method=RS256,ttl=2s", at("token.pub"), at("token.key"))
+}
+
+/// Users as docs/configuration.md has them: one with the rights to one cluster, and root.
+async fn with_users(etcd: &Etcd) -> Client {
+    within(Duration::from_secs(20), "etcd answers", async || etcd.store().read().await.is_ok()).await;
+    let mut root = etcd.client().await;
+    root.user_add("root", "of-etcd", None).await.unwrap();
+    root.user_grant_role("root", "root").await.unwrap();
+    root.role_add("agents").await.unwrap();
+    let rights = Permission::read_write("/service/demo/").with_prefix();
+    root.role_grant_permission("agents", rights).await.unwrap();
+    root.user_add("agents", "first", None).await.unwrap();
+    root.user_grant_role("agents", "agents").await.unwrap();
+    root.auth_enable().await.unwrap();
+    let options = ConnectOptions::new().with_user("root", "of-etcd").with_auto_token_refresh(true);
+    Client::connect(etcd.urls(), Some(options)).await.unwrap()
+}
+
+#[tokio::test]
+async fn logins_that_run_out_lose_no_lease_and_a_password_is_changed_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let signed = signed_tokens(folder.path());
+    for kind in [["--auth-token", signed.as_str()], ["--auth-token-ttl", "2"]] {
+        let etcd = Etcd::spawn(1, "http", &kind);
+        let mut root = with_users(&etcd).await;
+        let file = folder.path().join("password");
+        std::fs::write(&file, "first\n").unwrap();
+        let options = EtcdOptions {
+            username: Some("agents".to_owned()),
+            password: Some("first".to_owned()),
+            password_file: Some(file.clone()),
+            ..etcd.options()
+        };
+        let (ttl, heartbeat) = (Duration::from_secs(3), Duration::from_millis(300));
+        let keeper = LeaseKeeper::start(options.clone(), ttl, heartbeat, Adopted::default()).unwrap();
+        let store = store_with(options.clone());
+        let watch = ClusterWatch::start(store.clone(), heartbeat);
+        let mut member = keeper.member();
+        let first = member.wait_for(|lease| lease.id().is_some()).await.unwrap().id();
+        works_for(Duration::from_secs(8), &store).await;
+        assert_eq!(member.borrow().id(), first, "{kind:?}");
+        assert!(watch.views().borrow().confirmed_at.elapsed() < Duration::from_secs(1), "the picture is old");
+
+        root.user_change_password("agents", "second").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        std::fs::write(&file, "second\n").unwrap();
+        within(Duration::from_secs(2), "the new password counts", async || store.answers().await.is_ok()).await;
+        works_for(Duration::from_secs(4), &store).await;
+        assert_eq!(member.borrow_and_update().id(), first, "{kind:?}");
+
+        let another = Store::new(Endpoints::new(options.clone()).unwrap(), Keys::new("service", "another"));
+        let told = another.read().await.unwrap_err().to_string();
+        assert!(told.contains("role grant-permission"), "{told}");
+        let wrong = EtcdOptions { password: Some("guess".to_owned()), password_file: None, ..options };
+        let told = store_with(wrong).read().await.unwrap_err().to_string();
+        assert!(told.contains("etcd.password_file") && !told.contains("guess"), "{told}");
+    }
+}
+
+/// Every write is carried out, if not at once: etcd takes a tenth of a second of a whole core for each login, and this machine has other work.
+async fn works_for(time: Duration, store: &Store) {
+    let (until, mut lsn) = (Instant::now() + time, 0);
+    while Instant::now() < until {
+        lsn += 1;
+        let written = async || store.set_floor(&name("pg1"), Lsn(lsn)).await.is_ok_and(Outcome::applied);
+        within(Duration::from_secs(2), "a write is carried out", written).await;
+        let read = async || store.read().await.is_ok_and(|seen| seen.cluster.floors[&name("pg1")] == Lsn(lsn));
+        within(Duration::from_secs(2), "it is read", read).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

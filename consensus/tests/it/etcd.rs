@@ -131,6 +131,7 @@ pub fn options_at(urls: &[String]) -> EtcdOptions {
         tls: None,
         username: None,
         password: None,
+        password_file: None,
         request_timeout: REQUEST_TIMEOUT,
     }
 }

@@ -124,7 +124,14 @@ pub async fn ready(urls: &[String]) -> Result<()> {
 
 fn options(urls: &[String]) -> EtcdOptions {
     let request_timeout = Timing::default().request_timeout;
-    EtcdOptions { endpoints: urls.to_vec(), tls: None, username: None, password: None, request_timeout }
+    EtcdOptions {
+        endpoints: urls.to_vec(),
+        tls: None,
+        username: None,
+        password: None,
+        password_file: None,
+        request_timeout,
+    }
 }
 
 fn endpoints(urls: &[String]) -> Result<Endpoints> {
