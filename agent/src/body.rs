@@ -148,7 +148,7 @@ impl Body {
             let seen = self.view();
             let stopped = matches!(seen.postgres.last().map(|postgres| &postgres.server), Some(Server::Stopped));
             self.remember();
-            self.upkeep.see(&seen, &self.look);
+            self.upkeep.see(&seen, self.seen.as_ref(), &self.look);
             self.exposure.see(&seen);
             self.overrulings.see(&seen);
             self.state_dir.see();

@@ -73,11 +73,13 @@ pub async fn resume(hands: &Hands, seen: &Snapshot, term: Term) -> Result<Effect
     let sync = SyncRecord { heir: None, ..my_sync(hands, seen)? };
     anyhow::ensure!(sync.term == term, "the record is of {}, not of {term}", sync.term);
     let mut lease = hands.leases.ensure_lock_lease().await?;
-    let mut outcome = hands.store.resume(lease, &sync, seen.sync_revision).await;
+    // What cannot be a leader's name counts for nobody.
+    let nonsense = if seen.cluster.leader.is_none() { seen.leader_revision } else { 0 };
+    let mut outcome = hands.store.resume(lease, &sync, seen.sync_revision, nonsense).await;
     if matches!(outcome, Err(consensus::Error::LeaseGone(_))) {
         hands.leases.lock_lease_is_gone(lease).await;
         lease = hands.leases.ensure_lock_lease().await?;
-        outcome = hands.store.resume(lease, &sync, seen.sync_revision).await;
+        outcome = hands.store.resume(lease, &sync, seen.sync_revision, nonsense).await;
     }
     let outcome = outcome?;
     if outcome.applied() {

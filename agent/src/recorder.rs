@@ -330,15 +330,12 @@ async fn last_switchover(store: &Store) -> Option<String> {
     records.iter().rev().find(|record| record.kind == "switchover").map(|record| record.id.clone())
 }
 
-/// Reads all records into the ledger.
+/// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood.
 pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
-    let (records, problems) = store.transitions().await?;
+    let (records, mut problems) = store.transitions().await?;
+    problems.extend(store.problems_beside().await?);
     for problem in problems.iter().filter(|problem| !ledger.problems().contains(problem)) {
-        tracing::warn!(
-            key = problem.key,
-            why = problem.why,
-            "transition record in etcd cannot be understood and is left out"
-        );
+        tracing::warn!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
     }
     ledger.replace(records, problems);
     Ok(())

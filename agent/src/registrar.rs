@@ -56,8 +56,8 @@ pub async fn keep_registered(
                     lease = lease.changed() => return lease.is_ok(),
                     view = views.changed() => if view.is_err() { return false },
                 }
-                if let Some((_, record)) = &written
-                    && has_another(&views.borrow(), &hands, record, written_at)
+                if let Some(written_there) = &written
+                    && has_another(&views.borrow(), &hands, written_there, written_at)
                 {
                     written = None;
                     return true;
@@ -74,11 +74,13 @@ pub async fn keep_registered(
     }
 }
 
-/// Whether etcd, asked after `written_at`, has another record than the one that was written then. Revisions do not tell: a restored etcd has
-/// lower ones.
-fn has_another(view: &ClusterView, hands: &Hands, record: &MemberRecord, written_at: BootInstant) -> bool {
+/// Whether etcd, asked after `written_at`, has another record than the one that was written then, one that nobody can read, or none. Revisions do
+/// not tell: a restored etcd has lower ones.
+fn has_another(view: &ClusterView, hands: &Hands, written: &(i64, MemberRecord), written_at: BootInstant) -> bool {
     let Some(snapshot) = view.snapshot.as_ref().filter(|_| view.confirmed_at > written_at) else { return false };
+    let (lease, record) = written;
     let there = snapshot.member_records.get(hands.me());
     // As text: what is not written when it is empty comes back as its default.
-    there.is_some_and(|there| there.to_json() != record.to_json())
+    let same = there.is_some_and(|there| there.to_json() == record.to_json());
+    !same || snapshot.member_leases.get(hands.me()) != Some(lease)
 }

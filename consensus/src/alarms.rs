@@ -26,7 +26,7 @@ fn problem(told: &str) -> Option<Problem> {
         _ => return None,
     };
     let member = value("memberID:").and_then(|id| id.parse::<u64>().ok()).unwrap_or_default();
-    Some(Problem { key: format!("alarm of etcd member {member:x}"), why: why.to_owned() })
+    Some(Problem { key: format!("alarm of etcd member {member:x}"), why: why.to_owned(), revision: 0 })
 }
 
 #[cfg(test)]

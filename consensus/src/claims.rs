@@ -59,7 +59,7 @@ pub struct HandOver {
 
 impl Store {
     /// Writes what this agent says about itself, bound to its member lease. `Refused`: another living agent has this name (or this
-    /// agent's own previous lease has not ended yet).
+    /// agent's own previous lease has not ended yet). What is bound to no lease is no agent's, and is written over.
     pub async fn register_member(
         &self,
         me: &MemberName,
@@ -70,7 +70,7 @@ impl Store {
         let writes = [Write::put_leased(&key, record.to_json(), member_lease)];
         let mine = Guard::LeaseOnKey { key: key.clone(), lease: member_lease };
         match self.commit(&[mine], &writes).await? {
-            Outcome::Refused => self.commit(&[Guard::absent(key)], &writes).await,
+            Outcome::Refused => self.commit(&[Guard::LeaseOnKey { key, lease: 0 }], &writes).await,
             applied => Ok(applied),
         }
     }
@@ -167,10 +167,17 @@ impl Store {
 
     /// Binds the lock to a lease of the leader of `sync.term` again: nobody holds it, no term was given out since, and its record is
     /// unchanged, so nobody has led since. The record is written anew, which voids whatever of that leader is still on its way to etcd.
-    pub async fn resume(&self, lock_lease: i64, sync: &SyncRecord, sync_revision: i64) -> Result<Outcome, Error> {
+    /// `nonsense`: the revision of what somebody has put in the place of the lock and is no leader's, or 0; nobody takes it over that.
+    pub async fn resume(
+        &self,
+        lock_lease: i64,
+        sync: &SyncRecord,
+        sync_revision: i64,
+        nonsense: i64,
+    ) -> Result<Outcome, Error> {
         let keys = self.keys();
         let unchanged = Guard::unchanged(keys.sync(), sync_revision);
-        let guards = [Guard::absent(keys.leader()), self.term_guard(sync.term), unchanged];
+        let guards = [Guard::unchanged(keys.leader(), nonsense), self.term_guard(sync.term), unchanged];
         let writes = [
             Write::put_leased(keys.leader(), sync.leader.as_str(), lock_lease),
             Write::put(keys.sync(), sync::to_stored(sync)),

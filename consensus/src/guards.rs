@@ -8,7 +8,7 @@ use etcd_client::{Client, Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, 
 
 use crate::endpoints::Failure;
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{ANSWER_BYTES_MAX, Store};
 
 /// What must be so at the moment of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,7 +250,8 @@ impl Store {
     pub(crate) async fn read_keys(&self, keys: &[&str]) -> Result<BTreeMap<String, KeyValue>, Error> {
         let answer = self
             .endpoints()
-            .call(|mut client| async move {
+            .call(|client| async move {
+                let mut client = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
                 let gets: Vec<TxnOp> = keys.iter().map(|key| TxnOp::get(*key, None)).collect();
                 client.txn(Txn::new().and_then(gets)).await
             })

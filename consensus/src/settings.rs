@@ -6,11 +6,14 @@ use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
-use crate::records::ConfigRevision;
-use crate::store::{Store, text_of};
+use crate::records::{ConfigRevision, Problem};
+use crate::store::{ANSWER_BYTES_MAX, Store, text_of};
+use crate::transitions::left_out;
 
 /// So many states are kept.
 const KEPT: u64 = 100;
+/// Numbers in keys have ten digits.
+const NUMBERS: u64 = 10_000_000_000;
 
 /// A change of the settings.
 #[derive(Clone, Debug)]
@@ -26,18 +29,28 @@ pub struct ConfigChange {
 }
 
 impl Store {
-    /// The known states of the settings, the oldest first.
+    /// The known states of the settings, the oldest first, and the rows that cannot be understood.
     ///
     /// # Errors
-    /// etcd cannot be asked, or a row cannot be understood.
-    pub async fn config_history(&self) -> Result<Vec<ConfigRevision>, Error> {
+    /// etcd cannot be asked.
+    pub async fn config_history(&self) -> Result<(Vec<ConfigRevision>, Vec<Problem>), Error> {
         let folder = &self.keys().config_history();
         let mut answer = self
             .endpoints()
-            .call(|mut client| async move { client.get(folder.as_str(), Some(GetOptions::new().with_prefix())).await })
+            .call(|client| async move {
+                let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+                kv.get(folder.as_str(), Some(GetOptions::new().with_prefix())).await
+            })
             .await?;
         // Numbers are as long as each other, so the order of the keys is theirs.
-        answer.take_kvs().iter().map(|kv| row(folder, kv)).collect()
+        let (mut rows, mut problems) = (Vec::new(), Vec::new());
+        for kv in answer.take_kvs() {
+            match row(folder, &kv) {
+                Ok(row) => rows.push(row),
+                Err(why) => problems.push(left_out(&kv, &why)),
+            }
+        }
+        Ok((rows, problems))
     }
 
     /// Changes the settings, if they are still as they were read, and writes down who did. `Refused`: they have changed meanwhile.
@@ -45,8 +58,11 @@ impl Store {
     /// # Errors
     /// As [`Store::config_history`] and [`Store::commit`].
     pub async fn change_config(&self, change: &ConfigChange) -> Result<(Outcome, u64), Error> {
-        let newest = self.config_history().await?.pop();
-        let mut number = newest.as_ref().map_or(0, |row| row.number);
+        let (mut rows, problems) = self.config_history().await?;
+        let newest = rows.pop();
+        // A row that nobody can read has taken its number all the same.
+        let taken = problems.iter().filter_map(|problem| number(&self.keys().config_history(), &problem.key)).max();
+        let mut number = newest.as_ref().map_or(0, |row| row.number).max(taken.unwrap_or_default());
         // A cluster begins with nothing set.
         let known = newest.map_or(json!({}), |row| row.config);
         let mut rows = Vec::new();
@@ -72,9 +88,13 @@ impl Store {
     }
 }
 
-fn row(folder: &str, kv: &KeyValue) -> Result<ConfigRevision, Error> {
-    let key = String::from_utf8_lossy(kv.key()).into_owned();
-    let number = key.strip_prefix(folder).and_then(|number| number.parse().ok());
-    let read = number.ok_or_else(|| "its name is no number".to_owned());
-    read.and_then(|number| ConfigRevision::from_json(number, &text_of(kv))).map_err(|why| Error::Corrupt { key, why })
+/// The number of a row by its key.
+fn number(folder: &str, key: &str) -> Option<u64> {
+    key.strip_prefix(folder)?.parse().ok().filter(|number| *number < NUMBERS)
+}
+
+fn row(folder: &str, kv: &KeyValue) -> Result<ConfigRevision, String> {
+    let number = number(folder, &String::from_utf8_lossy(kv.key()));
+    let number = number.ok_or_else(|| "its name is no number of a state".to_owned())?;
+    ConfigRevision::from_json(number, &text_of(kv))
 }

@@ -10,11 +10,15 @@ use decision::view::{Cluster, Initialize};
 use etcd_client::KeyValue;
 
 use crate::keys::Keys;
+use crate::mending::Nonsense;
 use crate::records::{
     ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, MemberRecord, OrderRecord, Problem, pledge, progress,
     sync,
 };
 use crate::store::{Fingerprint, text_of};
+
+/// On its first timeline a leader has nothing to say of earlier ones.
+const WRITTEN_LATER: &str = "a leader on a later timeline writes it anew; on the first, etcdctl del it";
 
 /// The cluster at one revision.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +59,8 @@ pub struct Snapshot {
     pub member_leases: BTreeMap<MemberName, i64>,
     /// How far this site had come when it last ceased to lead.
     pub site_token: Option<Token>,
+    /// What cannot be understood of what a leader's reign rests on.
+    pub nonsense: Nonsense,
     /// Values that could not be understood.
     pub problems: Vec<Problem>,
     pub(crate) fingerprint: Fingerprint,
@@ -65,23 +71,25 @@ impl Snapshot {
     pub(crate) fn from_stored(keys: &Keys, revision: i64, fingerprint: Fingerprint, found: &[KeyValue]) -> Self {
         let mut snapshot = Snapshot { fingerprint, ..Snapshot::default() };
         snapshot.cluster.revision = revision;
-        let mut term_is_readable = true;
-        let mut sync_is_readable = true;
         for kv in found {
             let full_key = String::from_utf8_lossy(kv.key()).into_owned();
             let Some(key) = keys.strip(&full_key) else { continue };
             if let Err(why) = snapshot.take(key, kv) {
-                term_is_readable &= key != "term";
-                sync_is_readable &= key != "sync";
-                snapshot.problems.push(Problem { key: full_key, why });
+                match key {
+                    "term" => snapshot.nonsense.term = kv.mod_revision(),
+                    "sync" => snapshot.nonsense.sync = kv.mod_revision(),
+                    _ => {}
+                }
+                let why = bounded(&why);
+                snapshot.problems.push(Problem { key: full_key, why, revision: kv.mod_revision() });
             }
         }
         snapshot.cluster.prefer_zone.clone_from(&snapshot.config.prefer_zone);
-        if !term_is_readable {
+        if snapshot.nonsense.term != 0 {
             // The best guess for display; claims compare the stored text itself and so are refused.
             snapshot.cluster.term = snapshot.cluster.sync.as_ref().map_or(Term(0), |sync| sync.term);
         }
-        if !sync_is_readable {
+        if snapshot.nonsense.sync != 0 {
             snapshot.cluster.sync = Some(sync::unreadable(snapshot.cluster.term));
         }
         snapshot
@@ -89,10 +97,10 @@ impl Snapshot {
 
     /// Takes one key in; the error says what cannot be understood and what is assumed instead.
     fn take(&mut self, key: &str, kv: &KeyValue) -> Result<(), String> {
-        let text = text_of(kv);
+        let (text, full_key) = (text_of(kv), String::from_utf8_lossy(kv.key()));
         let text = text.as_str();
         match key.split_once('/') {
-            Some(("members", name)) => self.take_member(name, text, kv.lease()),
+            Some(("members", name)) => self.take_member(name, &full_key, text, kv.lease()),
             Some(("ballots", name)) => {
                 let (name, read) = (member_name(name)?, pledge::ballot_from_stored(text, kv.mod_revision()));
                 // An empty one in its place: it counts for nothing, and its member may write another over it.
@@ -103,11 +111,15 @@ impl Snapshot {
                 let name = member_name(name)?;
                 let read = pledge::floor_from_stored(text);
                 self.cluster.floors.insert(name, read.clone().unwrap_or(Lsn(u64::MAX)));
-                read.map(|_| ()).map_err(|why| format!("{why}; the member counts for nothing until this is mended"))
+                read.map(|_| ()).map_err(|why| format!(
+                        "{why}; the member counts for nothing until this is mended: etcdctl del {full_key}, once it is level with the leader"
+                    ))
             }
             Some(("orders", name)) => {
                 let name = member_name(name)?;
-                let nothing_is_done = |why| format!("{why}; nothing is done about it");
+                let nothing_is_done = |why| {
+                    format!("{why}; nothing is done about it, and no other order can be given: etcdctl del {full_key}")
+                };
                 let record = OrderRecord::from_json(text).map_err(nothing_is_done)?;
                 let order = record.to_order(kv.mod_revision()).map_err(nothing_is_done)?;
                 self.order_records.insert(name.clone(), record);
@@ -119,7 +131,8 @@ impl Snapshot {
             }
             Some(("departures", name)) => {
                 let name = member_name(name)?;
-                let record = DepartureRecord::from_json(text).map_err(|why| format!("{why}; nobody has left by it"))?;
+                let record = DepartureRecord::from_json(text)
+                    .map_err(|why| format!("{why}; nobody has left by it: etcdctl del {full_key}, and say it again"))?;
                 self.cluster.departures.insert(name.clone(), record.to_departure(kv.mod_revision()));
                 self.departure_records.insert(name, record);
                 Ok(())
@@ -130,10 +143,13 @@ impl Snapshot {
         }
     }
 
-    fn take_member(&mut self, name: &str, text: &str, lease: i64) -> Result<(), String> {
+    fn take_member(&mut self, name: &str, full_key: &str, text: &str, lease: i64) -> Result<(), String> {
         let name = member_name(name)?;
-        let record = MemberRecord::from_json(text).map_err(|why| format!("{why}; the member is left out"))?;
-        let member = record.to_member().map_err(|why| format!("{why}; the member is left out"))?;
+        let left_out = |why| {
+            format!("{why}; the member is left out until its agent writes it anew (none there: etcdctl del {full_key})")
+        };
+        let record = MemberRecord::from_json(text).map_err(left_out)?;
+        let member = record.to_member().map_err(left_out)?;
         self.cluster.members.insert(name.clone(), member);
         self.member_leases.insert(name.clone(), lease);
         self.member_records.insert(name, record);
@@ -141,24 +157,18 @@ impl Snapshot {
     }
 
     fn take_single(&mut self, key: &str, text: &str, kv: &KeyValue) -> Result<(), String> {
+        let full_key = String::from_utf8_lossy(kv.key());
         let revision = kv.mod_revision();
         match key {
-            "leader" => {
-                (self.leader_lease, self.leader_revision) = (kv.lease(), revision);
-                let read = member_name(text);
-                self.cluster.leader = read.as_ref().ok().cloned();
-                let held = kv.lease() != 0;
-                let mend = "nobody can take the lock until a person has made sure that no primary runs and deletes this key \
-                            (etcdctl del KEY)";
-                read.map_err(|why| format!("{why}; {mend}"))?;
-                if !held {
-                    return Err(format!("it is bound to no lease and never ends by itself; {mend}"));
-                }
-            }
+            "leader" => self.take_leader(&full_key, text, kv)?,
             "term" => {
-                let term = text
-                    .parse()
-                    .map_err(|_| format!("\"{text}\" is no term; nobody can take the lock until this is mended"))?;
+                let term = text.parse().map_err(|_| {
+                    format!(
+                        "\"{}\" is no term; the leader writes it anew, and where none lives nobody can take the lock: put back the term \
+                         that `sync` names",
+                        short(text)
+                    )
+                })?;
                 self.cluster.term = Term(term);
             }
             "initialize" => {
@@ -168,8 +178,12 @@ impl Snapshot {
             }
             "sync" => {
                 self.sync_revision = revision;
-                let read =
-                    sync::from_stored(text).map_err(|why| format!("{why}; nothing is proven until this is mended"))?;
+                let read = sync::from_stored(text).map_err(|why| {
+                    format!(
+                        "{why}; nothing is proven by it: the leader writes it anew, and where none lives `pgvigil failover --to M \
+                         --accept-data-loss` is what is left"
+                    )
+                })?;
                 self.cluster.sync = Some(read);
             }
             "failsafe" => {
@@ -183,18 +197,38 @@ impl Snapshot {
                 }
                 self.cluster.failsafe = Some(self.failsafe_urls.keys().cloned().collect());
             }
-            "status" => self.take_status(text)?,
+            "status" => self.take_status(text).map_err(|why| format!("{why}; the leader writes it anew"))?,
             "history" => {
                 self.history_revision = revision;
-                self.history_rows = progress::history_from_stored(text)?;
+                self.history_rows =
+                    progress::history_from_stored(text).map_err(|why| format!("{why}; {WRITTEN_LATER}"))?;
                 self.cluster.history = self.history_rows.iter().map(HistoryRow::to_entry).collect();
             }
-            "site_token" => self.site_token = Some(text.parse()?),
+            "site_token" => {
+                let read =
+                    text.parse().map_err(|why| format!("{why}; the next demotion of this site writes it anew"))?;
+                self.site_token = Some(read);
+            }
             "stray_timeline" => self.cluster.stray_timeline = progress::timeline_from_stored(text)?,
             "failover" => self.take_request(text, revision)?,
             "config" => self.take_config(text, revision)?,
             _ => {}
         }
+        Ok(())
+    }
+
+    fn take_leader(&mut self, full_key: &str, text: &str, kv: &KeyValue) -> Result<(), String> {
+        (self.leader_lease, self.leader_revision) = (kv.lease(), kv.mod_revision());
+        let mend = format!(
+            "the leader takes its lock again over it; where none lives, nobody can until a person has made sure that no primary \
+             runs and deletes it (etcdctl del {full_key})"
+        );
+        let name = member_name(text).map_err(|why| format!("{why}; {mend}"))?;
+        // Every agent binds its lock to its lease.
+        if kv.lease() == 0 {
+            return Err(format!("\"{name}\" is bound to no lease and never ends by itself; {mend}"));
+        }
+        self.cluster.leader = Some(name);
         Ok(())
     }
 
@@ -209,13 +243,29 @@ impl Snapshot {
         let (config, wrong) = ClusterConfig::from_json(text);
         self.cluster.site = config.site.clone();
         self.config = config;
-        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{} (pgvigil config edit, or config rollback)", wrong.join("; ")))
+        }
+    }
+
+    /// Settings that nobody can read leave those in force that were known before: neither parameters nor a pause are forgotten for them.
+    pub(crate) fn keep_settings_of(&mut self, before: &Self) {
+        if self.config_revision != 0 && self.config.raw.is_null() && !before.config.raw.is_null() {
+            self.config = before.config.clone();
+            self.cluster.site = before.cluster.site.clone();
+            self.cluster.prefer_zone.clone_from(&before.cluster.prefer_zone);
+        }
     }
 
     fn take_request(&mut self, text: &str, revision: i64) -> Result<(), String> {
         self.failover_revision = revision;
-        let record = FailoverRecord::from_json(text).map_err(|why| format!("{why}; nothing is done about it"))?;
-        let request = record.to_request(revision).map_err(|why| format!("{why}; nothing is done about it"))?;
+        let nothing_is_done = |why| {
+            format!("{why}; nothing is done about it, and no other can be asked for: pgvigil switchover --cancel")
+        };
+        let record = FailoverRecord::from_json(text).map_err(nothing_is_done)?;
+        let request = record.to_request(revision).map_err(nothing_is_done)?;
         self.request_record = (record != FailoverRecord::default()).then_some(record);
         self.cluster.request = request;
         Ok(())
@@ -226,12 +276,33 @@ fn member_name(text: &str) -> Result<MemberName, String> {
     MemberName::new(text).map_err(|bad| bad.to_string())
 }
 
+/// A sentence that holds a whole value, which may be a megabyte of anything, keeps its beginning and its end.
+fn bounded(why: &str) -> String {
+    const CHARS_MAX: usize = 800;
+    let why = why.replace(char::is_control, " ");
+    let count = why.chars().count();
+    if count <= CHARS_MAX {
+        return why;
+    }
+    let (head, tail): (String, String) = (why.chars().take(200).collect(), why.chars().skip(count - 400).collect());
+    format!("{head} ... {tail}")
+}
+
+/// As much of a value as a sentence can hold.
+fn short(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 fn initialize_from_text(text: &str) -> Result<Initialize, String> {
     if text.is_empty() {
         return Ok(Initialize::InProgress);
     }
-    let id = text
-        .parse()
-        .map_err(|_| format!("\"{text}\" is no system identifier; nobody bootstraps until this is mended"))?;
+    let id = text.parse().map_err(|_| {
+        format!("\"{}\" is no system identifier; nobody bootstraps, and the leader writes it anew", short(text))
+    })?;
     Ok(Initialize::Done(SystemId(id)))
 }

@@ -13,6 +13,9 @@ use crate::keys::Keys;
 use crate::records::{Secrets, sync};
 use crate::snapshot::Snapshot;
 
+/// Somebody may have put megabytes under our keys; etcd takes a megabyte and a half for each.
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
+
 /// One cluster in etcd. A clone shares the connections.
 #[derive(Clone)]
 pub struct Store {
@@ -60,7 +63,10 @@ impl Store {
         let answer = self
             .endpoints
             .for_large_answers()
-            .call(|mut client| async move { client.txn(Txn::new().and_then(self.everything_but_bulk(revision))).await })
+            .call(|client| async move {
+                let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+                kv.txn(Txn::new().and_then(self.everything_but_bulk(revision))).await
+            })
             .await?;
         let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
         let mut gets: Vec<_> = answer

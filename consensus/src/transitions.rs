@@ -4,8 +4,8 @@ use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
-use crate::records::{Problem, Transition};
-use crate::store::{Store, text_of};
+use crate::records::{Problem, Secrets, Transition};
+use crate::store::{ANSWER_BYTES_MAX, Store, text_of};
 
 /// How often an amendment is tried when others write to the same record at the same time.
 const AMEND_TRIES: usize = 5;
@@ -20,7 +20,7 @@ impl Store {
         for kv in self.stored_transitions(GetOptions::new()).await? {
             match Transition::from_json(&text_of(&kv)) {
                 Ok(record) => records.push(record),
-                Err(why) => problems.push(Problem { key: String::from_utf8_lossy(kv.key()).into_owned(), why }),
+                Err(why) => problems.push(left_out(&kv, &why)),
             }
         }
         Ok((records, problems))
@@ -73,6 +73,24 @@ impl Store {
         Ok(surplus.len())
     }
 
+    /// What lies beside the picture and cannot be understood: the passwords between members, and earlier settings.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn problems_beside(&self) -> Result<Vec<Problem>, Error> {
+        let mut problems = self.config_history().await?.1;
+        let key = self.keys().replication_secrets();
+        if let Some(kv) = self.read_keys(&[&key]).await?.get(&key)
+            && Secrets::from_json(&text_of(kv)).is_err()
+        {
+            // What is wrong with them is not told in more words: these might quote them.
+            let why = "these are no passwords; the leader writes them anew, and where none lives no node can join: put back \
+                       {\"replication_password\":\"...\",\"rewind_password\":\"...\"}";
+            problems.push(Problem { key, why: why.to_owned(), revision: kv.mod_revision() });
+        }
+        Ok(problems)
+    }
+
     async fn transition_with_revision(&self, id: &str) -> Result<(Option<Transition>, i64), Error> {
         let key = self.keys().transition(id);
         let found = self.read_keys(&[&key]).await?;
@@ -88,8 +106,18 @@ impl Store {
         let mut answer = self
             .endpoints()
             .for_large_answers()
-            .call(|mut client| async move { client.get(folder.as_str(), Some(options.clone())).await })
+            .call(|client| async move {
+                let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+                kv.get(folder.as_str(), Some(options.clone())).await
+            })
             .await?;
         Ok(answer.take_kvs())
     }
+}
+
+/// A row of a list that nobody can read. The list goes on without it.
+pub(crate) fn left_out(kv: &KeyValue, why: &str) -> Problem {
+    let key = String::from_utf8_lossy(kv.key()).into_owned();
+    let why = format!("{why}; it is left out of the list (etcdctl del {key})");
+    Problem { key, why, revision: kv.mod_revision() }
 }

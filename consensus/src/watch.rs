@@ -196,9 +196,10 @@ impl Watcher {
         let mut snapshot = self.store.read().await?;
         self.look_for_alarms().await;
         snapshot.problems.extend(self.alarms.lock().await.problems.clone());
+        let known = self.publish.borrow().snapshot.clone().unwrap_or_default();
+        snapshot.keep_settings_of(&known);
         let snapshot = Arc::new(snapshot);
-        let known = self.publish.borrow().snapshot.as_ref().map(|known| known.problems.clone()).unwrap_or_default();
-        for problem in snapshot.problems.iter().filter(|problem| !known.contains(problem)) {
+        for problem in snapshot.problems.iter().filter(|problem| !known.problems.contains(problem)) {
             tracing::error!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
         }
         self.publish.send_replace(ClusterView {

@@ -266,7 +266,11 @@ impl Instance {
         Ok(self.keep_half_made_marker()? || was_missing)
     }
 
-    pub(crate) fn secrets(&self) -> Result<Secrets> {
+    /// The passwords between members.
+    ///
+    /// # Errors
+    /// They are not known here yet.
+    pub fn secrets(&self) -> Result<Secrets> {
         let missing = || Error::WrongState("the passwords of the replication roles are not known yet".to_owned());
         self.memory().secrets.clone().ok_or_else(missing)
     }

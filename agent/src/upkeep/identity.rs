@@ -22,15 +22,16 @@ impl Identity {
         Self { hands, chore: Chore::new("identity of the cluster") }
     }
 
-    /// Without its identity in etcd a cluster could not elect anybody. Whoever leads it knows it, and puts it back.
+    /// Without its identity in etcd a cluster could not elect anybody. Whoever leads it knows it, and puts it back: what stands there instead was
+    /// written by hand, for the lock, the term and the record are those of this very reign.
     pub fn restore(&mut self, postgres: &Postgres, cluster: &Cluster, term: Term) {
-        let (Initialize::Absent | Initialize::InProgress, Data::Present(disk)) = (cluster.initialize, &postgres.data)
-        else {
+        let Data::Present(disk) = &postgres.data else { return };
+        if cluster.initialize == Initialize::Done(disk.system_id) || !cluster.last_led_by(&self.hands.config.name) {
             return;
-        };
+        }
         let (hands, system_id) = (Arc::clone(&self.hands), disk.system_id);
         self.chore.begin(AGAIN_AFTER, async move {
-            tracing::warn!(%system_id, "the identity of the cluster was missing in etcd: putting it back");
+            tracing::warn!(%system_id, "the identity of the cluster is missing in etcd, or another: putting it back");
             let identity = Write::put(hands.store.keys().initialize(), system_id.to_string());
             hands.store.write_as_leader(hands.me(), term, &[identity]).await?;
             Ok(())

@@ -6,6 +6,7 @@ mod departures;
 mod frozen;
 mod identity;
 mod listed;
+mod mending;
 mod reigning;
 mod returning;
 mod site;
@@ -21,6 +22,7 @@ use crate::look::LastLook;
 use crate::recorder::reload;
 use crate::transitions::close as close_record;
 use anyhow::Result;
+use consensus::Snapshot;
 use consensus::records::Transition;
 use decision::names::Term;
 use decision::view::{Initialize, Lock, Primary, Server, View};
@@ -29,6 +31,7 @@ use departures::Departures;
 use frozen::Frozen;
 use identity::Identity;
 use listed::Listed;
+use mending::Mending;
 use reigning::Reigning;
 use returning::WayBack;
 use site::AnotherSite;
@@ -45,6 +48,7 @@ pub struct Upkeep {
     recorded_at: i64,
     identity: Identity,
     listed: Listed,
+    mending: Mending,
     departures: Departures,
     reigning: Reigning,
     way_back: WayBack,
@@ -62,6 +66,7 @@ impl Upkeep {
             recorded_at: 0,
             identity: Identity::new(Arc::clone(&hands)),
             listed: Listed::new(Arc::clone(&hands)),
+            mending: Mending::new(Arc::clone(&hands)),
             departures: Departures::new(Arc::clone(&hands)),
             reigning: Reigning::new(Arc::clone(&hands)),
             way_back: WayBack::new(Arc::clone(&hands)),
@@ -73,7 +78,7 @@ impl Upkeep {
     }
 
     /// Looks whether there is something to do.
-    pub fn see(&mut self, view: &View, look: &LastLook) {
+    pub fn see(&mut self, view: &View, seen: Option<&Arc<Snapshot>>, look: &LastLook) {
         let (extras, upstream_lacks) = (look.extras.as_ref(), &look.upstream_lacks);
         let reign = reign(view);
         if let Some((primary, term)) = reign {
@@ -99,10 +104,14 @@ impl Upkeep {
                 self.recorded_at = cluster.revision;
             }
         }
-        if cluster.initialize == Initialize::InProgress && view.job.is_none() {
+        // Whoever leads has nothing of the kind: what is there instead of the identity, nobody can read.
+        if cluster.initialize == Initialize::InProgress && view.job.is_none() && reign.is_none() {
             self.identity.give_up_unfinished_bootstrap();
         }
         let Some(postgres) = view.postgres.now() else { return };
+        if let (Some((primary, _)), Some(seen)) = (reign, seen) {
+            self.mending.see(seen, primary);
+        }
         if let Some((primary, term)) = reign {
             let marked = primary.marked_term == term;
             // The marker is not made to wait behind these, but it does not hold them up either.
@@ -133,6 +142,7 @@ fn reign(view: &View) -> Option<(&Primary, Term)> {
 async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
     reload(&hands.store, &hands.ledger).await?;
     let Some(term) = mine else { return Ok(()) };
+    mending::passwords(hands, term).await?;
     let abandoned = |record: &Transition| record.outcome == "in_progress" && record.term_after < term.0;
     for record in hands.ledger.all().into_iter().filter(abandoned) {
         let close = |record: &mut Transition| {

@@ -82,11 +82,16 @@ impl Reigning {
     /// How far this leader has come, and those whom its slots keep WAL for.
     pub fn publish_position(&mut self, view: &View, cluster: &Cluster, primary: &Primary, term: Term) {
         let mode = cluster.sync.as_ref().map_or(Mode::Async, |sync| sync.mode);
-        let every = if mode == Mode::Async { POSITION_EVERY_ASYNC } else { POSITION_EVERY };
+        let every = match cluster.leader_lsn {
+            // Nobody can read what is there, if anything is.
+            None => AGAIN_AFTER,
+            Some(_) if mode == Mode::Async => POSITION_EVERY_ASYNC,
+            Some(_) => POSITION_EVERY,
+        };
         let (lsn, slots) = (primary.flushed, self.hands.slots.load().to_publish(&view.me, primary.flushed));
         // Whom a slot keeps WAL for comes to rest after the leader does, and then both rest.
         let now = (lsn, slots.clone());
-        if now == self.published {
+        if now == self.published && cluster.leader_lsn.is_some() {
             return;
         }
         let hands = Arc::clone(&self.hands);

@@ -2,6 +2,7 @@
 
 use agent::demo::cluster::LocalCluster;
 use anyhow::{Context, Result, ensure};
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// Where everything of the demo's cluster is.
@@ -26,4 +27,23 @@ pub async fn get(cluster: &LocalCluster, key: &str) -> Result<String> {
 /// Writes a key of the cluster.
 pub async fn put(cluster: &LocalCluster, key: &str, value: &str) -> Result<()> {
     etcdctl(cluster, &["put", &format!("{BASE}{key}"), value]).await.map(|_| ())
+}
+
+/// Writes any bytes under a key of the cluster, as long as they may be, bound to no lease.
+pub async fn put_bytes(cluster: &LocalCluster, key: &str, value: &[u8]) -> Result<()> {
+    let endpoints = cluster.etcd_urls().join(",");
+    let mut command = Command::new("etcdctl");
+    command.args(["--endpoints", &endpoints, "put", &format!("{BASE}{key}")]).env("ETCDCTL_API", "3");
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().context("running etcdctl")?;
+    let mut input = child.stdin.take().context("its standard input")?;
+    input.write_all(value).await?;
+    drop(input);
+    ensure!(child.wait().await?.success(), "etcdctl put {key}");
+    Ok(())
+}
+
+/// Removes a key of the cluster.
+pub async fn delete(cluster: &LocalCluster, key: &str) -> Result<()> {
+    etcdctl(cluster, &["del", &format!("{BASE}{key}")]).await.map(|_| ())
 }

@@ -31,7 +31,11 @@ impl DepartureRecord {
     /// # Errors
     /// It is no such record.
     pub fn from_json(text: &str) -> Result<Self, String> {
-        from_json(text)
+        let record: Self = from_json(text)?;
+        if record.by.is_empty() {
+            return Err("it does not tell who said so".to_owned());
+        }
+        Ok(record)
     }
 
     /// The text to store.

@@ -7,6 +7,8 @@ pub mod config;
 pub mod config_revision;
 pub mod departure;
 pub mod member;
+#[cfg(test)]
+mod nonsense;
 pub mod order;
 pub mod pledge;
 pub mod progress;
@@ -36,8 +38,10 @@ pub use transition::{Discarded, Phase, Transition};
 pub struct Problem {
     /// The full etcd key.
     pub key: String,
-    /// What is wrong, and what is assumed instead.
+    /// What is wrong, what is assumed instead, and what mends it.
     pub why: String,
+    /// The revision at which the value was written; 0: it is no value.
+    pub revision: i64,
 }
 
 /// A WAL position as text (`0/3000148`) in JSON.
@@ -58,8 +62,11 @@ impl From<LsnText> for String {
     }
 }
 
-/// Reads a record from JSON; the error is a sentence for people.
+/// Reads a record from JSON; the error is a sentence for people. A list is none, though serde would take its items for fields.
 pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    if text.trim_start().starts_with('[') {
+        return Err("it is a list, not a JSON object".to_owned());
+    }
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 

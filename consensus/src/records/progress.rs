@@ -95,7 +95,7 @@ pub fn history_to_stored(rows: &[HistoryRow]) -> String {
 
 /// Reads `history`.
 pub fn history_from_stored(text: &str) -> Result<Vec<HistoryRow>, String> {
-    let rows: Vec<Value> = from_json(text)?;
+    let rows: Vec<Value> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     rows.iter().map(|row| HistoryRow::from_value(row).ok_or_else(|| format!("row {row} is no history row"))).collect()
 }
 

@@ -9,6 +9,7 @@ mod fleet;
 mod hedging;
 mod leadership;
 mod leases;
+mod mending;
 mod proxy;
 mod quota;
 mod resume;

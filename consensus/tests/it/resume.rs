@@ -17,9 +17,9 @@ async fn a_leader_whose_lease_was_revoked_resumes_under_its_term_unless_somebody
     assert!(store.acquire(&name("pg1"), first, &claim(0, "pg2"), 0).await.unwrap().applied());
     let before = store.read().await.unwrap();
     let (record, over) = (before.cluster.sync.unwrap(), before.sync_revision);
-    assert_eq!(store.resume(second, &record, over).await, Ok(Outcome::Refused), "the lock is held");
+    assert_eq!(store.resume(second, &record, over, 0).await, Ok(Outcome::Refused), "the lock is held");
     etcd.client().await.lease_revoke(first).await.unwrap();
-    assert!(store.resume(second, &record, over).await.unwrap().applied());
+    assert!(store.resume(second, &record, over, 0).await.unwrap().applied());
     let seen = store.read().await.unwrap();
     assert_eq!((seen.cluster.leader, seen.cluster.term), (Some(name("pg1")), Term(1)));
     assert_eq!((seen.leader_lease, seen.cluster.sync.as_ref()), (second, Some(&record)));
@@ -32,7 +32,7 @@ async fn a_leader_whose_lease_was_revoked_resumes_under_its_term_unless_somebody
     let fourth = etcd.lease(60).await;
     let now = store.read().await.unwrap().sync_revision;
     for over in [seen.sync_revision, now] {
-        assert_eq!(store.resume(fourth, &record, over).await, Ok(Outcome::Refused), "pg2 has led");
+        assert_eq!(store.resume(fourth, &record, over, 0).await, Ok(Outcome::Refused), "pg2 has led");
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::Exit;
 use crate::commands::operator::who;
+use crate::commands::screen::tell;
 use crate::commands::told;
 use crate::commands::world::Reach;
 use crate::operate::{Unable, settings};
@@ -36,7 +37,11 @@ pub async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
 /// Told already.
 pub async fn history(reach: &Reach) -> Result<Vec<ConfigRevision>, Exit> {
     let failed = |error| told(Unable::by_etcd(&error, "the history of the settings cannot be read"));
-    reach.store.config_history().await.map_err(failed)
+    let (rows, problems) = reach.store.config_history().await.map_err(failed)?;
+    for problem in problems {
+        tell(&format!("warning: {} cannot be understood: {}", problem.key, problem.why));
+    }
+    Ok(rows)
 }
 
 /// The settings as they are; empty where there are none.

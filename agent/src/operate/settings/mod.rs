@@ -70,7 +70,10 @@ pub fn settings(reach: &Reach, snapshot: &Snapshot) -> Result<Map<String, Value>
         _ if snapshot.config_revision == 0 => Ok(Map::new()),
         _ => {
             let key = reach.store.keys().config();
-            let why = format!("the settings in etcd ({key}) are no JSON object; mend them first: etcdctl get {key}");
+            let why = format!(
+                "the settings in etcd ({key}) are no JSON object; agents go on with those that they knew before. Put an earlier state back \
+                 first: pgvigil config history, then pgvigil config show --revision N | etcdctl put {key}"
+            );
             Err(Unable::new(Kind::Failed, why))
         }
     }

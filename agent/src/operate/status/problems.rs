@@ -18,6 +18,8 @@ use super::told;
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
 
+/// A value in etcd cannot be understood.
+pub const CORRUPT: &str = "corrupt_key";
 /// etcd renews leases and cannot be read.
 pub const UNREADABLE: &str = "etcd_unreadable";
 /// Acknowledged commits need not be on a voter, by a setting.
@@ -50,8 +52,9 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     if let Ok(snapshot) = &world.etcd {
         found.extend(snapshot.problems.iter().map(|problem| {
             let told = format!("the value of {} cannot be understood: {}", problem.key, problem.why);
-            Trouble::new("corrupt_key", told, format!("etcdctl get {}", problem.key))
+            Trouble::new(CORRUPT, told, format!("etcdctl get {}", problem.key))
         }));
+        found.extend(told::beside(world, snapshot));
     }
     found.extend(status.members.iter().filter_map(|member| of_member(member, status, ttl)));
     let degraded = status.durability.as_ref().filter(|durability| durability.mode != Mode::Async);

@@ -1,10 +1,11 @@
 //! Problems that the agents tell of themselves, in their own words: settings made by SQL against what is promised, and parameters that do
 //! not come to be.
 
+use consensus::Snapshot;
 use serde_json::Value;
 
 use super::super::world::World;
-use super::problems::{FORBIDDEN, OVERRULED, Trouble};
+use super::problems::{CORRUPT, FORBIDDEN, OVERRULED, Trouble};
 
 /// The cluster's settings say what only a node's file may.
 const IGNORED: &str = "parameter_ignored";
@@ -20,6 +21,21 @@ pub fn overruled(why: &Value) -> Vec<Trouble> {
     told.map(|one| {
         let code = if one["code"] == FORBIDDEN { FORBIDDEN } else { OVERRULED };
         Trouble::new(code, text(one, "problem"), text(one, "hint"))
+    })
+    .collect()
+}
+
+/// What the leader's agent cannot understand of what is no part of the picture: records of transitions, earlier settings, passwords.
+pub fn beside(world: &World, snapshot: &Snapshot) -> Vec<Trouble> {
+    let told = world.leader_answer().and_then(|leader| leader.why["problems"].as_array());
+    let text = |one: &Value, key: &str| one[key].as_str().unwrap_or("unknown").to_owned();
+    let prefixes = ["/transitions/", "/config_history/", "/secrets/"];
+    let told = told.into_iter().flatten().map(|one| (text(one, "key"), text(one, "why")));
+    let news = told.filter(|(key, _)| prefixes.iter().any(|prefix| key.contains(prefix)));
+    let news = news.filter(|(key, _)| !snapshot.problems.iter().any(|problem| problem.key == *key));
+    news.map(|(key, why)| {
+        let hint = format!("etcdctl get {key}");
+        Trouble::new(CORRUPT, format!("the value of {key} cannot be understood: {why}"), hint)
     })
     .collect()
 }
