@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +12,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::HOST;
 use hyper::http::uri::{Authority, PathAndQuery};
-use hyper::{Request, Uri};
+use hyper::{Request, StatusCode, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -26,6 +28,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone)]
 pub struct Peers {
     client: Client<HttpConnector, Full<Bytes>>,
+    turned_away: Arc<AtomicBool>,
 }
 
 impl Default for Peers {
@@ -33,24 +36,34 @@ impl Default for Peers {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(1)));
-        Self { client: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { client: Client::builder(TokioExecutor::new()).build(connector), turned_away: Arc::default() }
     }
 }
 
 impl Peers {
-    /// The JSON at `<base><path>`, whatever the status.
+    /// The JSON at `<base><path>`, whatever the status, unless it says that we may not ask.
     ///
     /// # Errors
-    /// No answer within the deadline, or none that is JSON.
+    /// No answer within the deadline, or none that is JSON; or whoever answers does not know us (a proxy before the agent, for instance).
     pub async fn get(&self, base: &str, path: &str, within: Duration) -> Result<Value> {
         let uri = uri_at(base, path)?;
         let ask = async {
             let request = Request::get(uri.clone()).body(Full::default()).context("building the request")?;
             let answer = self.client.request(request).await?;
+            let status = answer.status();
+            if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+                self.turned_away.store(true, Ordering::Relaxed);
+                bail!("it turns this away: {status}");
+            }
             let body = whole(answer.into_body()).await?;
             serde_json::from_slice(&body).context("the answer is no JSON")
         };
         answered(&uri, within, ask).await
+    }
+
+    /// Whether anybody has answered that we may not ask.
+    pub fn turned_away(&self) -> bool {
+        self.turned_away.load(Ordering::Relaxed)
     }
 
     /// Posts a sealed question; the answer with its seal, if it was looked at.
@@ -217,6 +230,26 @@ mod tests {
                 let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{number}");
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_may_not_ask_knows_it() {
+        for (status, turned_away) in
+            [("503 Service Unavailable", false), ("401 Unauthorized", true), ("403 Forbidden", true)]
+        {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let base = format!("http://{}", listener.local_addr().expect("bound"));
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 2\r\n\r\n{{}}");
+            let server = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("a question");
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+            let peers = Peers::default();
+            let told = peers.get(&base, "/why", WITHIN).await;
+            assert_eq!((told.is_err(), peers.turned_away()), (turned_away, turned_away), "{status}: {told:?}");
+            server.await.expect("it has answered");
         }
     }
 

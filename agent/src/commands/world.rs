@@ -7,9 +7,10 @@ use crate::config;
 pub use crate::operate::world::{AGENT_WITHIN, Answer, Reach, World};
 
 impl Reach {
-    /// With which code a command ends that cannot read etcd.
+    /// With which code a command ends that gets no answer from etcd, or from an agent.
     pub fn silence(&self) -> Exit {
-        if self.store.endpoints().turned_away() { Exit::Unauthorised } else { Exit::Unreachable }
+        let turned_away = self.store.endpoints().turned_away() || self.peers.turned_away();
+        if turned_away { Exit::Unauthorised } else { Exit::Unreachable }
     }
 
     /// Loads the configuration; mistakes are told.

@@ -26,7 +26,7 @@ pub async fn run(reach: &Reach, world: &World, says: &Answer, path: &str, output
     match reach.peers.get(known.unwrap_or(&own_api), &question, AGENT_WITHIN).await {
         Err(error) => {
             tell(&format!("error: the agent of {member} does not answer: {error:#}"));
-            Exit::Unreachable
+            reach.silence()
         }
         Ok(told) => match &told["health"] {
             Value::Object(_) => {
