@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use agent::demo::cluster::{ClusterOptions, LocalCluster};
+use agent::demo::processes;
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::etcdctl;
 use crate::stage::{Stage, on_stage, options};
@@ -64,12 +66,34 @@ async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
             let expected = if words.starts_with("fleet") { 0 } else { 7 };
             ensure!(code == Some(expected), "{words}: {code:?}, {screen}");
         }
+        what_was_asked_for_stands_when_its_asker_goes(stage, &leader).await?;
         ensure!(stage.leader().await? == leader, "somebody else leads");
         ensure!(etcdctl::get(&stage.cluster, "failover").await?.is_empty(), "a request was left");
         ensure!(etcdctl::get(&stage.cluster, "config").await?.find("\"async\"").is_none(), "a setting was changed");
         Ok(())
     })
     .await;
+}
+
+/// Ctrl-C after the order was given, which nobody takes up for the moment: 4, and the order is carried out all the same.
+async fn what_was_asked_for_stands_when_its_asker_goes(stage: &Stage, leader: &str) -> Result<()> {
+    let other = stage.others(leader)[0].clone();
+    stage.node(&other)?.agent().freeze()?;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pgvigil"))
+        .args(["reload", &other, "--wait", "50s"])
+        .env("PGVIGIL_CONFIG", stage.node(leader)?.config())
+        .spawn()?;
+    let order = format!("orders/{other}");
+    stage.eventually("no order is given", async || Ok(!etcdctl::get(&stage.cluster, &order).await?.is_empty())).await?;
+    // The order is there a moment before its asker knows.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    processes::signal(i32::try_from(child.id())?, Signal::SIGINT);
+    let status = tokio::task::spawn_blocking(move || child.wait()).await??;
+    ensure!(status.code() == Some(4), "interrupted: {status}");
+    stage.node(&other)?.agent().thaw()?;
+    stage
+        .eventually("the order is not taken up", async || Ok(etcdctl::get(&stage.cluster, &order).await?.is_empty()))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
