@@ -1,6 +1,6 @@
 #!/bin/bash
-# Prints the directory of programs that were made for Patroni, for the tests that run them against pgvigil: check_patroni and patronictl from
-# PyPI, vip-manager from Debian 13, each in one version. Debian 12's own vip-manager speaks etcd's old API alone, which knows none of the keys of the new.
+# Prints the directory of programs that tests run against pgvigil: check_patroni and patronictl, made for Patroni, and schemathesis, which makes up
+# requests, from PyPI; vip-manager from Debian 13; each in one version. Debian 12's own vip-manager speaks etcd's old API alone, which knows none of the keys of the new.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/python.sh
@@ -18,6 +18,11 @@ if [ ! -x "$place/venv/bin/python" ]; then scripts/setup.sh wheels >&2; fi
 if ! python_packages "$place/venv" "${patroni_pins[@]}" "${check_patroni_pins[@]}"; then
     echo "check_patroni and patronictl are not here: PyPI could not be reached. With a network run  $0  again;" >&2
     echo "without one copy $place from a machine that has it." >&2
+    exit 1
+fi
+
+if ! python_packages "$place/schemathesis" "${schemathesis_pins[@]}"; then
+    echo "schemathesis is not here: PyPI could not be reached, as above." >&2
     exit 1
 fi
 

@@ -72,6 +72,11 @@ fn guarded(path: &str, method: &str, operation: &mut Value, optional: &[Value]) 
     if body.is_some_and(|body| optional.contains(body)) {
         operation["requestBody"]["required"] = json!(false);
     }
+    if let Some(event) = operation.pointer_mut("/responses/200/content/text~1event-stream/schema") {
+        let text = json!({"type": "string"});
+        *event = json!({"type": "object", "required": ["event", "data"], "description": "One event; `data` is JSON",
+            "properties": {"event": text, "data": text, "id": text}});
+    }
     let changes = method != "get";
     if changes {
         let reason = json!({"name": "reason", "in": "query", "required": false, "schema": {"type": "string"},

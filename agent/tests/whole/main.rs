@@ -12,6 +12,7 @@ mod control_tls;
 mod copies;
 mod crashes;
 mod curl;
+mod described;
 mod dice;
 mod direct;
 mod disks;
