@@ -375,6 +375,7 @@ impl Body {
         }
         let picture =
             Picture::new(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
+        self.hands.metrics.saw(&picture);
         let (exposed, overruled) = (self.exposure.now(), self.overrulings.now());
         let (missing, failed) = (self.state_dir.missing(), self.tasks.failed().cloned());
         let acknowledged_at = self.acknowledged_at;

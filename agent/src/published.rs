@@ -119,6 +119,8 @@ pub struct Picture {
     pub copying: Option<Progress>,
     /// A restarted primary has yet to prove that writes work.
     pub proof_pending: bool,
+    /// Whether the kernel's watchdog can be used behind the fencer; `None`: it is off.
+    pub watchdog: Option<bool>,
     /// Until when the leader lock is certainly mine; `None`: it is not.
     pub lock_until: Option<BootInstant>,
     /// When the picture was made.
@@ -176,6 +178,7 @@ impl Picture {
         Self {
             cluster_name: hands.config.cluster.clone(),
             proof_pending: hands.recorder.awaits_proof(),
+            watchdog: hands.fence.standing().watchdog,
             exposed: None,
             overruled: Vec::new(),
             parameters: hands.known.load_full(),

@@ -335,13 +335,14 @@ impl Keeper {
             (Err(why), _) | (Ok(_), Device::Unusable(why)) => Some(why.clone()),
             _ => None,
         };
+        let watchdog = (self.options.watchdog.mode != WatchdogMode::Off).then_some(unusable.is_none());
         let trouble = self.missing.clone().or_else(|| unusable.filter(|_| required));
         let armed_until = match (self.report.state, &self.wire) {
             (State::Armed { until_ns }, Some(_)) => Some(BootInstant(until_ns)),
             _ => None,
         };
-        let fresh =
-            Standing { trouble, armed_until, superseded: self.superseded, out_of_reach: self.out_of_reach.clone() };
+        let (superseded, out_of_reach) = (self.superseded, self.out_of_reach.clone());
+        let fresh = Standing { trouble, armed_until, superseded, out_of_reach, watchdog };
         self.channels.standing.send_if_modified(|standing| std::mem::replace(standing, fresh.clone()) != fresh);
     }
 }

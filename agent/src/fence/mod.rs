@@ -82,6 +82,8 @@ pub struct Standing {
     pub superseded: bool,
     /// Why the next agent would not find the fencer, where the way to it was deleted and no other could be put in its place.
     pub out_of_reach: Option<String>,
+    /// Whether the kernel's watchdog can be used; `None`: it is off.
+    pub watchdog: Option<bool>,
 }
 
 impl Standing {

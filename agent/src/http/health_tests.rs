@@ -82,6 +82,7 @@ fn picture(me: &str, server: Server, lock: Lock) -> Picture {
         slots: Arc::default(),
         copying: None,
         proof_pending: false,
+        watchdog: None,
         lock_until: matches!(lock, Lock::Held { .. }).then(|| now + Duration::from_secs(60)),
         made_at: now,
         etcd_seen_at: Some(now),

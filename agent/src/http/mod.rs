@@ -200,7 +200,7 @@ async fn beat(State(api): State<Api>) -> Response {
 
 async fn metrics(State(api): State<Api>) -> Response {
     const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, OPENMETRICS)], api.metrics.render(&api.board.load())).into_response()
+    ([(header::CONTENT_TYPE, OPENMETRICS)], api.metrics.render(&api.board.load(), &api.ledger.all())).into_response()
 }
 
 async fn openapi() -> Response {
