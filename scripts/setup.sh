@@ -44,6 +44,8 @@ look() {
     want haproxy              "leads clients to the primary"                          has haproxy
     want protobuf-compiler    "the etcd client is generated from etcd's definitions"  has protoc
     want libprotobuf-dev      "etcd's definitions build on Google's"                  test -e /usr/include/google/protobuf/any.proto
+    want prometheus           "promtool tests the alerts"                             has promtool
+    want prometheus-alertmanager "amtool checks the example for it"                   has amtool
     want pgbackrest           "the tests restore a backup"                            has pgbackrest
     want openssl              "the tests make certificates"                           has openssl
     want curl                 "the tests ask the control API as programs do"          has curl
@@ -113,7 +115,7 @@ keep_quiet() {
     for package in "${missing[@]}"; do
         case $package in
             etcd-server) service=etcd ;;
-            haproxy) service=haproxy ;;
+            haproxy | prometheus | prometheus-alertmanager) service=$package ;;
             # Without a cluster its service starts nothing, and clusters of other versions must go on starting.
             *) continue ;;
         esac

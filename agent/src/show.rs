@@ -3,6 +3,9 @@
 
 use std::fmt::Write;
 
+/// Alerts and recording rules for Prometheus, with the names of metrics that this version has.
+pub const PROMETHEUS_RULES: &str = include_str!("../../packaging/prometheus/pgvigil.rules.yml");
+
 /// One node, as clients and health checks reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShowMember {

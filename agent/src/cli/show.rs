@@ -11,6 +11,8 @@ pub enum ShowCommand {
     Haproxy(ShowArgs),
     /// Connection strings that find the primary by themselves.
     Uri(UriArgs),
+    /// Alerts and recording rules for Prometheus.
+    PrometheusRules,
 }
 
 /// Arguments of `show haproxy`.

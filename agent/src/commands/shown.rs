@@ -1,4 +1,5 @@
-//! `pgvigil show`: configuration for the programs around a cluster, from the members that are registered in etcd.
+//! `pgvigil show`: configuration for the programs around a cluster, from the members that are registered in etcd; the rules for Prometheus are the
+//! same for every cluster.
 
 use consensus::Snapshot;
 
@@ -6,7 +7,7 @@ use super::screen::{answer, tell};
 use super::world::Reach;
 use crate::cli::{ConfigArg, Exit, ShowCommand, UriArgs};
 use crate::config::{Config, HostPort};
-use crate::show::{Driver, HaproxyOptions, ShowMember, haproxy, uri};
+use crate::show::{Driver, HaproxyOptions, PROMETHEUS_RULES, ShowMember, haproxy, uri};
 
 /// Prints what was asked for.
 pub async fn run(command: &ShowCommand) -> Exit {
@@ -21,6 +22,10 @@ pub async fn run(command: &ShowCommand) -> Exit {
                 Exit::Usage
             }
         },
+        ShowCommand::PrometheusRules => {
+            answer(PROMETHEUS_RULES.trim_end());
+            Exit::Done
+        }
     }
 }
 
