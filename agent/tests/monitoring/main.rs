@@ -1,6 +1,7 @@
-//! What we ship for Prometheus holds together: the rules do what their tests say, read only metrics that exist, and each alert says in words what is
+//! What we ship for Prometheus and Grafana holds together: the rules do what their tests say, read only metrics that exist, and each alert says in words what is
 //! wrong and has a runbook. Prometheus' own programs judge, and docs/metrics.md, which is compared with the registry, says what exists.
 
+mod dashboards;
 mod names;
 mod programs;
 
