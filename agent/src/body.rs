@@ -219,6 +219,9 @@ impl Body {
         }
         let heard = self.beats.heard_of(term);
         let seen = view(&self.hands, &cluster, &self.look, &mut self.ages, heard, self.tasks.job(), self.started);
+        if let Some(snapshot) = &cluster.snapshot {
+            self.hands.recorder.sees_hold(&snapshot.hold);
+        }
         self.follow_events(&seen, cluster.snapshot.as_deref());
         seen
     }

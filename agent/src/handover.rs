@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::execute::Effect;
 use crate::hands::Hands;
+use crate::operate::hold::against;
 use crate::peers::{Line, Peers, is_refusal};
 use crate::task::crash_point;
 use crate::transitions::Stopwatch;
@@ -84,6 +85,7 @@ pub fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> T
         timeline_after: seen.cluster.sync.as_ref().map(|sync| highest_timeline(&seen.cluster, sync.timeline).0 + 1),
         requested_by: asked.requested_by.unwrap_or_default(),
         reason: asked.reason.unwrap_or_default(),
+        notes: asked.ignored_hold.as_deref().map(against).into_iter().collect(),
         started_at: jiff::Timestamp::now().to_string(),
         lost: "none".into(),
         lost_bytes_bound: Some(0),

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use consensus::records::Transition;
+use consensus::records::{Hold, HoldRecord, Transition};
 use consensus::{Snapshot, Store};
 use decision::action::{Claim, ClaimKind};
 use decision::names::{MemberName, Term};
@@ -40,6 +40,16 @@ struct Measuring {
     reason: String,
     /// How many restarts this agent has recorded.
     restarts: u64,
+    /// The hold that was there last.
+    hold: Option<HoldRecord>,
+}
+
+impl Measuring {
+    /// What a reader of a record that begins now should know.
+    fn notes(&self) -> Vec<String> {
+        let lasts = self.hold.as_ref().filter(|hold| hold.lasts(jiff::Timestamp::now()));
+        lasts.map(|hold| format!("in a hold by {}", hold.by_and_why())).into_iter().collect()
+    }
 }
 
 impl Recorder {
@@ -61,6 +71,16 @@ impl Recorder {
             let mut watch = Stopwatch::started(&self.me, began);
             watch.lap("detect");
             now.watch = Some(watch);
+        }
+    }
+
+    /// What etcd says of holds, for the records alone. One that goes in an outage, perhaps with the host of the old leader, was there when it began.
+    pub fn sees_hold(&self, hold: &Hold) {
+        let mut now = self.now();
+        match hold {
+            Hold::Taken(record) if now.hold.as_ref() != Some(record) => now.hold = Some(record.clone()),
+            Hold::Nothing if now.watch.is_none() => now.hold = None,
+            Hold::Taken(_) | Hold::Nothing | Hold::Unreadable(_) => {}
         }
     }
 
@@ -136,9 +156,10 @@ impl Recorder {
         let mut now = self.now();
         let watch = now.watch.get_or_insert_with(|| Stopwatch::start(&self.me));
         watch.lap("elect");
-        let cause_text = now.reason.clone();
+        let (cause_text, notes) = (now.reason.clone(), now.notes());
         now.record = Some(Transition {
             cause_text,
+            notes,
             id: format!("t-{after}"),
             kind: kind.into(),
             cause: cause.into(),
@@ -163,9 +184,10 @@ impl Recorder {
         began.lap("detect");
         let id = format!("r-{}-{}", jiff::Timestamp::now().as_second(), now.restarts);
         let me = Some(self.me.to_string());
-        let cause_text = now.reason.clone();
+        let (cause_text, notes) = (now.reason.clone(), now.notes());
         now.record = Some(Transition {
             cause_text,
+            notes,
             id,
             kind: "restart".into(),
             cause: "primary_died".into(),

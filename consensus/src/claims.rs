@@ -337,10 +337,16 @@ impl Store {
 
     /// Stores an operator's request unless another one waits. `Applied` carries the revision that is its identity.
     pub async fn request_failover(&self, record: &FailoverRecord) -> Result<Outcome, Error> {
+        self.request_where(record, &[]).await
+    }
+
+    /// The same, only while these guards hold as well.
+    pub(crate) async fn request_where(&self, record: &FailoverRecord, also: &[Guard]) -> Result<Outcome, Error> {
         let key = self.keys().failover();
         let writes = [Write::put(&key, record.to_json())];
-        match self.commit(&[Guard::absent(&key)], &writes).await? {
-            Outcome::Refused => self.commit(&[Guard::is(&key, "{}")], &writes).await,
+        let with = |guard: Guard| also.iter().cloned().chain([guard]).collect::<Vec<_>>();
+        match self.commit(&with(Guard::absent(&key)), &writes).await? {
+            Outcome::Refused => self.commit(&with(Guard::is(&key, "{}")), &writes).await,
             applied => Ok(applied),
         }
     }

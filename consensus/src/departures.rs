@@ -10,7 +10,8 @@ use crate::snapshot::Snapshot;
 use crate::store::Store;
 
 impl Store {
-    /// Says that a member has left, while `leader` leads. `Refused`: it is registered, somebody else leads, or the word is there already.
+    /// Says that a member has left, while `leader` leads and the hold is the one of this revision (0: none). `Refused`: it is registered, somebody
+    /// else leads, the word is there already, or a hold was taken.
     ///
     /// # Errors
     /// etcd does not answer.
@@ -19,11 +20,16 @@ impl Store {
         member: &MemberName,
         leader: &MemberName,
         record: &DepartureRecord,
+        hold: i64,
     ) -> Result<Outcome, Error> {
         let keys = self.keys();
         let word = keys.departure(member);
-        let guards =
-            [Guard::is(keys.leader(), leader.as_str()), Guard::absent(keys.member(member)), Guard::absent(&word)];
+        let guards = [
+            Guard::is(keys.leader(), leader.as_str()),
+            Guard::absent(keys.member(member)),
+            Guard::absent(&word),
+            self.hold_guard(hold),
+        ];
         self.commit(&guards, &[Write::put(word, record.to_json())]).await
     }
 

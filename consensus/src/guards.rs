@@ -8,6 +8,7 @@ use etcd_client::{Client, Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, 
 
 use crate::endpoints::Failure;
 use crate::error::Error;
+use crate::keys::Keys;
 use crate::store::{ANSWER_BYTES_MAX, Store};
 
 /// What must be so at the moment of a write.
@@ -33,6 +34,13 @@ pub enum Guard {
     /// The key was last written at this revision; 0: it is not there.
     ModRevision {
         /// The full key.
+        key: String,
+        /// The etcd revision.
+        revision: i64,
+    },
+    /// No key in the folder was written after this revision. What was deleted since is not noticed.
+    NoneNewer {
+        /// The full name of the folder, with its final slash.
         key: String,
         /// The etcd revision.
         revision: i64,
@@ -100,12 +108,18 @@ impl Guard {
         Guard::ModRevision { key: key.into(), revision }
     }
 
+    /// No key in the folder was written after this revision.
+    pub fn none_newer(folder: impl Into<String>, revision: i64) -> Self {
+        Guard::NoneNewer { key: folder.into(), revision }
+    }
+
     fn key(&self) -> &str {
         match self {
             Guard::KeyIs { key, .. }
             | Guard::KeyAbsent { key }
             | Guard::KeyExists { key }
             | Guard::ModRevision { key, .. }
+            | Guard::NoneNewer { key, .. }
             | Guard::LeaseOnKey { key, .. } => key,
         }
     }
@@ -117,6 +131,9 @@ impl Guard {
             Guard::KeyAbsent { .. } => Compare::create_revision(key, CompareOp::Equal, 0),
             Guard::KeyExists { .. } => Compare::create_revision(key, CompareOp::Greater, 0),
             Guard::ModRevision { revision, .. } => Compare::mod_revision(key, CompareOp::Equal, *revision),
+            Guard::NoneNewer { revision, .. } => {
+                Compare::mod_revision(key, CompareOp::Less, *revision + 1).with_range(Keys::end_of(key))
+            }
             Guard::LeaseOnKey { lease, .. } => Compare::lease(key, CompareOp::Equal, *lease),
         }
     }
@@ -127,6 +144,8 @@ impl Guard {
             Guard::KeyAbsent { .. } => found.is_none(),
             Guard::KeyExists { .. } => found.is_some(),
             Guard::ModRevision { revision, .. } => found.map_or(0, KeyValue::mod_revision) == *revision,
+            // Single keys are read back, so this is never found to have failed: what cannot be told stays unknown.
+            Guard::NoneNewer { .. } => true,
             Guard::LeaseOnKey { lease, .. } => found.map_or(0, KeyValue::lease) == *lease,
         }
     }

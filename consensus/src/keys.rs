@@ -83,6 +83,10 @@ impl Keys {
     pub fn failover(&self) -> String {
         self.key("failover")
     }
+    /// That planned actions wait, for whom and until when.
+    pub fn hold(&self) -> String {
+        self.key("hold")
+    }
     /// How far this site had come when it last ceased to lead.
     pub fn site_token(&self) -> String {
         self.key("site_token")
@@ -102,6 +106,10 @@ impl Keys {
     /// What one member must have regained before it counts again.
     pub fn floor(&self, name: &MemberName) -> String {
         self.key(&format!("floors/{name}"))
+    }
+    /// The folder of what operators ask of single nodes.
+    pub fn orders(&self) -> String {
+        self.key("orders/")
     }
     /// What an operator asks of one node.
     pub fn order(&self, name: &MemberName) -> String {

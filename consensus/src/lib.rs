@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod error;
 pub mod fleet;
 pub mod guards;
+mod holds;
 pub mod keys;
 pub mod lease;
 mod mending;

@@ -24,6 +24,8 @@ pub struct ConfigChange {
     pub revision: i64,
     /// The settings as they are to be.
     pub after: Value,
+    /// The hold that was seen, by its revision (0: none), for a change that waits for one; `None`: it waits for none.
+    pub hold: Option<i64>,
     /// Who changes them, why and when.
     pub made: ConfigRevision,
 }
@@ -74,6 +76,7 @@ impl Store {
         rows.push(ConfigRevision { config: change.after.clone(), ..change.made.clone() });
         let key = self.keys().config();
         let mut guards = vec![Guard::unchanged(&key, change.revision)];
+        guards.extend(change.hold.map(|seen| self.hold_guard(seen)));
         let mut writes = vec![Write::put(key, change.after.to_string())];
         for row in rows {
             number += 1;

@@ -12,8 +12,8 @@ use etcd_client::KeyValue;
 use crate::keys::Keys;
 use crate::mending::Nonsense;
 use crate::records::{
-    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, MemberRecord, OrderRecord, Problem, pledge, progress,
-    sync,
+    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, Hold, HoldRecord, MemberRecord, OrderRecord, Problem,
+    pledge, progress, sync,
 };
 use crate::store::{Fingerprint, text_of};
 
@@ -31,6 +31,10 @@ pub struct Snapshot {
     pub member_records: BTreeMap<MemberName, MemberRecord>,
     /// The operator's request as it is stored, in full; `None` where there is none.
     pub request_record: Option<FailoverRecord>,
+    /// Whether planned actions wait.
+    pub hold: Hold,
+    /// The revision at which `hold` was last written; 0: it is not there.
+    pub hold_revision: i64,
     /// What operators ask of single nodes, as it is stored.
     pub order_records: BTreeMap<MemberName, OrderRecord>,
     /// Who is to read its node's file again, with the revision of that order.
@@ -211,10 +215,20 @@ impl Snapshot {
             }
             "stray_timeline" => self.cluster.stray_timeline = progress::timeline_from_stored(text)?,
             "failover" => self.take_request(text, revision)?,
+            "hold" => self.take_hold(text, revision)?,
             "config" => self.take_config(text, revision)?,
             _ => {}
         }
         Ok(())
+    }
+
+    fn take_hold(&mut self, text: &str, revision: i64) -> Result<(), String> {
+        self.hold_revision = revision;
+        let read = HoldRecord::from_json(text);
+        self.hold = read.clone().map_or_else(Hold::Unreadable, Hold::Taken);
+        read.map(|_| ()).map_err(|why| {
+            format!("{why}; planned actions wait until it is gone (pgvigil release), and nothing else does")
+        })
     }
 
     fn take_leader(&mut self, full_key: &str, text: &str, kv: &KeyValue) -> Result<(), String> {

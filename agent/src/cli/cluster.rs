@@ -80,6 +80,9 @@ pub struct SwitchoverArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// Go on although planned actions are held (pgvigil hold); it is recorded against whose hold.
+    #[arg(long)]
+    pub ignore_hold: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

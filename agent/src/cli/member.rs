@@ -33,4 +33,7 @@ pub struct RemoveArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// Go on although planned actions are held (pgvigil hold); it is recorded against whose hold.
+    #[arg(long)]
+    pub ignore_hold: bool,
 }

@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod demo;
 mod fleet;
+mod hold;
 mod manual;
 mod member;
 mod orders;
@@ -25,6 +26,7 @@ pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, Transitio
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
 pub use fleet::{FleetCommand, FleetStatusArgs, FleetSwitchoverArgs};
+pub use hold::{HoldArgs, ReleaseArgs};
 pub use manual::{CompletionsArgs, ManArgs};
 pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
@@ -34,35 +36,56 @@ pub use site::{DemoteArgs, PromoteArgs, SiteCommand};
 
 /// What a command ended with. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// Failed, and nothing was changed.
-    Failed = 1,
+    Failed,
     /// Misused: wrong arguments or configuration.
-    Usage = 2,
+    Usage,
     /// Refused by a check; the reasons are listed.
-    Refused = 3,
+    Refused,
     /// Accepted, but not finished within the wait.
-    StillRunning = 4,
+    StillRunning,
     /// Done, but not as asked (another leader, or redundancy not back).
-    DoneOtherwise = 5,
+    DoneOtherwise,
     /// Neither etcd nor an agent could be reached.
-    Unreachable = 6,
+    Unreachable,
     /// Whoever asked took it back: no to a question, or Ctrl-C before anything was done.
-    Aborted = 7,
+    Aborted,
     /// etcd or an agent does not know who asks, or does not let them.
-    Unauthorised = 8,
+    Unauthorised,
     /// `status --exit-code`: a leader that writes, but not everything is well.
-    Degraded = 10,
+    Degraded,
     /// `status --exit-code`: nobody accepts writes.
-    NoPrimary = 11,
+    NoPrimary,
+    /// `hold`: with this, the command that it ran has ended.
+    Command(u8),
+}
+
+impl Exit {
+    /// Its number.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Refused => 3,
+            Exit::StillRunning => 4,
+            Exit::DoneOtherwise => 5,
+            Exit::Unreachable => 6,
+            Exit::Aborted => 7,
+            Exit::Unauthorised => 8,
+            Exit::Degraded => 10,
+            Exit::NoPrimary => 11,
+            Exit::Command(code) => code,
+        }
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        ExitCode::from(exit as u8)
+        ExitCode::from(exit.code())
     }
 }
 
@@ -124,6 +147,10 @@ pub enum Command {
     /// Take a member out of the cluster.
     #[command(subcommand)]
     Member(MemberCommand),
+    /// Keep planned actions waiting while a command runs, such as a change of the schema; failovers never wait.
+    Hold(HoldArgs),
+    /// Give a hold up before its end.
+    Release(ReleaseArgs),
     /// Stop automatic actions for a while (health answers go on).
     Pause(PauseArgs),
     /// Allow automatic actions again.

@@ -23,6 +23,9 @@ pub struct OrderArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// Go on although planned actions are held (pgvigil hold); it is recorded against whose hold.
+    #[arg(long)]
+    pub ignore_hold: bool,
 }
 
 /// Arguments of `restart`.

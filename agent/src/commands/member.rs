@@ -15,7 +15,7 @@ use crate::commands::operator::{agrees, must_be_able_to_ask, types, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{told, words};
-use crate::operate::{Unable, asks};
+use crate::operate::{Unable, asks, hold};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -43,19 +43,25 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
         Ok(leader) => leader,
     };
     if !snapshot.cluster.has_departed(&member) {
+        let pass = hold::pass(&snapshot, jiff::Timestamp::now(), arguments.ignore_hold).map_err(told)?;
         tell(&consequence(&snapshot, &member));
         if !arguments.yes && !means_it(&reach, &snapshot, &member) {
             tell("nothing was changed");
             return Ok(Exit::Aborted);
         }
         let at = jiff::Timestamp::now().to_string();
-        let record = DepartureRecord { by: who(), reason: arguments.reason.clone(), at, ..DepartureRecord::default() };
+        let record = DepartureRecord {
+            by: who(),
+            reason: hold::reason_against(arguments.reason.as_deref(), &pass),
+            at,
+            ..DepartureRecord::default()
+        };
         asks();
-        match reach.store.let_leave(&member, &leader, &record).await {
+        match reach.store.let_leave(&member, &leader, &record, pass.revision).await {
             Ok(Outcome::Applied { .. }) => {}
             Ok(Outcome::Refused) => {
-                tell(&format!("refused: {member} has come back meanwhile, or somebody else leads; look again"));
-                return Ok(Exit::Refused);
+                let otherwise = format!("{member} has come back meanwhile, or somebody else leads; look again");
+                return Err(told(hold::overtaken(&reach, &pass, &otherwise).await));
             }
             Err(error) => {
                 return Ok(told(Unable::by_etcd(&error, "the word was not given")));

@@ -9,6 +9,7 @@ mod daemon;
 mod failover;
 mod fleet;
 mod follow;
+mod hold;
 mod manual;
 mod member;
 mod operator;
@@ -48,6 +49,8 @@ pub fn run(cli: Cli) -> Exit {
         Command::Reinit(arguments) => in_runtime(orders::reinit(&arguments)),
         Command::Adopt(arguments) => in_runtime(adopt::run(&arguments)),
         Command::Member(command) => in_runtime(member::run(&command)),
+        Command::Hold(arguments) => to_its_end(hold::hold(&arguments)),
+        Command::Release(arguments) => in_runtime(hold::release(&arguments)),
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
         Command::Config(command) => in_runtime(settings::run(&command)),
@@ -62,11 +65,16 @@ pub fn run(cli: Cli) -> Exit {
     if exit == Exit::Done && screen::output_lost() { Exit::Failed } else { exit }
 }
 
-/// One thread is enough to ask everybody at once.
+/// As most commands: Ctrl-C ends it.
 fn in_runtime(work: impl Future<Output = Exit>) -> Exit {
+    to_its_end(unless_interrupted(work))
+}
+
+/// One thread is enough to ask everybody at once.
+fn to_its_end(work: impl Future<Output = Exit>) -> Exit {
     match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let exit = runtime.block_on(unless_interrupted(work));
+            let exit = runtime.block_on(work);
             // A name that the resolver is still looking for must not hold up the end.
             runtime.shutdown_background();
             exit
@@ -106,7 +114,7 @@ fn told(unable: Unable) -> Exit {
 fn exit_of(unable: &Unable) -> Exit {
     match unable.kind {
         Kind::Misused => Exit::Usage,
-        Kind::Refused | Kind::Overtaken => Exit::Refused,
+        Kind::Refused | Kind::Held | Kind::Overtaken => Exit::Refused,
         Kind::Failed => Exit::Failed,
         Kind::Unreachable | Kind::Unknown => Exit::Unreachable,
         Kind::Unauthorised => Exit::Unauthorised,

@@ -11,10 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::operator::{agrees, must_be_able_to_ask, types, who};
 use super::screen::{answer, tell};
-use super::settings::{change, put};
-use super::words;
+use super::settings::{change, change_planned, put};
 use super::world::Reach;
+use super::{told, words};
 use crate::cli::{DemoteArgs, Exit, PromoteArgs, SiteCommand};
+use crate::operate::hold;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -51,6 +52,11 @@ async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
     Ok(snapshot)
 }
 
+/// Nobody is asked about what would be refused.
+fn not_held(snapshot: &Snapshot, ignore_hold: bool) -> Result<(), Exit> {
+    hold::pass(snapshot, jiff::Timestamp::now(), ignore_hold).map(|_| ()).map_err(told)
+}
+
 async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
     const QUESTION: &str = "Let this site lead?";
     let token: Option<Token> =
@@ -58,6 +64,7 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
     let reach = Reach::new(&arguments.config)?;
     must_be_able_to_ask(arguments.how.yes, QUESTION)?;
     let snapshot = read(&reach).await?;
+    not_held(&snapshot, arguments.how.ignore_hold)?;
     if !snapshot.cluster.follows() {
         forget_the_other(&reach).await?;
         return Err(refused("this site leads already"));
@@ -87,7 +94,8 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
     }
     let by = who();
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_lead(config, token, &by)));
-    change(&reach, Some(arguments.how.reason.as_deref().unwrap_or("site promote")), word).await?;
+    let reason = arguments.how.reason.as_deref().unwrap_or("site promote");
+    change_planned(&reach, Some(reason), arguments.how.ignore_hold, word).await?;
     leads(&reach, arguments.how.wait).await
 }
 
@@ -153,6 +161,7 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
     let reach = Reach::new(&arguments.config)?;
     must_be_able_to_ask(arguments.how.yes, QUESTION)?;
     let snapshot = read(&reach).await?;
+    not_held(&snapshot, arguments.how.ignore_hold)?;
     let own = snapshot
         .cluster
         .members
@@ -171,7 +180,8 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
         return Err(Exit::Aborted);
     }
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_follow(config, &remote)));
-    change(&reach, Some(arguments.how.reason.as_deref().unwrap_or("site demote")), word).await?;
+    let reason = arguments.how.reason.as_deref().unwrap_or("site demote");
+    change_planned(&reach, Some(reason), arguments.how.ignore_hold, word).await?;
     if followed {
         answer(&format!("this site follows {remote}"));
         return Ok(Exit::Done);

@@ -181,6 +181,7 @@ pub fn exit_word(exit: Exit) -> &'static str {
         Exit::Unauthorised => "unauthorised",
         Exit::Degraded => "degraded",
         Exit::NoPrimary => "no_primary",
+        Exit::Command(_) => "command",
     }
 }
 

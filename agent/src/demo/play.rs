@@ -228,7 +228,7 @@ async fn switch_over(cluster: &LocalCluster, leader: &str, screen: &Screen) -> R
         screen.print(&format!("            {line}"));
     }
     match output.status.code() {
-        Some(code) if code == Exit::Done as i32 || code == Exit::DoneOtherwise as i32 => Ok(()),
+        Some(code) if [Exit::Done, Exit::DoneOtherwise].iter().any(|exit| code == i32::from(exit.code())) => Ok(()),
         _ => bail!("the switchover to {} failed ({})", to.name, output.status),
     }
 }

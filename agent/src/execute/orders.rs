@@ -14,6 +14,7 @@ use super::Effect;
 use super::joining::clone;
 use super::running::{start, stop};
 use crate::hands::Hands;
+use crate::operate::hold::against;
 
 /// A checkpoint before the stop, so that the one in it is short.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
@@ -151,6 +152,7 @@ pub(crate) fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) 
         term_after: seen.cluster.term.0,
         requested_by: asked.requested_by,
         reason: asked.reason.unwrap_or_default(),
+        notes: asked.ignored_hold.as_deref().map(against).into_iter().collect(),
         started_at: jiff::Timestamp::now().to_string(),
         lost: "none".to_owned(),
         lost_bytes_bound: Some(0),

@@ -10,6 +10,7 @@ use decision::reason::Standing;
 use pg_control::{Heartbeat, Overruled, Progress};
 use serde_json::{Map, Value, json};
 
+use crate::operate::hold::Shown;
 use crate::overruled::{code, consequence};
 use crate::published::{Picture, SyncKind};
 
@@ -85,7 +86,13 @@ fn ours(picture: &Picture) -> Value {
         "why": picture.decision.reason.to_string(),
         "replay_lag_bytes": picture.replay_lag_bytes(),
         "copying": picture.copying.as_ref().map(copying),
+        "hold": hold(picture),
     })
+}
+
+/// For whom planned actions wait.
+fn hold(picture: &Picture) -> Option<Shown> {
+    Shown::of(&picture.snapshot.as_ref()?.hold, jiff::Timestamp::now())
 }
 
 /// How far a copy is. WAL comes on top of the bytes, so that they may end a little below or above their total.
@@ -129,6 +136,9 @@ pub fn cluster(picture: &Picture) -> Value {
     let mut body = json!({"members": members, "scope": picture.cluster_name});
     if picture.view.settings.paused {
         body["pause"] = json!(true);
+    }
+    if let Some(hold) = hold(picture) {
+        body["pgvigil"] = json!({"hold": hold});
     }
     body
 }

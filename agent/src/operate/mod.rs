@@ -4,6 +4,7 @@
 pub mod actions;
 pub mod failover;
 pub mod follow;
+pub mod hold;
 pub mod orders;
 pub mod pause;
 pub mod preflight;
@@ -35,6 +36,8 @@ pub enum Kind {
     Misused,
     /// A check forbids it.
     Refused,
+    /// Planned actions wait, and it is one.
+    Held,
     /// Somebody else was faster.
     Overtaken,
     /// It did not work; nothing was changed.

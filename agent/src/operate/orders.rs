@@ -7,7 +7,7 @@ use consensus::{Outcome, Snapshot};
 use decision::names::MemberName;
 
 use super::world::Reach;
-use super::{Kind, Unable, asks, words};
+use super::{Kind, Unable, asks, hold, words};
 use crate::transitions::order_taken_back;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -41,12 +41,12 @@ pub fn waits_for_restart(snapshot: &Snapshot, member: &MemberName) -> bool {
     snapshot.member_records.get(member).is_some_and(|record| record.pending_restart == Some(true))
 }
 
-/// Gives the order; its revision names it from then on.
+/// Gives the order; its revision names it from then on. A hold keeps it waiting unless it is a reload, which stops nothing; `ignore_hold`: it does not.
 ///
 /// # Errors
-/// Another one waits there, or etcd does not answer.
-pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord) -> Result<i64, Unable> {
-    give_while(reach, None, to, order).await
+/// Another one waits there, it is held, or etcd does not answer.
+pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord, ignore_hold: bool) -> Result<i64, Unable> {
+    give_while(reach, None, to, order, ignore_hold).await
 }
 
 /// The same only while this member leads.
@@ -58,13 +58,25 @@ pub async fn give_while(
     leader: Option<&MemberName>,
     to: &MemberName,
     order: &OrderRecord,
+    ignore_hold: bool,
 ) -> Result<i64, Unable> {
+    let pass = match order.order.as_str() {
+        "reload" => None,
+        _ => Some(hold::pass(&read(reach).await?, jiff::Timestamp::now(), ignore_hold)?),
+    };
+    let (ignored_hold, seen) =
+        (pass.as_ref().and_then(|pass| pass.ignored.clone()), pass.as_ref().map(|pass| pass.revision));
+    let order = OrderRecord { ignored_hold, ..order.clone() };
     asks();
-    match reach.store.give_order_while(leader, to, order).await {
+    match reach.store.give_order_while(leader, seen, to, &order).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
         Ok(Outcome::Refused) => {
             let or = leader.map(|leader| format!(", or {leader} does not lead any more")).unwrap_or_default();
-            Err(Unable::new(Kind::Overtaken, format!("another order waits for {to}{or}")))
+            let otherwise = format!("another order waits for {to}{or}");
+            match &pass {
+                Some(pass) => Err(hold::overtaken(reach, pass, &otherwise).await),
+                None => Err(Unable::new(Kind::Overtaken, otherwise)),
+            }
         }
         Err(error) => Err(Unable::by_etcd(&error, "the order was not given")),
     }

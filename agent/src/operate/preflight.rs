@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::hold;
 use super::switchover::asked_for;
 use super::words;
 use super::world::{Answer, World};
@@ -91,6 +92,8 @@ pub struct Wish {
     pub to: Option<MemberName>,
     /// Who must lead now.
     pub expect_leader: Option<MemberName>,
+    /// It goes on against a hold.
+    pub ignore_hold: bool,
 }
 
 impl Preflight {
@@ -191,6 +194,12 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
         checks.push(match wish.to {
             Some(_) => Check::warn("automatic actions are paused: this switchover is carried out, and nothing else"),
             None => Check::fail("in a pause nobody is chosen: name the candidate (`--to`), or `pgvigil resume` first"),
+        });
+    }
+    if let Some(shown) = hold::Shown::of(&snapshot.hold, now) {
+        checks.push(match wish.ignore_hold {
+            true => Check::warn(format!("planned actions are held {}: ignored", shown.in_words())),
+            false => Check::fail(hold::waits(&shown)),
         });
     }
     checks.push(match &snapshot.request_record {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use consensus::records::{FailoverRecord, PauseRecord};
+use consensus::records::{FailoverRecord, Hold, HoldRecord, PauseRecord};
 use decision::names::Term;
 
 use super::super::testing::{name, standby};
@@ -40,7 +40,7 @@ fn world(snapshot: &Snapshot, pg2_lag: u64, pg3_lag: u64) -> World {
 }
 
 fn check(snapshot: &Snapshot, world: &World, to: Option<&str>) -> Preflight {
-    let wish = Wish { to: to.map(name), expect_leader: None };
+    let wish = Wish { to: to.map(name), ..Wish::default() };
     Preflight::of(world, snapshot, &wish, Timestamp::now())
 }
 
@@ -117,7 +117,7 @@ fn whatever_forbids_it_is_named() {
     let fine = snapshot();
     assert_eq!(failures(&check(&fine, &world_of(&fine), Some("pg1"))), ["pg1 leads already"]);
     assert!(failures(&check(&fine, &world_of(&fine), Some("pg9")))[0].contains("Registered: pg1, pg2, pg3"));
-    let wish = Wish { to: None, expect_leader: Some(name("pg2")) };
+    let wish = Wish { to: None, expect_leader: Some(name("pg2")), ..Wish::default() };
     let moved = Preflight::of(&world_of(&fine), &fine, &wish, Timestamp::now());
     assert_eq!(failures(&moved), ["pg1 leads, not pg2"]);
     assert_eq!(moved.instead, None);
@@ -137,4 +137,19 @@ fn a_standby_that_does_not_stream_or_answer_is_refused() {
     leader.why["standings"] = json!([{"member": "pg2", "bars": [{"code": "not_streaming", "sentence": "it does not stream from the leader"}]}]);
     let told = "pg2 cannot take over: it does not stream from the leader";
     assert_eq!(failures(&check(&snapshot, &cut_off, Some("pg2"))), [told]);
+}
+
+#[test]
+fn a_hold_forbids_it_unless_whoever_asks_goes_on_all_the_same() {
+    let (now, mut snapshot) = (Timestamp::now(), snapshot());
+    let until = now + jiff::SignedDuration::from_mins(30);
+    let (id, by, reason, host) = ("h-1".into(), "anna@db1".into(), "flyway V42".into(), "db1".into());
+    snapshot.hold = Hold::Taken(HoldRecord { id, by, reason, since: now, until, host });
+    let world = world(&snapshot, 0, 0);
+    let check = |ignore_hold| Preflight::of(&world, &snapshot, &Wish { ignore_hold, ..Wish::default() }, now);
+    let held = check(false);
+    assert!(!held.passed() && failures(&held)[0].contains("held by anna@db1"), "{held:?}");
+    assert_eq!(held.instead, None, "nobody else would pass");
+    let ignored = check(true);
+    assert!(ignored.passed() && ignored.checks.iter().any(|check| check.text.ends_with("flyway V42: ignored")));
 }

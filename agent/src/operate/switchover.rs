@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use super::follow::{Asked, Kind as AskedKind};
 use super::preflight::{Preflight, Wish};
 use super::world::{Reach, World};
-use super::{Kind, Unable, asks};
+use super::{Kind, Unable, asks, hold};
 use crate::transitions::{CANCELLED, refused};
 
 /// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
 const PASSES_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const ASKED_AT_ONCE: &str = "somebody else has asked for a switchover or failover at this very moment";
 
 /// Looks at everything; again for a moment, while only such things are in the way as pass by themselves.
 pub async fn look(reach: &Reach, wish: &Wish) -> World {
@@ -34,26 +35,33 @@ pub async fn look(reach: &Reach, wish: &Wish) -> World {
     }
 }
 
-/// Asks for a switchover, by whom and why.
+/// Asks for a switchover, by whom and why; `ignore_hold`: against a hold as well.
 ///
 /// # Errors
-/// As [`write_request`].
+/// As [`write_request`], or it is held.
 pub async fn request(
     reach: &Reach,
     snapshot: &Snapshot,
     (from, to): (&MemberName, &MemberName),
     by: &str,
     reason: Option<&str>,
+    ignore_hold: bool,
 ) -> Result<Asked, Unable> {
+    let pass = hold::pass(snapshot, Timestamp::now(), ignore_hold)?;
     let record = FailoverRecord {
         leader: Some(from.to_string()),
         member: Some(to.to_string()),
         kind: Some("switchover".to_owned()),
         requested_by: Some(by.to_owned()),
         reason: reason.map(str::to_owned),
+        ignored_hold: pass.ignored.clone(),
         ..FailoverRecord::default()
     };
-    let revision = write_request(reach, &record).await?;
+    asks();
+    let revision = match reach.store.request_planned(&record, pass.revision).await {
+        Ok(Outcome::Refused) => return Err(hold::overtaken(reach, &pass, ASKED_AT_ONCE).await),
+        written => accepted(written)?,
+    };
     let (from, to, term_before) = (Some(from.clone()), to.clone(), snapshot.cluster.term);
     Ok(Asked { kind: AskedKind::Switchover, revision, from, to, term_before })
 }
@@ -68,18 +76,19 @@ pub fn asked_for(request: &FailoverRecord) -> String {
     )
 }
 
-/// Writes the request; its revision names it from then on.
+/// Writes the request of a failover, which no hold keeps waiting; its revision names it from then on.
 ///
 /// # Errors
 /// Another one waits, or etcd does not answer.
 pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64, Unable> {
     asks();
-    match reach.store.request_failover(record).await {
+    accepted(reach.store.request_failover(record).await)
+}
+
+fn accepted(written: Result<Outcome, Error>) -> Result<i64, Unable> {
+    match written {
         Ok(Outcome::Applied { revision }) => Ok(revision),
-        Ok(Outcome::Refused) => Err(Unable::new(
-            Kind::Overtaken,
-            "somebody else has asked for a switchover or failover at this very moment",
-        )),
+        Ok(Outcome::Refused) => Err(Unable::new(Kind::Overtaken, ASKED_AT_ONCE)),
         Err(error) => {
             let (kind, more) = match &error {
                 Error::Unknown(_) => (Kind::Unknown, "; `pgvigil status` tells whether the request waits"),

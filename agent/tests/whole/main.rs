@@ -25,6 +25,7 @@ mod failover;
 mod fencing;
 mod fleet;
 mod hangs;
+mod hold;
 mod http;
 mod lagging;
 mod least;

@@ -6,6 +6,7 @@ pub mod access;
 pub mod config;
 pub mod config_revision;
 pub mod departure;
+pub mod hold;
 pub mod member;
 #[cfg(test)]
 mod nonsense;
@@ -26,6 +27,7 @@ pub use access::Access;
 pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
 pub use departure::DepartureRecord;
+pub use hold::{Hold, HoldRecord};
 pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_base};
 pub use order::{OrderRecord, order_id, order_of};
 pub use progress::HistoryRow;

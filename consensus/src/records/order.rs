@@ -21,6 +21,9 @@ pub struct OrderRecord {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The hold against which it was given, by whom and why; `None`: there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignored_hold: Option<String>,
 }
 
 impl OrderRecord {

@@ -31,6 +31,9 @@ pub struct FailoverRecord {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The hold against which it was asked for, by whom and why; `None`: there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignored_hold: Option<String>,
     /// The name under which the asker will look for the outcome.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

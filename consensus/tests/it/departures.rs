@@ -30,11 +30,11 @@ async fn a_member_leaves_while_it_is_away_and_is_welcome_back() {
         ),
     ];
     assert!(store.commit(&[], &begin).await.unwrap().applied());
-    assert_eq!(store.let_leave(&pg3, &pg1, &record).await.unwrap(), Outcome::Refused, "it is there");
+    assert_eq!(store.let_leave(&pg3, &pg1, &record, 0).await.unwrap(), Outcome::Refused, "it is there");
     store.commit(&[], &[Write::delete(keys.member(&pg3))]).await.unwrap();
-    assert_eq!(store.let_leave(&pg3, &name("pg2"), &record).await.unwrap(), Outcome::Refused, "another leads");
-    assert!(store.let_leave(&pg3, &pg1, &record).await.unwrap().applied());
-    assert_eq!(store.let_leave(&pg3, &pg1, &record).await.unwrap(), Outcome::Refused, "once is enough");
+    assert_eq!(store.let_leave(&pg3, &name("pg2"), &record, 0).await.unwrap(), Outcome::Refused, "another leads");
+    assert!(store.let_leave(&pg3, &pg1, &record, 0).await.unwrap().applied());
+    assert_eq!(store.let_leave(&pg3, &pg1, &record, 0).await.unwrap(), Outcome::Refused, "once is enough");
 
     store.set_floor(&pg3, Lsn(77)).await.unwrap();
     store.give_order(&pg3, &OrderRecord { order: "restart".to_owned(), ..OrderRecord::default() }).await.unwrap();

@@ -7,6 +7,7 @@ mod etcd;
 mod faults;
 mod fleet;
 mod hedging;
+mod holds;
 mod leadership;
 mod leases;
 mod mending;

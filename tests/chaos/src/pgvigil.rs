@@ -103,7 +103,8 @@ impl Pgvigil {
         let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await??;
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).trim().to_owned();
-        let done = [Exit::Done as i32, Exit::DoneOtherwise as i32].map(Some).contains(&output.status.code());
+        let good = [Exit::Done, Exit::DoneOtherwise].map(|exit| Some(i32::from(exit.code())));
+        let done = good.contains(&output.status.code());
         ensure!(done, "pgvigil {}: {}: {said}", arguments.join(" "), output.status);
         Ok(said)
     }

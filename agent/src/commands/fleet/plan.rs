@@ -76,7 +76,7 @@ impl Zones {
             };
             return Plan::Refused { from, to: None, why: format!("no member is registered {wanted}") };
         };
-        let wish = Wish { to: Some(to.clone()), expect_leader: Some(from.clone()) };
+        let wish = Wish { to: Some(to.clone()), expect_leader: Some(from.clone()), ..Wish::default() };
         let preflight = Preflight::of(world, snapshot, &wish, now);
         let failed: Vec<&str> = preflight.failures().collect();
         if !failed.is_empty() {

@@ -195,7 +195,7 @@ async fn hand_over(
     to: &MemberName,
     order: &Order,
 ) -> (Exit, String, Option<Transition>) {
-    let wish = Wish { to: Some(to.clone()), expect_leader: Some(from.clone()) };
+    let wish = Wish { to: Some(to.clone()), expect_leader: Some(from.clone()), ..Wish::default() };
     let world = look(reach, &wish).await;
     let snapshot = match &world.etcd {
         Ok(snapshot) => snapshot,
@@ -206,7 +206,7 @@ async fn hand_over(
         let why: Vec<&str> = preflight.failures().collect();
         return (Exit::Refused, format!("refused: {}", why.join("; ")), None);
     }
-    let asked = match request(reach, snapshot, (from, to), &order.by, order.reason.as_deref()).await {
+    let asked = match request(reach, snapshot, (from, to), &order.by, order.reason.as_deref(), wish.ignore_hold).await {
         Ok(asked) => asked,
         Err(unable) => return (super::super::exit_of(&unable), unable.text(), None),
     };

@@ -13,6 +13,7 @@ use crate::commands::operator::{agrees, must_be_able_to_ask, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{told as unable, words};
+use crate::operate::hold;
 use crate::operate::orders::{self, refusal, waits_for_restart};
 
 /// Restarts the Postgres of one node.
@@ -45,7 +46,7 @@ async fn reload_each(arguments: &ReloadArgs) -> Result<Exit, Exit> {
         None => snapshot.cluster.members.keys().cloned().collect(),
     };
     let (config, wait, reason) = (arguments.config.clone(), arguments.wait, arguments.reason.clone());
-    let how = OrderArgs { config, wait, reason, yes: true };
+    let how = OrderArgs { config, wait, reason, yes: true, ignore_hold: false };
     let mut worst = Exit::Done;
     for member in &members {
         let order = OrderRecord { order: "reload".to_owned(), ..OrderRecord::default() };
@@ -99,6 +100,7 @@ async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result
         tell(&format!("refused: {why}"));
         return Ok(Exit::Refused);
     }
+    not_held(&snapshot, arguments)?;
     let what = consequence(&snapshot, &to, &order);
     tell(&what);
     if !arguments.yes && !agrees("go on?") {
@@ -111,10 +113,15 @@ async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result
 /// Gives the order and follows it.
 async fn obeyed(reach: &Reach, to: &MemberName, arguments: &OrderArgs, order: OrderRecord) -> Result<Exit, Exit> {
     let order = OrderRecord { requested_by: who(), reason: arguments.reason.clone(), ..order };
-    match orders::give(reach, to, &order).await {
+    match orders::give(reach, to, &order, arguments.ignore_hold).await {
         Ok(revision) => follow(reach, to, revision, arguments.wait).await,
         Err(why) => Ok(unable(why)),
     }
+}
+
+/// Nobody is asked about what would be refused.
+fn not_held(snapshot: &Snapshot, arguments: &OrderArgs) -> Result<(), Exit> {
+    hold::pass(snapshot, jiff::Timestamp::now(), arguments.ignore_hold).map(|_| ()).map_err(unable)
 }
 
 async fn read(reach: &Reach) -> Result<Snapshot, Exit> {

@@ -8,7 +8,7 @@ use consensus::records::OrderRecord;
 use decision::names::MemberName;
 use decision::view::{Cluster, MemberRole};
 
-use super::{obeyed, read};
+use super::{not_held, obeyed, read};
 use crate::cli::{Exit, OrderArgs, Output, Role, SwitchoverArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask};
 use crate::commands::screen::{answer, tell};
@@ -23,6 +23,7 @@ pub(super) async fn restart(arguments: &OrderArgs, pending: bool) -> Result<Exit
     must_be_able_to_ask(arguments.yes, "go on?")?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
+    not_held(&snapshot, arguments)?;
     let concerned = |name: &MemberName| !pending || waits_for_restart(&snapshot, name);
     if !snapshot.cluster.members.keys().any(concerned) {
         answer("nothing waits for a restart");
@@ -143,6 +144,7 @@ fn away_from(leader: &MemberName, arguments: &OrderArgs) -> SwitchoverArgs {
         wait: arguments.wait.min(Duration::from_secs(60)),
         reason: arguments.reason.clone().or_else(|| Some("rolling restart".to_owned())),
         yes: true,
+        ignore_hold: arguments.ignore_hold,
         output: Output::Table,
     }
 }

@@ -23,6 +23,19 @@ pub async fn change(
     settings::change(reach, &who(), reason, new).await.map_err(told)
 }
 
+/// The same for a change that waits for a hold; see [`settings::change_planned`].
+///
+/// # Errors
+/// Told already; the exit code of the command.
+pub async fn change_planned(
+    reach: &Reach,
+    reason: Option<&str>,
+    ignore_hold: bool,
+    new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
+) -> Result<Option<u64>, Exit> {
+    settings::change_planned(reach, &who(), reason, ignore_hold, new).await.map_err(told)
+}
+
 /// Reads the cluster.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::config::keys;
 use crate::operate::settings::{Checked, checked, diff, unchanged, with_the_state_of};
 
 pub use crate::operate::settings::put;
-pub use change::change;
+pub use change::{change, change_planned};
 
 /// Carries out one of them.
 pub async fn run(command: &ConfigCommand) -> Exit {

@@ -60,6 +60,9 @@ pub fn header(status: &Status) -> String {
     if let Some(pause) = &status.pause {
         parts.push(format!("PAUSED {}", pause.in_words()));
     }
+    if let Some(hold) = &status.hold {
+        parts.push(format!("HELD {}", hold.in_words()));
+    }
     parts.join("  ")
 }
 
@@ -159,6 +162,7 @@ mod tests {
                 text: "quorum: any 1 of pg2, pg3".to_owned(),
             }),
             pause: None,
+            hold: None,
             request: None,
             members: vec![leader, laggard],
             problems: vec![Trouble::new("replay_behind", "pg3 is slow", "pgvigil why pg3")],

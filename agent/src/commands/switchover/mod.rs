@@ -56,14 +56,16 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
         return Ok(Exit::Aborted);
     }
     let by = (who(), arguments.reason.as_deref());
-    let asked = request(&reach, snapshot, (from, to), &by.0, by.1).await.map_err(told)?;
+    let asked = request(&reach, snapshot, (from, to), &by.0, by.1, arguments.ignore_hold).await.map_err(told)?;
     let followed = follow(&reach, &asked, arguments.wait).await;
     Ok(conclude(&asked, &followed, arguments.wait, arguments.output))
 }
 
 fn wish(arguments: &SwitchoverArgs) -> Result<Wish, Exit> {
     let name = |text: &Option<String>| text.as_deref().map(MemberName::new).transpose();
-    let names = name(&arguments.to).and_then(|to| Ok(Wish { to, expect_leader: name(&arguments.expect_leader)? }));
+    let names = name(&arguments.to).and_then(|to| {
+        Ok(Wish { to, expect_leader: name(&arguments.expect_leader)?, ignore_hold: arguments.ignore_hold })
+    });
     names.map_err(|bad| {
         tell(&format!("error: {bad}"));
         Exit::Usage

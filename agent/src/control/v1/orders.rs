@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::answers::{accepted, expected, passes};
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
+use crate::control::verbs::may_ignore;
 use crate::operate::actions::{Action, State};
 use crate::operate::orders::{give_while, read, refusal};
 use crate::operate::preflight::Check;
@@ -37,6 +38,9 @@ pub struct RestartWanted {
     /// Who must lead now; where another does, nothing is done.
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
     expect_leader: Option<MemberName>,
+    /// Go on against a hold. Takes admin.
+    #[serde(default)]
+    ignore_hold: bool,
     /// Why, for the records.
     reason: Option<String>,
 }
@@ -52,6 +56,9 @@ pub struct ReinitializeWanted {
     /// Who must lead now; where another does, nothing is done.
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
     expect_leader: Option<MemberName>,
+    /// Go on against a hold. Takes admin.
+    #[serde(default)]
+    ignore_hold: bool,
     /// Why, for the records.
     reason: Option<String>,
 }
@@ -96,7 +103,7 @@ pub async fn restart(call: Call) -> Result<Answer, Answer> {
         OnlyRole::Standby => "replica".to_owned(),
     });
     let order = OrderRecord { order: "restart".to_owned(), role, reason: wanted.reason, ..OrderRecord::default() };
-    give(&call, &wanted.member, wanted.expect_leader.as_ref(), order).await
+    give(&call, &wanted.member, (wanted.expect_leader.as_ref(), wanted.ignore_hold), order).await
 }
 
 /// Copies the data of a node anew.
@@ -109,7 +116,7 @@ pub async fn restart(call: Call) -> Result<Answer, Answer> {
 pub async fn reinitialize(call: Call) -> Result<Answer, Answer> {
     let wanted: ReinitializeWanted = call.words.read()?;
     let order = OrderRecord { order: "reinit".to_owned(), reason: wanted.reason, ..OrderRecord::default() };
-    give(&call, &wanted.member, wanted.expect_leader.as_ref(), order).await
+    give(&call, &wanted.member, (wanted.expect_leader.as_ref(), wanted.ignore_hold), order).await
 }
 
 /// Reads a node's file again: at once where it is the node that is asked.
@@ -126,7 +133,7 @@ pub async fn reload(call: Call) -> Result<Answer, Answer> {
     let expects = wanted.expect_leader.as_ref();
     if let Some(member) = wanted.member.filter(|member| member != me) {
         let order = OrderRecord { order: "reload".to_owned(), reason: wanted.reason, ..OrderRecord::default() };
-        return give(&call, &member, expects, order).await;
+        return give(&call, &member, (expects, false), order).await;
     }
     if expects.is_some() {
         let checks: Vec<Check> = expected(&read(&call.control.reach).await?, expects).into_iter().collect();
@@ -146,9 +153,10 @@ pub async fn reload(call: Call) -> Result<Answer, Answer> {
 async fn give(
     call: &Call,
     member: &MemberName,
-    leader: Option<&MemberName>,
+    (leader, ignore_hold): (Option<&MemberName>, bool),
     order: OrderRecord,
 ) -> Result<Answer, Answer> {
+    may_ignore(&call.caller, ignore_hold)?;
     let what = format!("of {member}");
     let reason = call.asides.or(order.reason.clone());
     let order = OrderRecord { requested_by: call.caller.who(), reason, ..order };
@@ -162,7 +170,7 @@ async fn give(
         checks.push(Check::fail("nobody leads: there is nothing to copy from"));
     }
     passes(&checks).map_err(|answer| answer.about(what.clone()))?;
-    let given = give_while(&call.control.reach, leader, member, &order).await;
+    let given = give_while(&call.control.reach, leader, member, &order, ignore_hold).await;
     let revision = given.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(accepted(&Action::of_order(order_id(revision), State::Accepted, member, &order)).about(what))
 }

@@ -10,6 +10,7 @@ use super::answers::{accepted, refused};
 use crate::config::Role;
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
+use crate::control::verbs::may_ignore;
 use crate::operate::actions::{Action, State};
 use crate::operate::failover;
 use crate::operate::follow::{Asked, Kind};
@@ -27,6 +28,9 @@ pub struct SwitchoverWanted {
     /// Who must lead now; where another does, nothing is done.
     #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
     expect_leader: Option<MemberName>,
+    /// Go on against a hold. Takes admin.
+    #[serde(default)]
+    ignore_hold: bool,
     /// Why, for the records.
     reason: Option<String>,
 }
@@ -55,7 +59,8 @@ pub struct FailoverWanted {
     ))]
 pub async fn switchover(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: SwitchoverWanted = words.read()?;
-    let wish = Wish { to: wanted.to, expect_leader: wanted.expect_leader };
+    may_ignore(&caller, wanted.ignore_hold)?;
+    let wish = Wish { to: wanted.to, expect_leader: wanted.expect_leader, ignore_hold: wanted.ignore_hold };
     let world = look(&control.reach, &wish).await;
     let snapshot = world.etcd.as_ref().map_err(|why| silent(why))?;
     let preflight = Preflight::of(&world, snapshot, &wish, Timestamp::now());
@@ -64,7 +69,7 @@ pub async fn switchover(Call { control, caller, asides, words }: Call) -> Result
         return Err(refused(status, &preflight.checks, preflight.instead.as_ref()));
     };
     let (what, reason) = (format!("from {from} to {to}"), asides.or(wanted.reason));
-    let asked = request(&control.reach, snapshot, (from, to), &caller.who(), reason.as_deref()).await;
+    let asked = request(&control.reach, snapshot, (from, to), &caller.who(), reason.as_deref(), wish.ignore_hold).await;
     let asked = asked.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(accepted(&action(&asked, caller.who(), reason)).about(what))
 }

@@ -16,6 +16,7 @@ use serde_json::Value;
 use utoipa::OpenApi;
 
 use super::Control;
+use super::access::Caller;
 use super::answer::{Answer, Outcome};
 use crate::config::Role;
 use crate::operate::{Kind, Unable};
@@ -123,6 +124,15 @@ pub fn router(control: Control) -> Router {
 fn member(field: &str, text: Option<&str>) -> Result<Option<MemberName>, Answer> {
     let named = text.filter(|text| !text.is_empty()).map(MemberName::new).transpose();
     named.map_err(|bad| Answer::error(StatusCode::BAD_REQUEST, format!("`{field}`: {bad}")))
+}
+
+/// To go on against a hold takes more than the verb.
+pub(super) fn may_ignore(caller: &Caller, ignore_hold: bool) -> Result<(), Answer> {
+    if !ignore_hold || caller.role >= Role::Admin {
+        return Ok(());
+    }
+    let why = format!("{} may not ignore a hold: that takes admin", caller.name);
+    Err(Answer::error(StatusCode::FORBIDDEN, why))
 }
 
 /// Nothing waits here for a later time.

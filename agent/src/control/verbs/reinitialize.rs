@@ -26,6 +26,7 @@ pub struct Wanted {
     #[serde(rename = "force")]
     _force: Option<bool>,
     from_leader: Option<bool>,
+    ignore_hold: bool,
     reason: Option<String>,
 }
 
@@ -50,11 +51,12 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
         Some(_) => {}
     }
     let (requested_by, reason) = (caller.who(), asides.or(wanted.reason));
-    let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason };
+    let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason, ignored_hold: None };
     if let Some(why) = orders::refusal(&snapshot, me, &order) {
         return Err(refused(&why));
     }
-    let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("reinitialize", unable))?;
+    let given = orders::give(&control.reach, me, &order, wanted.ignore_hold).await;
+    let revision = given.map_err(|unable| waits("reinitialize", unable))?;
     Ok(begun(&control, revision).await)
 }
 

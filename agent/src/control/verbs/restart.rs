@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{not_later, once, waits};
+use super::{may_ignore, not_later, once, waits};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
@@ -34,6 +34,7 @@ pub struct Wanted {
     timeout: Option<Value>,
     /// As with Patroni it says so by being there.
     restart_pending: Option<Value>,
+    ignore_hold: bool,
     reason: Option<String>,
 }
 
@@ -46,6 +47,7 @@ pub struct Wanted {
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
+    may_ignore(&caller, wanted.ignore_hold)?;
     not_later("schedule", wanted.schedule.as_ref())?;
     let role = role(wanted.role.as_deref())?;
     let within = patience(wanted.timeout.as_ref())?;
@@ -53,12 +55,14 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     conditions(&control, older_than, wanted.restart_pending.is_some())?;
     let snapshot = orders::read(&control.reach).await?;
     let reason = asides.or(wanted.reason);
-    let order = OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason };
+    let order =
+        OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason, ignored_hold: None };
     let me = control.hands.me();
     if let Some(why) = refusal(&snapshot, me, &order) {
         return Err(unsatisfied(&why));
     }
-    let revision = orders::give(&control.reach, me, &order).await.map_err(|unable| waits("restart", unable))?;
+    let given = orders::give(&control.reach, me, &order, wanted.ignore_hold).await;
+    let revision = given.map_err(|unable| waits("restart", unable))?;
     let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
     if record.is_none() && take_back(&control, &caller.who(), &order, revision).await {
         let why = format!("it had not begun within {}, and is taken back", words::length(within));

@@ -11,12 +11,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{member, not_later};
+use super::{may_ignore, member, not_later};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::{Asides, Call};
 use crate::operate::follow::{Asked, End, Followed, Kind, follow};
+use crate::operate::hold::Shown;
 use crate::operate::preflight::{Grade, Preflight, Wish};
 use crate::operate::switchover::{self, look, request};
 use crate::operate::words;
@@ -39,6 +40,8 @@ pub struct Wanted {
     pub scheduled_at: Option<Value>,
     /// Why.
     pub reason: Option<String>,
+    /// It goes on against a hold.
+    pub ignore_hold: bool,
     /// In a failover: what is missing may be lost.
     pub accept_data_loss: bool,
 }
@@ -69,6 +72,7 @@ pub(super) async fn asked_for(
     wanted: &Wanted,
 ) -> Result<Answer, Answer> {
     let bad = |why: &str| Answer::error(StatusCode::BAD_REQUEST, why);
+    may_ignore(caller, wanted.ignore_hold)?;
     let leader = member("leader", wanted.leader.as_deref())?
         .ok_or_else(|| bad("Switchover could be performed only from a specific leader"))?;
     let candidate = member("candidate", wanted.candidate.as_deref())?;
@@ -79,25 +83,19 @@ pub(super) async fn asked_for(
     let to = candidate.as_ref().map_or_else(|| "the best standby".to_owned(), ToString::to_string);
     let what = format!("from {leader} to {to}");
     let reason = asides.or(wanted.reason.clone());
-    let handed_over = hand_over(control, caller, leader, candidate, reason.as_deref()).await;
+    let wish = Wish { to: candidate, expect_leader: Some(leader), ignore_hold: wanted.ignore_hold };
+    let handed_over = hand_over(control, caller, wish, reason.as_deref()).await;
     handed_over.map(|answer| answer.about(what.clone())).map_err(|answer| answer.about(what))
 }
 
-async fn hand_over(
-    control: &Control,
-    caller: &Caller,
-    leader: MemberName,
-    candidate: Option<MemberName>,
-    reason: Option<&str>,
-) -> Result<Answer, Answer> {
-    let wish = Wish { to: candidate, expect_leader: Some(leader) };
+async fn hand_over(control: &Control, caller: &Caller, wish: Wish, reason: Option<&str>) -> Result<Answer, Answer> {
     let world = look(&control.reach, &wish).await;
     let snapshot = world.etcd.as_ref().map_err(|why| unreachable(why))?;
     let preflight = Preflight::of(&world, snapshot, &wish, Timestamp::now());
     let (Some(from), Some(to), true) = (&preflight.leader, &preflight.candidate, preflight.passed()) else {
         return Err(refusal(&preflight, snapshot, &wish));
     };
-    let asked = request(&control.reach, snapshot, (from, to), &caller.who(), reason).await?;
+    let asked = request(&control.reach, snapshot, (from, to), &caller.who(), reason, wish.ignore_hold).await?;
     let followed = follow(&control.reach, &asked, WITHIN, &mut |_| {}).await;
     Ok(conclusion(&asked, &followed))
 }
@@ -120,6 +118,8 @@ fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
         (precondition, "candidate does not exists".to_owned())
     } else if snapshot.request_record.is_some() {
         (StatusCode::CONFLICT, "another switchover or failover is under way".to_owned())
+    } else if !wish.ignore_hold && Shown::of(&snapshot.hold, Timestamp::now()).is_some() {
+        (precondition, "planned actions are held".to_owned())
     } else if snapshot.config.paused_at(Timestamp::now()) && wish.to.is_none() {
         (StatusCode::BAD_REQUEST, "Switchover is possible only to a specific candidate in a paused state".to_owned())
     } else {

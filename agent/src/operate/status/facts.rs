@@ -15,6 +15,7 @@ use super::member::{self, MemberStatus};
 use super::problems::{self, Trouble};
 use super::verdict::{self, Verdict};
 use crate::config::Config;
+use crate::operate::hold::Shown;
 
 /// The cluster as it stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
@@ -41,6 +42,8 @@ pub struct Status {
     pub durability: Option<DurabilityStatus>,
     /// The pause, if there is one.
     pub pause: Option<PauseStatus>,
+    /// For whom planned actions wait.
+    pub hold: Option<Shown>,
     /// An operator's request that waits.
     #[schema(value_type = Option<Object>)]
     pub request: Option<Value>,
@@ -107,6 +110,7 @@ impl Status {
             etcd_error: world.etcd.as_ref().err().cloned(),
             durability: snapshot.and_then(durability),
             pause: pause(world, now),
+            hold: hold(world, now),
             request: snapshot.and_then(|snapshot| snapshot.request_record.as_ref()).map(|record| json!(record)),
             members: member::members(world, now),
             problems: Vec::new(),
@@ -141,6 +145,16 @@ fn pause(world: &World, now: Timestamp) -> Option<PauseStatus> {
     match &world.etcd {
         Ok(snapshot) => of_config(snapshot, now),
         Err(_) => world.answers().any(|(_, answer)| answer.is_paused()).then(PauseStatus::default),
+    }
+}
+
+/// Where etcd is silent, as the agents remember.
+fn hold(world: &World, now: Timestamp) -> Option<Shown> {
+    match &world.etcd {
+        Ok(snapshot) => Shown::of(&snapshot.hold, now),
+        Err(_) => world.answers().find_map(|(_, answer)| {
+            serde_json::from_value::<Option<Shown>>(answer.patroni["pgvigil"]["hold"].clone()).ok().flatten()
+        }),
     }
 }
 

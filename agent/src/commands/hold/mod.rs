@@ -1,0 +1,159 @@
+//! `pgvigil hold` and `pgvigil release`: planned actions wait while a command runs. The hold hangs on a lease of etcd that this program keeps alive, so
+//! it goes when the program goes, however that happens; the command itself is never touched.
+
+mod child;
+mod signals;
+mod watch;
+
+use std::time::Duration;
+
+use consensus::records::HoldRecord;
+use consensus::{Adopted, LeaseKeeper};
+use jiff::{SignedDuration, Timestamp};
+
+use self::signals::Signals;
+use super::operator::who;
+use super::screen::{answer, tell};
+use super::world::Reach;
+use super::{told, words};
+use crate::cli::{Exit, HoldArgs, ReleaseArgs};
+use crate::operate::hold as holds;
+use crate::run::etcd_options;
+
+/// How long a hold with a command lasts unless somebody says otherwise, and the longest of all.
+const USUAL: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+/// So much longer than the lock of a leader does the lease live: where both go with one host, the failover that follows still finds the hold.
+const OUTLIVES_THE_LOCK: u64 = 5;
+
+/// Takes a hold, and runs the command under it.
+pub async fn hold(arguments: &HoldArgs) -> Exit {
+    let steps = async {
+        let length = length(arguments)?;
+        let reach = Reach::new(&arguments.config)?;
+        let record = record(arguments, length)?;
+        if arguments.command.is_empty() {
+            alone(&reach, &record, length).await
+        } else {
+            around(&reach, arguments, record, length).await
+        }
+    };
+    steps.await.unwrap_or_else(|exit| exit)
+}
+
+/// Gives one up.
+pub async fn release(arguments: &ReleaseArgs) -> Exit {
+    let reach = match Reach::new(&arguments.config) {
+        Ok(reach) => reach,
+        Err(exit) => return exit,
+    };
+    match holds::release(&reach, arguments.id.as_deref()).await {
+        Ok(Some(what)) => {
+            answer(&format!("released: {what}"));
+            Exit::Done
+        }
+        Ok(None) => {
+            answer("not held: nothing to release");
+            Exit::Done
+        }
+        Err(unable) => told(unable),
+    }
+}
+
+fn length(arguments: &HoldArgs) -> Result<Duration, Exit> {
+    let length = arguments.duration.unwrap_or(USUAL);
+    if (Duration::from_secs(1)..=LONGEST).contains(&length) {
+        return Ok(length);
+    }
+    tell("error: --for must be between 1s and 7d, such as 30m");
+    Err(Exit::Usage)
+}
+
+fn record(arguments: &HoldArgs, length: Duration) -> Result<HoldRecord, Exit> {
+    let since = Timestamp::now();
+    let until = SignedDuration::try_from(length).ok().and_then(|length| since.checked_add(length).ok());
+    let until = until.ok_or(Exit::Usage)?;
+    let host = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    let id = format!("h-{:x}-{:x}", since.as_millisecond(), std::process::id());
+    Ok(HoldRecord { id, by: who(), reason: arguments.reason.clone(), since, until, host })
+}
+
+fn tell_taken(record: &HoldRecord, length: Duration) {
+    tell(&format!(
+        "held until {} ({}) by {}; planned actions wait, failovers do not",
+        words::moment(&record.until.to_string()),
+        words::length(length),
+        record.by_and_why()
+    ));
+}
+
+/// Without a command: it ends by itself, or is released.
+async fn alone(reach: &Reach, record: &HoldRecord, length: Duration) -> Result<Exit, Exit> {
+    holds::take(reach, record, None).await.map_err(told)?;
+    tell_taken(record, length);
+    tell(&format!("`pgvigil release {}` ends it early", record.id));
+    answer(&record.id);
+    Ok(Exit::Done)
+}
+
+/// Around a command.
+async fn around(reach: &Reach, arguments: &HoldArgs, record: HoldRecord, length: Duration) -> Result<Exit, Exit> {
+    let failed = |error: &dyn std::fmt::Display| {
+        tell(&format!("error: {error}; the command was not run"));
+        Exit::Failed
+    };
+    let mut signals = Signals::listen().map_err(|error| failed(&error))?;
+    let options = etcd_options(&reach.config).map_err(|error| failed(&error))?;
+    let (patience, timing) = (options.request_timeout * 4, reach.config.timing);
+    let ttl = Duration::from_secs(timing.ttl.as_secs() + OUTLIVES_THE_LOCK);
+    let keeper =
+        LeaseKeeper::start(options, ttl, timing.heartbeat, Adopted::default()).map_err(|error| failed(&error))?;
+    let taken = tokio::select! {
+        taken = under_lease(reach, &keeper, patience, &record) => taken,
+        signal = signals.next() => Err(Exit::Command(128 + signal.number())),
+    };
+    let ended = match taken {
+        Ok(lease) => {
+            tell_taken(&record, length);
+            let watched = watch::over(reach, &record, keeper.member(), lease);
+            let runs = child::run(&arguments.command, &record.id, &mut signals);
+            Ok(beside(runs, watched).await)
+        }
+        Err(exit) => Err(exit),
+    };
+    if let Err(error) = keeper.drop_member_lease().await {
+        tell(&format!("warning: the hold is not released, and ends by itself within {}: {error}", words::length(ttl)));
+    }
+    ended
+}
+
+/// What comes of the first, with the second beside it as long as that goes on.
+async fn beside<T>(first: impl Future<Output = T>, second: impl Future<Output = ()>) -> T {
+    let mut first = std::pin::pin!(first);
+    tokio::select! {
+        done = &mut first => return done,
+        () = second => {}
+    }
+    first.await
+}
+
+/// Takes it under the lease that is being kept; which one that is.
+async fn under_lease(
+    reach: &Reach,
+    keeper: &LeaseKeeper,
+    patience: Duration,
+    record: &HoldRecord,
+) -> Result<i64, Exit> {
+    let mut lease = keeper.member();
+    let granted = tokio::time::timeout(patience, lease.wait_for(|lease| lease.alive().is_some())).await;
+    let Some(id) = granted.ok().and_then(Result::ok).and_then(|lease| lease.id()) else {
+        tell("error: etcd does not answer, and without it there is no hold; the command was not run");
+        return Err(Exit::Unreachable);
+    };
+    holds::take(reach, record, Some(id)).await.map_err(|unable| {
+        let exit = told(unable);
+        tell("the command was not run");
+        exit
+    })?;
+    Ok(id)
+}
