@@ -3,6 +3,7 @@
 
 mod access;
 mod acknowledged;
+mod activity;
 mod ages;
 mod authority;
 mod ballots;

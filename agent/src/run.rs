@@ -12,6 +12,7 @@ use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse, Watched};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::activity::ActivityLook;
 use crate::authority::Authority;
 use crate::body::Body;
 use crate::config::{Config, Initdb};
@@ -146,6 +147,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         pulse: hands.pulse.clone(),
         disk: hands.disk.clone(),
         promises: Arc::clone(&hands.promises),
+        activity: Arc::new(ActivityLook::new(hands.instance.clone())),
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;

@@ -2,6 +2,7 @@
 //! and carries out what was decided: start, stop, promote, follow, pledge, clone, rewind, and who is waited for. Nothing is chosen
 //! here. Every call to Postgres has its own deadline, every step may be repeated, and Postgres outlives the agent that started it.
 
+mod activity;
 mod adopt;
 mod archive;
 mod autoconf;
@@ -45,6 +46,7 @@ mod timeline;
 mod tool;
 mod walend;
 
+pub use activity::{Activity, StandbyActivity};
 pub use adopt::{Given, Stranger};
 pub use bootstrap::{Backup, Born, Origin};
 pub use clone::{CloneMethod, CloneOptions, Copying, Progress, Watched};

@@ -137,6 +137,11 @@ impl Instance {
         self.open_for(Purpose::Writing).await
     }
 
+    /// A new connection that only looks. The caller bounds the time.
+    pub(crate) async fn open_to_look(&self) -> Result<Session> {
+        self.open_for(Purpose::Looking).await
+    }
+
     /// The same in another database.
     pub(crate) async fn open_session_in(&self, database: &str) -> Result<Session> {
         Session::open_in(database, self, &self.config().control_user, Purpose::Writing).await

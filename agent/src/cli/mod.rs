@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod demo;
 mod fleet;
+mod gate;
 mod hold;
 mod manual;
 mod member;
@@ -26,6 +27,7 @@ pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, Transitio
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
 pub use fleet::{FleetCommand, FleetStatusArgs, FleetSwitchoverArgs};
+pub use gate::{GateCommand, MigrateArgs};
 pub use hold::{HoldArgs, ReleaseArgs};
 pub use manual::{CompletionsArgs, ManArgs};
 pub use member::{MemberCommand, RemoveArgs};
@@ -151,6 +153,9 @@ pub enum Command {
     Hold(HoldArgs),
     /// Give a hold up before its end.
     Release(ReleaseArgs),
+    /// Ask whether a planned change may begin: 0 go, 3 no-go, 6 unknown.
+    #[command(subcommand)]
+    Gate(GateCommand),
     /// Stop automatic actions for a while (health answers go on).
     Pause(PauseArgs),
     /// Allow automatic actions again.

@@ -9,6 +9,7 @@ mod daemon;
 mod failover;
 mod fleet;
 mod follow;
+mod gate;
 mod hold;
 mod manual;
 mod member;
@@ -51,6 +52,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Member(command) => in_runtime(member::run(&command)),
         Command::Hold(arguments) => to_its_end(hold::hold(&arguments)),
         Command::Release(arguments) => in_runtime(hold::release(&arguments)),
+        Command::Gate(command) => in_runtime(gate::run(&command)),
         Command::Pause(arguments) => in_runtime(pause::pause(&arguments)),
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
         Command::Config(command) => in_runtime(settings::run(&command)),

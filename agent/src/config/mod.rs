@@ -32,7 +32,7 @@ pub use control::{Control, ControlTls, Token};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
-pub use value::HostPort;
+pub use value::{HostPort, Size};
 pub use world::{Line, Report, Verdict, validate};
 
 /// Everything an agent is told before it starts: complete, checked, with every default filled in.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use consensus::Problem;
 use consensus::records::{COMPAT_VERSION, MemberRecord};
-use decision::names::Lsn;
+use decision::names::{Lsn, MemberName};
 use decision::reason::Standing;
-use pg_control::{Heartbeat, Overruled, Progress};
+use pg_control::{Activity, Heartbeat, Overruled, Progress};
 use serde_json::{Map, Value, json};
 
 use crate::operate::hold::Shown;
@@ -289,6 +289,15 @@ pub fn slots(picture: &Picture) -> Value {
     let told = picture.primary().filter(|_| picture.leads().is_some());
     let published = told.and_then(|primary| picture.slots.to_publish(&picture.view.me, primary.flushed));
     json!({"schema": "pgvigil.slots/v1", "member": picture.view.me, "published": published, "slots": picture.slots.to_json()})
+}
+
+/// The body of `/activity`: what goes on in the server, and how long ago that was seen.
+pub fn activity(me: &MemberName, activity: &Activity, age: Duration) -> Value {
+    let mut body = json!(activity);
+    body["schema"] = json!("pgvigil.activity/v1");
+    body["member"] = json!(me);
+    body["age_ms"] = json!(milliseconds(age));
+    body
 }
 
 fn milliseconds(duration: Duration) -> u64 {

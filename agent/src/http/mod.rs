@@ -21,6 +21,7 @@ use serde_json::json;
 
 use pg_control::{DiskWatch, Pulse};
 
+use crate::activity::ActivityLook;
 use crate::control::is_verb;
 use crate::metrics::Metrics;
 use crate::promises::{self, Promises, Reply};
@@ -47,6 +48,8 @@ pub struct Api {
     pub disk: DiskWatch,
     /// What this node promises other members.
     pub promises: Arc<Promises>,
+    /// What goes on in the server here.
+    pub activity: Arc<ActivityLook>,
 }
 
 /// The paths that only look.
@@ -63,6 +66,7 @@ pub fn reading(api: Api) -> Router {
         .route("/why", open(get(why)))
         .route("/parameters", open(get(parameters)))
         .route("/slots", open(get(slots)))
+        .route("/activity", open(get(activity)))
         .route("/transitions", open(get(transitions)))
         .route("/beat", open(get(beat)))
         .route("/metrics", open(get(metrics)))
@@ -188,6 +192,15 @@ async fn parameters(State(api): State<Api>) -> Response {
 
 async fn slots(State(api): State<Api>) -> Response {
     Json(bodies::slots(&api.board.load())).into_response()
+}
+
+/// The only path that asks Postgres, and it does not more often than a few times in a second, whoever asks here.
+async fn activity(State(api): State<Api>) -> Response {
+    let me = api.board.load().view.me.clone();
+    match api.activity.look().await {
+        Ok((activity, age)) => Json(bodies::activity(&me, &activity, age)).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": error}))).into_response(),
+    }
 }
 
 async fn transitions(State(api): State<Api>) -> Response {

@@ -20,6 +20,11 @@ const READING: &[(&str, Answers, &str)] = &[
     ("/why", Answers::Object, "What this agent does and why, and what bars each member from leading"),
     ("/parameters", Answers::Object, "What the running Postgres knows of parameters"),
     ("/slots", Answers::Object, "The replication slots of this server"),
+    (
+        "/activity",
+        Answers::Object,
+        "What goes on in this server: its oldest transaction, who waits for locks, its standbys",
+    ),
     ("/transitions", Answers::Object, "The records that this agent remembers"),
     ("/beat", Answers::Object, "The few facts that agents tell each other often"),
     ("/metrics", Answers::Text("application/openmetrics-text"), "Metrics"),

@@ -4,6 +4,7 @@
 pub mod actions;
 pub mod failover;
 pub mod follow;
+pub mod gate;
 pub mod hold;
 pub mod orders;
 pub mod pause;

@@ -70,6 +70,7 @@ async fn what_is_planned_waits_while_a_command_runs_under_a_hold() {
         let held = Held::around_nothing(stage, &leader).await?;
         nothing_planned_is_done(stage, &control).await?;
         it_is_shown_wherever_one_looks(stage).await?;
+        the_gate_is_closed_to_others_alone(stage, &control).await?;
         whoever_may_goes_on_all_the_same(stage, &control).await?;
         nothing_is_left_of_a_program_that_is_killed(stage, &held).await?;
         drop(held);
@@ -135,6 +136,23 @@ async fn it_is_shown_wherever_one_looks(stage: &Stage) -> Result<()> {
     };
     ensure!(is_set("pgvigil_hold_active") && is_set("pgvigil_hold_until_timestamp_seconds"), "{metrics}");
     Ok(())
+}
+
+async fn the_gate_is_closed_to_others_alone(stage: &Stage, control: &Controlled) -> Result<()> {
+    let status: Value = serde_json::from_str(&stage.pgvigil("n1", &["status", "-o", "json"]).await?)?;
+    let id = status["hold"]["id"].as_str().context("its id")?.to_owned();
+    ends(stage, "n1", &["gate", "migrate"], 3, "no go: hold").await?;
+    ends(stage, "n1", &["gate", "migrate", "--hold", &id, "--wait", "60s"], 0, "\ngo").await?;
+    is(&control.ask("looker", "GET", "/gate/migrate").send().await?, 403, "that takes gate")?;
+    let closed = control.ask("gatekeeper", "GET", "/gate/migrate").send().await?;
+    is(&closed, 409, "\"go\":false")?;
+    ensure!(closed.json()?["failed"][0]["check"] == "hold", "{closed:?}");
+    let open = async || {
+        let answer = control.ask("gatekeeper", "GET", &format!("/gate/migrate?max_lag=5s&hold={id}")).send().await?;
+        Ok(answer.status == 200 && answer.json()?["go"] == true)
+    };
+    stage.eventually("the gate is closed to whoever holds", open).await?;
+    is(&control.ask("gatekeeper", "GET", "/gate/migrate?max_lagg=5s").send().await?, 400, "max_lagg")
 }
 
 async fn whoever_may_goes_on_all_the_same(stage: &Stage, control: &Controlled) -> Result<()> {

@@ -24,6 +24,7 @@ mod exits;
 mod failover;
 mod fencing;
 mod fleet;
+mod gate;
 mod hangs;
 mod hold;
 mod http;

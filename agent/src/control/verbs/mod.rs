@@ -3,6 +3,7 @@
 
 mod config;
 mod failover;
+mod gate;
 mod reinitialize;
 mod reload;
 mod restart;
@@ -10,7 +11,7 @@ mod switchover;
 
 use axum::Router;
 use axum::http::{Method, StatusCode};
-use axum::routing::{patch, post};
+use axum::routing::{get, patch, post};
 use decision::names::MemberName;
 use serde_json::Value;
 use utoipa::OpenApi;
@@ -35,7 +36,7 @@ pub(super) const fn verb(method: Method, path: &'static str, takes: Role) -> Ver
     Verb { method, path, takes }
 }
 
-/// What changes something. A handler may ask for more than is said here.
+/// What changes something, and what takes more than a look. A handler may ask for more than is said here.
 const VERBS: &[Verb] = &[
     verb(Method::POST, "/switchover", Role::Operate),
     verb(Method::DELETE, "/switchover", Role::Operate),
@@ -47,6 +48,8 @@ const VERBS: &[Verb] = &[
     // A pause takes no more; any other setting does.
     verb(Method::PATCH, "/config", Role::Operate),
     verb(Method::PUT, "/config", Role::Admin),
+    verb(Method::GET, "/gate/migrate", Role::Gate),
+    verb(Method::HEAD, "/gate/migrate", Role::Gate),
 ];
 
 /// What is said of them in the OpenAPI document.
@@ -61,6 +64,7 @@ const VERBS: &[Verb] = &[
     reinitialize::ask,
     config::patch,
     config::put,
+    gate::ask,
 ))]
 pub struct Patronis;
 
@@ -117,6 +121,7 @@ pub fn router(control: Control) -> Router {
         .route("/reload", post(reload::ask))
         .route("/reinitialize", post(reinitialize::ask))
         .route("/config", patch(config::patch).put(config::put))
+        .route("/gate/migrate", get(gate::ask))
         .with_state(control)
 }
 
