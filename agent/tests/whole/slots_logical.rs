@@ -2,6 +2,8 @@
 //! leader's, and whoever reads by it misses no change.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use agent::demo::cluster::ClusterOptions;
@@ -27,8 +29,24 @@ fn by_copies(options: ClusterOptions) -> ClusterOptions {
     }
 }
 
+/// Whether this Postgres has the plugin whose changes these plays read: a build without contrib has not.
+fn has_the_plugin() -> bool {
+    let library = programs::postgres(None).ok().and_then(|found| {
+        let told = Command::new(found.bin_dir.join("pg_config")).arg("--pkglibdir").output().ok()?;
+        Some(Path::new(String::from_utf8(told.stdout).ok()?.trim()).join("test_decoding.so"))
+    });
+    let here = library.is_none_or(|library| library.is_file());
+    if !here {
+        eprintln!("SKIPPED: this PostgreSQL has no test_decoding");
+    }
+    here
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_logical_slot_is_copied_follows_and_misses_no_change_over_a_switchover_and_a_failover() {
+    if !has_the_plugin() {
+        return;
+    }
     on_stage(&by_copies(options()), async |stage| {
         let leader = stage.leader().await?;
         stage.cluster.psql(&leader, "CREATE TABLE changes (id int PRIMARY KEY)").await?;
@@ -134,6 +152,9 @@ async fn copy_on(stage: &Stage, standby: &str) -> Result<Value> {
 /// `n4` streams from `n2`, which never leads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_behind_another_standby_has_its_copy_from_the_leader_and_who_never_leads_has_none() {
+    if !has_the_plugin() {
+        return;
+    }
     on_empty_stage(&by_copies(four_nodes()), async |stage| {
         stage.set("n2", "tags.nofailover", "true")?;
         stage.set("n4", "tags.replicatefrom", "\"n2\"")?;
