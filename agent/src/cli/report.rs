@@ -15,9 +15,9 @@ pub struct ReportArgs {
     /// The file to write (default: pgvigil-report-CLUSTER-NODE-TIME.tgz, here).
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// The unit of systemd whose journal is taken.
-    #[arg(long, default_value = "pgvigil", value_name = "UNIT")]
-    pub unit: String,
+    /// The unit of systemd whose journal is taken (default: pgvigil@CLUSTER).
+    #[arg(long, value_name = "UNIT")]
+    pub unit: Option<String>,
     /// How many lines of it.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub lines: u32,

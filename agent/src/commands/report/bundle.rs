@@ -33,8 +33,9 @@ impl Bundle {
     pub fn text(&mut self, name: &str, text: Result<String, impl Display>) {
         match text {
             Ok(text) => {
-                let struck = self.strike.text(tail(&text));
-                self.files.insert(name.to_owned(), struck + "\n");
+                // Cut afterwards: of a key whose first line is gone nobody could tell what it is.
+                let struck = self.strike.text(&text);
+                self.files.insert(name.to_owned(), tail(&struck).to_owned() + "\n");
             }
             Err(why) => {
                 let why = self.strike.text(&why.to_string());

@@ -8,7 +8,7 @@ const STRUCK: &str = "***";
 /// A secret that is shorter would strike half of every text.
 const SHORTEST: usize = 4;
 /// What has one of these in its name is secret, unless it names a file.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 16] = [
     "password",
     "passwd",
     "passphrase",
@@ -22,6 +22,9 @@ const NAMES: [&str; 13] = [
     "cipher_pass",
     "sslkey_pass",
     "authorization",
+    "passcode",
+    "_dsn",
+    "jwt",
 ];
 /// What begins like this is the shadow of a password.
 const VERIFIERS: [&str; 1] = ["SCRAM-SHA-256$"];
@@ -51,7 +54,7 @@ impl Strike {
         for secret in &self.known {
             text = text.replace(secret.as_str(), STRUCK);
         }
-        without_keys(&text).lines().map(line).collect::<Vec<_>>().join("\n")
+        lines(&without_keys(&text)).join("\n")
     }
 
     /// The same of JSON, by the names of its fields as well.
@@ -105,7 +108,7 @@ fn names_a_file(name: &str) -> bool {
 }
 
 fn is_command(name: &str) -> bool {
-    name.ends_with("_command")
+    name == "command" || name.ends_with("_command")
 }
 
 /// The program, and nothing that it is told.
@@ -117,13 +120,28 @@ fn command(text: &str) -> String {
     }
 }
 
-fn line(text: &str) -> String {
-    verifiers(&urls(&assignments(text)))
+/// Line by line; a list of what is secret may go on for several.
+fn lines(text: &str) -> Vec<String> {
+    let mut in_list = false;
+    let struck = |line: &str| match (in_list, line.split_once(']')) {
+        (true, None) => STRUCK.to_owned(),
+        (true, Some((_, after))) => {
+            in_list = false;
+            format!("{STRUCK}]{after}")
+        }
+        (false, _) => {
+            let (told, goes_on) = assignments(line);
+            in_list = goes_on;
+            verifiers(&urls(&told))
+        }
+    };
+    text.lines().map(struck).collect()
 }
 
 /// Strikes what is assigned to a name that is secret: `password = "x"`, `password=x`, `"token": "x"`, `PASSWORD 'x'`; and what a command is told.
-fn assignments(text: &str) -> String {
-    let (mut told, mut rest) = (String::new(), text);
+/// Tells whether a list of such begins here and goes on in the next line.
+fn assignments(text: &str) -> (String, bool) {
+    let (mut told, mut rest, mut goes_on) = (String::new(), text, false);
     while let Some(begin) = rest.find(is_of_name) {
         let length = rest[begin..].find(|c| !is_of_name(c)).unwrap_or(rest.len() - begin);
         let (name, after) = (&rest[begin..begin + length], &rest[begin + length..]);
@@ -135,6 +153,17 @@ fn assignments(text: &str) -> String {
         let Some((between, value, quote)) = assigned(after) else { continue };
         told.push_str(between);
         rest = &after[between.len() + value.len()..];
+        // A list, of words or of secrets: all of it, as far as this line has it.
+        if value.starts_with('[') {
+            told.push_str(STRUCK);
+            if value.contains(']') {
+                continue;
+            }
+            let end = rest.find(']');
+            goes_on = end.is_none();
+            rest = end.map_or("", |end| &rest[end + 1..]);
+            continue;
+        }
         told.push_str(&match is_command(name) {
             true => command(value),
             false if value.is_empty() && quote => String::new(),
@@ -142,7 +171,7 @@ fn assignments(text: &str) -> String {
         });
     }
     told.push_str(rest);
-    told
+    (told, goes_on)
 }
 
 fn is_of_name(c: char) -> bool {
@@ -211,9 +240,11 @@ fn urls(text: &str) -> String {
         told.push_str(before);
         let end = after.find(|c: char| c.is_whitespace() || "/\"'".contains(c)).unwrap_or(after.len());
         let authority = &after[..end];
-        match authority.rsplit_once('@').and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
-            Some((user, host)) => told.push_str(&format!("{user}:{STRUCK}@{host}")),
-            None => told.push_str(authority),
+        match authority.rsplit_once('@').map(|(login, host)| (login.split_once(':'), host)) {
+            Some((Some((user, _)), host)) => told.push_str(&format!("{user}:{STRUCK}@{host}")),
+            // Without a password the name may be a token, unless it is that of a server's role.
+            Some((None, host)) if before.ends_with("https://") => told.push_str(&format!("{STRUCK}@{host}")),
+            Some((None, _)) | None => told.push_str(authority),
         }
         rest = &after[end..];
     }

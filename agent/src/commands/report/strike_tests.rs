@@ -33,6 +33,17 @@ fn what_stands_where_secrets_do_is_struck() {
             "x\n-----BEGIN PRIVATE KEY-----***-----END PRIVATE KEY-----\ny",
         ),
         ("-----BEGIN EC PRIVATE KEY-----\nMIIabc", "-----BEGIN EC PRIVATE KEY-----***"),
+        ("command = [\"/x/restore\", \"--key\", \"hunter2\"] # x", "command = *** # x"),
+        ("post_command = [\"x\", \"user:hunter2\"]", "post_command = ***"),
+        ("tokens = [\"hunter2\", \"hunter3\"]", "tokens = ***"),
+        (
+            "command: [\n    \"/x\",\n    \"hunter2\",\n],\nname: \"pg1\"",
+            "command: ***\n***\n***\n***],\nname: \"pg1\"",
+        ),
+        ("command: [],\nname: \"pg1\"", "command: ***\nname: \"pg1\""),
+        ("https://hunter2@git.example/x", "https://***@git.example/x"),
+        ("postgres://anna@db1/x", "postgres://anna@db1/x"),
+        ("app.jwt_key = 'hunter2'", "app.jwt_key = '***'"),
         ("nothing here", "nothing here"),
     ] {
         assert_eq!(strike.text(text), struck);
