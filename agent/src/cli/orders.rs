@@ -44,7 +44,7 @@ pub struct RestartArgs {
     #[command(flatten)]
     pub order: OrderArgs,
     /// Only if it has this role when it comes to that.
-    #[arg(long, value_enum, value_name = "ROLE")]
+    #[arg(long, value_enum, value_name = "ROLE", requires = "member")]
     pub role: Option<Role>,
 }
 

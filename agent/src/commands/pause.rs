@@ -43,7 +43,9 @@ pub async fn pause(arguments: &PauseArgs) -> Exit {
         words::moment(&until.to_string()),
         words::length(arguments.duration)
     ));
-    tell("no failover, no restart and no switchover happens meanwhile; `pgvigil resume` ends it early");
+    tell(
+        "nothing happens by itself meanwhile, no failover and no restart of what dies; what is asked for by name is done; `pgvigil resume` ends it early",
+    );
     noticed(&reach, true).await
 }
 

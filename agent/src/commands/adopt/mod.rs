@@ -69,7 +69,10 @@ async fn steps(arguments: &AdoptArgs) -> Result<Exit, Exit> {
         return Ok(Exit::Failed);
     }
     if found.standby {
-        answer("done: its agent points it at the leader; start it (systemctl enable --now pgvigil)");
+        answer(&format!(
+            "done: its agent points it at the leader; start it (systemctl enable --now pgvigil@{})",
+            reach.config.cluster
+        ));
         return Ok(Exit::Done);
     }
     if seen.config.pause.is_some() {
@@ -238,7 +241,10 @@ async fn keep(reach: &Reach, arguments: &AdoptArgs, carried: &Parameters) -> Res
 /// Waits for the lead, where an agent is there to take it.
 async fn leads(reach: &Reach, within: Duration) -> Result<Exit, Exit> {
     if reach.ask(&reach.own_api()).await.is_err() {
-        answer("done: its agent takes the lead as soon as it runs; start it (systemctl enable --now pgvigil)");
+        answer(&format!(
+            "done: its agent takes the lead as soon as it runs; start it (systemctl enable --now pgvigil@{})",
+            reach.config.cluster
+        ));
         return Ok(Exit::Done);
     }
     let begun = Instant::now();

@@ -1,6 +1,7 @@
 //! `pgvigil fleet switchover --from-zone A`: in every cluster whose leader is in that zone another member comes to lead, elsewhere. All are looked
 //! at and told before anything is done; each is checked once more in its turn. The agents do all the work.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use consensus::records::{Phase, Transition};
@@ -103,23 +104,28 @@ async fn planned(reach: &Reach, zones: &Zones) -> Result<Vec<Turn>, Exit> {
     let look = |(name, owner): (String, consensus::fleet::Owner)| {
         let (reach, zones) = (reach.beside(&name), zones.clone());
         async move {
+            let mut told = BTreeSet::new();
             let plan = match is_ours(&reach, owner, revision).await {
                 Ok(false) => return None,
                 Err(error) => Err(error.to_string()),
                 Ok(true) => {
                     let world = reach.look().await;
                     match &world.etcd {
-                        Ok(snapshot) => Ok(zones.plan(&world, snapshot, Timestamp::now())),
+                        Ok(snapshot) => {
+                            told.extend(snapshot.cluster.members.values().filter_map(|member| member.zone.clone()));
+                            Ok(zones.plan(&world, snapshot, Timestamp::now()))
+                        }
                         Err(why) => Err(why.clone()),
                     }
                 }
             };
-            Some((reach, plan))
+            Some((reach, plan, told))
         }
     };
     let (seen, _) = in_turns(names, 24, look, |_| true).await;
-    let mut turns = Vec::new();
-    for (reach, plan) in seen.into_iter().flatten() {
+    let (mut turns, mut told) = (Vec::new(), BTreeSet::new());
+    for (reach, plan, zones) in seen.into_iter().flatten() {
+        told.extend(zones);
         let cluster = &reach.config.cluster;
         match plan {
             Err(why) => {
@@ -133,6 +139,14 @@ async fn planned(reach: &Reach, zones: &Zones) -> Result<Vec<Turn>, Exit> {
             Ok(Plan::Leaderless) => tell(&format!("warning: {cluster}: nobody leads: left alone")),
             Ok(plan) => turns.push(Turn { reach, plan }),
         }
+    }
+    if !told.contains(&zones.from) {
+        tell(&format!(
+            "refused: no member of any cluster is in zone {}; there are: {}",
+            zones.from,
+            words::list(&told)
+        ));
+        return Err(Exit::Refused);
     }
     turns.sort_by(|one, other| one.reach.config.cluster.cmp(&other.reach.config.cluster));
     Ok(turns)
