@@ -355,7 +355,11 @@ async fn last_switchover(store: &Store) -> Option<String> {
 /// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood.
 pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
     let (records, mut problems) = store.transitions().await?;
-    problems.extend(store.problems_beside().await?);
+    // The records are needed, whatever becomes of the rest.
+    match store.problems_beside().await {
+        Ok(beside) => problems.extend(beside),
+        Err(error) => tracing::debug!(%error, "what lies beside the picture could not be read"),
+    }
     for problem in problems.iter().filter(|problem| !ledger.problems().contains(problem)) {
         tracing::warn!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
     }

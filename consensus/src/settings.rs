@@ -39,6 +39,7 @@ impl Store {
         let folder = &self.keys().config_history();
         let mut answer = self
             .endpoints()
+            .for_large_answers()
             .call(|client| async move {
                 let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
                 kv.get(folder.as_str(), Some(GetOptions::new().with_prefix())).await
