@@ -80,9 +80,13 @@ async fn in_async_mode_one_that_cannot_start_is_replaced(stage: &mut Stage) -> R
     ensure!(stage.leader_other_than("n1").await? == "n2", "n2 does not lead");
     stage.may_be_lost(from);
     stage.writes_go_on().await?;
-    let history = stage.ask("n2", "/history").await?;
-    let row = history.as_array().and_then(|rows| rows.last()).context("no history")?;
-    ensure!(row[2].as_str().is_some_and(|why| !why.is_empty()) && row[4] == "n2", "{history}");
+    // Writes come first, and the row a moment later.
+    let told = async || {
+        let history = stage.ask("n2", "/history").await?;
+        let row = history.as_array().and_then(|rows| rows.last());
+        Ok(row.is_some_and(|row| row[2].as_str().is_some_and(|why| !why.is_empty()) && row[4] == "n2"))
+    };
+    stage.eventually("the history does not tell who came to lead, and why", told).await?;
     std::fs::write(&file, good)?;
     stage.whole().await
 }
