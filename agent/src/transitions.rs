@@ -69,15 +69,9 @@ pub fn refused(request: i64, asked: &FailoverRecord, cause: &str, why: String, t
         cause_text: why,
         from: asked.leader.clone(),
         to: asked.member.clone(),
-        term_before: term.0,
-        term_after: term.0,
         requested_by: asked.requested_by.clone().unwrap_or_default(),
         reason: asked.reason.clone().unwrap_or_default(),
-        started_at: jiff::Timestamp::now().to_string(),
-        outcome: "refused".to_owned(),
-        lost: "none".to_owned(),
-        lost_bytes_bound: Some(0),
-        ..Transition::default()
+        ..never_begun(term)
     }
 }
 
@@ -91,10 +85,17 @@ pub fn order_taken_back(order: i64, of: &MemberName, asked: &OrderRecord, by: &s
         cause_text: format!("taken back by {by}"),
         from: member.clone(),
         to: member,
-        term_before: term.0,
-        term_after: term.0,
         requested_by: asked.requested_by.clone(),
         reason: asked.reason.clone().unwrap_or_default(),
+        ..never_begun(term)
+    }
+}
+
+/// What all records have in common of what was asked for and not begun: it cost nothing.
+fn never_begun(term: Term) -> Transition {
+    Transition {
+        term_before: term.0,
+        term_after: term.0,
         started_at: jiff::Timestamp::now().to_string(),
         outcome: "refused".to_owned(),
         lost: "none".to_owned(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
 use crate::records::{ConfigRevision, Problem};
-use crate::store::{ANSWER_BYTES_MAX, Store, text_of};
+use crate::store::{Store, text_of};
 use crate::transitions::left_out;
 
 /// So many states are kept.
@@ -37,17 +37,10 @@ impl Store {
     /// etcd cannot be asked.
     pub async fn config_history(&self) -> Result<(Vec<ConfigRevision>, Vec<Problem>), Error> {
         let folder = &self.keys().config_history();
-        let mut answer = self
-            .endpoints()
-            .for_large_answers()
-            .call(|client| async move {
-                let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-                kv.get(folder.as_str(), Some(GetOptions::new().with_prefix())).await
-            })
-            .await?;
+        let found = self.read_folder(folder, GetOptions::new()).await?;
         // Numbers are as long as each other, so the order of the keys is theirs.
         let (mut rows, mut problems) = (Vec::new(), Vec::new());
-        for kv in answer.take_kvs() {
+        for kv in found {
             match row(folder, &kv) {
                 Ok(row) => rows.push(row),
                 Err(why) => problems.push(left_out(&kv, &why)),

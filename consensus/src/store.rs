@@ -82,6 +82,20 @@ impl Store {
         Ok(Snapshot::from_stored(&self.keys, revision, fingerprint, &found))
     }
 
+    /// All that lies in a folder, over the connections for large answers.
+    pub(crate) async fn read_folder(&self, folder: &str, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
+        let options = &options.with_prefix();
+        let mut answer = self
+            .endpoints
+            .for_large_answers()
+            .call(|client| async move {
+                let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+                kv.get(folder, Some(options.clone())).await
+            })
+            .await?;
+        Ok(answer.take_kvs())
+    }
+
     /// Whether etcd answers: one small linearizable read.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
 use crate::records::{Problem, Secrets, Transition};
-use crate::store::{ANSWER_BYTES_MAX, Store, text_of};
+use crate::store::{Store, text_of};
 
 /// How often an amendment is tried when others write to the same record at the same time.
 const AMEND_TRIES: usize = 5;
@@ -100,18 +100,8 @@ impl Store {
     }
 
     async fn stored_transitions(&self, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
-        let options = options.with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
-        let options = &options;
-        let folder = &self.keys().transitions();
-        let mut answer = self
-            .endpoints()
-            .for_large_answers()
-            .call(|client| async move {
-                let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-                kv.get(folder.as_str(), Some(options.clone())).await
-            })
-            .await?;
-        Ok(answer.take_kvs())
+        let options = options.with_sort(SortTarget::Create, SortOrder::Ascend);
+        self.read_folder(&self.keys().transitions(), options).await
     }
 }
 

@@ -33,6 +33,6 @@ pub struct CheckArgs {
     pub critical: Option<String>,
     // -c is what every program of this kind has for the critical limit.
     /// The node's configuration file.
-    #[arg(long, env = "PGVIGIL_CONFIG", default_value = "/etc/pgvigil/pgvigil.toml", value_name = "FILE")]
+    #[arg(long, env = "PGVIGIL_CONFIG", default_value = super::USUAL_CONFIG, value_name = "FILE")]
     pub config: PathBuf,
 }

@@ -100,11 +100,14 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The configuration file of which nobody says where it is.
+pub const USUAL_CONFIG: &str = "/etc/pgvigil/pgvigil.toml";
+
 /// Where the cluster is described.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigArg {
     /// The node's configuration file.
-    #[arg(short, long, env = "PGVIGIL_CONFIG", default_value = "/etc/pgvigil/pgvigil.toml", value_name = "FILE")]
+    #[arg(short, long, env = "PGVIGIL_CONFIG", default_value = USUAL_CONFIG, value_name = "FILE")]
     pub config: PathBuf,
 }
 

@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, USUAL_CONFIG};
 use crate::config;
 use crate::http::health::PATHS;
 use crate::operate::world::Reach;
@@ -17,7 +17,6 @@ use crate::operate::world::Reach;
 pub const VARIABLE: &str = "PGVIGIL_COMPLETE";
 /// No key is held up for longer.
 const WITHIN: Duration = Duration::from_millis(300);
-const USUAL_CONFIG: &str = "/etc/pgvigil/pgvigil.toml";
 
 /// Answers a shell that asks, and ends; does nothing where none does.
 pub fn complete() {

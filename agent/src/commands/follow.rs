@@ -15,9 +15,14 @@ use crate::operate::follow::{self, Asked, End, Followed};
 /// Watches until the end, or until the wait is over, and tells each phase.
 pub async fn follow(reach: &Reach, asked: &Asked, wait: Duration) -> Followed {
     let mut tell_phase = |phase: &Phase| {
-        tell(&format!("  {} {} on {}", phase.name, words::phase(phase.duration_ms), phase.measured_on));
+        tell(&format!("  {}", phase_line(phase)));
     };
     follow::follow(reach, asked, wait, &mut tell_phase).await
+}
+
+/// `promote 70 ms on pg2`
+pub fn phase_line(phase: &Phase) -> String {
+    format!("{} {} on {}", phase.name, words::phase(phase.duration_ms), phase.measured_on)
 }
 
 /// Says how it ended, in the last line of the answer.

@@ -99,7 +99,8 @@ fn row(record: &Transition) -> Vec<String> {
     ]
 }
 
-fn direction(record: &Transition) -> String {
+/// `pg1 -> pg2`
+pub fn direction(record: &Transition) -> String {
     let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
     format!("{} -> {}", name(&record.from), name(&record.to))
 }

@@ -6,7 +6,9 @@ mod reading;
 use axum::http::Method;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::control::{described, role};
 
@@ -16,6 +18,18 @@ pub struct Error {
     /// What is wrong, and what would do.
     pub error: String,
 }
+
+/// The name of a member, as the document tells of it; the code has its own type.
+pub struct Name;
+
+impl PartialSchema for Name {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).max_length(Some(48));
+        text.pattern(Some("^[A-Za-z0-9][A-Za-z0-9._-]*$")).description(Some("The name of a member")).into()
+    }
+}
+
+impl ToSchema for Name {}
 
 /// The whole document.
 pub fn document() -> Value {
@@ -38,7 +52,7 @@ pub fn document() -> Value {
     });
     document["security"] = json!([{"bearer": []}, {"basic": []}]);
     if document["components"]["schemas"].get("Error").is_none() {
-        document["components"]["schemas"]["Error"] = json!(<Error as utoipa::PartialSchema>::schema());
+        document["components"]["schemas"]["Error"] = json!(<Error as PartialSchema>::schema());
     }
     let optional = all_optional(&document["components"]["schemas"]);
     if let Some(paths) = document["paths"].as_object_mut() {

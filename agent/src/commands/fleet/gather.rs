@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::operate::world::Reach;
 
 /// How many clusters are looked at at a time: each takes four connections to each of its agents.
-const AT_ONCE: usize = 24;
+pub const AT_ONCE: usize = 24;
 
 /// What was found under one name.
 enum Found {

@@ -9,12 +9,12 @@ use decision::names::MemberName;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::super::follow::conclusion;
+use super::super::follow::{conclusion, phase_line};
 use super::super::operator::{agrees, must_be_able_to_ask, who};
 use super::super::screen::{answer, tell};
 use super::super::transitions::exit_word;
 use super::super::words;
-use super::gather::{Scopes, is_ours, scopes};
+use super::gather::{AT_ONCE, Scopes, is_ours, scopes};
 use super::plan::{Plan, Zones};
 use super::turns::in_turns;
 use crate::cli::{Exit, FleetSwitchoverArgs, Output};
@@ -122,7 +122,7 @@ async fn planned(reach: &Reach, zones: &Zones) -> Result<Vec<Turn>, Exit> {
             Some((reach, plan, told))
         }
     };
-    let (seen, _) = in_turns(names, 24, look, |_| true).await;
+    let (seen, _) = in_turns(names, AT_ONCE, look, |_| true).await;
     let (mut turns, mut told) = (Vec::new(), BTreeSet::new());
     for (reach, plan, zones) in seen.into_iter().flatten() {
         told.extend(zones);
@@ -226,7 +226,7 @@ async fn hand_over(
     };
     let cluster = reach.config.cluster.clone();
     let mut tell_phase = |phase: &Phase| {
-        tell(&format!("  {cluster}: {} {} on {}", phase.name, words::phase(phase.duration_ms), phase.measured_on));
+        tell(&format!("  {cluster}: {}", phase_line(phase)));
     };
     let followed = follow(reach, &asked, order.wait, &mut tell_phase).await;
     let (exit, sentence) = conclusion(&asked, &followed, order.wait);

@@ -1,9 +1,10 @@
-//! A transition as bars: each phase as long as it took, those without writes first, and their sum.
+//! A transition as bars: each phase as long as it took, and for how long there were no writes.
 
 use consensus::records::{Phase, Transition};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 
+use super::super::transitions::direction;
 use super::super::words;
 
 /// The longest bar; shorter on a narrow screen.
@@ -13,13 +14,11 @@ const BESIDE: usize = 34;
 
 /// What happened, line by line, on a screen of that width.
 pub fn lines(record: &Transition, width: usize) -> Vec<Line<'static>> {
-    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
     let heading = format!(
-        "{} {}  {} -> {}  {}  {}",
+        "{} {}  {}  {}  {}",
         record.kind,
         record.id,
-        name(&record.from),
-        name(&record.to),
+        direction(record),
         record.outcome.replace('_', " "),
         words::moment(&record.started_at)
     );

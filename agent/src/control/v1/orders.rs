@@ -11,6 +11,7 @@ use super::answers::{accepted, expected, passes};
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
 use crate::control::verbs::may_ignore;
+use crate::openapi::Name;
 use crate::operate::actions::{Action, State};
 use crate::operate::orders::{give_while, read, refusal};
 use crate::operate::preflight::Check;
@@ -31,12 +32,12 @@ enum OnlyRole {
 #[schema(example = json!({"member": "pg2", "role": "standby", "reason": "shared_buffers"}))]
 pub struct RestartWanted {
     /// Whose Postgres.
-    #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Name)]
     member: MemberName,
     /// Only if it has this role when it begins.
     role: Option<OnlyRole>,
     /// Who must lead now; where another does, nothing is done.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
     /// Go on against a hold. Takes admin.
     #[serde(default)]
@@ -51,10 +52,10 @@ pub struct RestartWanted {
 #[schema(example = json!({"member": "pg3", "expect_leader": "pg1", "reason": "a broken disk"}))]
 pub struct ReinitializeWanted {
     /// Whose data.
-    #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Name)]
     member: MemberName,
     /// Who must lead now; where another does, nothing is done.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
     /// Go on against a hold. Takes admin.
     #[serde(default)]
@@ -69,10 +70,10 @@ pub struct ReinitializeWanted {
 #[schema(example = json!({"reason": "new tags"}))]
 pub struct ReloadWanted {
     /// Whose file; missing: that of the node which is asked.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     member: Option<MemberName>,
     /// Who must lead now; where another does, nothing is done.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
     /// Why, for the records.
     reason: Option<String>,

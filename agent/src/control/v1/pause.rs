@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::answers::{expected, passes};
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
+use crate::openapi::Name;
 use crate::operate::pause::{USUAL, paused, resumed};
 use crate::operate::settings;
 
@@ -25,7 +26,7 @@ pub struct PauseWanted {
     #[schema(minimum = 1, maximum = 31536000)]
     for_s: Option<u32>,
     /// Who must lead now; where another does, nothing is done.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
     /// Why, for the records.
     reason: Option<String>,
@@ -37,7 +38,7 @@ pub struct PauseWanted {
 #[schema(example = json!({"reason": "done earlier"}))]
 pub struct ResumeWanted {
     /// Who must lead now; where another does, nothing is done.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
     /// Why, for the records.
     reason: Option<String>,

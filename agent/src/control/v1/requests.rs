@@ -7,10 +7,10 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::answers::{accepted, refused};
-use crate::config::Role;
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
-use crate::control::verbs::may_ignore;
+use crate::control::verbs::{may_ignore, may_lose};
+use crate::openapi::Name;
 use crate::operate::actions::{Action, State};
 use crate::operate::failover;
 use crate::operate::follow::{Asked, Kind};
@@ -23,10 +23,10 @@ use crate::operate::switchover::{look, request};
 #[schema(example = json!({"to": "pg2", "expect_leader": "pg1", "reason": "kernel upgrade"}))]
 pub struct SwitchoverWanted {
     /// Who is to lead; missing: the best standby.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     to: Option<MemberName>,
     /// Who must lead now; where another does, nothing is done.
-    #[schema(value_type = Option<String>, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
     /// Go on against a hold. Takes admin.
     #[serde(default)]
@@ -41,7 +41,7 @@ pub struct SwitchoverWanted {
 #[schema(example = json!({"to": "pg2", "accept_data_loss": false, "reason": "pg1 and pg3 burned"}))]
 pub struct FailoverWanted {
     /// Who is to lead.
-    #[schema(value_type = String, pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)]
+    #[schema(value_type = Name)]
     to: MemberName,
     /// What is missing may be lost. Takes admin.
     #[serde(default)]
@@ -84,10 +84,7 @@ pub async fn switchover(Call { control, caller, asides, words }: Call) -> Result
 pub async fn failover(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: FailoverWanted = words.read()?;
     let (to, accepts) = (wanted.to, wanted.accept_data_loss);
-    if accepts && caller.role < Role::Admin {
-        let why = format!("{} may not accept a loss of data: that takes admin", caller.name);
-        return Err(Answer::error(StatusCode::FORBIDDEN, why));
-    }
+    may_lose(&caller, accepts)?;
     let what = format!("to {to}{}", if accepts { ", a loss of data accepted" } else { "" });
     let world = control.reach.look().await;
     let snapshot = world.etcd.as_ref().map_err(|why| silent(why).about(what.clone()))?;

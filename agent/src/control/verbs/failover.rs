@@ -2,9 +2,8 @@
 
 use axum::http::StatusCode;
 
-use super::member;
 use super::switchover::{Wanted, asked_for, followed, unreachable};
-use crate::config::Role;
+use super::{may_lose, member};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
@@ -22,10 +21,7 @@ use crate::operate::failover::{refusal, request, unproven};
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
-    if wanted.accept_data_loss && caller.role < Role::Admin {
-        let why = format!("{} may not accept a loss of data: that takes admin", caller.name);
-        return Err(Answer::error(StatusCode::FORBIDDEN, why));
-    }
+    may_lose(&caller, wanted.accept_data_loss)?;
     if wanted.leader.as_deref().is_some_and(|leader| !leader.is_empty()) {
         if wanted.accept_data_loss {
             let why = "`leader` asks for a switchover, which loses nothing: without `accept_data_loss`";

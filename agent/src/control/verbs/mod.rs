@@ -133,10 +133,19 @@ fn member(field: &str, text: Option<&str>) -> Result<Option<MemberName>, Answer>
 
 /// To go on against a hold takes more than the verb.
 pub(super) fn may_ignore(caller: &Caller, ignore_hold: bool) -> Result<(), Answer> {
-    if !ignore_hold || caller.role >= Role::Admin {
+    takes_admin(caller, ignore_hold, "ignore a hold")
+}
+
+/// So does the word that acknowledged writes may be lost.
+pub(super) fn may_lose(caller: &Caller, accept_data_loss: bool) -> Result<(), Answer> {
+    takes_admin(caller, accept_data_loss, "accept a loss of data")
+}
+
+fn takes_admin(caller: &Caller, wanted: bool, what: &str) -> Result<(), Answer> {
+    if !wanted || caller.role >= Role::Admin {
         return Ok(());
     }
-    let why = format!("{} may not ignore a hold: that takes admin", caller.name);
+    let why = format!("{} may not {what}: that takes admin", caller.name);
     Err(Answer::error(StatusCode::FORBIDDEN, why))
 }
 
