@@ -3,6 +3,7 @@
 
 use decision::names::MemberName;
 
+use crate::condition::Condition;
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
 use crate::records::{OrderRecord, Transition};
@@ -14,25 +15,22 @@ impl Store {
     /// # Errors
     /// etcd does not answer.
     pub async fn give_order(&self, to: &MemberName, order: &OrderRecord) -> Result<Outcome, Error> {
-        self.give_order_while(None, None, to, order).await
+        self.give_order_while(&Condition::default(), to, order).await
     }
 
-    /// The same only while `leader` leads, and while the hold is the one of this revision (0: none). `Refused`: another leads, another order waits, or a
-    /// hold was taken.
+    /// The same only on this condition. `Refused`: another order waits, or it is not so any more: another leads, or a hold was taken.
     ///
     /// # Errors
     /// etcd does not answer.
     pub async fn give_order_while(
         &self,
-        leader: Option<&MemberName>,
-        hold: Option<i64>,
+        condition: &Condition,
         to: &MemberName,
         order: &OrderRecord,
     ) -> Result<Outcome, Error> {
         let key = self.keys().order(to);
-        let mut guards = vec![Guard::absent(&key)];
-        guards.extend(leader.map(|leader| Guard::is(self.keys().leader(), leader.as_str())));
-        guards.extend(hold.map(|seen| self.hold_guard(seen)));
+        let mut guards = condition.guards(self.keys());
+        guards.push(Guard::absent(&key));
         self.commit(&guards, &[Write::put(&key, order.to_json())]).await
     }
 

@@ -4,6 +4,7 @@
 use etcd_client::{GetOptions, KeyValue};
 use serde_json::{Value, json};
 
+use crate::condition::Condition;
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
 use crate::records::{ConfigRevision, Problem};
@@ -24,8 +25,8 @@ pub struct ConfigChange {
     pub revision: i64,
     /// The settings as they are to be.
     pub after: Value,
-    /// The hold that was seen, by its revision (0: none), for a change that waits for one; `None`: it waits for none.
-    pub hold: Option<i64>,
+    /// What it depends on beside that.
+    pub condition: Condition,
     /// Who changes them, why and when.
     pub made: ConfigRevision,
 }
@@ -49,7 +50,8 @@ impl Store {
         Ok((rows, problems))
     }
 
-    /// Changes the settings, if they are still as they were read, and writes down who did. `Refused`: they have changed meanwhile.
+    /// Changes the settings, if they are still as they were read, and writes down who did. `Refused`: they have changed meanwhile, or the
+    /// condition is not met any more.
     ///
     /// # Errors
     /// As [`Store::config_history`] and [`Store::commit`].
@@ -69,8 +71,8 @@ impl Store {
         }
         rows.push(ConfigRevision { config: change.after.clone(), ..change.made.clone() });
         let key = self.keys().config();
-        let mut guards = vec![Guard::unchanged(&key, change.revision)];
-        guards.extend(change.hold.map(|seen| self.hold_guard(seen)));
+        let mut guards = change.condition.guards(self.keys());
+        guards.push(Guard::unchanged(&key, change.revision));
         let mut writes = vec![Write::put(key, change.after.to_string())];
         for row in rows {
             number += 1;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use clap_complete::ArgValueCandidates;
+use decision::names::MemberName;
 
-use super::{ConfigArg, Output};
+use super::{ConfigArg, Expect, Output, member_name};
 use crate::commands::{health_paths, members};
 
 /// Arguments of `status`.
@@ -62,9 +63,9 @@ pub struct SwitchoverArgs {
     /// Who is to lead (default: the best standby).
     #[arg(long, value_name = "MEMBER", add = ArgValueCandidates::new(members))]
     pub to: Option<String>,
-    /// Only if this member leads now.
-    #[arg(long, value_name = "MEMBER", add = ArgValueCandidates::new(members))]
-    pub expect_leader: Option<String>,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
     /// Print the checks and stop.
     #[arg(long)]
     pub dry_run: bool,
@@ -97,6 +98,9 @@ pub struct FailoverArgs {
     /// Who is to lead.
     #[arg(long, value_name = "MEMBER", add = ArgValueCandidates::new(members))]
     pub to: String,
+    /// Only if this member led last; where another did, or leads, it is refused and nothing is changed.
+    #[arg(long, value_name = "MEMBER", value_parser = member_name, add = ArgValueCandidates::new(members))]
+    pub expect_leader: Option<MemberName>,
     /// Acknowledged writes may be lost: this is your word for it, and it is recorded.
     #[arg(long)]
     pub accept_data_loss: bool,
@@ -123,6 +127,20 @@ pub struct PauseArgs {
     /// Why; shown to everybody who asks.
     #[arg(long)]
     pub reason: Option<String>,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }
 
 /// Arguments of `transitions`.

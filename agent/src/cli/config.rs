@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::{ConfigArg, Output};
+use super::{ConfigArg, Expect, Output};
 
 /// What `config` can do.
 #[derive(Debug, Subcommand)]
@@ -62,6 +62,9 @@ pub struct SetArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }
 
 /// Arguments of `config edit`.
@@ -73,6 +76,9 @@ pub struct EditArgs {
     /// Why; goes into the history.
     #[arg(long)]
     pub reason: Option<String>,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }
 
 /// Arguments of `config diff`.
@@ -121,4 +127,7 @@ pub struct RollbackArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::ConfigArg;
+use super::{ConfigArg, Expect};
 
 /// Arguments of `hold`.
 ///
@@ -30,6 +30,9 @@ pub struct HoldArgs {
     /// When it ends by itself, at most 7 days (with a command: 1h).
     #[arg(long = "for", value_parser = humantime::parse_duration, value_name = "TIME", required_unless_present = "command")]
     pub duration: Option<Duration>,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
     /// What to run meanwhile. Without it the hold is taken, its name is printed, and it ends by --for or by `pgvigil release`.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -44,4 +47,7 @@ pub struct ReleaseArgs {
     /// Only if the hold has this name.
     #[arg(value_name = "ID")]
     pub id: Option<String>,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use clap_complete::ArgValueCandidates;
 
-use super::ConfigArg;
+use super::{ConfigArg, Expect};
 use crate::commands::members;
 
 /// What can be done about a member.
@@ -36,4 +36,7 @@ pub struct RemoveArgs {
     /// Go on although planned actions are held (pgvigil hold); it is recorded against whose hold.
     #[arg(long)]
     pub ignore_hold: bool,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }

@@ -20,10 +20,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::ArgValueCandidates;
+use decision::names::MemberName;
 
 pub use adopt::AdoptArgs;
 pub use check::{CheckArgs, What};
-pub use cluster::{FailoverArgs, PauseArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WatchArgs, WhyArgs};
+pub use cluster::{
+    FailoverArgs, PauseArgs, ResumeArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WatchArgs, WhyArgs,
+};
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
 pub use fleet::{FleetCommand, FleetStatusArgs, FleetSwitchoverArgs};
@@ -34,7 +38,9 @@ pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
 pub use report::ReportArgs;
 pub use show::{ShowArgs, ShowCommand, UriArgs};
-pub use site::{DemoteArgs, PromoteArgs, SiteCommand};
+pub use site::{DemoteArgs, How, PromoteArgs, SiteCommand};
+
+use crate::commands::members;
 
 /// What a command ended with. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +117,19 @@ pub struct ConfigArg {
     pub config: PathBuf,
 }
 
+/// On what condition something is done.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Expect {
+    /// Only if this member leads now; where another does, or nobody, it is refused and nothing is changed.
+    #[arg(long, value_name = "MEMBER", value_parser = member_name, add = ArgValueCandidates::new(members))]
+    pub expect_leader: Option<MemberName>,
+}
+
+/// A name that a member can have.
+fn member_name(text: &str) -> Result<MemberName, String> {
+    MemberName::new(text).map_err(|bad| bad.to_string())
+}
+
 /// How results are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
@@ -162,7 +181,7 @@ pub enum Command {
     /// Stop automatic actions for a while (health answers go on).
     Pause(PauseArgs),
     /// Allow automatic actions again.
-    Resume(ConfigArg),
+    Resume(ResumeArgs),
     /// The settings of the whole cluster: look, change, go back.
     #[command(subcommand)]
     Config(ConfigCommand),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCandidates;
 
-use super::ConfigArg;
+use super::{ConfigArg, Expect};
 use crate::commands::members;
 
 /// What every order needs.
@@ -26,6 +26,9 @@ pub struct OrderArgs {
     /// Go on although planned actions are held (pgvigil hold); it is recorded against whose hold.
     #[arg(long)]
     pub ignore_hold: bool,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }
 
 /// Arguments of `restart`.
@@ -74,6 +77,9 @@ pub struct ReloadArgs {
     /// Why; goes into the record.
     #[arg(long)]
     pub reason: Option<String>,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }
 
 /// What a node is.

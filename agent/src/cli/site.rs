@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::ConfigArg;
+use super::{ConfigArg, Expect};
 
 /// The words of `site`.
 #[derive(Debug, Subcommand)]
@@ -30,6 +30,9 @@ pub struct How {
     /// Go on although planned actions are held (pgvigil hold); it is recorded against whose hold.
     #[arg(long)]
     pub ignore_hold: bool,
+    /// On what condition.
+    #[command(flatten)]
+    pub expect: Expect,
 }
 
 /// Arguments of `site promote`.

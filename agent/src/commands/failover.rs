@@ -9,7 +9,7 @@ use super::screen::tell;
 use super::told;
 use super::world::Reach;
 use crate::cli::{Exit, FailoverArgs, Output};
-use crate::operate::failover::{known, refusal, request, unproven};
+use crate::operate::failover::{known, lead, refusal, request, unproven};
 
 /// Carries it out, or says why not.
 pub async fn run(arguments: &FailoverArgs) -> Exit {
@@ -30,6 +30,7 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
         tell(&format!("error: a failover is asked for in etcd, and it does not answer: {why}"));
         reach.silence()
     })?;
+    let lead = lead(snapshot, arguments.expect_leader.as_ref()).map_err(told)?;
     if let Some(why) = refusal(&world, snapshot, &to).or_else(|| unproven(&world, &to, arguments.accept_data_loss)) {
         tell(&format!("refused: {why}"));
         return Ok(Exit::Refused);
@@ -45,7 +46,7 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
         }
     }
     let (accepted, reason) = (arguments.accept_data_loss, arguments.reason.as_deref());
-    let asked = request(&reach, snapshot, &to, accepted, &who(), reason).await.map_err(told)?;
+    let asked = request(&reach, snapshot, &to, (accepted, lead), &who(), reason).await.map_err(told)?;
     let followed = follow(&reach, &asked, arguments.wait).await;
     Ok(conclude(&asked, &followed, arguments.wait, Output::Table))
 }

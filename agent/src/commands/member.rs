@@ -15,6 +15,7 @@ use crate::commands::operator::{agrees, must_be_able_to_ask, types, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{told, words};
+use crate::operate::proviso::Proviso;
 use crate::operate::{Unable, asks, hold};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -35,6 +36,9 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
     })?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
+    let expect_leader = arguments.expect.expect_leader.clone();
+    let proviso = Proviso { expect_leader, ignore_hold: arguments.ignore_hold };
+    proviso.lead(&snapshot).map_err(told)?;
     let leader = match may_leave(&snapshot, &member) {
         Err(why) => {
             tell(&format!("refused: {why}"));
@@ -43,7 +47,7 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
         Ok(leader) => leader,
     };
     if !snapshot.cluster.has_departed(&member) {
-        let pass = hold::pass(&snapshot, jiff::Timestamp::now(), arguments.ignore_hold).map_err(told)?;
+        let pass = proviso.planned(&snapshot, jiff::Timestamp::now()).map_err(told)?;
         tell(&consequence(&snapshot, &member));
         if !arguments.yes && !means_it(&reach, &snapshot, &member) {
             tell("nothing was changed");
@@ -57,11 +61,11 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
             ..DepartureRecord::default()
         };
         asks();
-        match reach.store.let_leave(&member, &leader, &record, pass.revision).await {
+        match reach.store.let_leave(&member, &leader, &record, snapshot.hold_revision).await {
             Ok(Outcome::Applied { .. }) => {}
             Ok(Outcome::Refused) => {
                 let otherwise = format!("{member} has come back meanwhile, or somebody else leads; look again");
-                return Err(told(hold::overtaken(&reach, &pass, &otherwise).await));
+                return Err(told(proviso.overtaken(&reach, &pass, &otherwise).await));
             }
             Err(error) => {
                 return Ok(told(Unable::by_etcd(&error, "the word was not given")));

@@ -116,7 +116,7 @@ fn told(unable: Unable) -> Exit {
 fn exit_of(unable: &Unable) -> Exit {
     match unable.kind {
         Kind::Misused => Exit::Usage,
-        Kind::Refused | Kind::Held | Kind::Overtaken => Exit::Refused,
+        Kind::Refused | Kind::Held | Kind::Unexpected | Kind::Overtaken => Exit::Refused,
         Kind::Failed => Exit::Failed,
         Kind::Unreachable | Kind::Unknown => Exit::Unreachable,
         Kind::Unauthorised => Exit::Unauthorised,

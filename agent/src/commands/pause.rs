@@ -12,8 +12,9 @@ use super::screen::{answer, tell};
 use super::settings::change;
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
-use crate::cli::{ConfigArg, Exit, PauseArgs};
+use crate::cli::{Exit, PauseArgs, ResumeArgs};
 use crate::operate::pause::{paused, resumed};
+use crate::operate::proviso::Proviso;
 
 /// How long the agents may take to notice.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
@@ -33,7 +34,8 @@ pub async fn pause(arguments: &PauseArgs) -> Exit {
     };
     let by = who();
     let paused = |config: &_| Ok(Some(paused(config, until, &by, arguments.reason.as_deref())));
-    let changed = change(&reach, arguments.reason.as_deref(), paused).await;
+    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    let changed = change(&reach, arguments.reason.as_deref(), &proviso, paused).await;
     if let Err(exit) = changed {
         return exit;
     }
@@ -50,12 +52,13 @@ pub async fn pause(arguments: &PauseArgs) -> Exit {
 }
 
 /// Allows automatic actions again.
-pub async fn resume(argument: &ConfigArg) -> Exit {
-    let reach = match Reach::new(argument) {
+pub async fn resume(arguments: &ResumeArgs) -> Exit {
+    let reach = match Reach::new(&arguments.config) {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    match change(&reach, Some("resumed"), |config| Ok(resumed(config))).await {
+    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    match change(&reach, Some("resumed"), &proviso, |config| Ok(resumed(config))).await {
         Ok(Some(_)) => {
             answer("resumed: automatic actions are allowed again");
             noticed(&reach, false).await

@@ -14,8 +14,8 @@ use super::screen::{answer, tell};
 use super::settings::{change, change_planned, put};
 use super::world::Reach;
 use super::{told, words};
-use crate::cli::{DemoteArgs, Exit, PromoteArgs, SiteCommand};
-use crate::operate::hold;
+use crate::cli::{DemoteArgs, Exit, How, PromoteArgs, SiteCommand};
+use crate::operate::proviso::Proviso;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -52,9 +52,11 @@ async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
     Ok(snapshot)
 }
 
-/// Nobody is asked about what would be refused.
-fn not_held(snapshot: &Snapshot, ignore_hold: bool) -> Result<(), Exit> {
-    hold::pass(snapshot, jiff::Timestamp::now(), ignore_hold).map(|_| ()).map_err(told)
+/// On what conditions; nobody is asked about what would be refused.
+fn proviso(snapshot: &Snapshot, how: &How) -> Result<Proviso, Exit> {
+    let proviso = Proviso { expect_leader: how.expect.expect_leader.clone(), ignore_hold: how.ignore_hold };
+    proviso.planned(snapshot, jiff::Timestamp::now()).map_err(told)?;
+    Ok(proviso)
 }
 
 async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
@@ -64,7 +66,7 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
     let reach = Reach::new(&arguments.config)?;
     must_be_able_to_ask(arguments.how.yes, QUESTION)?;
     let snapshot = read(&reach).await?;
-    not_held(&snapshot, arguments.how.ignore_hold)?;
+    let proviso = proviso(&snapshot, &arguments.how)?;
     if !snapshot.cluster.follows() {
         forget_the_other(&reach).await?;
         return Err(refused("this site leads already"));
@@ -95,7 +97,7 @@ async fn promote(arguments: &PromoteArgs) -> Result<Exit, Exit> {
     let by = who();
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_lead(config, token, &by)));
     let reason = arguments.how.reason.as_deref().unwrap_or("site promote");
-    change_planned(&reach, Some(reason), arguments.how.ignore_hold, word).await?;
+    change_planned(&reach, Some(reason), &proviso, word).await?;
     leads(&reach, arguments.how.wait).await
 }
 
@@ -144,7 +146,7 @@ async fn forget_the_other(reach: &Reach) -> Result<(), Exit> {
         put(&mut after, &["pgvigil", "site", "promote"], None);
         Ok((after != *config && promoted(config)).then_some(Value::Object(after)))
     };
-    change(reach, Some("this site leads"), forget).await.map(|_| ())
+    change(reach, Some("this site leads"), &Proviso::default(), forget).await.map(|_| ())
 }
 
 /// A site that is asked to follow, and does not yet, is left so.
@@ -161,7 +163,7 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
     let reach = Reach::new(&arguments.config)?;
     must_be_able_to_ask(arguments.how.yes, QUESTION)?;
     let snapshot = read(&reach).await?;
-    not_held(&snapshot, arguments.how.ignore_hold)?;
+    let proviso = proviso(&snapshot, &arguments.how)?;
     let own = snapshot
         .cluster
         .members
@@ -181,7 +183,7 @@ async fn demote(arguments: &DemoteArgs) -> Result<Exit, Exit> {
     }
     let word = |config: &Map<String, Value>| Ok(Some(asked_to_follow(config, &remote)));
     let reason = arguments.how.reason.as_deref().unwrap_or("site demote");
-    change_planned(&reach, Some(reason), arguments.how.ignore_hold, word).await?;
+    change_planned(&reach, Some(reason), &proviso, word).await?;
     if followed {
         answer(&format!("this site follows {remote}"));
         return Ok(Exit::Done);

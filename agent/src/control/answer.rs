@@ -134,7 +134,7 @@ impl From<Unable> for Answer {
         let (status, outcome) = match unable.kind {
             Kind::Misused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Invalid),
             Kind::Refused => (StatusCode::UNPROCESSABLE_ENTITY, Outcome::Refused),
-            Kind::Held => (StatusCode::PRECONDITION_FAILED, Outcome::Refused),
+            Kind::Held | Kind::Unexpected => (StatusCode::PRECONDITION_FAILED, Outcome::Refused),
             Kind::Overtaken => (StatusCode::CONFLICT, Outcome::Refused),
             Kind::Failed | Kind::Unreachable | Kind::Unauthorised => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Failed),
             Kind::Unknown => (StatusCode::SERVICE_UNAVAILABLE, Outcome::Unknown),

@@ -1,16 +1,17 @@
 //! A failover as it is asked for, where nobody leads: when it is refused and in which words, what is known before somebody accepts a loss, and the
 //! request in etcd.
 
-use consensus::Snapshot;
 use consensus::records::FailoverRecord;
+use consensus::{Lead, Snapshot};
 use decision::names::MemberName;
 use decision::reason::bytes;
 use serde_json::Value;
 
 use super::follow::{Asked, Kind};
+use super::proviso::another_leads;
 use super::switchover::write_request;
 use super::world::{Reach, World};
-use super::{Unable, words};
+use super::{Kind as Why, Unable, words};
 
 /// Why a failover is not what is needed, or cannot be had.
 pub fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<String> {
@@ -45,6 +46,27 @@ pub fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<St
         Some(Ok(_)) => None,
         Some(Err(why)) => Some(format!("the agent of {to} does not answer: {why}")),
         None => Some(format!("the agent of {to} is nowhere to be asked")),
+    }
+}
+
+/// Who must have led last, where somebody must: nobody leads in a failover. What etcd is to compare when the request is written.
+///
+/// # Errors
+/// Another leads, or led last.
+pub fn lead(snapshot: &Snapshot, expected: Option<&MemberName>) -> Result<Lead, Unable> {
+    let Some(expected) = expected else { return Ok(Lead::Whoever) };
+    let unexpected = |why| Err(Unable::new(Why::Unexpected, why));
+    if let Some(why) = snapshot.cluster.leader.as_ref().and_then(|leader| another_leads(Some(leader), expected)) {
+        return unexpected(why);
+    }
+    match &snapshot.cluster.sync {
+        Some(sync) if sync.leader == *expected => Ok(Lead::VacantSince(snapshot.sync_revision)),
+        Some(sync) => {
+            unexpected(format!("nobody leads, and {} led last, not {expected}; nothing was changed", sync.leader))
+        }
+        None => unexpected(format!(
+            "nobody leads, and who led last is not known; expected was {expected}; nothing was changed"
+        )),
     }
 }
 
@@ -111,7 +133,7 @@ pub async fn request(
     reach: &Reach,
     snapshot: &Snapshot,
     to: &MemberName,
-    accept_data_loss: bool,
+    (accept_data_loss, lead): (bool, Lead),
     by: &str,
     reason: Option<&str>,
 ) -> Result<Asked, Unable> {
@@ -123,7 +145,7 @@ pub async fn request(
         reason: reason.map(str::to_owned),
         ..FailoverRecord::default()
     };
-    let revision = write_request(reach, &record).await?;
+    let revision = write_request(reach, &record, lead).await?;
     Ok(Asked { kind: Kind::Failover, revision, from: None, to: to.clone(), term_before: snapshot.cluster.term })
 }
 

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::proviso::{Pass, Proviso};
 use super::switchover::asked_for;
 use super::world::Reach;
 use super::{Kind, Unable, words};
@@ -77,32 +78,6 @@ impl Shown {
     }
 }
 
-/// What something planned goes by.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pass {
-    /// The revision of what was seen of holds; 0: nothing. Nothing is done under another.
-    pub revision: i64,
-    /// The hold against which it is done, by whom and why.
-    pub ignored: Option<String>,
-}
-
-/// Whether something planned may be done now; `ignore`: whoever asks goes on against a hold.
-///
-/// # Errors
-/// It waits, and for whom and until when.
-pub fn pass(snapshot: &Snapshot, now: Timestamp, ignore: bool) -> Result<Pass, Unable> {
-    let revision = snapshot.hold_revision;
-    let Some(shown) = Shown::of(&snapshot.hold, now) else { return Ok(Pass { revision, ignored: None }) };
-    if !ignore {
-        return Err(Unable::new(Kind::Held, waits(&shown)));
-    }
-    let ignored = match &snapshot.hold {
-        Hold::Taken(record) => record.by_and_why(),
-        Hold::Nothing | Hold::Unreadable(_) => "somebody whose record nobody can read".to_owned(),
-    };
-    Ok(Pass { revision, ignored: Some(ignored) })
-}
-
 /// Why something planned waits, and what would not.
 pub fn waits(shown: &Shown) -> String {
     format!(
@@ -125,27 +100,16 @@ pub fn against(hold: &str) -> String {
     format!("against the hold of {hold}")
 }
 
-/// Why something planned was not accepted by etcd: a hold was taken at that very moment, or it is as `otherwise` says.
-pub async fn overtaken(reach: &Reach, seen: &Pass, otherwise: &str) -> Unable {
-    if let Ok(snapshot) = reach.store.read().await
-        && snapshot.hold_revision != seen.revision
-        && let Err(held) = pass(&snapshot, Timestamp::now(), false)
-    {
-        return held;
-    }
-    Unable::new(Kind::Overtaken, otherwise)
-}
-
 /// Takes a hold, under a lease where there is one, in place of one that has ended, cannot be renewed any more, or is the same. Returns when that is
 /// certain.
 ///
 /// # Errors
-/// Somebody else has one, something planned waits or is under way, or etcd does not answer.
-pub async fn take(reach: &Reach, record: &HoldRecord, lease: Option<i64>) -> Result<(), Unable> {
+/// Another leads than the one who must, somebody else has one, something planned waits or is under way, or etcd does not answer.
+pub async fn take(reach: &Reach, record: &HoldRecord, lease: Option<i64>, proviso: &Proviso) -> Result<(), Unable> {
     let failed = |error: Error| Unable::by_etcd(&error, "the hold cannot be taken");
     for _ in 0..TRIES {
         let snapshot = reach.store.read().await.map_err(failed)?;
-        let now = Timestamp::now();
+        let (now, lead) = (Timestamp::now(), proviso.lead(&snapshot)?);
         if let Some(why) = in_the_way(&snapshot, &record.id, now) {
             return Err(Unable::new(Kind::Refused, why));
         }
@@ -153,7 +117,7 @@ pub async fn take(reach: &Reach, record: &HoldRecord, lease: Option<i64>) -> Res
         if let Some(going_on) = under_way(&records, now) {
             return Err(Unable::new(Kind::Refused, format!("{}: wait for its end", told(going_on))));
         }
-        match reach.store.take_hold(record, lease, &snapshot).await {
+        match reach.store.take_hold(record, lease, &snapshot, &lead).await {
             Ok(Outcome::Applied { .. }) => return Ok(()),
             Ok(Outcome::Refused) => tokio::time::sleep(AGAIN_AFTER).await,
             Err(error @ Error::Unknown(_)) => {
@@ -211,10 +175,11 @@ pub fn told(record: &Transition) -> String {
 /// A hold that was given up.
 ///
 /// # Errors
-/// It is another than `id` names, somebody else has just changed it, or etcd does not answer. `None`: there is none.
-pub async fn release(reach: &Reach, id: Option<&str>) -> Result<Option<String>, Unable> {
+/// Another leads than the one who must, it is another than `id` names, somebody else has just changed it, or etcd does not answer. `None`: there is none.
+pub async fn release(reach: &Reach, id: Option<&str>, proviso: &Proviso) -> Result<Option<String>, Unable> {
     let failed = |error: Error| Unable::by_etcd(&error, "the hold cannot be released");
     let snapshot = reach.store.read().await.map_err(failed)?;
+    let lead = proviso.lead(&snapshot)?;
     let what = match &snapshot.hold {
         Hold::Nothing => return Ok(None),
         Hold::Taken(record) if id.is_some_and(|id| id != record.id) => {
@@ -224,7 +189,7 @@ pub async fn release(reach: &Reach, id: Option<&str>) -> Result<Option<String>, 
         Hold::Taken(record) => format!("the hold {} by {}", record.id, record.by_and_why()),
         Hold::Unreadable(_) => "a hold that nobody could read".to_owned(),
     };
-    match reach.store.release_hold(snapshot.hold_revision).await.map_err(failed)? {
+    match reach.store.release_hold(snapshot.hold_revision, &lead).await.map_err(failed)? {
         Outcome::Applied { .. } => Ok(Some(what)),
         Outcome::Refused => Err(Unable::new(Kind::Overtaken, "it has changed at this very moment; look again")),
     }

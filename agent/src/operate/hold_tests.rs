@@ -1,6 +1,7 @@
 //! What a hold forbids and what forbids a hold.
 #![allow(clippy::unwrap_used)]
 
+use consensus::Condition;
 use consensus::records::{FailoverRecord, OrderRecord};
 use decision::site::Remote;
 
@@ -18,6 +19,10 @@ fn held(id: &str) -> Snapshot {
     seen(Hold::Taken(record))
 }
 
+fn pass(snapshot: &Snapshot, now: Timestamp, ignore_hold: bool) -> Result<Pass, Unable> {
+    Proviso { ignore_hold, ..Proviso::default() }.planned(snapshot, now)
+}
+
 fn seen(hold: Hold) -> Snapshot {
     let mut snapshot = Snapshot::default();
     (snapshot.hold, snapshot.hold_revision) = (hold, 7);
@@ -26,24 +31,27 @@ fn seen(hold: Hold) -> Snapshot {
 
 #[test]
 fn what_is_planned_waits_for_a_hold_unless_told_otherwise() {
-    assert_eq!(pass(&Snapshot::default(), now(), false), Ok(Pass { revision: 0, ignored: None }));
+    assert_eq!(
+        pass(&Snapshot::default(), now(), false),
+        Ok(Pass { condition: Condition::under_hold(0), ignored: None })
+    );
     let refused = pass(&held("h1"), now(), false).unwrap_err();
     assert_eq!(refused.kind, Kind::Held);
     let told = refused.text();
     assert!(told.contains("held by anna@db1 until 2026-11-22 10:30:00Z (another 30m): flyway V42"), "{told}");
     assert!(told.contains("--ignore-hold"), "{told}");
     let ignored = Some("anna@db1: flyway V42".to_owned());
-    assert_eq!(pass(&held("h1"), now(), true), Ok(Pass { revision: 7, ignored }));
+    assert_eq!(pass(&held("h1"), now(), true), Ok(Pass { condition: Condition::under_hold(7), ignored }));
     // One that has ended is in nobody's way, and is still what is to be found there.
     let later = now() + SignedDuration::from_mins(30);
-    assert_eq!(pass(&held("h1"), later, false), Ok(Pass { revision: 7, ignored: None }));
+    assert_eq!(pass(&held("h1"), later, false), Ok(Pass { condition: Condition::under_hold(7), ignored: None }));
 }
 
 #[test]
 fn a_hold_that_nobody_can_read_forbids_the_same_and_names_its_mend() {
     let snapshot = seen(Hold::Unreadable("EOF".to_owned()));
     assert!(pass(&snapshot, now(), false).unwrap_err().text().contains("pgvigil release"));
-    assert_eq!(pass(&snapshot, now(), true).unwrap().revision, 7);
+    assert_eq!(pass(&snapshot, now(), true).unwrap().condition.hold, Some(7));
     assert!(in_the_way(&snapshot, "h2", now()).unwrap().contains("pgvigil release"));
 }
 
@@ -101,7 +109,7 @@ fn what_is_under_way_is_told_and_what_was_never_closed_is_not() {
 
 #[test]
 fn what_was_done_against_a_hold_says_so() {
-    let pass = Pass { revision: 7, ignored: Some("anna@db1: flyway V42".to_owned()) };
+    let pass = Pass { condition: Condition::under_hold(7), ignored: Some("anna@db1: flyway V42".to_owned()) };
     let told = "against the hold of anna@db1: flyway V42";
     assert_eq!(reason_against(Some("it burns"), &pass), Some(format!("it burns ({told})")));
     assert_eq!(reason_against(None, &pass).as_deref(), Some(told));

@@ -9,6 +9,7 @@ pub mod hold;
 pub mod orders;
 pub mod pause;
 pub mod preflight;
+pub mod proviso;
 pub mod settings;
 pub mod status;
 pub mod switchover;
@@ -39,6 +40,8 @@ pub enum Kind {
     Refused,
     /// Planned actions wait, and it is one.
     Held,
+    /// Another leads than the one who must.
+    Unexpected,
     /// Somebody else was faster.
     Overtaken,
     /// It did not work; nothing was changed.

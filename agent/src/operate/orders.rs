@@ -6,8 +6,9 @@ use consensus::records::{OrderRecord, Transition, order_id};
 use consensus::{Outcome, Snapshot};
 use decision::names::MemberName;
 
+use super::proviso::Proviso;
 use super::world::Reach;
-use super::{Kind, Unable, asks, hold, words};
+use super::{Unable, asks, words};
 use crate::transitions::order_taken_back;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -41,43 +42,21 @@ pub fn waits_for_restart(snapshot: &Snapshot, member: &MemberName) -> bool {
     snapshot.member_records.get(member).is_some_and(|record| record.pending_restart == Some(true))
 }
 
-/// Gives the order; its revision names it from then on. A hold keeps it waiting unless it is a reload, which stops nothing; `ignore_hold`: it does not.
+/// Gives the order; its revision names it from then on. A hold keeps it waiting unless it is a reload, which stops nothing.
 ///
 /// # Errors
-/// Another one waits there, it is held, or etcd does not answer.
-pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord, ignore_hold: bool) -> Result<i64, Unable> {
-    give_while(reach, None, to, order, ignore_hold).await
-}
-
-/// The same only while this member leads.
-///
-/// # Errors
-/// As [`give`]; another leads by now.
-pub async fn give_while(
-    reach: &Reach,
-    leader: Option<&MemberName>,
-    to: &MemberName,
-    order: &OrderRecord,
-    ignore_hold: bool,
-) -> Result<i64, Unable> {
+/// Another one waits there, another leads than the one who must, it is held, or etcd does not answer.
+pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord, proviso: &Proviso) -> Result<i64, Unable> {
+    let snapshot = read(reach).await?;
     let pass = match order.order.as_str() {
-        "reload" => None,
-        _ => Some(hold::pass(&read(reach).await?, jiff::Timestamp::now(), ignore_hold)?),
+        "reload" => proviso.unheld(&snapshot)?,
+        _ => proviso.planned(&snapshot, jiff::Timestamp::now())?,
     };
-    let (ignored_hold, seen) =
-        (pass.as_ref().and_then(|pass| pass.ignored.clone()), pass.as_ref().map(|pass| pass.revision));
-    let order = OrderRecord { ignored_hold, ..order.clone() };
+    let order = OrderRecord { ignored_hold: pass.ignored.clone(), ..order.clone() };
     asks();
-    match reach.store.give_order_while(leader, seen, to, &order).await {
+    match reach.store.give_order_while(&pass.condition, to, &order).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
-        Ok(Outcome::Refused) => {
-            let or = leader.map(|leader| format!(", or {leader} does not lead any more")).unwrap_or_default();
-            let otherwise = format!("another order waits for {to}{or}");
-            match &pass {
-                Some(pass) => Err(hold::overtaken(reach, pass, &otherwise).await),
-                None => Err(Unable::new(Kind::Overtaken, otherwise)),
-            }
-        }
+        Ok(Outcome::Refused) => Err(proviso.overtaken(reach, &pass, &format!("another order waits for {to}")).await),
         Err(error) => Err(Unable::by_etcd(&error, "the order was not given")),
     }
 }

@@ -4,19 +4,22 @@
 use std::time::{Duration, Instant};
 
 use consensus::records::{FailoverRecord, Transition};
-use consensus::{Error, Outcome, Snapshot};
+use consensus::{Condition, Error, Lead, Outcome, Snapshot};
 use decision::names::{MemberName, Term};
 use jiff::Timestamp;
 
 use super::follow::{Asked, Kind as AskedKind};
 use super::preflight::{Preflight, Wish};
+use super::proviso::Proviso;
 use super::world::{Reach, World};
-use super::{Kind, Unable, asks, hold};
+use super::{Kind, Unable, asks};
 use crate::transitions::{CANCELLED, refused};
 
 /// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
 const PASSES_WITHIN: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const ASKED_OR_LED: &str =
+    "somebody leads by now, or has asked for a switchover or failover at this very moment; nothing was changed";
 const ASKED_AT_ONCE: &str = "somebody else has asked for a switchover or failover at this very moment";
 
 /// Looks at everything; again for a moment, while only such things are in the way as pass by themselves.
@@ -35,10 +38,10 @@ pub async fn look(reach: &Reach, wish: &Wish) -> World {
     }
 }
 
-/// Asks for a switchover, by whom and why; `ignore_hold`: against a hold as well.
+/// Asks for a switchover, by whom and why, while `from` leads; `ignore_hold`: against a hold as well.
 ///
 /// # Errors
-/// As [`write_request`], or it is held.
+/// As [`write_request`], or another leads by now, or it is held.
 pub async fn request(
     reach: &Reach,
     snapshot: &Snapshot,
@@ -47,7 +50,8 @@ pub async fn request(
     reason: Option<&str>,
     ignore_hold: bool,
 ) -> Result<Asked, Unable> {
-    let pass = hold::pass(snapshot, Timestamp::now(), ignore_hold)?;
+    let proviso = Proviso { expect_leader: Some(from.clone()), ignore_hold };
+    let pass = proviso.planned(snapshot, Timestamp::now())?;
     let record = FailoverRecord {
         leader: Some(from.to_string()),
         member: Some(to.to_string()),
@@ -58,8 +62,8 @@ pub async fn request(
         ..FailoverRecord::default()
     };
     asks();
-    let revision = match reach.store.request_planned(&record, pass.revision).await {
-        Ok(Outcome::Refused) => return Err(hold::overtaken(reach, &pass, ASKED_AT_ONCE).await),
+    let revision = match reach.store.request_while(&record, &pass.condition).await {
+        Ok(Outcome::Refused) => return Err(proviso.overtaken(reach, &pass, ASKED_AT_ONCE).await),
         written => accepted(written)?,
     };
     let (from, to, term_before) = (Some(from.clone()), to.clone(), snapshot.cluster.term);
@@ -76,13 +80,17 @@ pub fn asked_for(request: &FailoverRecord) -> String {
     )
 }
 
-/// Writes the request of a failover, which no hold keeps waiting; its revision names it from then on.
+/// Writes the request of a failover, which no hold keeps waiting, while it leads who must; its revision names it from then on.
 ///
 /// # Errors
-/// Another one waits, or etcd does not answer.
-pub async fn write_request(reach: &Reach, record: &FailoverRecord) -> Result<i64, Unable> {
+/// Another one waits, it is not as it must be who leads, or etcd does not answer.
+pub async fn write_request(reach: &Reach, record: &FailoverRecord, lead: Lead) -> Result<i64, Unable> {
+    let conditional = lead != Lead::Whoever;
     asks();
-    accepted(reach.store.request_failover(record).await)
+    match reach.store.request_while(record, &Condition { lead, hold: None }).await {
+        Ok(Outcome::Refused) if conditional => Err(Unable::new(Kind::Overtaken, ASKED_OR_LED)),
+        written => accepted(written),
+    }
 }
 
 fn accepted(written: Result<Outcome, Error>) -> Result<i64, Unable> {

@@ -66,6 +66,7 @@ async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
             let expected = if words.starts_with("fleet") { 3 } else { 7 };
             ensure!(code == Some(expected), "{words}: {code:?}, {screen}");
         }
+        nothing_is_changed_where_another_leads(stage, &leader).await?;
         what_was_asked_for_stands_when_its_asker_goes(stage, &leader).await?;
         ensure!(stage.leader().await? == leader, "somebody else leads");
         ensure!(etcdctl::get(&stage.cluster, "failover").await?.is_empty(), "a request was left");
@@ -73,6 +74,46 @@ async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
         Ok(())
     })
     .await;
+}
+
+/// Whatever is asked for under another leader is refused with who leads, and under the right one it is done.
+async fn nothing_is_changed_where_another_leads(stage: &Stage, leader: &str) -> Result<()> {
+    let other = stage.others(leader)[0].clone();
+    let told = format!("{leader} leads, not {other}");
+    let before = (etcdctl::get(&stage.cluster, "config").await?, etcdctl::get(&stage.cluster, "hold").await?);
+    for words in [
+        &["switchover", "-y"][..],
+        &["failover", "--to", &other, "-y"],
+        &["restart", &other, "-y"],
+        &["restart", &other, "--pending", "-y"],
+        &["restart", "--rolling", "-y"],
+        &["reload"],
+        &["reinit", &other, "-y"],
+        &["pause"],
+        &["resume"],
+        &["config", "set", "-p", "work_mem=5MB", "-y"],
+        &["config", "rollback", "1", "-y"],
+        &["member", "remove", &other, "-y"],
+        &["hold", "--reason", "test", "--for", "1m"],
+        &["hold", "--reason", "test", "--", "true"],
+        &["release"],
+        &["site", "promote", "-y"],
+        &["site", "demote", "--host", "192.0.2.1", "-y"],
+    ] {
+        let (place, command) =
+            words.iter().position(|word| *word == "--").map_or((words.len(), &[][..]), |at| (at, &words[at..]));
+        let words = [&words[..place], &["--expect-leader", &other], command].concat();
+        let output = stage.cluster.pgvigil(leader, &words).await?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.code() == Some(3) && said.contains(&told), "{words:?}: {}, {said}", output.status);
+    }
+    let after = (etcdctl::get(&stage.cluster, "config").await?, etcdctl::get(&stage.cluster, "hold").await?);
+    ensure!(before == after, "{before:?} became {after:?}");
+    ensure!(etcdctl::get(&stage.cluster, &format!("orders/{other}")).await?.is_empty(), "an order was left");
+    for words in [&["pause", "--expect-leader", leader][..], &["resume", "--expect-leader", leader]] {
+        stage.pgvigil(&other, words).await?;
+    }
+    Ok(())
 }
 
 /// Ctrl-C after the order was given, which nobody takes up for the moment: 4, and the order is carried out all the same.

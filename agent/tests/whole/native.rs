@@ -160,6 +160,7 @@ async fn nothing_is_done_where_another_leads(stage: &Stage, control: &Controlled
         ("/v1/reload", json!({"expect_leader": other})),
         ("/v1/pause", json!({"expect_leader": other})),
         ("/v1/resume", json!({"expect_leader": other})),
+        ("/v1/failover", json!({"to": standby, "expect_leader": other})),
     ] {
         let refused = ask(control, standby, "POST", path, wanted).await?;
         is(&refused, 412, &told)?;

@@ -1,7 +1,7 @@
 //! The cluster-wide settings and their history.
 
 use consensus::records::ConfigRevision;
-use consensus::{ConfigChange, Outcome, Store, Write};
+use consensus::{Condition, ConfigChange, Outcome, Store, Write};
 use serde_json::{Value, json};
 
 use crate::etcd::Etcd;
@@ -12,8 +12,13 @@ fn made(by: &str) -> ConfigRevision {
 
 async fn change(store: &Store, after: Value, by: &str) -> (Outcome, u64) {
     let seen = store.read().await.unwrap();
-    let change =
-        ConfigChange { before: seen.config.raw, revision: seen.config_revision, after, hold: None, made: made(by) };
+    let change = ConfigChange {
+        before: seen.config.raw,
+        revision: seen.config_revision,
+        after,
+        condition: Condition::default(),
+        made: made(by),
+    };
     store.change_config(&change).await.unwrap()
 }
 
@@ -39,8 +44,13 @@ async fn every_change_has_its_row_and_what_others_wrote_gets_one() {
 async fn of_two_changes_of_the_same_state_one_is_refused_and_leaves_no_row() {
     let etcd = Etcd::start(1).await;
     let store = etcd.store();
-    let first =
-        ConfigChange { before: Value::Null, revision: 0, after: json!({"a": 1}), hold: None, made: made("anna") };
+    let first = ConfigChange {
+        before: Value::Null,
+        revision: 0,
+        after: json!({"a": 1}),
+        condition: Condition::default(),
+        made: made("anna"),
+    };
     let second = ConfigChange { after: json!({"b": 2}), made: made("bert"), ..first.clone() };
     assert!(store.change_config(&first).await.unwrap().0.applied());
     assert_eq!(store.change_config(&second).await.unwrap().0, Outcome::Refused);

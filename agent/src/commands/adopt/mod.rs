@@ -23,6 +23,7 @@ use super::settings::change::change;
 use super::world::Reach;
 use crate::cli::{AdoptArgs, Exit};
 use crate::operate::asks;
+use crate::operate::proviso::Proviso;
 use crate::passwords;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -232,7 +233,7 @@ async fn keep(reach: &Reach, arguments: &AdoptArgs, carried: &Parameters) -> Res
         }
         Ok((after != *before).then_some(Value::Object(after)))
     };
-    match change(reach, Some(&reason), with_them).await {
+    match change(reach, Some(&reason), &Proviso::default(), with_them).await {
         Ok(_) => Ok(()),
         Err(_) => bail!("the settings of the cluster could not be written"),
     }

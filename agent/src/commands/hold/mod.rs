@@ -16,8 +16,9 @@ use super::operator::who;
 use super::screen::{answer, tell};
 use super::world::Reach;
 use super::{told, words};
-use crate::cli::{Exit, HoldArgs, ReleaseArgs};
+use crate::cli::{Exit, Expect, HoldArgs, ReleaseArgs};
 use crate::operate::hold as holds;
+use crate::operate::proviso::Proviso;
 use crate::run::etcd_options;
 
 /// How long a hold with a command lasts unless somebody says otherwise, and the longest of all.
@@ -33,7 +34,7 @@ pub async fn hold(arguments: &HoldArgs) -> Exit {
         let reach = Reach::new(&arguments.config)?;
         let record = record(arguments, length)?;
         if arguments.command.is_empty() {
-            alone(&reach, &record, length).await
+            alone(&reach, &record, length, &proviso(&arguments.expect)).await
         } else {
             around(&reach, arguments, record, length).await
         }
@@ -47,7 +48,7 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    match holds::release(&reach, arguments.id.as_deref()).await {
+    match holds::release(&reach, arguments.id.as_deref(), &proviso(&arguments.expect)).await {
         Ok(Some(what)) => {
             answer(&format!("released: {what}"));
             Exit::Done
@@ -58,6 +59,10 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         }
         Err(unable) => told(unable),
     }
+}
+
+fn proviso(expect: &Expect) -> Proviso {
+    Proviso::expecting(expect.expect_leader.clone())
 }
 
 fn length(arguments: &HoldArgs) -> Result<Duration, Exit> {
@@ -88,8 +93,8 @@ fn tell_taken(record: &HoldRecord, length: Duration) {
 }
 
 /// Without a command: it ends by itself, or is released.
-async fn alone(reach: &Reach, record: &HoldRecord, length: Duration) -> Result<Exit, Exit> {
-    holds::take(reach, record, None).await.map_err(told)?;
+async fn alone(reach: &Reach, record: &HoldRecord, length: Duration, proviso: &Proviso) -> Result<Exit, Exit> {
+    holds::take(reach, record, None, proviso).await.map_err(told)?;
     tell_taken(record, length);
     tell(&format!("`pgvigil release {}` ends it early", record.id));
     answer(&record.id);
@@ -108,8 +113,9 @@ async fn around(reach: &Reach, arguments: &HoldArgs, record: HoldRecord, length:
     let ttl = Duration::from_secs(timing.ttl.as_secs() + OUTLIVES_THE_LOCK);
     let keeper =
         LeaseKeeper::start(options, ttl, timing.heartbeat, Adopted::default()).map_err(|error| failed(&error))?;
+    let proviso = proviso(&arguments.expect);
     let taken = tokio::select! {
-        taken = under_lease(reach, &keeper, patience, &record) => taken,
+        taken = under_lease(reach, &keeper, patience, (&record, &proviso)) => taken,
         signal = signals.next() => Err(Exit::Command(128 + signal.number())),
     };
     let ended = match taken {
@@ -142,7 +148,7 @@ async fn under_lease(
     reach: &Reach,
     keeper: &LeaseKeeper,
     patience: Duration,
-    record: &HoldRecord,
+    (record, proviso): (&HoldRecord, &Proviso),
 ) -> Result<i64, Exit> {
     let mut lease = keeper.member();
     let granted = tokio::time::timeout(patience, lease.wait_for(|lease| lease.alive().is_some())).await;
@@ -150,7 +156,7 @@ async fn under_lease(
         tell("error: etcd does not answer, and without it there is no hold; the command was not run");
         return Err(Exit::Unreachable);
     };
-    holds::take(reach, record, Some(id)).await.map_err(|unable| {
+    holds::take(reach, record, Some(id), proviso).await.map_err(|unable| {
         let exit = told(unable);
         tell("the command was not run");
         exit

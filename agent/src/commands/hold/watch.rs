@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::commands::screen::tell;
 use crate::operate::hold::take;
+use crate::operate::proviso::Proviso;
 use crate::operate::world::Reach;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ pub async fn over(reach: &Reach, record: &HoldRecord, lease: watch::Receiver<Lea
             tell("warning: the hold was released by somebody else: planned actions may go on; the command runs on");
             return;
         }
-        match take(reach, record, Some(now)).await {
+        match take(reach, record, Some(now), &Proviso::default()).await {
             Ok(()) => {
                 tell("warning: etcd was silent for too long and the hold was gone for a while; it is taken again");
                 (taken_under, warned) = (now, false);

@@ -13,8 +13,8 @@ use crate::commands::operator::{agrees, must_be_able_to_ask, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{told as unable, words};
-use crate::operate::hold;
 use crate::operate::orders::{self, refusal, waits_for_restart};
+use crate::operate::proviso::Proviso;
 
 /// Restarts the Postgres of one node.
 pub async fn restart(arguments: &RestartArgs) -> Exit {
@@ -46,7 +46,8 @@ async fn reload_each(arguments: &ReloadArgs) -> Result<Exit, Exit> {
         None => snapshot.cluster.members.keys().cloned().collect(),
     };
     let (config, wait, reason) = (arguments.config.clone(), arguments.wait, arguments.reason.clone());
-    let how = OrderArgs { config, wait, reason, yes: true, ignore_hold: false };
+    let how = OrderArgs { config, wait, reason, yes: true, ignore_hold: false, expect: arguments.expect.clone() };
+    proviso(&how).lead(&snapshot).map_err(unable)?;
     let mut worst = Exit::Done;
     for member in &members {
         let order = OrderRecord { order: "reload".to_owned(), ..OrderRecord::default() };
@@ -72,6 +73,7 @@ fn named(member: &str) -> Result<MemberName, Exit> {
 /// Whether the node has nothing that waits for a restart; said then.
 async fn nothing_is_pending(member: &str, arguments: &OrderArgs) -> Result<bool, Exit> {
     let snapshot = read(&Reach::new(&arguments.config)?).await?;
+    proviso(arguments).lead(&snapshot).map_err(unable)?;
     let nothing = !waits_for_restart(&snapshot, &named(member)?);
     if nothing {
         answer(&format!("nothing waits for a restart on {member}"));
@@ -96,11 +98,12 @@ async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result
     let to = named(member)?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
+    proviso(arguments).lead(&snapshot).map_err(unable)?;
     if let Some(why) = refusal(&snapshot, &to, &order) {
         tell(&format!("refused: {why}"));
         return Ok(Exit::Refused);
     }
-    not_held(&snapshot, arguments)?;
+    may_be(&snapshot, arguments)?;
     let what = consequence(&snapshot, &to, &order);
     tell(&what);
     if !arguments.yes && !agrees("go on?") {
@@ -113,15 +116,19 @@ async fn give(member: &str, arguments: &OrderArgs, order: OrderRecord) -> Result
 /// Gives the order and follows it.
 async fn obeyed(reach: &Reach, to: &MemberName, arguments: &OrderArgs, order: OrderRecord) -> Result<Exit, Exit> {
     let order = OrderRecord { requested_by: who(), reason: arguments.reason.clone(), ..order };
-    match orders::give(reach, to, &order, arguments.ignore_hold).await {
+    match orders::give(reach, to, &order, &proviso(arguments)).await {
         Ok(revision) => follow(reach, to, revision, arguments.wait).await,
         Err(why) => Ok(unable(why)),
     }
 }
 
+fn proviso(arguments: &OrderArgs) -> Proviso {
+    Proviso { expect_leader: arguments.expect.expect_leader.clone(), ignore_hold: arguments.ignore_hold }
+}
+
 /// Nobody is asked about what would be refused.
-fn not_held(snapshot: &Snapshot, arguments: &OrderArgs) -> Result<(), Exit> {
-    hold::pass(snapshot, jiff::Timestamp::now(), arguments.ignore_hold).map(|_| ()).map_err(unable)
+fn may_be(snapshot: &Snapshot, arguments: &OrderArgs) -> Result<(), Exit> {
+    proviso(arguments).planned(snapshot, jiff::Timestamp::now()).map(|_| ()).map_err(unable)
 }
 
 async fn read(reach: &Reach) -> Result<Snapshot, Exit> {

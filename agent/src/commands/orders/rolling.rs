@@ -8,8 +8,8 @@ use consensus::records::OrderRecord;
 use decision::names::MemberName;
 use decision::view::{Cluster, MemberRole};
 
-use super::{not_held, obeyed, read};
-use crate::cli::{Exit, OrderArgs, Output, Role, SwitchoverArgs};
+use super::{may_be, obeyed, read};
+use crate::cli::{Exit, Expect, OrderArgs, Output, Role, SwitchoverArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
@@ -23,7 +23,7 @@ pub(super) async fn restart(arguments: &OrderArgs, pending: bool) -> Result<Exit
     must_be_able_to_ask(arguments.yes, "go on?")?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
-    not_held(&snapshot, arguments)?;
+    may_be(&snapshot, arguments)?;
     let concerned = |name: &MemberName| !pending || waits_for_restart(&snapshot, name);
     if !snapshot.cluster.members.keys().any(concerned) {
         answer("nothing waits for a restart");
@@ -138,7 +138,7 @@ fn away_from(leader: &MemberName, arguments: &OrderArgs) -> SwitchoverArgs {
     SwitchoverArgs {
         config: arguments.config.clone(),
         to: None,
-        expect_leader: Some(leader.to_string()),
+        expect: Expect { expect_leader: Some(leader.clone()) },
         dry_run: false,
         cancel: false,
         wait: arguments.wait.min(Duration::from_secs(60)),

@@ -9,6 +9,7 @@ use crate::commands::operator::who;
 use crate::commands::screen::tell;
 use crate::commands::told;
 use crate::commands::world::Reach;
+use crate::operate::proviso::Proviso;
 use crate::operate::{Unable, settings};
 
 /// Changes the settings in the name of whoever runs the command; see [`settings::change`].
@@ -18,9 +19,10 @@ use crate::operate::{Unable, settings};
 pub async fn change(
     reach: &Reach,
     reason: Option<&str>,
+    proviso: &Proviso,
     new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
 ) -> Result<Option<u64>, Exit> {
-    settings::change(reach, &who(), reason, new).await.map_err(told)
+    settings::change(reach, &who(), reason, proviso, new).await.map_err(told)
 }
 
 /// The same for a change that waits for a hold; see [`settings::change_planned`].
@@ -30,10 +32,10 @@ pub async fn change(
 pub async fn change_planned(
     reach: &Reach,
     reason: Option<&str>,
-    ignore_hold: bool,
+    proviso: &Proviso,
     new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
 ) -> Result<Option<u64>, Exit> {
-    settings::change_planned(reach, &who(), reason, ignore_hold, new).await.map_err(told)
+    settings::change_planned(reach, &who(), reason, proviso, new).await.map_err(told)
 }
 
 /// Reads the cluster.

@@ -11,19 +11,23 @@ use crate::commands::operator::must_be_able_to_ask;
 use crate::commands::screen::tell;
 use crate::commands::told;
 use crate::commands::world::Reach;
+use crate::operate::proviso::Proviso;
 use crate::operate::settings::unchanged;
 
 /// Opens the editor, and changes what was changed there.
 pub async fn edit(arguments: &EditArgs) -> Result<Exit, Exit> {
     must_be_able_to_ask(false, "Change that?")?;
     let reach = Reach::new(&arguments.config)?;
-    let before = change::settings(&reach, &change::read(&reach).await?)?;
+    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    let snapshot = change::read(&reach).await?;
+    proviso.lead(&snapshot).map_err(told)?;
+    let before = change::settings(&reach, &snapshot)?;
     let after = edited(&before).map_err(|why| {
         tell(&format!("error: {why}; nothing was changed"));
         Exit::Failed
     })?;
     let reason = arguments.reason.as_deref();
-    let plan = Plan { reach: &reach, reason, dry_run: false, yes: false, expected: None };
+    let plan = Plan { reach: &reach, reason, dry_run: false, yes: false, expected: None, proviso };
     plan.carry_out(|now| unchanged(now, &before).map(|()| after.clone()).map_err(told)).await
 }
 

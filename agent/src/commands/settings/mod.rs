@@ -13,6 +13,7 @@ use super::world::Reach;
 use crate::cli::{ConfigCommand, Exit, RollbackArgs, SetArgs};
 use crate::commands::told;
 use crate::config::keys;
+use crate::operate::proviso::Proviso;
 use crate::operate::settings::{Checked, checked, diff, unchanged, with_the_state_of};
 
 pub use crate::operate::settings::put;
@@ -58,6 +59,7 @@ async fn set(arguments: &SetArgs) -> Result<Exit, Exit> {
         dry_run: arguments.dry_run,
         yes: arguments.yes,
         expected: arguments.expect_revision,
+        proviso: Proviso::expecting(arguments.expect.expect_leader.clone()),
     };
     plan.carry_out(|config| {
         let mut config = config.clone();
@@ -69,14 +71,16 @@ async fn set(arguments: &SetArgs) -> Result<Exit, Exit> {
 
 async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Exit> {
     let reach = Reach::new(&arguments.config)?;
+    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    proviso.lead(&change::read(&reach).await?).map_err(told)?;
     let earlier = shown::revision(&reach, arguments.revision).await?;
     let Value::Object(earlier) = earlier.config else {
         tell(&format!("error: revision {} is no JSON object", arguments.revision));
         return Err(Exit::Failed);
     };
     let reason = arguments.reason.clone().unwrap_or_else(|| format!("back to revision {}", arguments.revision));
-    let plan =
-        Plan { reach: &reach, reason: Some(&reason), dry_run: arguments.dry_run, yes: arguments.yes, expected: None };
+    let (dry_run, yes) = (arguments.dry_run, arguments.yes);
+    let plan = Plan { reach: &reach, reason: Some(&reason), dry_run, yes, expected: None, proviso };
     plan.carry_out(|config| Ok(with_the_state_of(config, earlier.clone()))).await
 }
 
@@ -88,6 +92,8 @@ struct Plan<'a> {
     yes: bool,
     /// Only if this is the newest revision.
     expected: Option<u64>,
+    /// On what other conditions.
+    proviso: Proviso,
 }
 
 impl Plan<'_> {
@@ -101,6 +107,7 @@ impl Plan<'_> {
         }
         self.as_expected().await?;
         let snapshot = change::read(self.reach).await?;
+        self.proviso.lead(&snapshot).map_err(told)?;
         let before = change::settings(self.reach, &snapshot)?;
         let Checked { after, notes } = checked(self.reach, &snapshot, &before, new(&before)?).await.map_err(told)?;
         let lines = diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone()));
@@ -119,7 +126,7 @@ impl Plan<'_> {
             return Err(Exit::Aborted);
         }
         // What was agreed to is what is shown: anything else that comes in between ends it.
-        let made = change(self.reach, self.reason, |now| {
+        let made = change(self.reach, self.reason, &self.proviso, |now| {
             unchanged(now, &before)?;
             Ok(Some(Value::Object(after.clone())))
         });

@@ -62,14 +62,12 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
 }
 
 fn wish(arguments: &SwitchoverArgs) -> Result<Wish, Exit> {
-    let name = |text: &Option<String>| text.as_deref().map(MemberName::new).transpose();
-    let names = name(&arguments.to).and_then(|to| {
-        Ok(Wish { to, expect_leader: name(&arguments.expect_leader)?, ignore_hold: arguments.ignore_hold })
-    });
-    names.map_err(|bad| {
+    let to = arguments.to.as_deref().map(MemberName::new).transpose().map_err(|bad| {
         tell(&format!("error: {bad}"));
         Exit::Usage
-    })
+    })?;
+    let expect_leader = arguments.expect.expect_leader.clone();
+    Ok(Wish { to, expect_leader, ignore_hold: arguments.ignore_hold })
 }
 
 /// The checks are the answer of a dry run and of a refusal, and chatter before the deed.

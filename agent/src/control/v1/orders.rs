@@ -13,8 +13,9 @@ use crate::control::guard::Call;
 use crate::control::verbs::may_ignore;
 use crate::openapi::Name;
 use crate::operate::actions::{Action, State};
-use crate::operate::orders::{give_while, read, refusal};
+use crate::operate::orders::{self, read, refusal};
 use crate::operate::preflight::Check;
+use crate::operate::proviso::Proviso;
 
 /// The role that a node must have.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -171,7 +172,8 @@ async fn give(
         checks.push(Check::fail("nobody leads: there is nothing to copy from"));
     }
     passes(&checks).map_err(|answer| answer.about(what.clone()))?;
-    let given = give_while(&call.control.reach, leader, member, &order, ignore_hold).await;
+    let proviso = Proviso { expect_leader: leader.cloned(), ignore_hold };
+    let given = orders::give(&call.control.reach, member, &order, &proviso).await;
     let revision = given.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(accepted(&Action::of_order(order_id(revision), State::Accepted, member, &order)).about(what))
 }

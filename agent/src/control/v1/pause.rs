@@ -12,6 +12,7 @@ use crate::control::answer::Answer;
 use crate::control::guard::Call;
 use crate::openapi::Name;
 use crate::operate::pause::{USUAL, paused, resumed};
+use crate::operate::proviso::Proviso;
 use crate::operate::settings;
 
 /// A year is no pause.
@@ -74,13 +75,13 @@ pub async fn pause(call: Call) -> Result<Answer, Answer> {
         let why = format!("`for_s`: a number of seconds from 1 to {LONGEST_S}");
         return Err(Answer::error(StatusCode::BAD_REQUEST, why));
     }
-    leads(&call, wanted.expect_leader.as_ref()).await?;
+    let proviso = proviso(&call, wanted.expect_leader).await?;
     let usual = i64::try_from(USUAL.as_secs()).unwrap_or_default();
     let length = SignedDuration::from_secs(wanted.for_s.map_or(usual, i64::from));
     let until = Timestamp::now().saturating_add(length).unwrap_or(Timestamp::MAX);
     let (by, reason) = (call.caller.who(), call.asides.or(wanted.reason));
     let new = |settings: &serde_json::Map<String, Value>| Ok(Some(paused(settings, until, &by, reason.as_deref())));
-    settings::change(&call.control.reach, &by, reason.as_deref(), new).await?;
+    settings::change(&call.control.reach, &by, reason.as_deref(), &proviso, new).await?;
     let what = format!("until {until}");
     let (until, by) = (Some(until.to_string()), Some(by.clone()));
     let now = Paused { schema: "pgvigil.pause/v1", paused: true, changed: true, until, by, reason: reason.clone() };
@@ -95,18 +96,19 @@ pub async fn pause(call: Call) -> Result<Answer, Answer> {
     ))]
 pub async fn resume(call: Call) -> Result<Answer, Answer> {
     let wanted: ResumeWanted = call.words.read()?;
-    leads(&call, wanted.expect_leader.as_ref()).await?;
+    let proviso = proviso(&call, wanted.expect_leader).await?;
     let (by, reason) = (call.caller.who(), call.asides.or(wanted.reason).unwrap_or_else(|| "resumed".to_owned()));
-    let changed = settings::change(&call.control.reach, &by, Some(&reason), |settings| Ok(resumed(settings)));
+    let changed = settings::change(&call.control.reach, &by, Some(&reason), &proviso, |now| Ok(resumed(now)));
     let changed = changed.await?.is_some();
     let now = Paused { schema: "pgvigil.pause/v1", paused: false, changed, until: None, by: None, reason: None };
     Ok(Answer::object(StatusCode::OK, json!(now)).about(if changed { "resumed" } else { "it was not paused" }))
 }
 
-async fn leads(call: &Call, leader: Option<&MemberName>) -> Result<(), Answer> {
-    if leader.is_none() {
-        return Ok(());
+/// Under whom it is done. Whoever is refused at once is told with the check.
+async fn proviso(call: &Call, leader: Option<MemberName>) -> Result<Proviso, Answer> {
+    if leader.is_some() {
+        let snapshot = settings::read(&call.control.reach).await?;
+        passes(&expected(&snapshot, leader.as_ref()).into_iter().collect::<Vec<_>>())?;
     }
-    let snapshot = settings::read(&call.control.reach).await?;
-    passes(&expected(&snapshot, leader).into_iter().collect::<Vec<_>>())
+    Ok(Proviso::expecting(leader))
 }

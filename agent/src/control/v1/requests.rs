@@ -43,6 +43,9 @@ pub struct FailoverWanted {
     /// Who is to lead.
     #[schema(value_type = Name)]
     to: MemberName,
+    /// Who must have led last; where another did, or leads, nothing is done.
+    #[schema(value_type = Option<Name>)]
+    expect_leader: Option<MemberName>,
     /// What is missing may be lost. Takes admin.
     #[serde(default)]
     accept_data_loss: bool,
@@ -88,13 +91,16 @@ pub async fn failover(Call { control, caller, asides, words }: Call) -> Result<A
     let what = format!("to {to}{}", if accepts { ", a loss of data accepted" } else { "" });
     let world = control.reach.look().await;
     let snapshot = world.etcd.as_ref().map_err(|why| silent(why).about(what.clone()))?;
+    let lead = failover::lead(snapshot, wanted.expect_leader.as_ref()).map_err(|unable| {
+        refused(StatusCode::PRECONDITION_FAILED, &[Check::fail(unable.text())], None).about(what.clone())
+    })?;
     if let Some(why) = failover::refusal(&world, snapshot, &to).or_else(|| failover::unproven(&world, &to, accepts)) {
         let status = conflict_where(snapshot.cluster.leader.is_none() && snapshot.request_record.is_some());
         return Err(refused(status, &[Check::fail(why)], None).about(what));
     }
     let reason = asides.or(wanted.reason);
     let by = caller.who();
-    let asked = failover::request(&control.reach, snapshot, &to, accepts, &by, reason.as_deref()).await;
+    let asked = failover::request(&control.reach, snapshot, &to, (accepts, lead), &by, reason.as_deref()).await;
     let asked = asked.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(accepted(&action(&asked, by, reason)).about(what))
 }

@@ -10,6 +10,7 @@ use crate::control::access::Caller;
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
 use crate::operate::pause::{USUAL, paused, resumed};
+use crate::operate::proviso::Proviso;
 use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
 
 /// No more names than this go into the audit.
@@ -98,8 +99,8 @@ impl Change<'_> {
         let after = if wanted == before { wanted } else { self.checked(&snapshot, &before, wanted).await? };
         let after = Value::Object(self.with_pause(&before, after, pause));
         let what = names(&Value::Object(before.clone()), &after);
-        let by = self.caller.who();
-        let made = settings::change(reach, &by, self.reason, |now| {
+        let (by, proviso) = (self.caller.who(), Proviso::default());
+        let made = settings::change(reach, &by, self.reason, &proviso, |now| {
             unchanged(now, &before)?;
             Ok((after != Value::Object(before.clone())).then(|| after.clone()))
         });

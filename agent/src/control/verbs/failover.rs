@@ -1,6 +1,7 @@
 //! `POST /failover`: an operator's word where nobody leads. Who names a leader asks for a switchover, as with Patroni.
 
 use axum::http::StatusCode;
+use consensus::Lead;
 
 use super::switchover::{Wanted, asked_for, followed, unreachable};
 use super::{may_lose, member};
@@ -48,7 +49,8 @@ async fn fail_over(control: &Control, caller: &Caller, asides: &Asides, wanted: 
         return Err(Answer::error(StatusCode::PRECONDITION_FAILED, why).ended(Outcome::Refused).about(what));
     }
     let reason = asides.or(wanted.reason.clone());
-    let asked = request(&control.reach, snapshot, &to, wanted.accept_data_loss, &caller.who(), reason.as_deref()).await;
+    let given = (wanted.accept_data_loss, Lead::Whoever);
+    let asked = request(&control.reach, snapshot, &to, given, &caller.who(), reason.as_deref()).await;
     let asked = asked.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(followed(control, &asked).await.about(what))
 }

@@ -12,6 +12,7 @@ use crate::control::Control;
 use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::Call;
 use crate::operate::orders;
+use crate::operate::proviso::Proviso;
 use crate::operate::words;
 
 /// How soon a node begins.
@@ -55,7 +56,8 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     if let Some(why) = orders::refusal(&snapshot, me, &order) {
         return Err(refused(&why));
     }
-    let given = orders::give(&control.reach, me, &order, wanted.ignore_hold).await;
+    let proviso = Proviso { expect_leader: None, ignore_hold: wanted.ignore_hold };
+    let given = orders::give(&control.reach, me, &order, &proviso).await;
     let revision = given.map_err(|unable| waits("reinitialize", unable))?;
     Ok(begun(&control, revision).await)
 }

@@ -16,6 +16,7 @@ use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::Call;
 use crate::operate::orders::{self, refusal};
+use crate::operate::proviso::Proviso;
 use crate::operate::words;
 
 /// How long whoever asks waits unless they say otherwise, and at most.
@@ -61,7 +62,8 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     if let Some(why) = refusal(&snapshot, me, &order) {
         return Err(unsatisfied(&why));
     }
-    let given = orders::give(&control.reach, me, &order, wanted.ignore_hold).await;
+    let proviso = Proviso { expect_leader: None, ignore_hold: wanted.ignore_hold };
+    let given = orders::give(&control.reach, me, &order, &proviso).await;
     let revision = given.map_err(|unable| waits("restart", unable))?;
     let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
     if record.is_none() && take_back(&control, &caller.who(), &order, revision).await {

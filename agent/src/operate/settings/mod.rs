@@ -9,7 +9,8 @@ use consensus::records::{ClusterConfig, ConfigRevision};
 use consensus::{ConfigChange, Outcome, Snapshot};
 use serde_json::{Map, Value};
 
-use super::hold::{self, Pass};
+use super::hold;
+use super::proviso::Proviso;
 use super::world::Reach;
 use super::{Kind, Unable, asks};
 
@@ -22,17 +23,18 @@ const TRIES: usize = 5;
 /// be, or ends it, or that there is nothing to change (`None`).
 ///
 /// # Errors
-/// What `new` says, or etcd.
+/// What `new` says, or etcd; or another leads than the one who must.
 pub async fn change(
     reach: &Reach,
     by: &str,
     reason: Option<&str>,
+    proviso: &Proviso,
     new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
 ) -> Result<Option<u64>, Unable> {
-    change_where(reach, by, reason, |_| Ok(None), new).await
+    change_where(reach, by, reason, (proviso, false), new).await
 }
 
-/// The same for a change that moves the lead, and so waits for a hold; `ignore_hold`: it does not, and its reason says so.
+/// The same for a change that moves the lead, and so waits for a hold, or else its reason says so.
 ///
 /// # Errors
 /// As [`change`], or it is held.
@@ -40,34 +42,36 @@ pub async fn change_planned(
     reach: &Reach,
     by: &str,
     reason: Option<&str>,
-    ignore_hold: bool,
+    proviso: &Proviso,
     new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
 ) -> Result<Option<u64>, Unable> {
-    let pass = |snapshot: &Snapshot| hold::pass(snapshot, jiff::Timestamp::now(), ignore_hold).map(Some);
-    change_where(reach, by, reason, pass, new).await
+    change_where(reach, by, reason, (proviso, true), new).await
 }
 
 async fn change_where(
     reach: &Reach,
     by: &str,
     reason: Option<&str>,
-    may: impl Fn(&Snapshot) -> Result<Option<Pass>, Unable>,
+    (proviso, planned): (&Proviso, bool),
     new: impl Fn(&Map<String, Value>) -> Result<Option<Value>, Unable>,
 ) -> Result<Option<u64>, Unable> {
     for _ in 0..TRIES {
         let snapshot = read(reach).await?;
+        proviso.lead(&snapshot)?;
         let before = settings(reach, &snapshot)?;
         let Some(after) = new(&before)? else { return Ok(None) };
-        let pass = may(&snapshot)?;
-        let usual = || reason.map(str::to_owned);
+        let pass = match planned {
+            true => proviso.planned(&snapshot, jiff::Timestamp::now())?,
+            false => proviso.unheld(&snapshot)?,
+        };
         let made = ConfigRevision {
             by: Some(by.to_owned()),
-            reason: pass.as_ref().map_or_else(usual, |pass| hold::reason_against(reason, pass)),
+            reason: hold::reason_against(reason, &pass),
             at: jiff::Timestamp::now().to_string(),
             ..ConfigRevision::default()
         };
         let (before, revision) = (snapshot.config.raw, snapshot.config_revision);
-        let change = ConfigChange { before, revision, after, hold: pass.map(|pass| pass.revision), made };
+        let change = ConfigChange { before, revision, after, condition: pass.condition, made };
         asks();
         let outcome = reach.store.change_config(&change).await;
         let (outcome, number) = outcome.map_err(|error| Unable::by_etcd(&error, "the settings cannot be changed"))?;
