@@ -20,6 +20,7 @@ use crate::ages::AgeKeeper;
 use crate::beats::{Ear, Heard};
 use crate::hands::Hands;
 use crate::http::health::replication_state;
+use crate::published::COPYING;
 
 /// How old a cluster view may be and still count as the present: two confirmations and one slow answer.
 pub fn fresh_for(settings: &Settings) -> Duration {
@@ -242,6 +243,7 @@ impl Hands {
             Some(Server::Starting { .. }) => ("replica", "starting"),
             Some(Server::Stopping) => ("replica", "stopping"),
             Some(Server::Hung { .. }) => ("replica", "unknown"),
+            Some(Server::Stopped) | None if self.copying.now().is_some() => ("replica", COPYING),
             Some(Server::Stopped) | None => ("replica", "stopped"),
         };
         let mut record = MemberRecord {

@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use agent::cli::Cli;
-use clap::Parser;
 
 fn main() -> ExitCode {
     // A shell that asks what could come next gets its answer, and nothing else happens.
     agent::commands::complete();
-    agent::commands::run(Cli::parse()).into()
+    match Cli::read() {
+        Ok(cli) => agent::commands::run(cli).into(),
+        Err(exit) => exit,
+    }
 }

@@ -23,6 +23,9 @@ use crate::slots;
 use crate::state_dir::Missing;
 use crate::task::Failed;
 
+/// Patroni's word for a node whose data is being copied.
+pub const COPYING: &str = "creating replica";
+
 /// The shared, always current picture, and a bell that rings when it is replaced.
 pub struct Board {
     picture: ArcSwap<Picture>,
@@ -346,7 +349,8 @@ impl Picture {
         use decision::view::Data;
         match self.view.job.as_ref().map(|job| job.action.as_str()) {
             Some("bootstrap") => return "initializing new cluster",
-            Some("clone") => return "creating replica",
+            Some("clone") => return COPYING,
+            Some("reinit") if self.copying.is_some() => return COPYING,
             _ => {}
         }
         match self.postgres() {

@@ -1,6 +1,8 @@
 //! Holds and what waits for them. One transaction takes a hold only while nothing planned waits or is under way, and one asks for something planned
 //! only under the hold that was seen (or none), so neither slips past the other. No claim of an agent is guarded by any of this.
 
+use etcd_client::Client;
+
 use crate::condition::{Condition, Lead};
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
@@ -58,6 +60,15 @@ impl Store {
         let key = self.keys().hold();
         let found = self.read_keys(&[&key]).await?;
         Ok(found.get(&key).map(|kv| HoldRecord::from_json(&text_of(kv)).map(|record| record.id).unwrap_or_default()))
+    }
+
+    /// Whether this lease lives.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn lease_lives(&self, lease: i64) -> Result<bool, Error> {
+        let asked = |mut client: Client| async move { client.lease_time_to_live(lease, None).await };
+        Ok(self.endpoints().call(asked).await?.ttl() > 0)
     }
 
     /// The guard of something planned: of holds there is what was there at this revision; 0: none.

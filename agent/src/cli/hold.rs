@@ -16,7 +16,8 @@ use super::{ConfigArg, Expect};
 The hold ends with the command, with --for, or with `pgvigil release`, whichever comes first; within seconds where this program is killed, and then the
 command runs on without it. When --for is over planned actions may go on: the command is warned about that on standard error, and not ended.
 This program ends with the exit code of the command, or 128 + n where signal n ended it. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed
-on to it. The command finds the name of the hold in PGVIGIL_HOLD. Where no hold can be had the command is not run: 3 and who has one, or 6.
+on to it. The command finds the name of the hold in PGVIGIL_HOLD. What goes wrong with the hold itself ends with 125, as with timeout and env: where none
+can be had, and then the command is not run; and where it was lost and the command has ended with 0.
 
   pgvigil hold --reason \"flyway V42\" --for 30m -- flyway migrate
   pgvigil hold --reason \"by hand\" --for 2h")]

@@ -67,7 +67,7 @@ pub enum Exit {
     Degraded,
     /// `status --exit-code`: nobody accepts writes.
     NoPrimary,
-    /// `hold`: with this, the command that it ran has ended.
+    /// `hold`: with this, the command that it ran has ended, or [`NOT_THE_COMMAND`].
     Command(u8),
 }
 
@@ -105,6 +105,29 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 }
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// It will not do, which has been told, or help was asked for and given. Before a command that `hold` was to run, no mistake of ours may look like
+    /// an end of that command.
+    pub fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            let words: Vec<_> = std::env::args_os().collect();
+            let holds = words.get(1).is_some_and(|word| word == "hold") && words.iter().any(|word| word == "--");
+            let _ = error.print();
+            match error.exit_code() {
+                0 => ExitCode::SUCCESS,
+                _ if holds => ExitCode::from(NOT_THE_COMMAND),
+                code => ExitCode::from(u8::try_from(code).unwrap_or(Exit::Usage.code())),
+            }
+        })
+    }
+}
+
+/// `hold`, as `timeout`, `env` and `docker run` say it: what went wrong is not the command's doing.
+pub const NOT_THE_COMMAND: u8 = 125;
 
 /// The configuration file of which nobody says where it is.
 pub const USUAL_CONFIG: &str = "/etc/pgvigil/pgvigil.toml";

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use consensus::records::{Hold, HoldRecord, Transition};
 use consensus::{Error, Outcome, Snapshot};
+use decision::names::MemberName;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,11 +14,12 @@ use super::proviso::{Pass, Proviso};
 use super::switchover::asked_for;
 use super::world::Reach;
 use super::{Kind, Unable, words};
+use crate::published::COPYING;
 
 /// How often a hold is tried for while the cluster changes under it, and how soon again.
 const TRIES: usize = 5;
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// A record that says "in progress" for longer is of an agent that did not live to close it.
+/// A record that says "in progress" for longer is of an agent that did not live to close it, unless it is of a copy that goes on.
 const GOES_ON_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// A hold as it is shown, to people and to programs.
@@ -114,7 +116,7 @@ pub async fn take(reach: &Reach, record: &HoldRecord, lease: Option<i64>, provis
             return Err(Unable::new(Kind::Refused, why));
         }
         let (records, _) = reach.store.transitions().await.map_err(failed)?;
-        if let Some(going_on) = under_way(&records, now) {
+        if let Some(going_on) = under_way(&records, &snapshot, now) {
             return Err(Unable::new(Kind::Refused, format!("{}: wait for its end", told(going_on))));
         }
         match reach.store.take_hold(record, lease, &snapshot, &lead).await {
@@ -154,15 +156,21 @@ pub fn what_waits(snapshot: &Snapshot) -> Option<String> {
     changes.then(|| "a change of sites".to_owned())
 }
 
-/// Something that moves the lead or takes a server away, and has not ended.
-pub fn under_way(records: &[Transition], now: Timestamp) -> Option<&Transition> {
+/// Something that moves the lead or takes a server away, and has not ended. A copy may take as long as it likes, while its node says that it is made.
+pub fn under_way<'a>(records: &'a [Transition], seen: &Snapshot, now: Timestamp) -> Option<&'a Transition> {
     const KINDS: [&str; 6] = ["switchover", "failover", "restart", "reinit", "reclaim", "site_demotion"];
     let lives = |record: &&Transition| {
         let begun = record.started_at.parse::<Timestamp>();
-        begun.is_ok_and(|begun| now.duration_since(begun) < GOES_ON_FOR)
+        begun.is_ok_and(|begun| now.duration_since(begun) < GOES_ON_FOR) || is_being_copied(record, seen)
     };
     let is_one = |record: &&Transition| record.outcome == "in_progress" && KINDS.contains(&record.kind.as_str());
     records.iter().rev().filter(is_one).find(lives)
+}
+
+fn is_being_copied(record: &Transition, seen: &Snapshot) -> bool {
+    let node = record.to.as_deref().and_then(|name| MemberName::new(name).ok());
+    let says = node.and_then(|node| seen.member_records.get(&node));
+    record.kind == "reinit" && says.is_some_and(|says| [COPYING, "starting"].contains(&says.state.as_str()))
 }
 
 /// `switchover s-37 to pg3 is under way`

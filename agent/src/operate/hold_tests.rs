@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use consensus::Condition;
-use consensus::records::{FailoverRecord, OrderRecord};
+use consensus::records::{FailoverRecord, MemberRecord, OrderRecord};
 use decision::site::Remote;
 
 use super::super::testing::{name, standby};
@@ -102,8 +102,21 @@ fn what_is_under_way_is_told_and_what_was_never_closed_is_not() {
         ("restart", "in_progress", "", false),
     ] {
         let records = [record(kind, outcome, started_at)];
-        let found = under_way(&records, now()).map(told);
+        let found = under_way(&records, &Snapshot::default(), now()).map(told);
         assert_eq!(found, is.then(|| format!("{kind} o-5 of pg2 is under way")), "{outcome} {started_at}");
+    }
+    // A copy that takes longer says so itself; one that nobody makes any more does not.
+    for (kind, state, is) in [
+        ("reinit", "creating replica", true),
+        ("reinit", "starting", true),
+        ("reinit", "running", false),
+        ("restart", "creating replica", false),
+    ] {
+        let mut seen = Snapshot::default();
+        let says = MemberRecord { state: state.to_owned(), ..MemberRecord::default() };
+        seen.member_records.insert(name("pg2"), says);
+        let records = [record(kind, "in_progress", "2026-11-22T04:00:00Z")];
+        assert_eq!(under_way(&records, &seen, now()).is_some(), is, "{kind} {state}");
     }
 }
 

@@ -90,12 +90,13 @@ async fn nothing_planned_is_done(stage: &Stage, control: &Controlled) -> Result<
         &["restart", "--rolling", "-y"][..],
         &["reinit", &standby, "-y"][..],
         &["site", "demote", "--host", "192.0.2.1", "-y"][..],
-        &["hold", "--reason", "another", "--", "true"][..],
         &["hold", "--reason", "another", "--for", "1m"][..],
     ] {
         let told = ends(stage, &standby, refused, 3, said).await?;
         ensure!(told.contains("flyway V42") && told.contains('@'), "who and why: {told}");
     }
+    let told = ends(stage, &standby, &["hold", "--reason", "another", "--", "true"], 125, said).await?;
+    ensure!(told.contains("flyway V42") && told.contains("was not run"), "{told}");
     let post = async |node: &str, who: &str, path: &str, body: Value| {
         control.at(node, "POST", path).token(&token(who)).json(&body.to_string()).send().await
     };
@@ -245,6 +246,8 @@ async fn a_hold_ends_as_it_was_told_and_the_command_ends_as_it_likes() {
         }
         ends(stage, "n1", &["hold", "--reason", "test"], 2, "--for").await?;
         signals_are_passed_on(stage).await?;
+        ends(stage, "n1", &["hold", "--", "true"], 125, "--reason").await?;
+        a_lost_hold_is_told_and_is_no_success(stage).await?;
         released_and_over(stage).await?;
         a_hold_that_nobody_can_read(stage).await
     })
@@ -258,6 +261,25 @@ async fn signals_are_passed_on(stage: &Stage) -> Result<()> {
     ensure!(ended.code() == Some(143), "it ended with {ended}");
     ensure!(!is_held(stage).await?, "the hold is still there");
     Ok(())
+}
+
+/// Its lease ends before its time, and somebody else holds planned actions before it is taken again.
+async fn a_lost_hold_is_told_and_is_no_success(stage: &Stage) -> Result<()> {
+    let arguments = ["hold", "--reason", "lost", "--", "sleep", "4"];
+    let lost = async {
+        stage.eventually("no hold is taken", async || is_held(stage).await).await?;
+        let key = ["get", "/service/demo/hold", "-w", "json"];
+        let found: Value = serde_json::from_str(&etcdctl::etcdctl(&stage.cluster, &key).await?)?;
+        let lease = found["kvs"][0]["lease"].as_i64().context("it hangs on a lease")?;
+        let another = r#"{"id":"h-2","by":"bert@db2","reason":"x","since":"2026-01-01T00:00:00Z","until":"2099-01-01T00:00:00Z","host":"db2"}"#;
+        etcdctl::etcdctl(&stage.cluster, &["lease", "revoke", &format!("{lease:x}")]).await?;
+        etcdctl::put(&stage.cluster, "hold", another).await
+    };
+    let (told, done) = tokio::join!(ends(stage, "n1", &arguments, 125, "the hold is lost"), lost);
+    done?;
+    let told = told?;
+    ensure!(told.contains("ended with 0") && !told.contains("released by somebody"), "{told}");
+    ends(stage, "n1", &["release", "h-2"], 0, "released").await.map(|_| ())
 }
 
 async fn released_and_over(stage: &Stage) -> Result<()> {

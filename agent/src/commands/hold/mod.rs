@@ -16,7 +16,7 @@ use super::operator::who;
 use super::screen::{answer, tell};
 use super::world::Reach;
 use super::{told, words};
-use crate::cli::{Exit, Expect, HoldArgs, ReleaseArgs};
+use crate::cli::{Exit, Expect, HoldArgs, NOT_THE_COMMAND, ReleaseArgs};
 use crate::operate::hold as holds;
 use crate::operate::proviso::Proviso;
 use crate::run::etcd_options;
@@ -39,7 +39,16 @@ pub async fn hold(arguments: &HoldArgs) -> Exit {
             around(&reach, arguments, record, length).await
         }
     };
-    steps.await.unwrap_or_else(|exit| exit)
+    let exit = steps.await.unwrap_or_else(|exit| exit);
+    if arguments.command.is_empty() { exit } else { apart_from_the_command(exit) }
+}
+
+/// No code of ours is to be taken for one of the command.
+fn apart_from_the_command(exit: Exit) -> Exit {
+    match exit {
+        Exit::Command(code) => Exit::Command(code),
+        _ => Exit::Command(NOT_THE_COMMAND),
+    }
 }
 
 /// Gives one up.
@@ -121,9 +130,10 @@ async fn around(reach: &Reach, arguments: &HoldArgs, record: HoldRecord, length:
     let ended = match taken {
         Ok(lease) => {
             tell_taken(&record, length);
-            let watched = watch::over(reach, &record, keeper.member(), lease);
+            let watch = watch::Watch::new(reach, &record, keeper.member(), lease);
             let runs = child::run(&arguments.command, &record.id, &mut signals);
-            Ok(beside(runs, watched).await)
+            let ended = beside(runs, watch.over()).await;
+            Ok(if ended == Exit::Command(0) && watch.is_lost().await { lost() } else { ended })
         }
         Err(exit) => Err(exit),
     };
@@ -131,6 +141,15 @@ async fn around(reach: &Reach, arguments: &HoldArgs, record: HoldRecord, length:
         tell(&format!("warning: the hold is not released, and ends by itself within {}: {error}", words::length(ttl)));
     }
     ended
+}
+
+/// A command that ended well, and not under the hold that it was to run under.
+fn lost() -> Exit {
+    tell(
+        "error: the hold was lost while the command ran, and was not there when it ended: planned actions may have come between; the command itself \
+         ended with 0",
+    );
+    Exit::Command(NOT_THE_COMMAND)
 }
 
 /// What comes of the first, with the second beside it as long as that goes on.

@@ -39,7 +39,7 @@ pub async fn gather(reach: &Reach, limits: &Limits) -> Facts {
     }
     let records = reach.store.transitions().await;
     let going_on = match &records {
-        Ok((records, _)) => under_way(records, now).map(|record| Ok(told(record))),
+        Ok((records, _)) => under_way(records, snapshot, now).map(|record| Ok(told(record))),
         Err(error) => Some(Err(error.to_string())),
     };
     let says = world.leader_answer();
