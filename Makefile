@@ -5,10 +5,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 PGVIGIL := target/release/pgvigil
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check operations storm chaos bench clean
+.PHONY: help setup build demo test check operations storm chaos bench compose-test clean
 
 help: ## What can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 setup: ## Installs what is missing of PostgreSQL, etcd, HAProxy and build tools; instant when all is there
 	@scripts/setup.sh
@@ -43,6 +43,9 @@ bench: build ## The same faults on pgvigil, Patroni and pg_auto_failover, side b
 	@scripts/bench-setup.sh
 	cargo build --release -p bench
 	target/release/bench
+
+compose-test: build ## docker-compose.yml broken under writes and measured (needs a docker daemon, docker-compose; PGVIGIL_BASE=image)
+	@scripts/compose-test.sh
 
 clean: ## Removes what was built
 	cargo clean
