@@ -17,6 +17,7 @@ mod configure;
 mod control;
 mod copying;
 pub mod demo;
+mod descriptors;
 mod discard;
 mod events;
 mod execute;

@@ -17,6 +17,7 @@ use crate::authority::Authority;
 use crate::body::Body;
 use crate::config::{Config, Initdb};
 use crate::control::{self, Control};
+use crate::descriptors;
 use crate::fence::{Fence, FenceOptions};
 use crate::hands::Hands;
 use crate::http;
@@ -107,6 +108,7 @@ pub async fn run(config: Config) -> Result<()> {
             "pgvigil must not run as root, for Postgres must not: start it as the user that owns the data directory (postgres)"
         );
     }
+    descriptors::raise();
     // A postmaster that dies is an orphan; reaped by us at once, it does not linger as a zombie and look alive.
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -151,12 +153,14 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;
-    let (verbs, encryption) = (carries.then(|| control.own()), control.encryption().filter(|_| carries));
+    let verbs = carries.then(|| control.own());
     let router = http::router(api.clone(), verbs, &control::whereabouts(&hands.config));
-    let address = http::listen(&listen, router, encryption).with_context(|| {
+    let encrypted = carries.then(|| control.takes_encrypted(router.clone())).flatten();
+    let numbers = hands.metrics.listener("health");
+    let address = http::listen(&listen, router, encrypted, numbers).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
     })?;
-    control.listen(http::reading(api))?;
+    control.listen(http::reading(api));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();

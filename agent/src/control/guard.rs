@@ -57,14 +57,16 @@ impl FromRequest<Control> for Call {
     }
 }
 
-/// Lets in whoever may. Whoever hangs up meanwhile, a guesser for instance, is told to the audit all the same.
+/// Lets in whoever may, on the thread of the control API wherever they have come in. Whoever hangs up meanwhile, a guesser for instance, is told to the
+/// audit all the same.
 pub async fn guard(
     State(control): State<Control>,
     Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    tokio::spawn(lets_in(control, peer, request, next)).await.unwrap_or_else(|_| fault())
+    let on_it = control.thread.clone();
+    on_it.spawn(lets_in(control, peer, request, next)).await.unwrap_or_else(|_| fault())
 }
 
 async fn lets_in(control: Control, peer: Peer, mut request: Request, next: Next) -> Response {

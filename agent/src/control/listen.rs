@@ -6,76 +6,72 @@ use std::io::{self, Error, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use axum::Router;
 use nix::unistd::{Group, chown};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc::Receiver;
 
 use super::impatient::Impatient;
 use super::{Encryption, Peer};
 use crate::config::{self, HostPort};
-use crate::http::{prepare, serve, serve_encrypted};
+use crate::http::{Arrived, Places, Whose, arrivals, bind, registered, serve};
+use crate::metrics::Metrics;
 
 /// Whoever controls a cluster is not a crowd.
-const CONNECTIONS_MAX: usize = 64;
+pub const CONNECTIONS_MAX: usize = 64;
 /// How often a place is tried again, and the socket looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How soon is looked whether those who are to leave have.
+const CROWDED_FOR: Duration = Duration::from_millis(50);
 const MODE: u32 = 0o660;
 /// Where it cannot be given to its group.
 const MODE_ALONE: u32 = 0o600;
 
-/// Serves `router` everywhere, on a thread with a runtime of its own.
-///
-/// # Errors
-/// The thread cannot be started.
-pub fn start(control: &config::Control, router: Router, encryption: Option<Arc<Encryption>>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (socket, group, listen) = (control.socket.clone(), control.group.clone(), control.listen.clone());
-    thread::Builder::new().name("control-api".into()).spawn(move || {
-        runtime.block_on(async move {
-            // Each with room of its own: whoever crowds the one does not shut root out of the other.
-            let door = || Door { room: Arc::new(Semaphore::new(CONNECTIONS_MAX)), router: router.clone() };
-            tokio::join!(on_socket(socket, group, door()), async {
-                if let Some(listen) = listen {
-                    on_tcp(listen, door(), encryption).await;
-                }
-            });
-        });
-    })?;
-    Ok(())
+/// Where control is served: each listener with places of its own, so that whoever crowds the one does not shut root out of the other.
+#[derive(Clone)]
+pub struct Doors {
+    socket: Arc<Places>,
+    tcp: Arc<Places>,
 }
 
-struct Door {
-    room: Arc<Semaphore>,
-    router: Router,
-}
+impl Doors {
+    /// With nobody at them.
+    pub fn new(metrics: &Metrics) -> Self {
+        let places = |listener| Places::new(listener, CONNECTIONS_MAX, CONNECTIONS_MAX, metrics.listener(listener));
+        Self { socket: places("socket"), tcp: places("control") }
+    }
 
-impl Door {
-    /// Serves one connection, if there is room for it.
-    fn opens<F: Future<Output = ()> + Send + 'static>(&self, peer: &Peer, serve: impl FnOnce(Router) -> F) {
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() else {
-            tracing::warn!(from = %peer, "too many connections to the control API: this one is closed");
-            return;
-        };
-        let serving = serve(self.router.clone());
-        tokio::spawn(async move {
-            serving.await;
-            drop(permit);
+    /// Serves `router` on the socket and, where it is configured, over TCP, for ever.
+    pub async fn open(self, control: config::Control, router: Router, encryption: Option<Arc<Encryption>>) {
+        tokio::join!(on_socket(control.socket, control.group, self.socket, router.clone()), async {
+            if let Some(listen) = control.listen {
+                on_tcp(listen, self.tcp, router, encryption).await;
+            }
         });
+    }
+
+    /// Serves `router` to those who have come to another listener and begin with TLS.
+    pub async fn take_over(self, mut from: Receiver<Arrived>, router: Router, encryption: Arc<Encryption>) {
+        while let Some(arrived) = from.recv().await {
+            // It gives up the place that it had there.
+            if let Some(seat) = self.tcp.take(Whose::of(arrived.address)) {
+                let Arrived { stream, address, .. } = arrived;
+                welcome(Arrived { stream, address, seat }, router.clone(), Some(Arc::clone(&encryption)));
+            }
+        }
     }
 }
 
-async fn on_socket(path: PathBuf, group: Option<String>, door: Door) {
+async fn on_socket(path: PathBuf, group: Option<String>, places: Arc<Places>, router: Router) {
     let mut told = String::new();
     loop {
-        match bind(&path, group.as_deref()) {
+        match bind_socket(&path, group.as_deref()) {
             Ok((listener, inode)) => {
                 tracing::info!(socket = %path.display(), "the control API listens");
                 told.clear();
-                accept_on_socket(&listener, || inode_of(&path) == Some(inode), &door).await;
+                accept_on_socket(&listener, || inode_of(&path) == Some(inode), &places, &router).await;
             }
             Err(error) => tell_once(&mut told, &path.display().to_string(), &error),
         }
@@ -84,47 +80,60 @@ async fn on_socket(path: PathBuf, group: Option<String>, door: Door) {
 }
 
 /// Until the socket is not there any more.
-async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, door: &Door) {
+async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, places: &Arc<Places>, router: &Router) {
     while is_there() {
+        if places.is_crowded() {
+            tokio::time::sleep(CROWDED_FOR).await;
+            continue;
+        }
         match tokio::time::timeout(LOOK_EVERY, listener.accept()).await {
             Ok(Ok((stream, _))) => {
-                if let Ok(found) = stream.peer_cred() {
+                if let Ok(found) = stream.peer_cred()
+                    && let Some(seat) = places.take(Whose::User(found.uid()))
+                {
                     let peer = Peer::Socket { uid: found.uid(), gid: found.gid() };
-                    door.opens(&peer.clone(), |router| serve(Impatient::new(stream), router, peer));
+                    tokio::spawn(serve(Impatient::new(stream), router.clone(), peer, seat));
                 }
             }
-            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Ok(Err(_)) => tokio::time::sleep(CROWDED_FOR).await,
             Err(_) => {}
         }
     }
 }
 
-async fn on_tcp(listen: HostPort, door: Door, encryption: Option<Arc<Encryption>>) {
+async fn on_tcp(listen: HostPort, places: Arc<Places>, router: Router, encryption: Option<Arc<Encryption>>) {
     let mut told = String::new();
     loop {
-        match TcpListener::bind((listen.host.as_str(), listen.port)).await {
-            Ok(listener) => {
+        let (address, places) = (listen.to_string(), Arc::clone(&places));
+        // A name may have to be asked for.
+        let bound = tokio::task::spawn_blocking(move || arrivals(bind(&address)?, "control-accept", places)).await;
+        match bound.unwrap_or_else(|error| Err(Error::other(error))) {
+            Ok(mut arrivals) => {
                 tracing::info!(%listen, "the control API listens");
-                loop {
-                    match listener.accept().await {
-                        Ok((stream, address)) => {
-                            prepare(&stream);
-                            let (peer, encryption) = (Peer::Address(address), encryption.clone());
-                            door.opens(&peer.clone(), |router| async move {
-                                match encryption {
-                                    Some(encryption) => serve_encrypted(stream, router, address, &encryption).await,
-                                    None => serve(stream, router, peer).await,
-                                }
-                            });
-                        }
-                        Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                    }
+                while let Some(arrived) = arrivals.recv().await {
+                    welcome(arrived, router.clone(), encryption.clone());
                 }
             }
             Err(error) => tell_once(&mut told, &listen.to_string(), &error),
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn welcome(arrived: Arrived, router: Router, encryption: Option<Arc<Encryption>>) {
+    let Arrived { stream, address, seat } = arrived;
+    let Ok(stream) = registered(stream) else { return };
+    tokio::spawn(async move {
+        let Some(encryption) = encryption else { return serve(stream, router, Peer::Address(address), seat).await };
+        let agreed = tokio::select! {
+            agreed = encryption.agree(stream) => agreed,
+            () = seat.told_to_leave() => return,
+        };
+        match agreed {
+            Ok((stream, names)) => serve(stream, router, Peer::Encrypted { address, names }, seat).await,
+            Err(error) => tracing::debug!(from = %address.ip(), "no TLS with the control API: {error:#}"),
+        }
+    });
 }
 
 fn tell_once(told: &mut String, place: &str, error: &Error) {
@@ -149,7 +158,7 @@ fn give_to(path: &Path, group: &str) -> io::Result<()> {
 }
 
 /// The socket, for its owner and its group alone. What an earlier agent has left there is replaced.
-fn bind(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, u64)> {
+fn bind_socket(path: &Path, group: Option<&str>) -> io::Result<(UnixListener, u64)> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         if !found.file_type().is_socket() {
             return Err(Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"));

@@ -16,15 +16,20 @@ mod v1;
 mod verbs;
 
 use std::sync::Arc;
+use std::thread;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Sender, channel};
 use utoipa::OpenApi;
 
 use self::access::Access;
+use self::listen::Doors;
 use crate::config::Config;
 use crate::hands::Hands;
+use crate::http::Arrived;
 use crate::operate::world::Reach;
 use crate::published::Board;
 
@@ -42,26 +47,37 @@ pub struct Control {
     encryption: Option<Arc<Encryption>>,
     /// Room for answers that go on.
     streams: Arc<Semaphore>,
+    doors: Doors,
+    /// Of the thread on which all of this runs, wherever it was asked for.
+    thread: Handle,
 }
 
 impl Control {
-    /// For the agent with these hands, which shows itself on this board. It asks etcd on connections of its own: whatever is asked for here holds
-    /// up nothing that the agent does.
+    /// For the agent with these hands, which shows itself on this board. It runs on a thread of its own and asks etcd on connections of its own:
+    /// whatever is asked for here holds up nothing that the agent does, and no health check.
     ///
     /// # Errors
-    /// What is needed to ask etcd cannot be had.
+    /// What is needed to ask etcd cannot be had, or the thread.
     pub fn new(hands: Arc<Hands>, board: Arc<Board>) -> anyhow::Result<Self> {
         let access = Arc::new(Access::new(&hands.config.control));
         let reach = Arc::new(Reach::of(hands.config.clone())?);
         let tls = hands.config.control.tls.clone();
         let encryption = tls.map(Encryption::open).map(Arc::new);
         let streams = Arc::new(Semaphore::new(v1::STREAMS_MAX));
-        Ok(Self { hands, board, reach, access, encryption, streams })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (doors, on_it) = (Doors::new(&hands.metrics), runtime.handle().clone());
+        thread::Builder::new()
+            .name("control-api".into())
+            .spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+        Ok(Self { hands, board, reach, access, encryption, streams, doors, thread: on_it })
     }
 
-    /// TLS, where it is configured: then nobody is let in without it over TCP.
-    pub fn encryption(&self) -> Option<Arc<Encryption>> {
-        self.encryption.clone()
+    /// Where another listener hands over those who begin with TLS, so that shaking hands with them costs it nothing; `None`: there is no TLS here.
+    pub fn takes_encrypted(&self, router: Router) -> Option<Sender<Arrived>> {
+        let encryption = self.encryption.clone()?;
+        let (sender, receiver) = channel(listen::CONNECTIONS_MAX);
+        self.thread.spawn(self.doors.clone().take_over(receiver, router, encryption));
+        Some(sender)
     }
 
     /// What this API has beside the paths that everybody may read, for those who may.
@@ -69,13 +85,12 @@ impl Control {
         self.guarded(self.own_paths())
     }
 
-    /// Listens wherever the configuration says, for ever, on a thread of its own. `reading` are the paths that only look.
-    ///
-    /// # Errors
-    /// The thread cannot be started. A place where nobody can listen is told, and tried again: no agent ends for it.
-    pub fn listen(&self, reading: Router) -> std::io::Result<()> {
+    /// Listens wherever the configuration says, for ever. `reading` are the paths that only look. A place where nobody can listen is told, and
+    /// tried again: no agent ends for it.
+    pub fn listen(&self, reading: Router) {
         let router = self.guarded(reading.merge(self.own_paths()));
-        listen::start(&self.hands.config.control, router, self.encryption())
+        let control = self.hands.config.control.clone();
+        self.thread.spawn(self.doors.clone().open(control, router, self.encryption.clone()));
     }
 
     fn own_paths(&self) -> Router {

@@ -2,9 +2,11 @@
 //! picture in memory, over HTTP/1.0 and 1.1, with or without a Host header. Nothing here can change anything, save that members of the
 //! cluster, who have its key, ask each other for promises (see `promises`), and that the control API may be let in (see `control`).
 
+mod accept;
 mod beats;
 pub mod bodies;
 pub mod health;
+mod places;
 mod server;
 pub mod unhealthy;
 
@@ -28,7 +30,9 @@ use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::transitions::Ledger;
 
-pub use server::{listen, prepare, serve, serve_encrypted};
+pub use accept::{Arrived, arrivals, bind};
+pub use places::{Places, Whose};
+pub use server::{listen, registered, serve};
 
 /// No honest question is longer.
 const QUESTION_BYTES_MAX: usize = 4096;

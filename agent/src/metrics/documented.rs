@@ -21,6 +21,7 @@ fn page() -> String {
     metrics.decided("wait", "leading");
     metrics.acted("promote", "done");
     metrics.asked("POST /switchover", "done");
+    metrics.listener("health").connections.inc();
     let record = Transition {
         kind: "failover".into(),
         outcome: "done".into(),

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod documented;
+mod listeners;
 mod ours;
 mod patronis;
 mod recorded;
@@ -23,10 +24,13 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::published::Picture;
+use listeners::Listeners;
 use ours::OURS;
 use patronis::PATRONIS;
 use recorded::Recorded;
 use trail::Trail;
+
+pub use listeners::ListenerNumbers;
 
 /// Labels of a decision.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -110,6 +114,7 @@ pub struct Metrics {
     phases: Family<PhaseLabels, Histogram>,
     outages: Family<PhaseLabels, Histogram>,
     recorded: Recorded,
+    listeners: Listeners,
     trail: Mutex<Trail>,
 }
 
@@ -161,8 +166,22 @@ impl Metrics {
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1.0);
         ours.register("pgvigil_build_info", "Always 1; the label says which version runs", build);
         let recorded = Recorded::register(ours);
+        let listeners = Listeners::register(ours);
         let (registry, trail) = (Mutex::new(registry), Mutex::default());
-        Self { registry, gauges, decisions, actions, asked, denied, transitions, phases, outages, recorded, trail }
+        Self {
+            registry,
+            gauges,
+            decisions,
+            actions,
+            asked,
+            denied,
+            transitions,
+            phases,
+            outages,
+            recorded,
+            listeners,
+            trail,
+        }
     }
 
     /// A decision has changed.
@@ -181,6 +200,11 @@ impl Metrics {
         if outcome == "denied" {
             self.denied.inc();
         }
+    }
+
+    /// The numbers of a listener, which keeps them itself.
+    pub fn listener(&self, listener: &'static str) -> ListenerNumbers {
+        self.listeners.of(listener)
     }
 
     /// A picture was made: how far the WAL of this leader had come then.

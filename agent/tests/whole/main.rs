@@ -11,6 +11,7 @@ mod control;
 mod control_tls;
 mod copies;
 mod crashes;
+mod crowds;
 mod curl;
 mod described;
 mod dice;
