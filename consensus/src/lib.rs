@@ -36,7 +36,7 @@ pub use error::Error;
 pub use guards::{Guard, Outcome, Write};
 pub use keys::Keys;
 pub use lease::{Adopted, Lease, LeaseKeeper, LeaseState};
-pub use mending::Nonsense;
+pub use mending::{Holder, Mend, Nonsense};
 pub use records::Problem;
 pub use settings::ConfigChange;
 pub use snapshot::Snapshot;

@@ -79,18 +79,15 @@ impl Snapshot {
             let full_key = String::from_utf8_lossy(kv.key()).into_owned();
             let Some(key) = keys.strip(&full_key) else { continue };
             if let Err(why) = snapshot.take(key, kv) {
-                match key {
-                    "term" => snapshot.nonsense.term = kv.mod_revision(),
-                    "sync" => snapshot.nonsense.sync = kv.mod_revision(),
-                    _ => {}
-                }
+                snapshot.nonsense.note(key, kv.mod_revision());
                 let why = bounded(&why);
                 snapshot.problems.push(Problem { key: full_key, why, revision: kv.mod_revision() });
             }
         }
         snapshot.cluster.prefer_zone.clone_from(&snapshot.config.prefer_zone);
+        snapshot.cluster.unreadable = snapshot.nonsense.keys();
         if snapshot.nonsense.term != 0 {
-            // The best guess for display; claims compare the stored text itself and so are refused.
+            // The best guess; claims compare the stored text itself and so are refused.
             snapshot.cluster.term = snapshot.cluster.sync.as_ref().map_or(Term(0), |sync| sync.term);
         }
         if snapshot.nonsense.sync != 0 {
@@ -166,14 +163,13 @@ impl Snapshot {
         match key {
             "leader" => self.take_leader(&full_key, text, kv)?,
             "term" => {
-                let term = text.parse().map_err(|_| {
+                self.cluster.term = Term::from_text(text).ok_or_else(|| {
                     format!(
-                        "\"{}\" is no term; the leader writes it anew, and where none lives nobody can take the lock: put back the term \
-                         that `sync` names",
+                        "\"{}\" is no term; an agent puts back the one that stood there before, if etcd remembers it, and until then nobody \
+                         can take the lock: etcdctl put {full_key} N, with the term N that `sync` names",
                         short(text)
                     )
                 })?;
-                self.cluster.term = Term(term);
             }
             "initialize" => {
                 let read = initialize_from_text(text);
@@ -184,8 +180,10 @@ impl Snapshot {
                 self.sync_revision = revision;
                 let read = sync::from_stored(text).map_err(|why| {
                     format!(
-                        "{why}; nothing is proven by it: the leader writes it anew, and where none lives `pgvigil failover --to M \
-                         --accept-data-loss` is what is left"
+                        "{why}; nothing is proven by it: the member that led last puts back what stood there before, if etcd remembers \
+                         it. Where that member is gone: etcdctl get {full_key} --rev={} shows it, to be put there again as it was; or \
+                         `pgvigil failover --to M --accept-data-loss`",
+                        revision - 1
                     )
                 })?;
                 self.cluster.sync = Some(read);
@@ -234,8 +232,8 @@ impl Snapshot {
     fn take_leader(&mut self, full_key: &str, text: &str, kv: &KeyValue) -> Result<(), String> {
         (self.leader_lease, self.leader_revision) = (kv.lease(), kv.mod_revision());
         let mend = format!(
-            "the leader takes its lock again over it; where none lives, nobody can until a person has made sure that no primary \
-             runs and deletes it (etcdctl del {full_key})"
+            "an agent puts back who held the lock before, if etcd remembers it, or the leader takes its lock again over it; where neither \
+             happens, nobody leads until a person has made sure that no primary runs and deletes it (etcdctl del {full_key})"
         );
         let name = member_name(text).map_err(|why| format!("{why}; {mend}"))?;
         // Every agent binds its lock to its lease.
@@ -261,6 +259,14 @@ impl Snapshot {
             Ok(())
         } else {
             Err(format!("{} (pgvigil config edit, or config rollback)", wrong.join("; ")))
+        }
+    }
+
+    /// Where neither the term nor the record can be read, the term that was known before stays in the picture: what follows it goes on.
+    pub(crate) fn keep_term_of(&mut self, before: &Self) {
+        if self.nonsense.term != 0 && self.nonsense.sync != 0 {
+            self.cluster.term = before.cluster.term;
+            self.cluster.sync = Some(sync::unreadable(before.cluster.term));
         }
     }
 

@@ -146,7 +146,11 @@ impl Store {
         let key = self.keys.replication_secrets();
         match self.read_keys(&[&key]).await?.get(&key) {
             None => Ok(None),
-            Some(kv) => Secrets::from_json(&text_of(kv)).map(Some).map_err(|why| Error::Corrupt { key, why }),
+            Some(kv) => match Secrets::from_json(&text_of(kv)) {
+                Ok(secrets) => Ok(Some(secrets)),
+                // What is wrong with them is not told: serde's words quote what it found.
+                Err(_) => Err(Error::Corrupt { key, why: "these are no passwords".to_owned() }),
+            },
         }
     }
 

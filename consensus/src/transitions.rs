@@ -84,9 +84,14 @@ impl Store {
             && Secrets::from_json(&text_of(kv)).is_err()
         {
             // What is wrong with them is not told in more words: these might quote them.
-            let why = "these are no passwords; the leader writes them anew, and where none lives no node can join: put back \
-                       {\"replication_password\":\"...\",\"rewind_password\":\"...\"}";
-            problems.push(Problem { key, why: why.to_owned(), revision: kv.mod_revision() });
+            let revision = kv.mod_revision();
+            let why = format!(
+                "these are no passwords; the leader writes them anew, unless an operator has given it both by file, and where none lives no \
+                 node can join: put back {{\"replication_password\":\"...\",\"rewind_password\":\"...\"}} (etcdctl get {key} --rev={} shows \
+                 what stood there), or etcdctl del {key} where every node has the files",
+                revision - 1
+            );
+            problems.push(Problem { key, why, revision });
         }
         Ok(problems)
     }

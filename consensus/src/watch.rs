@@ -198,6 +198,7 @@ impl Watcher {
         snapshot.problems.extend(self.alarms.lock().await.problems.clone());
         let known = self.publish.borrow().snapshot.clone().unwrap_or_default();
         snapshot.keep_settings_of(&known);
+        snapshot.keep_term_of(&known);
         let snapshot = Arc::new(snapshot);
         for problem in snapshot.problems.iter().filter(|problem| !known.problems.contains(problem)) {
             tracing::error!(key = problem.key, why = problem.why, "value in etcd cannot be understood");

@@ -62,6 +62,28 @@ pub struct Cluster {
     /// What the settings say of another site that this one is to follow.
     #[serde(default)]
     pub site: Site,
+    /// Where there is something that nobody can read.
+    #[serde(default)]
+    pub unreadable: Unreadable,
+}
+
+/// In the place of which keys of a reign somebody has put what nobody can read. What stands for them in the picture is what forbids most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreadable {
+    /// `leader`; it stands there as if nobody led.
+    pub leader: bool,
+    /// `term`; that of the record stands there, or the one that was known before.
+    pub term: bool,
+    /// `sync`; there stands a record of a leader that nobody is, which proves nothing.
+    pub sync: bool,
+}
+
+impl Unreadable {
+    /// Their names; empty: everything can be read.
+    pub fn keys(self) -> Vec<String> {
+        let keys = [(self.leader, "leader"), (self.term, "term"), (self.sync, "sync")];
+        keys.into_iter().filter(|(so, _)| *so).map(|(_, key)| key.to_owned()).collect()
+    }
 }
 
 /// The state of the `initialize` key.

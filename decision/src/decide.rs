@@ -11,7 +11,7 @@ use crate::isolation::accepts_writes;
 use crate::names::Term;
 use crate::reason::{Reason, Standing};
 use crate::view::{Cluster, Data, Initialize, Lock, Postgres, Server, View};
-use crate::{firsthand, following, isolation, leading, order, pause, site, suspicion, vacancy};
+use crate::{firsthand, following, isolation, leading, order, pause, site, suspicion, unreadable, vacancy};
 
 /// How long a server may take to stop before it is killed.
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -92,6 +92,9 @@ fn situation(view: &View, postgres: &Postgres) -> Choice {
 
 /// What is done with my own cluster when nothing stands in the way.
 fn usual(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
+    if let Some(choice) = unreadable::decide(view, cluster, postgres) {
+        return choice;
+    }
     if let Some(reason) = not_ours(cluster, postgres) {
         return wait(reason);
     }
@@ -189,6 +192,6 @@ fn leads(view: &View, cluster: &Cluster) -> bool {
 fn may_be_primary(view: &View, cluster: &Cluster) -> bool {
     match &cluster.leader {
         Some(_) => leads(view, cluster),
-        None => cluster.last_led_by(&view.me),
+        None => cluster.last_led_by(&view.me) || unreadable::goes_on(view, cluster),
     }
 }

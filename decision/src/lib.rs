@@ -30,6 +30,7 @@ mod suspicion;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod unreadable;
 mod vacancy;
 pub mod view;
 

@@ -132,6 +132,21 @@ impl fmt::Display for Timeline {
 pub struct Term(pub u64);
 
 impl Term {
+    /// The highest that is taken for one. So many reigns there will never be: a higher number was put there by somebody, and no term could
+    /// be given out above it.
+    pub const MAX: Term = Term(i64::MAX as u64 / 2);
+
+    /// The term of this text: a number above 0 as it is written by [`Term`]'s `Display`, and no other way. Claims compare the text.
+    pub fn from_text(text: &str) -> Option<Term> {
+        let term = text.parse().map(Term).ok().filter(Term::is_one)?;
+        (term.to_string() == text).then_some(term)
+    }
+
+    /// Whether it can have been given out.
+    pub fn is_one(&self) -> bool {
+        (1..=Self::MAX.0).contains(&self.0)
+    }
+
     /// The term after this one.
     #[must_use]
     pub fn next(self) -> Term {

@@ -59,6 +59,8 @@ Reason:
         ("the WAL here is of term {mine}, but the highest term in etcd is {etcd}: etcd has been restored from an old backup");
     TermRaised { mine: Term, etcd: Term } "term_raised"
         ("the key `term` in etcd says {etcd}, but the record of this reign is of term {mine}: somebody has changed it by hand; go on under a term above both");
+    KeysUnreadable { keys: Vec<String> } "keys_unreadable"
+        ("somebody has put what nobody can read in the place of {} in etcd: nothing is changed here until it is put right", keys.join(", "));
     LockLost {} "lock_lost" ("the leader lock is not held by this node any more, and its Postgres still accepts writes");
     LockOfEarlierLife {} "lock_of_earlier_life"
         ("the lock names this node, under a lease that it does not hold (an earlier life's): wait until it ends");

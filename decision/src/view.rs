@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::cluster::{
-    Ballot, Cluster, HistoryEntry, Initialize, Member, MemberRole, Request, RequestKind, SyncRecord,
+    Ballot, Cluster, HistoryEntry, Initialize, Member, MemberRole, Request, RequestKind, SyncRecord, Unreadable,
 };
 use crate::names::{Lsn, MemberName, Term};
 pub use crate::postgres::{ControlState, Data, OnDisk, Postgres, Primary, Server, Standby, Streaming, Stuck, Upstream};

@@ -28,6 +28,8 @@ use crate::state_dir::in_its_directory;
 pub use ask::Asker;
 pub use book::Book;
 pub use ground::Ground;
+#[cfg(test)]
+pub use ground::Record;
 pub use hear::{Reply, hear};
 pub use refused::Refused;
 pub use reign::{Carried, Reign, Round};

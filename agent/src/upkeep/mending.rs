@@ -1,58 +1,190 @@
-//! What a leader writes anew where somebody has put nonsense in its place: the number of its term, its durability record, the passwords between
-//! members. It is the one who knows them, and nobody can take the lock meanwhile. What else it owns has its own file.
+//! What somebody has put nonsense in the place of, and an agent puts right: the lock, the term and the durability record by what stood there before, the
+//! passwords between members by what the leader knows. What else a leader owns has its own file.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use consensus::records::Secrets;
-use consensus::{Nonsense, Snapshot};
-use decision::names::Term;
-use decision::view::{Primary, SyncRecord};
+use consensus::{Holder, Mend, Nonsense, Outcome, Snapshot};
+use decision::durability::{Quorum, covered, ending_with};
+use decision::names::{MemberName, Term, Timeline};
+use decision::settings::Mode;
+use decision::view::{Initialize, Lock, Primary, Server, SyncRecord, View};
 
 use super::AGAIN_AFTER;
 use crate::chore::Chore;
 use crate::hands::Hands;
+use crate::passwords::to_publish;
+use crate::promises::Ground;
 
-/// The record of this reign as it was last read, for when nobody can read it any more.
+/// Whose Postgres is no primary leaves it to the one whose is for so long.
+const TO_THE_PRIMARY: Duration = Duration::from_secs(1);
+
+/// The keys of a reign, as they were last read, for when nobody can read them any more.
 pub struct Mending {
     hands: Arc<Hands>,
     chore: Chore,
     last: Option<SyncRecord>,
+    since: Option<(Nonsense, Instant)>,
+}
+
+/// What this node knows of its own reign, where it runs.
+#[derive(Clone, Debug)]
+struct Own {
+    record: SyncRecord,
+    /// That its lock is bound to.
+    lease: i64,
 }
 
 impl Mending {
     /// Nothing has been read.
     pub fn new(hands: Arc<Hands>) -> Self {
-        Self { hands, chore: Chore::new("nonsense in the place of the term or the record"), last: None }
+        Self { hands, chore: Chore::new("nonsense in the place of the keys of a reign"), last: None, since: None }
     }
 
-    /// Remembers what is good, and puts it in the place of what is not.
-    ///
-    /// **Invariant: Postgres waits only for what a record says that this node has seen.** So the record that was seen last covers everything
-    /// that has been acknowledged, whatever was written over it since.
-    pub fn see(&mut self, seen: &Arc<Snapshot>, primary: &Primary) {
+    /// Remembers what is good, and has put right what is not.
+    pub fn see(&mut self, view: &View, seen: &Arc<Snapshot>) {
+        self.last = remembered(self.last.take(), seen, self.hands.me());
         let nonsense = seen.nonsense;
-        if nonsense.is_empty() {
-            self.last = seen.cluster.sync.clone().filter(|sync| sync.leader == self.hands.config.name);
+        // Where no term was ever given out the keys are not ours; another system may keep its own there.
+        let ours = matches!(seen.cluster.initialize, Initialize::Done(_))
+            && (nonsense.term != 0 || seen.cluster.term > Term(0));
+        if nonsense.is_empty() || !ours {
+            self.since = None;
             return;
         }
-        let readable = seen.cluster.sync.clone().filter(|_| nonsense.sync == 0);
-        let Some(sync) = readable.or_else(|| self.last.clone()) else { return };
-        // A record of another reign, or one under which the lock was to move, is nobody's to write anew.
-        let mine = sync.leader == self.hands.config.name && sync.term == primary.marked_term;
-        if !mine || sync.released || sync.heir.is_some() || sync.follows {
+        let known = self.since.filter(|(before, _)| *before == nonsense);
+        let (_, since) = *self.since.insert(known.unwrap_or((nonsense, Instant::now())));
+        let primary = view.postgres.now().and_then(|postgres| match &postgres.server {
+            Server::Primary(primary) => Some(primary.clone()),
+            _ => None,
+        });
+        if primary.is_none() && since.elapsed() < TO_THE_PRIMARY {
             return;
         }
+        let own = primary.as_ref().and_then(|primary| self.own(view, primary));
+        let running = primary.and_then(|primary| primary.waits_for);
         let (hands, seen) = (Arc::clone(&self.hands), Arc::clone(seen));
-        self.chore.begin(AGAIN_AFTER, async move { put_right(&hands, seen, sync, nonsense).await });
+        self.chore.begin(AGAIN_AFTER, async move { put_right(&hands, seen, own, running).await });
+    }
+
+    /// **Invariant: Postgres waits only for what a record says that this node has seen.** So the record that was seen last covers everything
+    /// that has been acknowledged, whatever was written over it since; and so do all those together that are noted on disk for the promises.
+    fn own(&self, view: &View, primary: &Primary) -> Option<Own> {
+        let me = self.hands.me();
+        let held = matches!(view.lock, Lock::Held { left, .. } if !left.is_zero());
+        let noted = || of_ground(&self.hands.promises.reign.ground()?, me, primary.timeline);
+        let record = self.last.clone().or_else(noted)?;
+        // A record under which the lock was to move is nobody's to write anew.
+        let goes_on = !record.released && record.heir.is_none() && !record.follows;
+        let mine = record.leader == *me && record.term == primary.marked_term && record.timeline == primary.timeline;
+        let lease = self.hands.authority.lease()?;
+        (held && goes_on && mine).then_some(Own { record, lease })
     }
 }
 
-async fn put_right(hands: &Hands, seen: Arc<Snapshot>, sync: SyncRecord, nonsense: Nonsense) -> Result<()> {
-    tracing::warn!(term = %sync.term, "somebody has put nonsense in the place of the term or of the durability record: writing them anew");
-    let (mode, policies, sync_revision) = (sync.mode, sync.policies.clone(), seen.sync_revision);
-    hands.noting(move |promises| promises.reign.may_record(&seen, mode, policies)).await?;
-    hands.store.put_right(hands.me(), &sync, sync_revision, nonsense).await?;
+/// The record of the reign of `me`, as long as nothing says that it is over.
+fn remembered(last: Option<SyncRecord>, seen: &Snapshot, me: &MemberName) -> Option<SyncRecord> {
+    let (nonsense, cluster) = (seen.nonsense, &seen.cluster);
+    let last = if nonsense.sync == 0 { cluster.sync.clone() } else { last };
+    let term_passed = |record: &SyncRecord| nonsense.term == 0 && record.term != cluster.term;
+    let led_by_another = cluster.leader.as_ref().is_some_and(|leader| leader != me);
+    last.filter(|record| record.leader == *me && !term_passed(record) && !led_by_another)
+}
+
+/// The record of a reign of which only that is known which a leader notes for the promises: every quorum that may be in force, and the strictest mode.
+fn of_ground(ground: &Ground, me: &MemberName, timeline: Timeline) -> Option<SyncRecord> {
+    let strictness = |mode: Mode| match mode {
+        Mode::Async => 0,
+        Mode::Auto | Mode::Quorum => 1,
+        Mode::Strict => 2,
+    };
+    let mode = ground.records.iter().map(|record| record.mode).max_by_key(|mode| strictness(*mode))?;
+    let mut policies = Vec::new();
+    for quorum in ground.records.iter().flat_map(|record| &record.policies) {
+        policies = ending_with(&policies, quorum);
+    }
+    (!policies.is_empty()).then(|| SyncRecord {
+        leader: me.clone(),
+        term: ground.term,
+        mode,
+        policies,
+        timeline,
+        released: false,
+        reclaimed: false,
+        handover_lsn: None,
+        heir: None,
+        follows: false,
+    })
+}
+
+/// Whether something that can be read says that this reign lasts, and nothing says that it does not. The lock under this very lease does, for a
+/// later reign would have taken it under its own.
+fn is_vouched_for(seen: &Snapshot, own: &Own) -> bool {
+    let (nonsense, cluster) = (seen.nonsense, &seen.cluster);
+    let of_this_reign = |sync: &SyncRecord| sync.leader == own.record.leader && sync.term == own.record.term;
+    let says = [
+        (nonsense.term == 0).then(|| cluster.term == own.record.term),
+        (nonsense.sync == 0).then(|| cluster.sync.as_ref().is_some_and(of_this_reign)),
+        (nonsense.leader == 0)
+            .then(|| cluster.leader.as_ref() == Some(&own.record.leader) && seen.leader_lease == own.lease),
+    ];
+    says.contains(&Some(true)) && !says.contains(&Some(false))
+}
+
+/// What `me` may put back of what stood there before; where etcd does not remember it, what this node knows of its own reign, if that lasts.
+///
+/// The lock and the term are anybody's to put back: they are a name and a number. A record that this version cannot read may be a newer one's, so
+/// that is put back by its leader alone, who has not written what it cannot read.
+fn to_put_back(
+    me: &MemberName,
+    seen: &Snapshot,
+    before: Mend,
+    own: Option<&Own>,
+    running: Option<&(Quorum, Term)>,
+) -> Mend {
+    let (nonsense, mut mend) = (seen.nonsense, before);
+    if let Some(own) = own.filter(|own| is_vouched_for(seen, own)) {
+        let (lock, record) = (|| Holder::Member(me.clone(), own.lease), || own.record.clone());
+        mend.leader = mend.leader.or_else(|| (nonsense.leader != 0).then(lock));
+        mend.term = mend.term.or_else(|| (nonsense.term != 0).then_some(own.record.term));
+        mend.sync = mend.sync.or_else(|| (nonsense.sync != 0).then(record));
+    }
+    let term = if nonsense.term == 0 { Some(seen.cluster.term) } else { mend.term };
+    let another_leads = match &mend.leader {
+        Some(Holder::Member(name, _)) => name != me,
+        Some(Holder::Nobody) | None => seen.cluster.leader.as_ref().is_some_and(|leader| leader != me),
+    };
+    mend.sync = mend.sync.filter(|sync| sync.leader == *me && Some(sync.term) == term && !another_leads);
+    if let (Some(sync), Some((quorum, of_term))) = (&mut mend.sync, running)
+        && *of_term == sync.term
+        && !covered(&sync.policies, quorum)
+    {
+        sync.policies = ending_with(&sync.policies, quorum);
+    }
+    mend
+}
+
+async fn put_right(
+    hands: &Hands,
+    seen: Arc<Snapshot>,
+    own: Option<Own>,
+    running: Option<(Quorum, Term)>,
+) -> Result<()> {
+    let before = hands.store.before_nonsense(&seen).await?;
+    let mend = to_put_back(hands.me(), &seen, before, own.as_ref(), running.as_ref());
+    if mend.is_empty() {
+        return Ok(());
+    }
+    if let Some(sync) = &mend.sync {
+        let (seen, mode, policies) = (Arc::clone(&seen), sync.mode, sync.policies.clone());
+        hands.noting(move |promises| promises.reign.may_record(&seen, mode, policies)).await?;
+    }
+    if let Outcome::Applied { .. } = hands.store.put_right(&seen, &mend).await? {
+        let keys = seen.cluster.unreadable.keys().join(", ");
+        tracing::warn!(keys, leader = ?mend.leader, term = ?mend.term, record = ?mend.sync,
+            "somebody has put nonsense in the place of keys in etcd: what stood there before has been put back");
+    }
     Ok(())
 }
 
@@ -61,8 +193,12 @@ pub async fn passwords(hands: &Hands, term: Term) -> Result<()> {
     let key = hands.store.keys().replication_secrets();
     let Some(problem) = hands.ledger.problems().into_iter().find(|problem| problem.key == key) else { return Ok(()) };
     let Ok(known) = hands.instance.secrets() else { return Ok(()) };
+    let Some(secrets) = to_publish(&hands.config.postgres, &known)? else { return Ok(()) };
     tracing::warn!(key, "somebody has put nonsense in the place of the passwords between members: writing them anew");
-    let secrets = Secrets { replication_password: known.replication_password, rewind_password: known.rewind_password };
     hands.store.put_secrets_right(hands.me(), term, &secrets, problem.revision).await?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "mending_tests.rs"]
+mod tests;

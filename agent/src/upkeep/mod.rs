@@ -108,10 +108,10 @@ impl Upkeep {
         if cluster.initialize == Initialize::InProgress && view.job.is_none() && reign.is_none() {
             self.identity.give_up_unfinished_bootstrap();
         }
-        let Some(postgres) = view.postgres.now() else { return };
-        if let (Some((primary, _)), Some(seen)) = (reign, seen) {
-            self.mending.see(seen, primary);
+        if let Some(seen) = seen {
+            self.mending.see(view, seen);
         }
+        let Some(postgres) = view.postgres.now() else { return };
         if let Some((primary, term)) = reign {
             let marked = primary.marked_term == term;
             // The marker is not made to wait behind these, but it does not hold them up either.

@@ -1,7 +1,7 @@
 //! Nonsense and other people's records under every key of a cluster, while a client writes: nobody comes down, nobody is promoted, what has an owner is
 //! written anew by it, and everything else is told by name with what mends it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -91,6 +91,50 @@ async fn nonsense_under_any_key_is_told_or_put_right_and_stops_no_write() {
         stage.start(&cast.leader)
     })
     .await;
+}
+
+const OF_A_REIGN: [&[&str]; 4] =
+    [&["leader", "sync"], &["leader", "term"], &["term", "sync"], &["leader", "term", "sync"]];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nonsense_under_several_keys_of_a_reign_at_once_stops_no_write() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let cast = Cast { standby: stage.others(&leader).remove(0), leader };
+        let before = of_a_reign(stage).await?;
+        let began = Instant::now();
+        for (round, keys) in OF_A_REIGN.iter().chain(&OF_A_REIGN[3..]).enumerate() {
+            // The last time its agent is started anew upon the nonsense, and knows of nothing.
+            let restarts = round == OF_A_REIGN.len();
+            if restarts {
+                stage.stop(&cast.leader).await?;
+            }
+            let puts: Vec<&str> = keys.to_vec();
+            for key in &puts {
+                etcdctl::put(&stage.cluster, key, "nonsense").await?;
+            }
+            if restarts {
+                stage.start(&cast.leader)?;
+            }
+            let put_back = async || Ok(of_a_reign(stage).await? == before);
+            stage.eventually(&format!("{puts:?} are not put back as they were"), put_back).await?;
+            stage.writes_go_on().await?;
+            still_leads(stage, &cast, &puts.join("+")).await?;
+        }
+        let silence = stage.silence_since(began)?;
+        stage.say(&format!("{} ms without a write at most", silence.as_millis()));
+        ensure!(silence < Duration::from_secs(2), "no write for {} ms", silence.as_millis());
+        nothing_panicked(stage)
+    })
+    .await;
+}
+
+async fn of_a_reign(stage: &Stage) -> Result<Vec<String>> {
+    let mut values = Vec::new();
+    for key in ["leader", "term", "sync"] {
+        values.push(etcdctl::get(&stage.cluster, key).await?);
+    }
+    Ok(values)
 }
 
 fn pids(stage: &Stage) -> Vec<Option<i32>> {

@@ -71,6 +71,9 @@ pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
     if mode == Mode::Auto {
         return Err("mode \"auto\" is no mode in force".to_owned());
     }
+    if !Term(stored.term).is_one() {
+        return Err(format!("{} is no term", stored.term));
+    }
     if stored.policies.is_empty() {
         return Err("policies is empty, so nothing could be proven".to_owned());
     }

@@ -1,7 +1,8 @@
 //! What somebody has put in the place of a record is written over by its owner, and by nobody else.
 
 use consensus::records::{MemberRecord, Secrets};
-use consensus::{Nonsense, Outcome, Store};
+use consensus::{Holder, Mend, Outcome, Snapshot, Store};
+use decision::action::Claim;
 use decision::names::Term;
 
 use crate::etcd::{Etcd, claim, name};
@@ -37,28 +38,116 @@ async fn a_lock_that_is_no_leaders_is_taken_again_by_the_leader_alone() {
     }
 }
 
+const WHERE: [&[&str]; 7] = [
+    &["leader"],
+    &["term"],
+    &["sync"],
+    &["leader", "term"],
+    &["leader", "sync"],
+    &["term", "sync"],
+    &["leader", "term", "sync"],
+];
+
+async fn put_nonsense(etcd: &Etcd, keys: &[&str]) {
+    for key in keys {
+        for value in ["nonsense", "007"] {
+            etcd.client().await.put(format!("/service/demo/{key}"), value, None).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
-async fn the_leader_puts_its_term_and_its_record_right_and_nobody_else_does() {
+async fn what_stood_in_the_place_of_nonsense_is_put_back_as_it_was() {
     let etcd = Etcd::start(1).await;
     let store = led(&etcd).await;
-    let (pg1, pg2) = (name("pg1"), name("pg2"));
-    let record = store.read().await.unwrap().cluster.sync.unwrap();
-    let (term, sync) = (store.keys().term(), store.keys().sync());
-    for keys in [vec![&term], vec![&sync], vec![&term, &sync]] {
-        for key in keys {
-            etcd.client().await.put(key.as_str(), "nonsense", None).await.unwrap();
-        }
+    let good = store.read().await.unwrap();
+    for keys in WHERE {
+        put_nonsense(&etcd, keys).await;
         let seen = store.read().await.unwrap();
-        let (at, nonsense) = (seen.sync_revision, seen.nonsense);
-        assert!(!nonsense.is_empty());
-        assert_eq!(store.put_right(&pg2, &record, at, nonsense).await, Ok(Outcome::Refused), "it does not lead");
-        let older = Nonsense { term: nonsense.term.min(1), ..nonsense };
-        assert!(nonsense.term == 0 || store.put_right(&pg1, &record, at, older).await == Ok(Outcome::Refused));
-        assert_eq!(store.put_right(&pg1, &record, at - 1, nonsense).await, Ok(Outcome::Refused), "another record");
-        assert!(store.put_right(&pg1, &record, at, nonsense).await.unwrap().applied());
-        let seen = store.read().await.unwrap();
-        assert_eq!((seen.cluster.term, seen.cluster.sync.as_ref(), seen.problems.len()), (Term(1), Some(&record), 0));
+        assert_eq!((seen.problems.len(), seen.cluster.unreadable.keys().len()), (keys.len(), keys.len()), "{keys:?}");
+        let mend = store.before_nonsense(&seen).await.unwrap();
+        let is_there = [mend.leader.is_some(), mend.term.is_some(), mend.sync.is_some()];
+        assert_eq!(is_there, ["leader", "term", "sync"].map(|key| keys.contains(&key)), "{keys:?}");
+        assert!(store.put_right(&seen, &mend).await.unwrap().applied());
+        let now = store.read().await.unwrap();
+        let reign =
+            |of: &Snapshot| (of.cluster.leader.clone(), of.leader_lease, of.cluster.term, of.cluster.sync.clone());
+        assert_eq!((reign(&now), now.problems.len()), (reign(&good), 0), "{keys:?}");
     }
+}
+
+#[tokio::test]
+async fn nothing_is_put_back_over_what_came_after_the_nonsense_was_read() {
+    let etcd = Etcd::start(1).await;
+    let store = led(&etcd).await;
+    for written in ["leader", "term", "sync"] {
+        put_nonsense(&etcd, &["leader", "term", "sync"]).await;
+        let seen = store.read().await.unwrap();
+        let mend = store.before_nonsense(&seen).await.unwrap();
+        put_nonsense(&etcd, &[written]).await;
+        assert_eq!(store.put_right(&seen, &mend).await, Ok(Outcome::Refused), "{written}");
+        let seen = store.read().await.unwrap();
+        assert_eq!(store.before_nonsense(&seen).await.as_ref(), Ok(&mend));
+        assert!(store.put_right(&seen, &mend).await.unwrap().applied());
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_came_before_the_nonsense_is_what_is_put_back() {
+    let etcd = Etcd::start(1).await;
+    let store = led(&etcd).await;
+    let before = store.read().await.unwrap();
+    let lease = etcd.lease(30).await;
+    let deposing = Claim { depose: Some(name("pg1")), ..claim(1, "pg1") };
+    assert!(store.acquire(&name("pg2"), lease, &deposing, before.sync_revision).await.unwrap().applied());
+    put_nonsense(&etcd, &["leader", "term", "sync"]).await;
+    let seen = store.read().await.unwrap();
+    let mend = store.before_nonsense(&seen).await.unwrap();
+    assert_eq!((mend.leader, mend.term), (Some(Holder::Member(name("pg2"), lease)), Some(Term(2))));
+    assert_eq!(mend.sync.map(|sync| (sync.leader, sync.term)), Some((name("pg2"), Term(2))));
+}
+
+#[tokio::test]
+async fn a_lock_whose_lease_has_ended_under_nonsense_is_nobodys() {
+    let etcd = Etcd::start(1).await;
+    let store = led(&etcd).await;
+    put_nonsense(&etcd, &["leader", "sync"]).await;
+    let lease = store.before_nonsense(&store.read().await.unwrap()).await.unwrap().leader;
+    let Some(Holder::Member(_, lease)) = lease else { panic!("{lease:?}") };
+    etcd.client().await.lease_revoke(lease).await.unwrap();
+    let seen = store.read().await.unwrap();
+    let mend = store.before_nonsense(&seen).await.unwrap();
+    assert!(store.put_right(&seen, &mend).await.unwrap().applied());
+    let now = store.read().await.unwrap();
+    assert_eq!((now.cluster.leader.clone(), now.leader_revision, now.problems.len()), (None, 0, 0));
+    put_nonsense(&etcd, &["leader"]).await;
+    let mend = store.before_nonsense(&store.read().await.unwrap()).await.unwrap();
+    assert_eq!(mend, Mend { leader: Some(Holder::Nobody), ..Mend::default() }, "nobody led");
+}
+
+#[tokio::test]
+async fn what_etcd_has_compacted_is_not_made_up() {
+    let etcd = Etcd::start(1).await;
+    let store = led(&etcd).await;
+    put_nonsense(&etcd, &["leader", "term", "sync"]).await;
+    let seen = store.read().await.unwrap();
+    etcd.client().await.compact(seen.cluster.revision, None).await.unwrap();
+    assert_eq!(store.before_nonsense(&seen).await, Ok(Mend::default()));
+}
+
+#[tokio::test]
+async fn a_term_is_a_number_written_in_one_way() {
+    let etcd = Etcd::start(1).await;
+    let store = led(&etcd).await;
+    let key = store.keys().term();
+    for bad in ["0", "+7", "007", " 7", "7\n", "-1", "", "4611686018427387904", "18446744073709551615"] {
+        etcd.client().await.put(key.as_str(), bad, None).await.unwrap();
+        let seen = store.read().await.unwrap();
+        assert_eq!((seen.problems.len(), seen.cluster.term), (1, Term(1)), "{bad:?}: the record's stands for it");
+        assert_eq!(store.before_nonsense(&seen).await.unwrap().term, Some(Term(1)));
+    }
+    etcd.client().await.put(key.as_str(), "4611686018427387903", None).await.unwrap();
+    assert!(store.read().await.unwrap().problems.is_empty());
 }
 
 #[tokio::test]
@@ -89,4 +178,11 @@ async fn passwords_that_nobody_can_read_are_told_without_a_word_of_them_and_writ
     assert_eq!(store.put_secrets_right(&name("pg2"), Term(1), &secrets, at).await, Ok(Outcome::Refused));
     assert!(store.put_secrets_right(&name("pg1"), Term(1), &secrets, at).await.unwrap().applied());
     assert_eq!((store.secrets().await, store.problems_beside().await), (Ok(Some(secrets)), Ok(Vec::new())));
+    // serde quotes what it did not expect.
+    let quoted = r#"{"replication_password": {"hush": 1}, "rewind_password": "hush"}"#;
+    for bad in [quoted, r#"{"replication_password": "a", "rewind_password": 7070}"#, "[]"] {
+        etcd.client().await.put(key.as_str(), bad, None).await.unwrap();
+        let said = store.secrets().await.unwrap_err().to_string();
+        assert!(!said.contains("hush") && !said.contains("7070") && said.contains(&key), "{said}");
+    }
 }

@@ -27,6 +27,7 @@ mod slots;
 mod slots_logical;
 mod takeover;
 mod takeover_worlds;
+mod unreadable;
 mod vacancy;
 mod view_worlds;
 mod walk;
