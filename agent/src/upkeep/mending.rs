@@ -47,18 +47,20 @@ impl Mending {
         self.last = remembered(self.last.take(), seen, self.hands.me());
         let nonsense = seen.nonsense;
         // Where no term was ever given out the keys are not ours; another system may keep its own there.
-        let ours = matches!(seen.cluster.initialize, Initialize::Done(_))
-            && (nonsense.term != 0 || seen.cluster.term > Term(0));
+        let primary = view.postgres.now().and_then(|postgres| match &postgres.server {
+            Server::Primary(primary) => Some(primary.clone()),
+            _ => None,
+        });
+        // Whose marker is in the WAL knows it without `initialize`, which is put right by the leader alone, and under the term.
+        let marked = primary.as_ref().is_some_and(|primary| primary.marked_term > Term(0));
+        let initialized = marked || matches!(seen.cluster.initialize, Initialize::Done(_));
+        let ours = initialized && (nonsense.term != 0 || seen.cluster.term > Term(0));
         if nonsense.is_empty() || !ours {
             self.since = None;
             return;
         }
         let known = self.since.filter(|(before, _)| *before == nonsense);
         let (_, since) = *self.since.insert(known.unwrap_or((nonsense, Instant::now())));
-        let primary = view.postgres.now().and_then(|postgres| match &postgres.server {
-            Server::Primary(primary) => Some(primary.clone()),
-            _ => None,
-        });
         if primary.is_none() && since.elapsed() < TO_THE_PRIMARY {
             return;
         }
