@@ -54,6 +54,9 @@ async fn by_a_standby_that_does_not_replay(stage: &Stage, control: &Controlled) 
     let standby = stage.standby().await?;
     stage.cluster.psql(&standby, "SELECT pg_wal_replay_pause()").await?;
     stage.writes_go_on().await?;
+    // It grows with time, from the first write on that is not replayed.
+    let lags = async || closed(stage, "n1", &[], "replica_lag", Some(&standby)).await.map(|_| true);
+    stage.eventually("nobody notices the lag", lags).await?;
     let lag = closed(stage, "n1", &[], "replica_lag", Some(&standby)).await?;
     ensure!(lag["value_seconds"].as_f64() > Some(2.0) && lag["limit_seconds"] == 2.0, "{lag}");
     let lag = closed(stage, "n1", &["--max-lag", "0B"], "replica_lag", Some(&standby)).await?;
