@@ -72,18 +72,7 @@ mod tests {
 
     fn sync(k: u32) -> SyncRecord {
         let voters = BTreeSet::from([name("pg2"), name("pg3")]);
-        SyncRecord {
-            leader: name("pg1"),
-            term: Term(1),
-            mode: Mode::Quorum,
-            policies: vec![Quorum { k, voters }],
-            timeline: Timeline(1),
-            released: false,
-            reclaimed: false,
-            handover_lsn: None,
-            heir: None,
-            follows: false,
-        }
+        SyncRecord::of_reign(name("pg1"), Term(1), Mode::Quorum, vec![Quorum { k, voters }], Timeline(1))
     }
 
     fn primary(written: u64, there: &[(&str, u64)]) -> Primary {

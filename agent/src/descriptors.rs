@@ -21,14 +21,16 @@ pub fn raise() {
 
 /// How many of `wanted` connections of clients may be open at a time.
 pub fn for_clients(wanted: usize) -> usize {
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(WANTED, |(soft, _)| soft);
-    share(soft, wanted)
+    share(limit(), wanted)
 }
 
 /// How many of `wanted` connections may still be open that have been told to end.
 pub fn for_leavers(wanted: usize) -> usize {
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(WANTED, |(soft, _)| soft);
-    wanted.min(usize::try_from(soft / 4).unwrap_or(usize::MAX))
+    wanted.min(usize::try_from(limit() / 4).unwrap_or(usize::MAX))
+}
+
+fn limit() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(WANTED, |(soft, _)| soft)
 }
 
 fn share(soft: u64, wanted: usize) -> usize {

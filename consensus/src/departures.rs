@@ -3,6 +3,7 @@
 
 use decision::names::{MemberName, Term};
 
+use crate::condition::{Condition, Lead};
 use crate::error::Error;
 use crate::guards::{Guard, Outcome, Write};
 use crate::records::DepartureRecord;
@@ -24,12 +25,9 @@ impl Store {
     ) -> Result<Outcome, Error> {
         let keys = self.keys();
         let word = keys.departure(member);
-        let guards = [
-            Guard::is(keys.leader(), leader.as_str()),
-            Guard::absent(keys.member(member)),
-            Guard::absent(&word),
-            self.hold_guard(hold),
-        ];
+        let condition = Condition { lead: Lead::Of(leader.clone()), hold: Some(hold) };
+        let mut guards = condition.guards(keys);
+        guards.extend([Guard::absent(keys.member(member)), Guard::absent(&word)]);
         self.commit(&guards, &[Write::put(word, record.to_json())]).await
     }
 

@@ -71,11 +71,6 @@ impl Store {
         Ok(self.endpoints().call(asked).await?.ttl() > 0)
     }
 
-    /// The guard of something planned: of holds there is what was there at this revision; 0: none.
-    pub(crate) fn hold_guard(&self, seen: i64) -> Guard {
-        Guard::unchanged(self.keys().hold(), seen)
-    }
-
     /// As [`Store::request_failover`], only on this condition.
     ///
     /// # Errors

@@ -179,6 +179,24 @@ pub struct SyncRecord {
     pub follows: bool,
 }
 
+impl SyncRecord {
+    /// Of a reign that goes on: nothing is being handed over or taken back, and no other site is followed.
+    pub fn of_reign(leader: MemberName, term: Term, mode: Mode, policies: Policies, timeline: Timeline) -> Self {
+        Self {
+            leader,
+            term,
+            mode,
+            policies,
+            timeline,
+            released: false,
+            reclaimed: false,
+            handover_lsn: None,
+            heir: None,
+            follows: false,
+        }
+    }
+}
+
 /// One member's pledge not to follow a term, and what it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ballot {

@@ -41,6 +41,7 @@ pub use show::{ShowArgs, ShowCommand, UriArgs};
 pub use site::{DemoteArgs, How, PromoteArgs, SiteCommand};
 
 use crate::commands::members;
+use crate::operate::proviso::Proviso;
 
 /// What a command ended with. The numbers are part of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +147,13 @@ pub struct Expect {
     /// Only if this member leads now; where another does, or nobody, it is refused and nothing is changed.
     #[arg(long, value_name = "MEMBER", value_parser = member_name, add = ArgValueCandidates::new(members))]
     pub expect_leader: Option<MemberName>,
+}
+
+impl Expect {
+    /// It as a condition, under which no hold is ignored.
+    pub fn proviso(&self) -> Proviso {
+        Proviso { expect_leader: self.expect_leader.clone(), ignore_hold: false }
+    }
 }
 
 /// A name that a member can have.

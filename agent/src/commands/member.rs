@@ -36,8 +36,7 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
     })?;
     let reach = Reach::new(&arguments.config)?;
     let snapshot = read(&reach).await?;
-    let expect_leader = arguments.expect.expect_leader.clone();
-    let proviso = Proviso { expect_leader, ignore_hold: arguments.ignore_hold };
+    let proviso = Proviso { ignore_hold: arguments.ignore_hold, ..arguments.expect.proviso() };
     proviso.lead(&snapshot).map_err(told)?;
     let leader = match may_leave(&snapshot, &member) {
         Err(why) => {
@@ -208,18 +207,13 @@ mod tests {
     fn cluster(mode: Mode, voters: &[&str]) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.cluster.leader = Some(name("pg1"));
-        snapshot.cluster.sync = Some(SyncRecord {
-            leader: name("pg1"),
-            term: Term(3),
+        snapshot.cluster.sync = Some(SyncRecord::of_reign(
+            name("pg1"),
+            Term(3),
             mode,
-            policies: vec![Quorum::of(1, voters.iter().map(|voter| name(voter)).collect())],
-            timeline: Timeline(3),
-            released: false,
-            reclaimed: false,
-            handover_lsn: None,
-            heir: None,
-            follows: false,
-        });
+            vec![Quorum::of(1, voters.iter().map(|voter| name(voter)).collect())],
+            Timeline(3),
+        ));
         snapshot
     }
 

@@ -14,7 +14,6 @@ use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{Exit, PauseArgs, ResumeArgs};
 use crate::operate::pause::{paused, resumed};
-use crate::operate::proviso::Proviso;
 
 /// How long the agents may take to notice.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
@@ -34,7 +33,7 @@ pub async fn pause(arguments: &PauseArgs) -> Exit {
     };
     let by = who();
     let paused = |config: &_| Ok(Some(paused(config, until, &by, arguments.reason.as_deref())));
-    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    let proviso = arguments.expect.proviso();
     let changed = change(&reach, arguments.reason.as_deref(), &proviso, paused).await;
     if let Err(exit) = changed {
         return exit;
@@ -57,7 +56,7 @@ pub async fn resume(arguments: &ResumeArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    let proviso = arguments.expect.proviso();
     match change(&reach, Some("resumed"), &proviso, |config| Ok(resumed(config))).await {
         Ok(Some(_)) => {
             answer("resumed: automatic actions are allowed again");

@@ -54,7 +54,7 @@ async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
 
 /// On what conditions; nobody is asked about what would be refused.
 fn proviso(snapshot: &Snapshot, how: &How) -> Result<Proviso, Exit> {
-    let proviso = Proviso { expect_leader: how.expect.expect_leader.clone(), ignore_hold: how.ignore_hold };
+    let proviso = Proviso { ignore_hold: how.ignore_hold, ..how.expect.proviso() };
     proviso.planned(snapshot, jiff::Timestamp::now()).map_err(told)?;
     Ok(proviso)
 }

@@ -30,18 +30,13 @@ fn cluster() -> Cluster {
         leader: Some(name("pg1")),
         term: TERM,
         members: ["pg1", "pg2", "pg3"].map(|member| (name(member), registered(member))).into(),
-        sync: Some(SyncRecord {
-            leader: name("pg1"),
-            term: TERM,
-            mode: Mode::Quorum,
-            policies: vec![quorum(1, &["pg2", "pg3"])],
-            timeline: Timeline(1),
-            released: false,
-            reclaimed: false,
-            handover_lsn: None,
-            heir: None,
-            follows: false,
-        }),
+        sync: Some(SyncRecord::of_reign(
+            name("pg1"),
+            TERM,
+            Mode::Quorum,
+            vec![quorum(1, &["pg2", "pg3"])],
+            Timeline(1),
+        )),
         leader_lsn: Some(HERE),
         ..Cluster::default()
     }

@@ -25,18 +25,7 @@ fn waits_for(k: u32) -> Vec<Quorum> {
 
 /// pg1 leads term 7; its record was written at `revision`.
 fn picture(revision: i64) -> Snapshot {
-    let sync = SyncRecord {
-        leader: pg1(),
-        term: Term(7),
-        mode: Mode::Quorum,
-        policies: waits_for(1),
-        timeline: Timeline(1),
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    };
+    let sync = SyncRecord::of_reign(pg1(), Term(7), Mode::Quorum, waits_for(1), Timeline(1));
     let cluster = Cluster {
         initialize: Initialize::Done(SystemId(1)),
         leader: Some(pg1()),

@@ -46,16 +46,19 @@ impl Mending {
     pub fn see(&mut self, view: &View, seen: &Arc<Snapshot>) {
         self.last = remembered(self.last.take(), seen, self.hands.me());
         let nonsense = seen.nonsense;
-        // Where no term was ever given out the keys are not ours; another system may keep its own there.
+        if nonsense.is_empty() {
+            self.since = None;
+            return;
+        }
         let primary = view.postgres.now().and_then(|postgres| match &postgres.server {
-            Server::Primary(primary) => Some(primary.clone()),
+            Server::Primary(primary) => Some(primary),
             _ => None,
         });
         // Whose marker is in the WAL knows it without `initialize`, which is put right by the leader alone, and under the term.
-        let marked = primary.as_ref().is_some_and(|primary| primary.marked_term > Term(0));
+        let marked = primary.is_some_and(|primary| primary.marked_term > Term(0));
         let initialized = marked || matches!(seen.cluster.initialize, Initialize::Done(_));
-        let ours = initialized && (nonsense.term != 0 || seen.cluster.term > Term(0));
-        if nonsense.is_empty() || !ours {
+        // Where no term was ever given out the keys are not ours; another system may keep its own there.
+        if !initialized || (nonsense.term == 0 && seen.cluster.term == Term(0)) {
             self.since = None;
             return;
         }
@@ -64,8 +67,8 @@ impl Mending {
         if primary.is_none() && since.elapsed() < TO_THE_PRIMARY {
             return;
         }
-        let own = primary.as_ref().and_then(|primary| self.own(view, primary));
-        let running = primary.and_then(|primary| primary.waits_for);
+        let own = primary.and_then(|primary| self.own(view, primary));
+        let running = primary.and_then(|primary| primary.waits_for.clone());
         let (hands, seen) = (Arc::clone(&self.hands), Arc::clone(seen));
         self.chore.begin(AGAIN_AFTER, async move { put_right(&hands, seen, own, running).await });
     }
@@ -106,18 +109,7 @@ fn of_ground(ground: &Ground, me: &MemberName, timeline: Timeline) -> Option<Syn
     for quorum in ground.records.iter().flat_map(|record| &record.policies) {
         policies = ending_with(&policies, quorum);
     }
-    (!policies.is_empty()).then(|| SyncRecord {
-        leader: me.clone(),
-        term: ground.term,
-        mode,
-        policies,
-        timeline,
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    })
+    (!policies.is_empty()).then(|| SyncRecord::of_reign(me.clone(), ground.term, mode, policies, timeline))
 }
 
 /// Whether something that can be read says that this reign lasts, and nothing says that it does not. The lock under this very lease does, for a

@@ -17,18 +17,7 @@ fn any(k: u32, voters: &[&str]) -> Quorum {
 }
 
 fn record(leader: &str, term: u64) -> SyncRecord {
-    SyncRecord {
-        leader: name(leader),
-        term: Term(term),
-        mode: Mode::Quorum,
-        policies: vec![any(1, &["pg2", "pg3"])],
-        timeline: Timeline(4),
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    }
+    SyncRecord::of_reign(name(leader), Term(term), Mode::Quorum, vec![any(1, &["pg2", "pg3"])], Timeline(4))
 }
 
 /// pg1 leads term 7 under lease 9; these keys hold nonsense.

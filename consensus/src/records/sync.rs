@@ -98,18 +98,7 @@ pub fn from_stored(text: &str) -> Result<SyncRecord, String> {
 /// no takeover happens without an operator's word.
 pub fn unreadable(term: Term) -> SyncRecord {
     let nobody = MemberName::new("unreadable-sync-record").expect("a good name");
-    SyncRecord {
-        leader: nobody,
-        term,
-        mode: Mode::Strict,
-        policies: Vec::new(),
-        timeline: Timeline(0),
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    }
+    SyncRecord::of_reign(nobody, term, Mode::Strict, Vec::new(), Timeline(0))
 }
 
 #[cfg(test)]

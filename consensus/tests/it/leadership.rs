@@ -11,18 +11,7 @@ use decision::view::{Ballot, Initialize, RequestKind, SyncRecord};
 use crate::etcd::{Etcd, claim, name, within};
 
 fn sync_of(leader: &str, term: u64) -> SyncRecord {
-    SyncRecord {
-        leader: name(leader),
-        term: Term(term),
-        mode: Mode::Quorum,
-        policies: claim(0, "pg3").policies,
-        timeline: Timeline(1),
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    }
+    SyncRecord::of_reign(name(leader), Term(term), Mode::Quorum, claim(0, "pg3").policies, Timeline(1))
 }
 
 fn ballot(revoked: u64) -> Ballot {

@@ -111,18 +111,13 @@ fn begun(plan: &Plan, broken: Rules, story: Story) -> World {
     }
     let voters = world.names[1..].iter().cloned().collect();
     let quorum = if plan.mode == Mode::Async { Quorum::none() } else { Quorum::of(plan.acknowledgers, voters) };
-    let sync = SyncRecord {
-        leader: world.names[0].clone(),
-        term: Term(1),
-        mode: if plan.mode == Mode::Auto { Mode::Async } else { plan.mode },
-        policies: vec![quorum],
-        timeline: Timeline(1),
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    };
+    let sync = SyncRecord::of_reign(
+        world.names[0].clone(),
+        Term(1),
+        if plan.mode == Mode::Auto { Mode::Async } else { plan.mode },
+        vec![quorum],
+        Timeline(1),
+    );
     let writes = vec![
         Write::Put(Key::Initialize, Value::Initialize(Some(SYSTEM)), None),
         Write::Put(Key::Term, Value::Term(Term(1)), None),

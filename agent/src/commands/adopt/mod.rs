@@ -192,18 +192,13 @@ async fn take_over(
 
 /// Nothing is known of any standby, so nobody but this node can prove that it has every commit.
 fn written_down(reach: &Reach, found: &Stranger, seen: &Snapshot, plan: &Plan) -> Adoption {
-    let sync = SyncRecord {
-        leader: reach.config.member_name().clone(),
-        term: plan.term,
-        mode: Mode::Quorum,
-        policies: vec![Quorum::none()],
-        timeline: found.timeline,
-        released: false,
-        reclaimed: false,
-        handover_lsn: None,
-        heir: None,
-        follows: false,
-    };
+    let sync = SyncRecord::of_reign(
+        reach.config.member_name().clone(),
+        plan.term,
+        Mode::Quorum,
+        vec![Quorum::none()],
+        found.timeline,
+    );
     Adoption {
         system_id: found.system_id,
         is_known: matches!(seen.cluster.initialize, Initialize::Done(_)),

@@ -16,7 +16,7 @@ use super::operator::who;
 use super::screen::{answer, tell};
 use super::world::Reach;
 use super::{told, words};
-use crate::cli::{Exit, Expect, HoldArgs, NOT_THE_COMMAND, ReleaseArgs};
+use crate::cli::{Exit, HoldArgs, NOT_THE_COMMAND, ReleaseArgs};
 use crate::operate::hold as holds;
 use crate::operate::proviso::Proviso;
 use crate::run::etcd_options;
@@ -34,7 +34,7 @@ pub async fn hold(arguments: &HoldArgs) -> Exit {
         let reach = Reach::new(&arguments.config)?;
         let record = record(arguments, length)?;
         if arguments.command.is_empty() {
-            alone(&reach, &record, length, &proviso(&arguments.expect)).await
+            alone(&reach, &record, length, &arguments.expect.proviso()).await
         } else {
             around(&reach, arguments, record, length).await
         }
@@ -57,7 +57,7 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    match holds::release(&reach, arguments.id.as_deref(), &proviso(&arguments.expect)).await {
+    match holds::release(&reach, arguments.id.as_deref(), &arguments.expect.proviso()).await {
         Ok(Some(what)) => {
             answer(&format!("released: {what}"));
             Exit::Done
@@ -68,10 +68,6 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         }
         Err(unable) => told(unable),
     }
-}
-
-fn proviso(expect: &Expect) -> Proviso {
-    Proviso::expecting(expect.expect_leader.clone())
 }
 
 fn length(arguments: &HoldArgs) -> Result<Duration, Exit> {
@@ -122,7 +118,7 @@ async fn around(reach: &Reach, arguments: &HoldArgs, record: HoldRecord, length:
     let ttl = Duration::from_secs(timing.ttl.as_secs() + OUTLIVES_THE_LOCK);
     let keeper =
         LeaseKeeper::start(options, ttl, timing.heartbeat, Adopted::default()).map_err(|error| failed(&error))?;
-    let proviso = proviso(&arguments.expect);
+    let proviso = arguments.expect.proviso();
     let taken = tokio::select! {
         taken = under_lease(reach, &keeper, patience, (&record, &proviso)) => taken,
         signal = signals.next() => Err(Exit::Command(128 + signal.number())),

@@ -123,7 +123,7 @@ async fn obeyed(reach: &Reach, to: &MemberName, arguments: &OrderArgs, order: Or
 }
 
 fn proviso(arguments: &OrderArgs) -> Proviso {
-    Proviso { expect_leader: arguments.expect.expect_leader.clone(), ignore_hold: arguments.ignore_hold }
+    Proviso { ignore_hold: arguments.ignore_hold, ..arguments.expect.proviso() }
 }
 
 /// Nobody is asked about what would be refused.

@@ -11,14 +11,13 @@ use crate::commands::operator::must_be_able_to_ask;
 use crate::commands::screen::tell;
 use crate::commands::told;
 use crate::commands::world::Reach;
-use crate::operate::proviso::Proviso;
 use crate::operate::settings::unchanged;
 
 /// Opens the editor, and changes what was changed there.
 pub async fn edit(arguments: &EditArgs) -> Result<Exit, Exit> {
     must_be_able_to_ask(false, "Change that?")?;
     let reach = Reach::new(&arguments.config)?;
-    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    let proviso = arguments.expect.proviso();
     let snapshot = change::read(&reach).await?;
     proviso.lead(&snapshot).map_err(told)?;
     let before = change::settings(&reach, &snapshot)?;

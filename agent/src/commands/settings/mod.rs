@@ -59,7 +59,7 @@ async fn set(arguments: &SetArgs) -> Result<Exit, Exit> {
         dry_run: arguments.dry_run,
         yes: arguments.yes,
         expected: arguments.expect_revision,
-        proviso: Proviso::expecting(arguments.expect.expect_leader.clone()),
+        proviso: arguments.expect.proviso(),
     };
     plan.carry_out(|config| {
         let mut config = config.clone();
@@ -71,7 +71,7 @@ async fn set(arguments: &SetArgs) -> Result<Exit, Exit> {
 
 async fn rollback(arguments: &RollbackArgs) -> Result<Exit, Exit> {
     let reach = Reach::new(&arguments.config)?;
-    let proviso = Proviso::expecting(arguments.expect.expect_leader.clone());
+    let proviso = arguments.expect.proviso();
     proviso.lead(&change::read(&reach).await?).map_err(told)?;
     let earlier = shown::revision(&reach, arguments.revision).await?;
     let Value::Object(earlier) = earlier.config else {

@@ -281,18 +281,13 @@ mod tests {
         let left = DepartureRecord { done: true, ..DepartureRecord::default() };
         snapshot.history_rows.push(row("pg6", "2026-11-20T10:00:00Z"));
         snapshot.departure_records.insert(name("pg6"), left);
-        snapshot.cluster.sync = Some(decision::view::SyncRecord {
-            leader: name("pg1"),
-            term: decision::names::Term(3),
-            mode: decision::settings::Mode::Quorum,
-            policies: vec![Quorum { k: 1, voters }],
-            timeline: Timeline(3),
-            released: false,
-            reclaimed: false,
-            handover_lsn: None,
-            heir: None,
-            follows: false,
-        });
+        snapshot.cluster.sync = Some(decision::view::SyncRecord::of_reign(
+            name("pg1"),
+            decision::names::Term(3),
+            decision::settings::Mode::Quorum,
+            vec![Quorum { k: 1, voters }],
+            Timeline(3),
+        ));
         assert_eq!(expected(&snapshot, now), BTreeSet::from([name("pg1"), name("pg2"), name("pg4")]));
     }
 

@@ -241,18 +241,8 @@ mod tests {
         }
         let mut with_record = |mode| {
             let (term, timeline) = (decision::names::Term(1), decision::names::Timeline(1));
-            snapshot.cluster.sync = Some(decision::view::SyncRecord {
-                leader: name("pg1"),
-                term,
-                mode,
-                policies: vec![Quorum::none()],
-                timeline,
-                released: false,
-                reclaimed: false,
-                handover_lsn: None,
-                heir: None,
-                follows: false,
-            });
+            snapshot.cluster.sync =
+                Some(decision::view::SyncRecord::of_reign(name("pg1"), term, mode, vec![Quorum::none()], timeline));
             snapshot.clone()
         };
         let told = |snapshot: &Snapshot, asked| Verdict::default().because_of_two_nodes(snapshot, asked).because;
