@@ -46,6 +46,9 @@ elif [ "${PG:-15}" = 15 ]; then
     without+=", NONE OF THEM AGAINST POSTGRESQL 17, which is not here"
 fi
 
+# What failed comes last as well, for whoever sees only the end: the output of each, as its binary told it.
+[ "$status" = 0 ] || sed -n '/^failures:$/,/^test result: FAILED/p' target/test.log | tail -n 200
+
 # "test result: ok. 24 passed; 0 failed; 1 ignored; ..." once for each test binary
 awk -v seconds=$((SECONDS - started)) -v status="$status" -v without="$without" '
     /^test result:/ { passed += $4; failed += $6; ignored += $8; binaries++ }

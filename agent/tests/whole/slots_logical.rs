@@ -112,7 +112,8 @@ async fn read(stage: &Stage, leader: &str, seen: &mut BTreeSet<usize>) -> Result
     Ok(())
 }
 
-/// Waits until these standbys have a copy that is ready, and as far as the leader's slot was read. Whoever reads goes on meanwhile.
+/// Waits until these standbys have a copy that is ready, and as far as the leader's slot was read. Whoever reads goes on meanwhile, and checkpoints
+/// tell who runs a transaction, by which a slot moves on: Postgres by itself tells it once in fifteen seconds, and three are needed.
 async fn are_ready(
     stage: &Stage,
     leader: &str,
@@ -123,6 +124,7 @@ async fn are_ready(
     let begin = Instant::now();
     loop {
         *written = write(stage, leader, *written).await?;
+        stage.cluster.psql(leader, "CHECKPOINT").await?;
         read(stage, leader, seen).await?;
         let mut all = true;
         for standby in standbys {
@@ -131,7 +133,7 @@ async fn are_ready(
         if all {
             break;
         }
-        ensure!(begin.elapsed() < SOON, "the copies are not ready");
+        ensure!(begin.elapsed() < SOON * 2, "the copies are not ready");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'cdc'";
