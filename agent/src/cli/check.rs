@@ -32,7 +32,7 @@ pub struct CheckArgs {
     #[arg(short, long, value_name = "LIMIT")]
     pub critical: Option<String>,
     // -c is what every program of this kind has for the critical limit.
-    /// The node's configuration file.
-    #[arg(long, env = "PGVIGIL_CONFIG", default_value = super::USUAL_CONFIG, value_name = "FILE")]
+    /// The node's configuration file (default: /etc/pgvigil/pgvigil.toml, or the only *.toml there).
+    #[arg(long, env = "PGVIGIL_CONFIG", default_value_os_t = super::usual_config(), hide_default_value = true, value_name = "FILE")]
     pub config: PathBuf,
 }

@@ -47,6 +47,9 @@ pub struct FleetSwitchoverArgs {
     /// Go on with the others where one is refused or fails.
     #[arg(long)]
     pub keep_going: bool,
+    /// Go on although planned actions are held in some of them (pgvigil hold); it is recorded against whose hold.
+    #[arg(long)]
+    pub ignore_hold: bool,
     /// Print who would hand over to whom, with what the checks say, and stop.
     #[arg(long)]
     pub dry_run: bool,

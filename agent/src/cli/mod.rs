@@ -16,7 +16,7 @@ mod report;
 mod show;
 mod site;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -98,9 +98,27 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What the numbers mean, at the end of `pgvigil --help` and of its manual page.
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  done
+   1  failed, and nothing was changed
+   2  wrong arguments or configuration
+   3  refused by a check; the reasons are listed
+   4  accepted, and not finished within the wait: see `pgvigil status`
+   5  done, but not as asked
+   6  neither etcd nor an agent could be reached
+   7  taken back by whoever asked, and nothing was changed
+   8  etcd or an agent does not know who asks, or does not let them
+  10  status --exit-code: a leader that writes, but not everything is well
+  11  status --exit-code: nobody accepts writes
+ 125  hold -- COMMAND: it is not the command that went wrong
+
+First steps: pgvigil demo, pgvigil validate FILE, pgvigil status, pgvigil why";
+
 /// pgvigil keeps PostgreSQL writable: one agent on every database host, a leader lock in etcd.
 #[derive(Debug, Parser)]
-#[command(name = "pgvigil", version, propagate_version = true)]
+#[command(name = "pgvigil", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -130,14 +148,43 @@ impl Cli {
 /// `hold`, as `timeout`, `env` and `docker run` say it: what went wrong is not the command's doing.
 pub const NOT_THE_COMMAND: u8 = 125;
 
-/// The configuration file of which nobody says where it is.
-pub const USUAL_CONFIG: &str = "/etc/pgvigil/pgvigil.toml";
+/// Where the configuration files of a host are.
+const CONFIG_DIRECTORY: &str = "/etc/pgvigil";
+
+/// The configuration file of which nobody says where it is: `pgvigil.toml`, or the only one that is there, whatever the cluster is called.
+pub fn usual_config() -> PathBuf {
+    usual_config_in(Path::new(CONFIG_DIRECTORY))
+}
+
+fn usual_config_in(directory: &Path) -> PathBuf {
+    let usual = directory.join("pgvigil.toml");
+    match config_files(directory).as_slice() {
+        [only] if !usual.is_file() => only.clone(),
+        _ => usual,
+    }
+}
+
+/// The configuration files in a directory, by name; none where it cannot be read.
+fn config_files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "toml") && path.is_file()).collect();
+    files.sort();
+    files
+}
+
+/// The mend where the usual file is not there: which ones are, as far as there are any.
+pub fn other_configs(missing: &Path) -> Option<String> {
+    let directory = missing.parent().filter(|_| !missing.exists())?;
+    let files: Vec<String> = config_files(directory).iter().map(|file| file.display().to_string()).collect();
+    (!files.is_empty()).then(|| format!("there is {}: name it with -c, or in PGVIGIL_CONFIG", files.join(", ")))
+}
 
 /// Where the cluster is described.
 #[derive(Clone, Debug, Args)]
 pub struct ConfigArg {
-    /// The node's configuration file.
-    #[arg(short, long, env = "PGVIGIL_CONFIG", default_value = USUAL_CONFIG, value_name = "FILE")]
+    /// The node's configuration file (default: /etc/pgvigil/pgvigil.toml, or the only *.toml there).
+    #[arg(short, long, env = "PGVIGIL_CONFIG", default_value_os_t = usual_config(), hide_default_value = true, value_name = "FILE")]
     pub config: PathBuf,
 }
 
@@ -244,4 +291,49 @@ pub struct ValidateArgs {
     /// Do not look beyond the file.
     #[arg(long)]
     pub offline: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_file_of_a_host_need_not_be_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let write = |name: &str| std::fs::write(at(name), "").expect("written");
+        assert_eq!(usual_config_in(directory.path()), at("pgvigil.toml"), "nothing is there");
+        write("orders.toml");
+        write("orders.toml.bak");
+        assert_eq!(usual_config_in(directory.path()), at("orders.toml"));
+        write("users.toml");
+        assert_eq!(usual_config_in(directory.path()), at("pgvigil.toml"), "it is not known which");
+        let told = other_configs(&at("pgvigil.toml")).expect("some are there");
+        assert!(told.contains("orders.toml, ") && told.contains("users.toml: name it"), "{told}");
+        write("pgvigil.toml");
+        assert_eq!(usual_config_in(directory.path()), at("pgvigil.toml"));
+        assert_eq!(other_configs(&at("pgvigil.toml")), None);
+    }
+
+    #[test]
+    fn help_tells_every_exit_code() {
+        let all = [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Refused,
+            Exit::StillRunning,
+            Exit::DoneOtherwise,
+            Exit::Unreachable,
+            Exit::Aborted,
+            Exit::Unauthorised,
+            Exit::Degraded,
+            Exit::NoPrimary,
+            Exit::Command(NOT_THE_COMMAND),
+        ];
+        for exit in all {
+            let code = format!("{:>4}  ", exit.code());
+            assert!(EXIT_CODES.lines().any(|line| line.starts_with(&code)), "{exit:?}");
+        }
+    }
 }

@@ -34,7 +34,7 @@ pub struct OrderArgs {
 /// Arguments of `restart`.
 #[derive(Debug, Args)]
 pub struct RestartArgs {
-    /// Whose.
+    /// The member whose Postgres is restarted.
     #[arg(required_unless_present_any = ["rolling", "pending"], add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
     /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
@@ -54,7 +54,7 @@ pub struct RestartArgs {
 /// Arguments of `reinit`.
 #[derive(Debug, Args)]
 pub struct ReinitArgs {
-    /// Whose.
+    /// The standby whose data is copied anew.
     #[arg(add = ArgValueCandidates::new(members))]
     pub member: String,
     /// How.
@@ -65,7 +65,7 @@ pub struct ReinitArgs {
 /// Arguments of `reload`.
 #[derive(Debug, Args)]
 pub struct ReloadArgs {
-    /// Whose; all, unless one is named.
+    /// The member whose file is read again (default: all).
     #[arg(add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
     /// Where the cluster is described.
@@ -87,8 +87,9 @@ pub struct ReloadArgs {
 pub enum Role {
     /// It accepts writes.
     Primary,
-    /// It follows.
-    Replica,
+    /// It follows (replica, as Patroni has it, is the same).
+    #[value(alias = "replica")]
+    Standby,
 }
 
 impl Role {
@@ -96,7 +97,7 @@ impl Role {
     pub fn word(self) -> &'static str {
         match self {
             Role::Primary => "primary",
-            Role::Replica => "replica",
+            Role::Standby => "replica",
         }
     }
 }

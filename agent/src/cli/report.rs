@@ -13,8 +13,9 @@ pub struct ReportArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// The file to write (default: pgvigil-report-CLUSTER-NODE-TIME.tgz, here).
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
+    // -o is how to print everywhere else; here it is understood as well, for a file is what everybody means by it.
+    #[arg(short, long, value_name = "FILE", short_alias = 'o', alias = "output")]
+    pub file: Option<PathBuf>,
     /// The unit of systemd whose journal is taken (default: pgvigil@CLUSTER).
     #[arg(long, value_name = "UNIT")]
     pub unit: Option<String>,

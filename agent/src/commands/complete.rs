@@ -8,7 +8,7 @@ use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 
-use crate::cli::{Cli, USUAL_CONFIG};
+use crate::cli::{Cli, usual_config};
 use crate::config;
 use crate::http::health::PATHS;
 use crate::operate::world::Reach;
@@ -32,7 +32,7 @@ pub fn health_paths() -> Vec<CompletionCandidate> {
 pub fn members() -> Vec<CompletionCandidate> {
     let words: Vec<String> = std::env::args().collect();
     let file = config_in(&words).or_else(|| std::env::var_os("PGVIGIL_CONFIG").map(PathBuf::from));
-    let Ok(config) = config::load(&file.unwrap_or_else(|| USUAL_CONFIG.into()), std::env::vars()) else {
+    let Ok(config) = config::load(&file.unwrap_or_else(usual_config), std::env::vars()) else {
         return Vec::new();
     };
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };

@@ -1,7 +1,7 @@
 //! Where a command begins: with the configuration of the node it runs on.
 
 use super::screen::tell;
-use crate::cli::{ConfigArg, Exit};
+use crate::cli::{ConfigArg, Exit, other_configs};
 use crate::config;
 
 pub use crate::operate::world::{AGENT_WITHIN, Answer, Reach, World};
@@ -17,6 +17,9 @@ impl Reach {
     pub fn new(argument: &ConfigArg) -> Result<Self, Exit> {
         let config = config::load(&argument.config, std::env::vars()).map_err(|errors| {
             tell(&errors.to_string());
+            if let Some(mend) = other_configs(&argument.config) {
+                tell(&format!("HINT: {mend}"));
+            }
             Exit::Usage
         })?;
         Self::of(config).map_err(|error| {

@@ -109,6 +109,19 @@ async fn played(demo: &LocalCluster, orders: &LocalCluster) -> Result<()> {
     ensure!(code == Some(0) && lines[1].starts_with("orders") && lines[2].starts_with("demo"), "{table}");
     ensure!(lines[3].contains("not ours") && lines[4].starts_with("NO PRIMARY - 2 clusters"), "{table}");
 
+    // The lease of who led there runs out in its time.
+    let began = std::time::Instant::now();
+    let told = loop {
+        let (code, said) = fleet(demo, &["switchover", "--from-zone", "b", "--dry-run", "-o", "json"]).await?;
+        if code == Some(5) {
+            break serde_json::from_str::<Value>(&said)?;
+        }
+        ensure!(began.elapsed() < SOON, "{code:?} {said}");
+    };
+    let row = |at: usize| &told["clusters"][at];
+    ensure!(row(0)["cluster"] == "demo" && row(0)["to"] == "n1" && row(0)["passed"] == true, "{told:#}");
+    ensure!(row(1)["left_alone_because"] == "left alone: nobody leads" && row(1)["passed"] == false, "{told:#}");
+
     etcdctl::put(demo, "orders/n9", "{\"half\":").await?;
     let (_, told) = status(demo).await?;
     ensure!(words(&told) == [("orders", "no_primary"), ("demo", "corrupt")], "{told:#}");

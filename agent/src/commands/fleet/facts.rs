@@ -183,7 +183,8 @@ impl Fleet {
         clusters.sort_by(|one, other| (one.word, &one.cluster).cmp(&(other.word, &other.cluster)));
         not_ours.sort_by(|one, other| one.scope.cmp(&other.scope));
         let verdict = FleetVerdict {
-            word: clusters.first().map_or(Word::Ok, |worst| worst.word),
+            // Whoever looks at the wrong place must not take it for one where all is well.
+            word: clusters.first().map_or(Word::Unknown, |worst| worst.word),
             sentence: sentence(namespace, &clusters, &not_ours),
         };
         let namespace = namespace.to_owned();
@@ -204,7 +205,9 @@ fn sentence(namespace: &str, clusters: &[ClusterRow], not_ours: &[ForeignRow]) -
         several => format!("; {} scopes are not ours", several.len()),
     };
     if clusters.is_empty() {
-        return format!("no cluster of pgvigil is under /{namespace}/{foreign}");
+        return format!(
+            "no cluster of pgvigil is under /{namespace}/: is it `etcd.namespace` of another file?{foreign}"
+        );
     }
     let of = |word: Word| -> Vec<&str> {
         clusters.iter().filter(|row| row.word == word).map(|row| row.cluster.as_str()).collect()
@@ -283,7 +286,7 @@ mod tests {
         let none = Fleet::of("service", 7, Vec::new(), Vec::new());
         assert_eq!(
             (none.verdict.sentence.as_str(), none.exit()),
-            ("no cluster of pgvigil is under /service/", Exit::Done)
+            ("no cluster of pgvigil is under /service/: is it `etcd.namespace` of another file?", Exit::Unreachable)
         );
     }
 }

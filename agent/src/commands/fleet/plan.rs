@@ -5,6 +5,7 @@ use consensus::Snapshot;
 use decision::names::MemberName;
 use jiff::Timestamp;
 
+use crate::cli::Exit;
 use crate::operate::preflight::{Preflight, Wish, ranked};
 use crate::operate::world::World;
 
@@ -15,6 +16,8 @@ pub struct Zones {
     pub from: String,
     /// They are to be there; `None`: anywhere else.
     pub to: Option<String>,
+    /// A hold of planned actions forbids nothing.
+    pub ignore_hold: bool,
 }
 
 /// What is to happen in one cluster.
@@ -26,6 +29,13 @@ pub enum Plan {
     Unzoned(MemberName),
     /// Nobody leads.
     Leaderless,
+    /// It is not known who leads.
+    Unread {
+        /// Why not.
+        why: String,
+        /// What a command ends with where that is so.
+        exit: Exit,
+    },
     /// Its leader is to hand over, and something forbids it.
     Refused {
         /// Who leads.
@@ -49,6 +59,12 @@ pub enum Plan {
 }
 
 impl Zones {
+    /// The wish that one member hands over to another.
+    pub fn wish(&self, from: &MemberName, to: &MemberName) -> Wish {
+        let (to, expect_leader) = (Some(to.clone()), Some(from.clone()));
+        Wish { to, expect_leader, ignore_hold: self.ignore_hold }
+    }
+
     /// What is to happen in a cluster.
     pub fn plan(&self, world: &World, snapshot: &Snapshot, now: Timestamp) -> Plan {
         let cluster = &snapshot.cluster;
@@ -76,8 +92,7 @@ impl Zones {
             };
             return Plan::Refused { from, to: None, why: format!("no member is registered {wanted}") };
         };
-        let wish = Wish { to: Some(to.clone()), expect_leader: Some(from.clone()), ..Wish::default() };
-        let preflight = Preflight::of(world, snapshot, &wish, now);
+        let preflight = Preflight::of(world, snapshot, &self.wish(&from, &to), now);
         let failed: Vec<&str> = preflight.failures().collect();
         if !failed.is_empty() {
             return Plan::Refused { from, to: Some(to), why: failed.join("; ") };
@@ -125,7 +140,11 @@ mod tests {
 
     fn plan(members: &[(&str, Option<&str>, u64)], to: Option<&str>) -> Plan {
         let (world, snapshot) = seen(members);
-        Zones { from: "a".to_owned(), to: to.map(str::to_owned) }.plan(&world, &snapshot, Timestamp::now())
+        Zones { from: "a".to_owned(), to: to.map(str::to_owned), ignore_hold: false }.plan(
+            &world,
+            &snapshot,
+            Timestamp::now(),
+        )
     }
 
     fn ready(to: &str, zone: &str) -> Plan {
@@ -164,7 +183,7 @@ mod tests {
         let (_, mut snapshot) = seen(&[("pg1", a, 0), ("pg2", b, 0)]);
         snapshot.config.pause = Some(PauseRecord { until: None, by: None, reason: None });
         let world = World { etcd: Ok(snapshot.clone()), agents: BTreeMap::new(), me: name("pg1") };
-        let zones = Zones { from: "a".to_owned(), to: None };
+        let zones = Zones { from: "a".to_owned(), to: None, ignore_hold: false };
         assert!(refused(zones.plan(&world, &snapshot, Timestamp::now())).1.contains("paused"));
         snapshot.cluster.leader = None;
         assert_eq!(zones.plan(&world, &snapshot, Timestamp::now()), Plan::Leaderless);

@@ -20,7 +20,7 @@ pub async fn run(arguments: &FleetStatusArgs) -> Exit {
                 Output::Json => answer(&serde_json::to_string_pretty(&fleet).unwrap_or_default()),
                 Output::Table => answer(&render(&fleet, screen::has_colours())),
             };
-            if arguments.exit_code { fleet.exit() } else { Exit::Done }
+            if arguments.exit_code || fleet.clusters.is_empty() { fleet.exit() } else { Exit::Done }
         }
         Err(exit) => exit,
     }

@@ -19,7 +19,7 @@ use super::plan::{Plan, Zones};
 use super::turns::in_turns;
 use crate::cli::{Exit, FleetSwitchoverArgs, Output};
 use crate::operate::follow::follow;
-use crate::operate::preflight::{Preflight, Wish};
+use crate::operate::preflight::Preflight;
 use crate::operate::switchover::{look, request};
 use crate::operate::world::Reach;
 
@@ -56,7 +56,8 @@ pub async fn run(arguments: &FleetSwitchoverArgs) -> Exit {
 }
 
 async fn steps(arguments: &FleetSwitchoverArgs) -> Result<Exit, Exit> {
-    let zones = Zones { from: arguments.from_zone.clone(), to: arguments.to_zone.clone() };
+    let zones =
+        Zones { from: arguments.from_zone.clone(), to: arguments.to_zone.clone(), ignore_hold: arguments.ignore_hold };
     if zones.to.as_ref() == Some(&zones.from) {
         tell("error: --from-zone and --to-zone name the same zone");
         return Err(Exit::Usage);
@@ -66,21 +67,21 @@ async fn steps(arguments: &FleetSwitchoverArgs) -> Result<Exit, Exit> {
     }
     let reach = Reach::new(&arguments.config)?;
     let turns = planned(&reach, &zones).await?;
-    let (ready, refused): (Vec<Turn>, Vec<Turn>) =
+    let (ready, rest): (Vec<Turn>, Vec<Turn>) =
         turns.into_iter().partition(|turn| matches!(turn.plan, Plan::Ready { .. }));
-    let stays = !refused.is_empty() && !arguments.keep_going;
+    let stays = rest.iter().any(Turn::forbids) && !arguments.keep_going;
     let final_word = arguments.dry_run || ready.is_empty() || stays;
-    report(&ready, &refused, arguments, final_word);
+    report(&ready, &rest, arguments, final_word);
     if final_word {
-        return Ok(if refused.is_empty() { Exit::Done } else { Exit::Refused });
+        return Ok(worst(rest.iter().map(Turn::exit).chain([Exit::Done])));
     }
     let question = format!("Hand over in {}, {} at a time?", clusters(ready.len()), arguments.max_parallel);
     if !arguments.yes && !agrees(&question) {
         tell("nothing was changed");
         return Ok(Exit::Aborted);
     }
-    let mut results: Vec<Ended> = refused.iter().map(Turn::refused).collect();
-    let order = Arc::new(Order { by: who(), reason: arguments.reason.clone(), wait: arguments.wait });
+    let mut results: Vec<Ended> = rest.iter().map(Turn::ended).collect();
+    let order = Arc::new(Order { by: who(), reason: arguments.reason.clone(), wait: arguments.wait, zones });
     let begin = |turn: Turn| {
         let order = Arc::clone(&order);
         async move { turn.carried_out(&order).await }
@@ -96,51 +97,44 @@ struct Order {
     by: String,
     reason: Option<String>,
     wait: std::time::Duration,
+    zones: Zones,
 }
 
-/// Every cluster whose leader is in the zone. What cannot be told is said, and left alone.
+/// Every cluster whose leader is in the zone, or of which that is not known.
 async fn planned(reach: &Reach, zones: &Zones) -> Result<Vec<Turn>, Exit> {
     let Scopes { revision, names } = scopes(reach).await?;
     let look = |(name, owner): (String, consensus::fleet::Owner)| {
         let (reach, zones) = (reach.beside(&name), zones.clone());
         async move {
             let mut told = BTreeSet::new();
+            let unread = |why: String| Plan::Unread { why, exit: reach.silence() };
             let plan = match is_ours(&reach, owner, revision).await {
                 Ok(false) => return None,
-                Err(error) => Err(error.to_string()),
+                Err(error) => unread(error.to_string()),
                 Ok(true) => {
                     let world = reach.look().await;
                     match &world.etcd {
                         Ok(snapshot) => {
                             told.extend(snapshot.cluster.members.values().filter_map(|member| member.zone.clone()));
-                            Ok(zones.plan(&world, snapshot, Timestamp::now()))
+                            zones.plan(&world, snapshot, Timestamp::now())
                         }
-                        Err(why) => Err(why.clone()),
+                        Err(why) => unread(why.clone()),
                     }
                 }
             };
-            Some((reach, plan, told))
+            Some((Turn { reach, plan }, told))
         }
     };
     let (seen, _) = in_turns(names, AT_ONCE, look, |_| true).await;
     let (mut turns, mut told) = (Vec::new(), BTreeSet::new());
-    for (reach, plan, zones) in seen.into_iter().flatten() {
+    for (turn, zones) in seen.into_iter().flatten() {
         told.extend(zones);
-        let cluster = &reach.config.cluster;
-        match plan {
-            Err(why) => {
-                tell(&format!("error: {cluster} cannot be read: {why}"));
-                return Err(reach.silence());
-            }
-            Ok(Plan::Elsewhere) => {}
-            Ok(Plan::Unzoned(leader)) => {
-                tell(&format!("warning: {cluster}: {leader} leads and tells no zone: left alone"))
-            }
-            Ok(Plan::Leaderless) => tell(&format!("warning: {cluster}: nobody leads: left alone")),
-            Ok(plan) => turns.push(Turn { reach, plan }),
+        if turn.plan != Plan::Elsewhere {
+            turns.push(turn);
         }
     }
-    if !told.contains(&zones.from) {
+    let unread = turns.iter().any(|turn: &Turn| matches!(turn.plan, Plan::Unread { .. }));
+    if !unread && !told.contains(&zones.from) {
         tell(&format!(
             "refused: no member of any cluster is in zone {}; there are: {}",
             zones.from,
@@ -148,7 +142,7 @@ async fn planned(reach: &Reach, zones: &Zones) -> Result<Vec<Turn>, Exit> {
         ));
         return Err(Exit::Refused);
     }
-    turns.sort_by(|one, other| one.reach.config.cluster.cmp(&other.reach.config.cluster));
+    turns.sort_by(|one: &Turn, other: &Turn| one.reach.config.cluster.cmp(&other.reach.config.cluster));
     Ok(turns)
 }
 
@@ -169,26 +163,65 @@ impl Turn {
             }
             Plan::Refused { from, to: Some(to), why } => format!("{cluster}: {from} -> {to}: refused: {why}"),
             Plan::Refused { from, to: None, why } => format!("{cluster}: {from} stays: refused: {why}"),
-            Plan::Elsewhere | Plan::Unzoned(_) | Plan::Leaderless => format!("{cluster}: left alone"),
+            Plan::Elsewhere | Plan::Unzoned(_) | Plan::Leaderless | Plan::Unread { .. } => {
+                format!("{cluster}: {}", self.sentence())
+            }
+        }
+    }
+
+    /// Why nothing is done here.
+    fn sentence(&self) -> String {
+        match &self.plan {
+            Plan::Refused { why, .. } => format!("refused: {why}"),
+            Plan::Unread { why, .. } => format!("it cannot be read: {why}"),
+            Plan::Unzoned(leader) => format!("left alone: {leader} leads and tells no zone"),
+            Plan::Leaderless => "left alone: nobody leads".to_owned(),
+            Plan::Elsewhere | Plan::Ready { .. } => "left alone".to_owned(),
+        }
+    }
+
+    /// Nothing at all is begun while one of these is among them, unless somebody says otherwise.
+    fn forbids(&self) -> bool {
+        matches!(self.plan, Plan::Refused { .. } | Plan::Unread { .. })
+    }
+
+    /// What it ends with where it is not done.
+    fn exit(&self) -> Exit {
+        match &self.plan {
+            Plan::Refused { .. } => Exit::Refused,
+            Plan::Unread { exit, .. } => *exit,
+            // Nobody knows that no leader is left in the zone.
+            Plan::Unzoned(_) | Plan::Leaderless => Exit::DoneOtherwise,
+            Plan::Elsewhere | Plan::Ready { .. } => Exit::Done,
         }
     }
 
     fn to_json(&self) -> Value {
-        let (from, to, zone, why) = match &self.plan {
-            Plan::Ready { from, to, zone, .. } => (Some(from), Some(to), Some(zone), None),
-            Plan::Refused { from, to, why } => (Some(from), to.as_ref(), None, Some(why)),
-            Plan::Elsewhere | Plan::Unzoned(_) | Plan::Leaderless => (None, None, None, None),
+        let (from, to, zone) = match &self.plan {
+            Plan::Ready { from, to, zone, .. } => (Some(from), Some(to), Some(zone)),
+            Plan::Refused { from, to, .. } => (Some(from), to.as_ref(), None),
+            Plan::Unzoned(from) => (Some(from), None, None),
+            Plan::Elsewhere | Plan::Leaderless | Plan::Unread { .. } => (None, None, None),
         };
-        let passed = matches!(self.plan, Plan::Ready { .. });
-        json!({"cluster": self.cluster(), "from": from, "to": to, "to_zone": zone, "passed": passed, "refused_because": why})
+        let refused = if let Plan::Refused { why, .. } = &self.plan { Some(why) } else { None };
+        let left_alone = (!self.is_ready() && refused.is_none()).then(|| self.sentence());
+        json!({
+            "cluster": self.cluster(),
+            "from": from,
+            "to": to,
+            "to_zone": zone,
+            "passed": self.is_ready(),
+            "refused_because": refused,
+            "left_alone_because": left_alone,
+        })
     }
 
-    fn refused(&self) -> Ended {
-        let (exit, cluster) = (Exit::Refused, self.cluster().to_owned());
-        let Plan::Refused { why, .. } = &self.plan else {
-            return Ended { cluster, exit, sentence: "refused".to_owned(), record: None };
-        };
-        Ended { cluster, exit, sentence: format!("refused: {why}"), record: None }
+    fn is_ready(&self) -> bool {
+        matches!(self.plan, Plan::Ready { .. })
+    }
+
+    fn ended(&self) -> Ended {
+        Ended { cluster: self.cluster().to_owned(), exit: self.exit(), sentence: self.sentence(), record: None }
     }
 
     /// Checks once more, asks, and follows what the agents make of it.
@@ -209,7 +242,7 @@ async fn hand_over(
     to: &MemberName,
     order: &Order,
 ) -> (Exit, String, Option<Transition>) {
-    let wish = Wish { to: Some(to.clone()), expect_leader: Some(from.clone()), ..Wish::default() };
+    let wish = order.zones.wish(from, to);
     let world = look(reach, &wish).await;
     let snapshot = match &world.etcd {
         Ok(snapshot) => snapshot,
@@ -238,18 +271,19 @@ fn clusters(count: usize) -> String {
 }
 
 /// What is to be done: the answer of a dry run and of a refusal, and chatter before the deed.
-fn report(ready: &[Turn], refused: &[Turn], arguments: &FleetSwitchoverArgs, final_word: bool) {
-    let turns = || ready.iter().chain(refused);
+fn report(ready: &[Turn], rest: &[Turn], arguments: &FleetSwitchoverArgs, final_word: bool) {
+    let turns = || ready.iter().chain(rest);
     if final_word && arguments.output == Output::Json {
-        let exit = if refused.is_empty() { Exit::Done } else { Exit::Refused };
+        let exit = worst(rest.iter().map(Turn::exit).chain([Exit::Done]));
         answer(&body(arguments, turns().map(Turn::to_json).collect(), exit).to_string());
         return;
     }
     let print = |text: &str| if final_word { _ = answer(text) } else { tell(text) };
     turns().for_each(|turn| print(&turn.line()));
     let zone = &arguments.from_zone;
-    print(&match (ready.len(), refused.len()) {
-        (0, 0) => format!("nothing to do: no cluster has its leader in zone {zone}"),
+    print(&match (ready.len(), rest.iter().filter(|turn| turn.forbids()).count()) {
+        (0, 0) if rest.is_empty() => format!("nothing to do: no cluster has its leader in zone {zone}"),
+        (0, 0) => format!("nothing to do: no cluster has its leader in zone {zone}, as far as that is known"),
         (ready, 0) => format!("Ready: {}.", clusters(ready)),
         (ready, refused) if arguments.keep_going => {
             format!("Ready: {}; refused: {}, which stay as they are.", clusters(ready), clusters(refused))

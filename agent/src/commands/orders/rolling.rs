@@ -91,7 +91,7 @@ fn plan(cluster: &Cluster) -> Result<(MemberName, Vec<MemberName>), String> {
 
 async fn one(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> Result<(), Exit> {
     // Whoever has come to lead meanwhile is not restarted where it takes writes.
-    let role = Some(Role::Replica.word().to_owned());
+    let role = Some(Role::Standby.word().to_owned());
     let order = OrderRecord { order: "restart".to_owned(), role, ..OrderRecord::default() };
     match obeyed(reach, name, arguments, order).await? {
         Exit::Done => {}

@@ -44,7 +44,7 @@ pub async fn run(arguments: &ReportArgs) -> Exit {
         None => bundle.text("config/resolved.txt", Err::<String, _>(why.unwrap_or_default())),
     }
     let name = name(reach.as_ref());
-    let path = arguments.output.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tgz")));
+    let path = arguments.file.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tgz")));
     for (piece, why) in bundle.missing() {
         tell(&format!("missing: {piece}: {}", why.lines().next().unwrap_or_default()));
     }
