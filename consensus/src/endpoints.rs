@@ -11,17 +11,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use etcd_client::Client;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::error::Error;
+use crate::login::Login;
 
-/// HTTP/2 pings closer than 5 s are punished by etcd. They only tidy up dead connections: no deadline of ours depends on them.
-const PING_INTERVAL: Duration = Duration::from_secs(6);
-const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// No call lasts longer than this many request timeouts, however many endpoints there are.
 const LONGEST_CALL: u32 = 3;
 /// How long a silent endpoint is asked only after the others.
@@ -40,7 +38,8 @@ pub struct EtcdOptions {
     pub username: Option<String>,
     /// The user's password.
     pub password: Option<String>,
-    /// The file that has it. It is read again at each login, so that a password is changed without a restart.
+    /// The file that has it. It is read again at each login, so that a password is changed without a restart; while others can read it, it does not
+    /// count.
     pub password_file: Option<PathBuf>,
     /// Deadline of one request to one endpoint.
     pub request_timeout: Duration,
@@ -91,6 +90,7 @@ struct Shared {
     current: AtomicUsize,
     shunned_until: StdMutex<Vec<Option<Instant>>>,
     turned_away: AtomicBool,
+    login: Login,
 }
 
 /// What a failed attempt means for the next step.
@@ -117,6 +117,7 @@ impl Endpoints {
             current: AtomicUsize::new(0),
             shunned_until,
             turned_away: AtomicBool::new(false),
+            login: Login::default(),
         });
         Ok(Self { shared, lane: Lane::Small })
     }
@@ -296,7 +297,7 @@ impl Endpoints {
         if let Some(client) = slot.as_ref() {
             return Ok(client.clone());
         }
-        let options = connect_options(&self.shared.options)?;
+        let options = self.shared.login.options(&self.shared.options)?;
         let client =
             Client::connect([self.url(endpoint)], Some(options)).await.map_err(|error| match classify(error) {
                 Failure::NotSent(why) | Failure::Unclear(why) => Error::Unreachable(why),
@@ -311,42 +312,6 @@ impl Endpoints {
         if let Some(slot) = self.slots().get(endpoint) {
             *slot.lock().await = None;
         }
-    }
-}
-
-fn connect_options(options: &EtcdOptions) -> Result<ConnectOptions, Error> {
-    let mut connect = ConnectOptions::new()
-        // Shorter than the request's own deadline, so that a host that is off the net is known not to have been sent anything.
-        .with_connect_timeout(options.request_timeout * 2 / 3)
-        .with_keep_alive(PING_INTERVAL, PING_TIMEOUT)
-        .with_keep_alive_while_idle(true)
-        .with_require_leader(true)
-        .with_auto_token_refresh(true);
-    if let Some(user) = &options.username {
-        connect = connect.with_user(user, password(options));
-    }
-    if let Some(files) = &options.tls {
-        connect = connect.with_tls(tls_options(files)?);
-    }
-    Ok(connect)
-}
-
-/// As the file has it now; as it was, where it cannot be read.
-fn password(options: &EtcdOptions) -> String {
-    let read = options.password_file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-    let now = read.map(|text| text.trim_end_matches(['\r', '\n']).to_owned()).filter(|text| !text.is_empty());
-    now.or_else(|| options.password.clone()).unwrap_or_default()
-}
-
-fn tls_options(files: &TlsFiles) -> Result<TlsOptions, Error> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| Error::Misconfigured(format!("cannot read {}: {error}", path.display())))
-    };
-    let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
-    match (&files.cert, &files.key) {
-        (Some(cert), Some(key)) => Ok(tls.identity(Identity::from_pem(read(cert)?, read(key)?))),
-        (None, None) => Ok(tls),
-        _ => Err(Error::Misconfigured("a TLS certificate needs its key, and a key its certificate".to_owned())),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod guards;
 mod holds;
 pub mod keys;
 pub mod lease;
+mod login;
 mod mending;
 mod orders;
 pub mod records;

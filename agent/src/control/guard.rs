@@ -2,9 +2,10 @@
 //! meanwhile, and is told to the audit.
 
 use axum::extract::{Extension, FromRequest, Query, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use decision::names::MemberName;
 use serde::Deserialize;
 
 use super::Control;
@@ -23,12 +24,29 @@ const REASON_CHARS_MAX: usize = 500;
 pub struct Asides {
     /// Why, for the records.
     pub reason: Option<String>,
+    /// Who must lead now; where another does, nothing is done.
+    pub expect_leader: Option<MemberName>,
 }
 
 impl Asides {
+    /// What stands in the query of a request that changes something.
+    ///
+    /// # Errors
+    /// 400: it cannot be read, or names a condition that this verb does not keep to. Neither may look as if it were kept to.
+    fn of(method: &Method, uri: &Uri) -> Result<Self, Answer> {
+        let bad = |why: String| Answer::error(StatusCode::BAD_REQUEST, why);
+        let Query(asides) = Query::<Self>::try_from_uri(uri).map_err(|error| bad(error.body_text()))?;
+        if asides.expect_leader.is_some() && !verbs::expects_in_query(method, uri.path()) {
+            let why = "`expect_leader` does not go into the query here: /v1 takes it in the body, POST /switchover as `leader`";
+            return Err(bad(why.to_owned()));
+        }
+        Ok(Self { reason: asides.reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect()), ..asides })
+    }
+
     /// The reason in the body, or else the one beside it. A long one is cut off: every agent reads it.
     pub fn or(&self, in_body: Option<String>) -> Option<String> {
-        in_body.or_else(|| self.reason.clone()).map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
+        let said = in_body.or_else(|| self.reason.clone().filter(|reason| !reason.is_empty()));
+        said.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
     }
 }
 
@@ -72,14 +90,14 @@ pub async fn guard(
 async fn lets_in(control: Control, peer: Peer, mut request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let needed = verbs::role(&method, &path);
-    let asides = Query::<Asides>::try_from_uri(request.uri()).map(|Query(asides)| asides).unwrap_or_default();
-    let reason: String = asides.reason.iter().flat_map(|text| text.chars()).take(REASON_CHARS_MAX).collect();
+    let asides = Asides::of(&method, request.uri());
+    let reason = asides.as_ref().ok().and_then(|asides| asides.reason.clone()).unwrap_or_default();
     let caller = control.access.caller(&peer, request.headers()).await;
     let (who, role) = match &caller {
         Ok(caller) => (caller.name.clone(), word(caller.role)),
         Err(stranger) => (stranger.name.clone(), "none"),
     };
-    let attempt = Attempt { verb: verbs::name(&method, &path), peer: peer.clone(), who, role, reason: reason.clone() };
+    let attempt = Attempt { verb: verbs::name(&method, &path), peer: peer.clone(), who, role, reason };
     let metrics = std::sync::Arc::clone(&control.hands.metrics);
     let caller = match admitted(caller, needed, &peer) {
         Ok(caller) => caller,
@@ -91,11 +109,16 @@ async fn lets_in(control: Control, peer: Peer, mut request: Request, next: Next)
     };
     let looks = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
     request.extensions_mut().insert(caller);
-    request.extensions_mut().insert(Asides { reason: (!reason.is_empty()).then_some(reason) });
     if looks {
         return next.run(request).await;
     }
-    let response = tokio::spawn(next.run(request)).await.unwrap_or_else(|_| fault());
+    let response = match asides {
+        Ok(asides) => {
+            request.extensions_mut().insert(asides);
+            tokio::spawn(next.run(request)).await.unwrap_or_else(|_| fault())
+        }
+        Err(bad) => bad.into_response(),
+    };
     attempt.ended(&Told::of(&response), response.status().as_u16(), &metrics);
     response
 }

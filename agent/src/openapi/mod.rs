@@ -105,10 +105,10 @@ fn guarded(path: &str, method: &str, operation: &mut Value, optional: &[Value]) 
     answers(responses, "403", "They may not");
     answers(responses, "503", "etcd does not answer, or this agent has no room for more");
     if changes {
+        answers(responses, "400", "The query, the body, or a field of it, will not do");
         answers(responses, "409", "Somebody else was faster");
     }
     if has_body {
-        answers(responses, "400", "The body, or a field of it, will not do");
         answers(responses, "408", "The body does not come");
         answers(responses, "413", "The body is longer than 256 KiB");
         answers(responses, "415", "The body is no JSON");

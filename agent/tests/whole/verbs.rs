@@ -152,6 +152,7 @@ async fn settings_are_changed_over_the_control_api_and_nonsense_changes_nothing(
         let control = Controlled::prepare(stage)?;
         begins(stage).await?;
         settings_are_changed(stage, &control).await?;
+        nothing_is_changed_under_another_leader(stage, &control).await?;
         whatever_is_sent_is_answered(&control).await
     })
     .await;
@@ -203,6 +204,32 @@ async fn settings_are_changed(stage: &Stage, control: &Controlled) -> Result<()>
     let now = control.ask("looker", "GET", "/config").send().await?.json()?;
     ensure!(now == without, "GET says {now}");
     Ok(())
+}
+
+/// Patroni's verbs take who must lead beside the body, and none overlooks it.
+async fn nothing_is_changed_under_another_leader(stage: &Stage, control: &Controlled) -> Result<()> {
+    let ask = async |verb: (&str, &str), body: Value| send(control, ("n1", "anna"), verb, &body).await;
+    let before = etcdctl::get(&stage.cluster, "config").await?;
+    for (method, path, body) in [
+        ("PATCH", "/config", json!({"loop_wait": 7})),
+        ("PATCH", "/config", json!({"pause": true})),
+        ("PUT", "/config", json!({"loop_wait": 7})),
+        ("POST", "/restart", json!({})),
+        ("POST", "/reinitialize", json!({})),
+    ] {
+        let under = |leader: &str| format!("{path}?expect_leader={leader}");
+        is(&ask((method, &under("n2")), body.clone()).await?, 412, "n1 leads, not n2")?;
+        is(&ask((method, &under("")), body.clone()).await?, 400, "expect_leader")?;
+        is(&ask((method, &under("n1&expect_leader=n2")), body).await?, 400, "expect_leader")?;
+    }
+    for (method, path) in [("POST", "/switchover"), ("POST", "/v1/pause"), ("DELETE", "/restart")] {
+        let refused = ask((method, &format!("{path}?expect_leader=n1")), json!({})).await?;
+        is(&refused, 400, "does not go into the query here")?;
+    }
+    ensure!(etcdctl::get(&stage.cluster, "config").await? == before, "the settings were changed");
+    ensure!(etcdctl::get(&stage.cluster, "orders/n1").await?.is_empty(), "an order was left");
+    is(&ask(("PATCH", "/config?expect_leader=n1"), json!({"loop_wait": 9})).await?, 200, "\"loop_wait\":9")?;
+    is(&ask(("PATCH", "/config?expect_leader=n1"), json!({"loop_wait": null})).await?, 200, "{")
 }
 
 /// With a clear 4xx, and never with a fault of the agent's own.

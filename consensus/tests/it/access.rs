@@ -1,6 +1,7 @@
 //! Getting at etcd: passwords, TLS, and a host that is off the net.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -130,7 +131,7 @@ async fn logins_that_run_out_lose_no_lease_and_a_password_is_changed_meanwhile()
         let etcd = Etcd::spawn(1, "http", &kind);
         let mut root = with_users(&etcd).await;
         let file = folder.path().join("password");
-        std::fs::write(&file, "first\n").unwrap();
+        write_password(&file, "first");
         let options = EtcdOptions {
             username: Some("agents".to_owned()),
             password: Some("first".to_owned()),
@@ -149,7 +150,7 @@ async fn logins_that_run_out_lose_no_lease_and_a_password_is_changed_meanwhile()
 
         root.user_change_password("agents", "second").await.unwrap();
         tokio::time::sleep(Duration::from_millis(500)).await;
-        std::fs::write(&file, "second\n").unwrap();
+        write_password(&file, "second");
         within(Duration::from_secs(2), "the new password counts", async || store.answers().await.is_ok()).await;
         works_for(Duration::from_secs(4), &store).await;
         assert_eq!(member.borrow_and_update().id(), first, "{kind:?}");
@@ -161,6 +162,11 @@ async fn logins_that_run_out_lose_no_lease_and_a_password_is_changed_meanwhile()
         let told = store_with(wrong).read().await.unwrap_err().to_string();
         assert!(told.contains("etcd.password_file") && !told.contains("guess"), "{told}");
     }
+}
+
+fn write_password(file: &Path, password: &str) {
+    std::fs::write(file, format!("{password}\n")).unwrap();
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 /// Every write is carried out, if not at once: etcd takes a tenth of a second of a whole core for each login, and this machine has other work.

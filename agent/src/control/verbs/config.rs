@@ -8,7 +8,7 @@ use crate::config::Role;
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::Answer;
-use crate::control::guard::Call;
+use crate::control::guard::{Asides, Call};
 use crate::operate::pause::{USUAL, paused, resumed};
 use crate::operate::proviso::Proviso;
 use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
@@ -21,18 +21,22 @@ struct Change<'a> {
     control: &'a Control,
     caller: &'a Caller,
     reason: Option<&'a str>,
+    proviso: Proviso,
 }
 
 /// Lays an object over the settings; `null` takes something out.
 #[utoipa::path(patch, path = "/config", tag = "patroni", operation_id = "patroni_patch_config",
+    params(("expect_leader" = Option<String>, Query, description = "Who must lead now; where another does, nothing is done",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)),
     request_body(content = std::collections::BTreeMap<String, Value>, description = "Settings, as GET /config shows them", example = json!({"loop_wait": 10})),
     responses(
         (status = 200, description = "The settings as they are then", body = std::collections::BTreeMap<String, Value>),
         (status = 409, description = "Somebody else has changed them meanwhile", body = crate::openapi::Error),
+        (status = 412, description = "Another leads", body = crate::openapi::Error),
         (status = 422, description = "Postgres or pgvigil does not take them", body = crate::openapi::Error),
     ))]
 pub async fn patch(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
-    let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
+    let change = Change::of(&control, &caller, &asides);
     let mut patch = words.settings()?;
     let pause = wanted_pause(patch.remove("pause"))?;
     if !patch.is_empty() && caller.role < Role::Admin {
@@ -45,14 +49,17 @@ pub async fn patch(Call { control, caller, asides, words }: Call) -> Result<Answ
 /// Replaces the settings. What programs made for Patroni know nothing of, the section `pgvigil` with the durability, stays unless the new ones have
 /// it too; and so do a pause, and which site leads.
 #[utoipa::path(put, path = "/config", tag = "patroni", operation_id = "patroni_put_config",
+    params(("expect_leader" = Option<String>, Query, description = "Who must lead now; where another does, nothing is done",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)),
     request_body(content = std::collections::BTreeMap<String, Value>, description = "Settings, as GET /config shows them", example = json!({"loop_wait": 10})),
     responses(
         (status = 200, description = "The settings as they are then", body = std::collections::BTreeMap<String, Value>),
         (status = 409, description = "Somebody else has changed them meanwhile", body = crate::openapi::Error),
+        (status = 412, description = "Another leads", body = crate::openapi::Error),
         (status = 422, description = "Postgres or pgvigil does not take them", body = crate::openapi::Error),
     ))]
 pub async fn put(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
-    let change = Change { control: &control, caller: &caller, reason: asides.reason.as_deref() };
+    let change = Change::of(&control, &caller, &asides);
     let wanted = words.settings()?;
     let pause = wanted_pause(wanted.get("pause").cloned())?;
     change.carry_out(pause, |before| replaced(before, &wanted)).await
@@ -85,7 +92,12 @@ fn wanted_pause(value: Option<Value>) -> Result<Option<bool>, Answer> {
     }
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    fn of(control: &'a Control, caller: &'a Caller, asides: &'a Asides) -> Self {
+        let reason = asides.reason.as_deref().filter(|reason| !reason.is_empty());
+        Self { control, caller, reason, proviso: Proviso::expecting(asides.expect_leader.clone()) }
+    }
+
     async fn carry_out(
         &self,
         pause: Option<bool>,
@@ -93,14 +105,15 @@ impl Change<'_> {
     ) -> Result<Answer, Answer> {
         let reach = &self.control.reach;
         let snapshot = settings::read(reach).await?;
+        self.proviso.lead(&snapshot)?;
         let before = settings::settings(reach, &snapshot)?;
         let wanted = new(&before);
         // What is wrong there already does not keep anybody from a pause.
         let after = if wanted == before { wanted } else { self.checked(&snapshot, &before, wanted).await? };
         let after = Value::Object(self.with_pause(&before, after, pause));
         let what = names(&Value::Object(before.clone()), &after);
-        let (by, proviso) = (self.caller.who(), Proviso::default());
-        let made = settings::change(reach, &by, self.reason, &proviso, |now| {
+        let by = self.caller.who();
+        let made = settings::change(reach, &by, self.reason, &self.proviso, |now| {
             unchanged(now, &before)?;
             Ok((after != Value::Object(before.clone())).then(|| after.clone()))
         });

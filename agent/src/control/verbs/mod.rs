@@ -86,6 +86,15 @@ pub fn name(method: &Method, path: &str) -> String {
     }
 }
 
+/// Whether a verb of Patroni's, whose body is taken as it is, takes who must lead from the query.
+pub(super) fn expects_in_query(method: &Method, path: &str) -> bool {
+    match path {
+        "/config" => true,
+        "/restart" | "/reinitialize" => *method == Method::POST,
+        _ => false,
+    }
+}
+
 /// Whether it is one of the verbs.
 pub fn is_verb(method: &Method, path: &str) -> bool {
     find(method, path).is_some()

@@ -33,19 +33,24 @@ pub struct Wanted {
 
 /// Copies the data of this node anew; answers when that has begun.
 #[utoipa::path(post, path = "/reinitialize", tag = "patroni", operation_id = "patroni_reinitialize", request_body = Wanted,
+    params(("expect_leader" = Option<String>, Query, description = "Who must lead now; where another does, nothing is done",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)),
     responses(
         (status = 200, description = "It has begun", body = String, content_type = "text/plain"),
+        (status = 412, description = "Another leads, or planned actions are held", body = crate::openapi::Error),
         (status = 422, description = "It asks for what is not done here", body = crate::openapi::Error),
         (status = 503, description = "It cannot be done, for instance because this node leads", body = crate::openapi::Error),
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
+    let proviso = Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold };
     if wanted.from_leader == Some(true) {
         let why = "`from_leader`: where data comes from is the node file's to say (clone.methods = [\"leader\"])";
         return Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why));
     }
     let refused = |why: &str| Answer::error(StatusCode::SERVICE_UNAVAILABLE, why).ended(Outcome::Refused);
     let (me, snapshot) = (control.hands.me(), orders::read(&control.reach).await?);
+    proviso.lead(&snapshot)?;
     match &snapshot.cluster.leader {
         None => return Err(refused("Cluster has no leader, can not reinitialize")),
         Some(leader) if leader == me => return Err(refused("I am the leader, can not reinitialize")),
@@ -56,7 +61,6 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     if let Some(why) = orders::refusal(&snapshot, me, &order) {
         return Err(refused(&why));
     }
-    let proviso = Proviso { expect_leader: None, ignore_hold: wanted.ignore_hold };
     let given = orders::give(&control.reach, me, &order, &proviso).await;
     let revision = given.map_err(|unable| waits("reinitialize", unable))?;
     Ok(begun(&control, revision).await)

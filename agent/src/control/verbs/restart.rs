@@ -41,13 +41,17 @@ pub struct Wanted {
 
 /// Restarts the Postgres of this node, and waits for it.
 #[utoipa::path(post, path = "/restart", tag = "patroni", operation_id = "patroni_restart", request_body = Wanted,
+    params(("expect_leader" = Option<String>, Query, description = "Who must lead now; where another does, nothing is done",
+        pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)),
     responses(
         (status = 200, description = "It was restarted", body = String, content_type = "text/plain"),
+        (status = 412, description = "Another leads, or planned actions are held", body = crate::openapi::Error),
         (status = 422, description = "It is scheduled", body = crate::openapi::Error),
         (status = 503, description = "Its conditions are not satisfied, or it failed", body = crate::openapi::Error),
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
+    let proviso = Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold };
     may_ignore(&caller, wanted.ignore_hold)?;
     not_later("schedule", wanted.schedule.as_ref())?;
     let role = role(wanted.role.as_deref())?;
@@ -55,6 +59,7 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     let older_than = wanted.postgres_version.as_deref().map(version).transpose()?;
     conditions(&control, older_than, wanted.restart_pending.is_some())?;
     let snapshot = orders::read(&control.reach).await?;
+    proviso.lead(&snapshot)?;
     let reason = asides.or(wanted.reason);
     let order =
         OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason, ignored_hold: None };
@@ -62,7 +67,6 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
     if let Some(why) = refusal(&snapshot, me, &order) {
         return Err(unsatisfied(&why));
     }
-    let proviso = Proviso { expect_leader: None, ignore_hold: wanted.ignore_hold };
     let given = orders::give(&control.reach, me, &order, &proviso).await;
     let revision = given.map_err(|unable| waits("restart", unable))?;
     let record = orders::follow(&control.reach, revision, within, |_| false, once()).await;
