@@ -3,7 +3,7 @@
 //! shunned for a while: asked only when the others do not answer either, and over a new connection.
 //! Large answers come over connections of their own: in a network that swallows large packets nothing comes after one on the same connection.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
@@ -204,7 +204,12 @@ impl Endpoints {
     {
         let mut failures = Vec::new();
         let answer = match timeout(self.request_timeout() * LONGEST_CALL, self.race(&request, &mut failures)).await {
-            Ok(Err(Error::Unreachable(_))) | Err(_) => Err(Error::Unreachable(failures.join("; "))),
+            Ok(Err(Error::Unreachable(_))) | Err(_) => {
+                // Who was asked twice need not be told of twice.
+                let told: Vec<&str> =
+                    failures.iter().map(String::as_str).collect::<BTreeSet<_>>().into_iter().collect();
+                Err(Error::Unreachable(told.join("; ")))
+            }
             Ok(settled) => settled,
         };
         self.shared.turned_away.store(matches!(answer, Err(Error::Unauthorised(_))), Ordering::Relaxed);
@@ -347,14 +352,14 @@ fn is_unknown_here(message: &str) -> bool {
 /// Sorts an error by what may have happened. gRPC codes: 2 unknown, 3 bad argument, 4 deadline, 5 not found, 7 not permitted, 8 exhausted,
 /// 13 internal, 14 unavailable, 16 not authenticated, 1 cancelled.
 pub(crate) fn classify(error: etcd_client::Error) -> Failure {
-    let text = error.to_string();
+    let (text, why) = (error.to_string(), in_words(&error));
     match error {
         etcd_client::Error::GRpcStatus(status) => match i32::from(status.code()) {
             // Refused before it was handed to raft: the connection was never made, or the member knows of no leader.
             14 if text.contains("connect error") || status.message() == "etcdserver: no leader" => {
-                Failure::NotSent(text)
+                Failure::NotSent(why)
             }
-            1 | 2 | 4 | 13 | 14 => Failure::Unclear(text),
+            1 | 2 | 4 | 13 | 14 => Failure::Unclear(why),
             7 | 16 => Failure::Final(Error::Unauthorised(with_mend(status.message()))),
             3 if is_unknown_here(&text) => Failure::Final(Error::Unauthorised(with_mend(status.message()))),
             5 if text.contains("lease not found") => Failure::Final(Error::LeaseGone(status.message().to_owned())),
@@ -370,6 +375,16 @@ pub(crate) fn classify(error: etcd_client::Error) -> Failure {
         etcd_client::Error::InvalidArgs(_)
         | etcd_client::Error::InvalidUri(_)
         | etcd_client::Error::InvalidMetadataValue(_) => Failure::Final(Error::Misconfigured(text)),
-        _ => Failure::Unclear(text),
+        _ => Failure::Unclear(why),
+    }
+}
+
+/// The last cause, such as `Connection refused (os error 111)`: what stands above it repeats the address, and in the words of a program.
+fn in_words(error: &etcd_client::Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    match (causes.last(), error) {
+        (Some(last), _) => last.to_string(),
+        (None, etcd_client::Error::GRpcStatus(status)) if !status.message().is_empty() => status.message().to_owned(),
+        (None, error) => error.to_string(),
     }
 }

@@ -71,6 +71,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Nothing tells that there has ever been such a cluster: nobody has registered, nothing was made, and what is there may be read.
+    pub fn is_of_nothing(&self) -> bool {
+        let cluster = &self.cluster;
+        let is_made =
+            cluster.initialize != Initialize::Absent || cluster.leader.is_some() || !self.history_rows.is_empty();
+        !is_made && self.member_records.is_empty() && self.departure_records.is_empty() && self.problems.is_empty()
+    }
+
     /// Builds the picture from what one linearizable read found.
     pub(crate) fn from_stored(keys: &Keys, revision: i64, fingerprint: Fingerprint, found: &[KeyValue]) -> Self {
         let mut snapshot = Snapshot { fingerprint, ..Snapshot::default() };

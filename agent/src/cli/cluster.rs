@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 use decision::names::MemberName;
 
 use super::{ConfigArg, Expect, Output, member_name};
-use crate::commands::{health_paths, members};
+use crate::commands::{explained, health_paths, members};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -49,6 +49,9 @@ pub struct WhyArgs {
     /// Only what is answered to this health path there, and which condition fails, such as '/replica?lag=16MB'.
     #[arg(long, value_name = "PATH", add = ArgValueCandidates::new(health_paths))]
     pub path: Option<String>,
+    /// Say what a reason or a bar of this code means, and what to do; asks nobody.
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["member", "path"], add = ArgValueCandidates::new(explained))]
+    pub explain: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -11,6 +11,7 @@ mod gate;
 mod hold;
 mod manual;
 mod member;
+mod mistakes;
 mod orders;
 mod report;
 mod show;
@@ -132,8 +133,8 @@ impl Cli {
     /// It will not do, which has been told, or help was asked for and given. Before a command that `hold` was to run, no mistake of ours may look like
     /// an end of that command.
     pub fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| {
-            let words: Vec<_> = std::env::args_os().collect();
+        let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        Self::try_parse().map_err(|error| mistakes::with_tip(error, &words)).map_err(|error| {
             let holds = words.get(1).is_some_and(|word| word == "hold") && words.iter().any(|word| word == "--");
             let _ = error.print();
             match error.exit_code() {

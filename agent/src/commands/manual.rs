@@ -55,6 +55,9 @@ fn write_page(command: &clap::Command, name: &str, directory: &Path) -> std::io:
     let page = clap_mangen::Man::new(command.clone()).title(name);
     let mut file = std::fs::File::create(directory.join(format!("{name}.1")))?;
     page.render(&mut file)?;
+    if name != NAME {
+        writeln!(file, ".SH \"EXIT STATUS\"\nAs in {NAME}(1).")?;
+    }
     file.flush()?;
     let mut written = 1;
     for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
@@ -84,5 +87,6 @@ mod tests {
         assert!(page("pgvigil.1").contains("pgvigil\\-switchover(1)"), "{}", page("pgvigil.1"));
         assert!(page("pgvigil-switchover.1").contains("expect\\-leader"));
         assert!(page("pgvigil-config-set.1").contains("unset"));
+        assert!(page("pgvigil.1").contains("refused by a check") && page("pgvigil-why.1").contains("EXIT STATUS"));
     }
 }

@@ -30,6 +30,7 @@ mod why;
 mod world;
 
 pub use self::complete::{complete, health_paths, members};
+pub use self::why::explained;
 use crate::cli::{Cli, Command, Exit};
 use crate::operate::{Kind, Unable, has_asked, words};
 

@@ -3,7 +3,9 @@
 
 use consensus::Condition;
 use consensus::records::{FailoverRecord, MemberRecord, OrderRecord};
+use decision::names::SystemId;
 use decision::site::Remote;
+use decision::view::Initialize;
 
 use super::super::testing::{name, standby};
 use super::*;
@@ -23,18 +25,22 @@ fn pass(snapshot: &Snapshot, now: Timestamp, ignore_hold: bool) -> Result<Pass, 
     Proviso { ignore_hold, ..Proviso::default() }.planned(snapshot, now)
 }
 
-fn seen(hold: Hold) -> Snapshot {
+/// A cluster of which nothing is known but that it is there.
+fn formed() -> Snapshot {
     let mut snapshot = Snapshot::default();
+    snapshot.cluster.initialize = Initialize::Done(SystemId(1));
+    snapshot
+}
+
+fn seen(hold: Hold) -> Snapshot {
+    let mut snapshot = formed();
     (snapshot.hold, snapshot.hold_revision) = (hold, 7);
     snapshot
 }
 
 #[test]
 fn what_is_planned_waits_for_a_hold_unless_told_otherwise() {
-    assert_eq!(
-        pass(&Snapshot::default(), now(), false),
-        Ok(Pass { condition: Condition::under_hold(0), ignored: None })
-    );
+    assert_eq!(pass(&formed(), now(), false), Ok(Pass { condition: Condition::under_hold(0), ignored: None }));
     let refused = pass(&held("h1"), now(), false).unwrap_err();
     assert_eq!(refused.kind, Kind::Held);
     let told = refused.text();

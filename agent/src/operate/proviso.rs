@@ -37,8 +37,11 @@ impl Proviso {
     /// Who must lead when it is written.
     ///
     /// # Errors
-    /// Another leads, or nobody.
+    /// Another leads, or nobody; or there is no such cluster, as where its name in the node's file is misspelt.
     pub fn lead(&self, snapshot: &Snapshot) -> Result<Lead, Unable> {
+        if snapshot.is_of_nothing() {
+            return Err(Unable::new(Kind::Refused, UNKNOWN_CLUSTER));
+        }
         let Some(expected) = &self.expect_leader else { return Ok(Lead::Whoever) };
         match another_leads(snapshot.cluster.leader.as_ref(), expected) {
             Some(why) => Err(Unable::new(Kind::Unexpected, why)),
@@ -87,6 +90,10 @@ impl Proviso {
     }
 }
 
+/// What is said where nobody has ever registered.
+const UNKNOWN_CLUSTER: &str = "no such cluster is in this etcd, for no agent has ever registered there: is `cluster` in the node's file right? \
+                               `pgvigil fleet status` lists what is there; nothing was changed";
+
 /// `pg2 leads, not pg1`, where it is not as expected.
 pub fn another_leads(leader: Option<&MemberName>, expected: &MemberName) -> Option<String> {
     match leader {
@@ -98,6 +105,9 @@ pub fn another_leads(leader: Option<&MemberName>, expected: &MemberName) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use decision::names::SystemId;
+    use decision::view::Initialize;
+
     use super::super::testing::name;
     use super::*;
 
@@ -106,10 +116,13 @@ mod tests {
         let under = |leader: Option<&str>| {
             let mut snapshot = Snapshot::default();
             snapshot.cluster.leader = leader.map(name);
+            snapshot.cluster.initialize = Initialize::Done(SystemId(1));
             snapshot
         };
         let expecting = |leader: &str| Proviso::expecting(Some(name(leader)));
-        assert_eq!(Proviso::default().lead(&under(None)), Ok(Lead::Whoever));
+        assert_eq!(Proviso::default().lead(&under(Some("pg2"))), Ok(Lead::Whoever));
+        let nothing = Proviso::default().lead(&Snapshot::default()).expect_err("no such cluster");
+        assert_eq!((nothing.kind, nothing.text().as_str()), (Kind::Refused, UNKNOWN_CLUSTER));
         assert_eq!(expecting("pg1").lead(&under(Some("pg1"))), Ok(Lead::Of(name("pg1"))));
         for (leader, told) in [(Some("pg2"), "pg2 leads, not pg1"), (None, "nobody leads")] {
             for refused in

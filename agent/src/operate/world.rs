@@ -86,22 +86,25 @@ impl Reach {
         if self.elsewhere {
             return match self.store.read().await {
                 Ok(snapshot) => self.look_at(snapshot).await,
-                Err(error) => World {
-                    etcd: Err(once_each(&error.to_string())),
-                    agents: BTreeMap::new(),
-                    me: self.config.name.clone(),
-                },
+                Err(error) => {
+                    World { etcd: Err(error.to_string()), agents: BTreeMap::new(), me: self.config.name.clone() }
+                }
             };
         }
         let own_api = self.own_api();
         let (etcd, own) = tokio::join!(self.store.read(), self.ask(&own_api));
-        let etcd = etcd.map_err(|error| once_each(&error.to_string()));
+        let (own, is_strange) = match own.map(|answer| answer.of(&self.config.cluster)) {
+            Ok(Ok(answer)) => (Ok(answer), false),
+            Ok(Err(why)) => (Err(why), true),
+            Err(why) => (Err(why), false),
+        };
+        let etcd = etcd.map_err(|error| error.to_string());
         let me = self.config.name.clone();
         let mut urls = known_apis(etcd.as_ref().ok(), own.as_ref().ok());
         urls.remove(&me);
         let mut agents = self.ask_each(urls).await;
         // An agent of this host that is neither registered nor answering is not known to be one: the file may be a copy elsewhere.
-        if own.is_ok() || etcd.as_ref().is_ok_and(|snapshot| snapshot.member_records.contains_key(&me)) {
+        if own.is_ok() || is_strange || etcd.as_ref().is_ok_and(|snapshot| snapshot.member_records.contains_key(&me)) {
             agents.insert(me.clone(), Agent { api_url: own_api, says: own });
         }
         World { etcd, agents, me }
@@ -143,17 +146,6 @@ async fn ask(peers: &Peers, api_url: &str) -> Result<Answer, String> {
 /// The last cause says what happened; the first only repeats the address.
 fn reason_of(error: &anyhow::Error) -> String {
     error.chain().last().map_or_else(|| error.to_string(), ToString::to_string)
-}
-
-/// An endpoint that was tried twice need not be told twice.
-fn once_each(told: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in told.split("; ") {
-        if !parts.iter().any(|before| before.ends_with(part)) {
-            parts.push(part);
-        }
-    }
-    parts.join("; ")
 }
 
 /// Where the agents are: from etcd, or as this node's agent remembers.
@@ -211,6 +203,14 @@ impl World {
 }
 
 impl Answer {
+    /// It, if it comes from an agent of this cluster.
+    fn of(self, cluster: &str) -> Result<Self, String> {
+        match self.patroni["patroni"]["scope"].as_str() {
+            Some(other) if other != cluster => Err(format!("that is an agent of cluster {other}")),
+            Some(_) | None => Ok(self),
+        }
+    }
+
     /// The members of `/cluster`, by name.
     pub fn members(&self) -> impl Iterator<Item = (MemberName, &Value)> {
         let members = self.cluster.get("members").and_then(Value::as_array).into_iter().flatten();
@@ -281,11 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_was_tried_twice_is_told_once() {
-        assert_eq!(
-            once_each("no answer: http://a: late; http://b: late; http://a: late"),
-            "no answer: http://a: late; http://b: late"
-        );
+    fn an_agent_of_another_cluster_says_nothing_of_this_one() {
+        let told = |patroni: Value| Answer { patroni, ..Answer::default() }.of("orders").map(|_| ()).err();
+        assert_eq!(told(json!({"patroni": {"scope": "orders"}})), None);
+        assert_eq!(told(json!({})), None, "an older one");
+        assert_eq!(told(json!({"patroni": {"scope": "users"}})).as_deref(), Some("that is an agent of cluster users"));
     }
 
     #[test]

@@ -69,6 +69,7 @@ async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
             ensure!(code == Some(expected), "{words}: {code:?}, {screen}");
         }
         nothing_is_changed_where_another_leads(stage, &leader).await?;
+        nothing_is_written_for_a_cluster_that_is_not_there(stage, &leader).await?;
         what_was_asked_for_stands_when_its_asker_goes(stage, &leader).await?;
         ensure!(stage.leader().await? == leader, "somebody else leads");
         ensure!(etcdctl::get(&stage.cluster, "failover").await?.is_empty(), "a request was left");
@@ -76,6 +77,34 @@ async fn whoever_takes_it_back_at_a_terminal_has_changed_nothing() {
         Ok(())
     })
     .await;
+}
+
+/// A cluster whose name is misspelt in a file is none, and what is said of it is not what this host's agent says of another one.
+async fn nothing_is_written_for_a_cluster_that_is_not_there(stage: &Stage, leader: &str) -> Result<()> {
+    let file = stage.node(leader)?.config().with_file_name("misspelt.toml");
+    let text = std::fs::read_to_string(stage.node(leader)?.config())?;
+    ensure!(text.contains("cluster = \"demo\""), "another name is used: {text}");
+    std::fs::write(&file, text.replace("cluster = \"demo\"", "cluster = \"dmeo\""))?;
+    let file = file.to_string_lossy().into_owned();
+    for (words, code, told) in [
+        (&["pause"][..], 3, "no such cluster"),
+        (&["resume"], 3, "no such cluster"),
+        (&["config", "set", "-y", "durability.mode=async"], 3, "no such cluster"),
+        (&["hold", "--reason", "test", "--for", "1m"], 3, "no such cluster"),
+        (&["hold", "--reason", "test", "--", "true"], 125, "no such cluster"),
+        (&["reload"], 3, "no such cluster"),
+        (&["status", "--exit-code"], 11, "cluster dmeo is not in this etcd"),
+        (&["why"], 6, "an agent of cluster demo"),
+    ] {
+        let place = words.iter().position(|word| *word == "--").unwrap_or(words.len());
+        let words = [&words[..place], &["-c", &file], &words[place..]].concat();
+        let output = stage.cluster.pgvigil(leader, &words).await?;
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.code() == Some(code) && said.contains(told), "{words:?}: {}, {said}", output.status);
+    }
+    let written = etcdctl::etcdctl(&stage.cluster, &["get", "--prefix", "--keys-only", "/service/dmeo/"]).await?;
+    ensure!(written.is_empty(), "{written}");
+    Ok(())
 }
 
 /// Whatever is asked for under another leader is refused with who leads, and under the right one it is done.

@@ -165,6 +165,7 @@ pub fn find(name: &str) -> Result<Named, String> {
     let advice = match keys::suggest(name).filter(|_| !keys::is_known(name)) {
         Some(meant) if names.contains(&meant) => format!("did you mean `{meant}`?"),
         _ if keys::is_known(name) => "each node's own file sets it, not the cluster".to_owned(),
+        None if !name.contains('.') => format!("what is Postgres' own is set with -p: -p {name}=VALUE"),
         _ => format!("the cluster has: {}, {PERMANENT}NAME, and Postgres' own (-p work_mem=8MB)", names.join(", ")),
     };
     Err(format!("`{name}` is no setting of the cluster; {advice}"))

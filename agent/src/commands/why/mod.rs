@@ -1,23 +1,31 @@
 //! `pgvigil why [MEMBER]`: what an agent is doing and why, since when, and what bars each member from leading. The agent's own words;
 //! nothing is concluded here.
 
+mod explain;
 mod path;
 
 use std::time::Duration;
 
 use decision::names::MemberName;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::screen::{self, answer, tell};
+use super::status::Status;
 use super::words;
 use super::world::{Answer, Reach, World};
 use crate::cli::{Exit, Output, WhyArgs};
+
+pub use explain::codes as explained;
 
 /// etcd is read about once a second; what is older than this is worth a word.
 const NEWS_MS: u64 = 5_000;
 
 /// Prints one agent's view.
 pub async fn run(arguments: &WhyArgs) -> Exit {
+    if let Some(code) = &arguments.explain {
+        return explain::run(code);
+    }
     let reach = match Reach::new(&arguments.config) {
         Ok(reach) => reach,
         Err(exit) => return exit,
@@ -30,7 +38,7 @@ pub async fn run(arguments: &WhyArgs) -> Exit {
     }
     let world = reach.look().await;
     let asked = match &arguments.member {
-        Some(member) => named(&world, member),
+        Some(member) => named(&world, &reach, member),
         None => own_or_leader(&world),
     };
     match asked {
@@ -51,7 +59,7 @@ pub async fn run(arguments: &WhyArgs) -> Exit {
     }
 }
 
-fn named<'a>(world: &'a World, member: &str) -> Result<&'a Answer, (Exit, String)> {
+fn named<'a>(world: &'a World, reach: &Reach, member: &str) -> Result<&'a Answer, (Exit, String)> {
     let name = MemberName::new(member).map_err(|bad| (Exit::Usage, bad.to_string()))?;
     let told = world.leader_answer().and_then(|leader| leader.bars(&name)).map(|bars| {
         let bars: Vec<String> = bars.into_iter().map(|(_, sentence)| sentence).collect();
@@ -67,8 +75,13 @@ fn named<'a>(world: &'a World, member: &str) -> Result<&'a Answer, (Exit, String
         None => {
             let known = words::list(world.agents.keys());
             let why = format!("no agent is registered as {name}; there are: {known}");
-            // A name that the leader knows is no typing error.
-            Err(told.map_or((Exit::Usage, why.clone()), |told| (Exit::Unreachable, format!("{why}{told}"))))
+            let status = Status::of(world, &reach.config, Timestamp::now());
+            // A name that the cluster knows is no typing error.
+            if told.is_none() && !status.members.iter().any(|member| member.name == name.as_str()) {
+                return Err((Exit::Usage, why));
+            }
+            let mend = format!("start the agent of {name}, or look in its log why it cannot reach etcd");
+            Err((Exit::Unreachable, format!("{why}\nHINT: {mend}{}", told.unwrap_or_default())))
         }
     }
 }
@@ -90,7 +103,10 @@ fn own_or_leader(world: &World) -> Result<&Answer, (Exit, String)> {
 
 fn dark(world: &World) -> String {
     match &world.etcd {
-        Ok(_) => "no agent answers".to_owned(),
+        Ok(_) => match world.agents.values().find_map(|agent| agent.says.as_ref().err()) {
+            Some(why) => format!("no agent answers: {why}"),
+            None => "no agent answers".to_owned(),
+        },
         Err(why) => format!("neither the agent of this host nor etcd answers: {why}"),
     }
 }
@@ -102,7 +118,7 @@ fn render(why: &Value) -> String {
     let mut lines = vec![
         format!("{}: {}", text("/member"), text("/sentence")),
         format!(
-            "  reason   {}, since {} ago   (docs/reasons.md#{})",
+            "  reason   {}, since {} ago   (pgvigil why --explain {})",
             text("/reason/code"),
             or_unknown(span("since_ms")),
             text("/reason/code")
@@ -209,7 +225,7 @@ mod tests {
         });
         let expected = "\
 pg2: follows pg1, term 3
-  reason   following, since 2 min ago   (docs/reasons.md#following)
+  reason   following, since 2 min ago   (pgvigil why --explain following)
   action   wait
   writes   are not accepted here
   etcd     seen 0.2 s ago

@@ -94,6 +94,10 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
                 (Word::Degraded, format!("this site follows another, but does not stream: {}", explanation(world)))
             }
         },
+        Some(false) if world.etcd.as_ref().is_ok_and(Snapshot::is_of_nothing) => {
+            let why = "no agent has ever registered; is `cluster` in the node's file right? (pgvigil fleet status)";
+            (Word::NoPrimary, format!("cluster {} is not in this etcd: {why}", status.cluster))
+        }
         Some(false) => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
         None if status.leader.is_some() => (
             Word::Degraded,
