@@ -49,6 +49,8 @@ look() {
     want pgbackrest           "the tests restore a backup"                            has pgbackrest
     want openssl              "the tests make certificates"                           has openssl
     want curl                 "the tests ask the control API as programs do"          has curl
+    want dpkg-dev             "finds out what the Debian package depends on"          has dpkg-shlibdeps
+    want lintian              "checks the Debian package"                             has lintian
     want iproute2             "the tests build networks to cut"                       has ip
     want iptables             "the tests cut them"                                    has iptables
     want e2fsprogs            "the tests fill and freeze volumes"                     has mkfs.ext4

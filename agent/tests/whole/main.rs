@@ -41,6 +41,7 @@ mod operators;
 mod orders;
 mod outages;
 mod overruled;
+mod packages;
 mod parameters;
 mod programs;
 mod promises;

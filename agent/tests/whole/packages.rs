@@ -1,0 +1,117 @@
+//! What is installed: the Debian package, made from this build, has what its unit, its alerts and its readers look for, and Debian's own judge finds no
+//! fault; and the files for containers say what the program says.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use agent::show::{HaproxyOptions, ShowMember, haproxy};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Runs a program that scripts/setup.sh installs, and gives what it said on standard output.
+fn output(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?} (see scripts/setup.sh): {error}"));
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {told}{said}");
+    told.into_owned()
+}
+
+/// A package of the binaries of this test.
+fn package(directory: &Path) -> PathBuf {
+    let binaries = Path::new(env!("CARGO_BIN_EXE_pgvigil")).parent().expect("in a directory");
+    let mut make = Command::new(root().join("scripts/deb.sh"));
+    // Nobody installs it: quickly made is good enough.
+    make.arg(binaries).arg(directory).env("PGVIGIL_DEB_COMPRESSION", "-Zgzip -z1");
+    PathBuf::from(output(&mut make).trim())
+}
+
+/// Paths and their rights, as `tar -tv` tells them.
+fn contents(package: &Path) -> BTreeMap<String, String> {
+    let listed = output(Command::new("dpkg-deb").arg("--contents").arg(package));
+    let row = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words[5].trim_start_matches('.').to_owned(), format!("{} {}", words[0], words[1]))
+    };
+    listed.lines().map(row).collect()
+}
+
+#[test]
+fn the_debian_package_has_what_is_looked_for_and_ends_no_postgres() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let package = package(directory.path());
+    has_what_its_unit_its_alerts_and_its_readers_look_for(&package);
+    asks_about_an_administrators_files_and_ends_no_postgres(&package, directory.path());
+    output(Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(&package));
+}
+
+fn has_what_its_unit_its_alerts_and_its_readers_look_for(package: &Path) {
+    let contents = contents(package);
+    for (path, rights) in [
+        ("/usr/bin/pgvigil", "-rwxr-xr-x root/root"),
+        ("/usr/bin/pgvigil-fencer", "-rwxr-xr-x root/root"),
+        ("/lib/systemd/system/pgvigil@.service", "-rw-r--r-- root/root"),
+        ("/etc/pgvigil/pgvigil.toml.example", "-rw-r--r-- root/root"),
+        ("/usr/share/man/man1/pgvigil-switchover.1.gz", "-rw-r--r-- root/root"),
+        ("/usr/share/man/man8/pgvigil-fencer.8.gz", "-rw-r--r-- root/root"),
+        ("/usr/share/bash-completion/completions/pgvigil", "-rw-r--r-- root/root"),
+        ("/usr/share/zsh/vendor-completions/_pgvigil", "-rw-r--r-- root/root"),
+        ("/usr/share/fish/vendor_completions.d/pgvigil.fish", "-rw-r--r-- root/root"),
+    ] {
+        assert_eq!(contents.get(path).map(String::as_str), Some(rights), "{path}");
+    }
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a text");
+    let pointers = ["packaging/systemd/pgvigil@.service", "packaging/prometheus/pgvigil.rules.yml"].map(read).concat();
+    let documents: Vec<&str> =
+        pointers.split("file://").skip(1).filter_map(|rest| rest.split_whitespace().next()).collect();
+    assert!(documents.len() > 30, "{documents:?}");
+    for document in documents {
+        assert!(contents.contains_key(document), "{document} is pointed at, and not in the package");
+    }
+    let control = |field: &str| output(Command::new("dpkg-deb").arg("--field").arg(package).arg(field));
+    assert_eq!(control("Version").trim(), env!("CARGO_PKG_VERSION"));
+    // Nothing beyond the C library and what every Debian has: one file works on each host of its architecture.
+    let needs = control("Depends");
+    let others: Vec<&str> = needs
+        .split(',')
+        .filter_map(|need| need.split_whitespace().next())
+        .filter(|name| !["libc6", "libgcc-s1", "adduser", "postgresql-common"].contains(name))
+        .collect();
+    assert!(others.is_empty(), "{needs}");
+}
+
+fn asks_about_an_administrators_files_and_ends_no_postgres(package: &Path, directory: &Path) {
+    let files = |name: &str| output(Command::new("dpkg-deb").arg("--info").arg(package).arg(name));
+    assert_eq!(files("conffiles"), "/etc/pgvigil/pgvigil.toml.example\n");
+    let scripts = ["postinst", "prerm", "postrm"].map(|name| (name, files(name)));
+    for (name, script) in &scripts {
+        let path = directory.join(name);
+        std::fs::write(&path, script).expect("written");
+        output(Command::new("sh").arg("-n").arg(&path));
+        for word in ["pg_ctl", "pg_ctlcluster", "kill", "postgresql.service"] {
+            let told = script.lines().filter(|line| !line.trim_start().starts_with('#')).find(|line| {
+                line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).any(|one| one == word)
+            });
+            assert_eq!(told, None, "{name}");
+        }
+    }
+    // Only where the package is taken away does an agent end without a successor.
+    assert!(scripts[1].1.contains("[ \"$1\" = remove ]"));
+}
+
+#[test]
+fn haproxy_in_containers_is_configured_as_the_program_says() {
+    let member = |number: u16| ShowMember {
+        name: format!("pg{number}"),
+        host: format!("172.30.80.2{number}"),
+        port: 5432,
+        api_host: format!("172.30.80.2{number}"),
+        api_port: 8008,
+    };
+    let members = [member(1), member(2), member(3)];
+    let there = std::fs::read_to_string(root().join("packaging/docker/haproxy.cfg")).expect("a text");
+    let wanted = haproxy(&members, &HaproxyOptions::default());
+    assert_eq!(there.trim_end(), wanted.trim_end(), "put `pgvigil show haproxy` into packaging/docker/haproxy.cfg");
+}
