@@ -18,7 +18,9 @@ const LEASE_BAR: usize = 20;
 /// Narrower screens leave out columns that `status` has.
 const WIDE: u16 = 110;
 /// What a narrow screen keeps: the member, its role, state, what it has not replayed, and whether it may lead.
-const KEPT: [usize; 5] = [0, 1, 2, 5, 7];
+const KEPT: [usize; 5] = [0, 1, 2, 5, CANDIDATE];
+/// The column that tells whether a member may lead, and why not.
+const CANDIDATE: usize = 7;
 const HELP: &str = "q, Esc   leave\nF1, ?    these keys\nup, down choose a member\nEnter    what bars it from leading";
 const KEYS: &str = " q leaves  F1 keys  up/down chooses  Enter tells more ";
 
@@ -30,17 +32,17 @@ pub fn draw(frame: &mut Frame, scene: &Scene) {
         frame.render_widget(Paragraph::new(told.to_owned()).wrap(Wrap { trim: true }).block(titled(scene)), area);
         return;
     };
-    let troubles = troubles(scene, status);
+    let told = told(scene, status);
     let rows = u16::try_from(status.members.len()).unwrap_or(u16::MAX).saturating_add(3);
-    let told = u16::try_from(troubles.len()).unwrap_or(u16::MAX).saturating_add(4);
+    let high = height(&told, area.width.saturating_sub(2)).saturating_add(2);
     let [above, table, middle, below] = Layout::vertical([
-        Constraint::Length(told.min(area.height / 3)),
-        Constraint::Length(rows.min(area.height / 2)),
+        Constraint::Length(high.min(area.height / 2)),
+        Constraint::Length(rows.min(area.height / 3)),
         Constraint::Fill(3),
         Constraint::Fill(2),
     ])
     .areas(area);
-    standing(frame, above, scene, status, troubles);
+    frame.render_widget(Paragraph::new(told).wrap(Wrap { trim: false }).block(titled(scene)), above);
     members(frame, table, scene, status);
     match scene.chosen().filter(|_| scene.details) {
         Some(member) => details(frame, middle, member),
@@ -68,25 +70,34 @@ fn tone(scene: &Scene, word: Word) -> Style {
     if scene.colours { style.fg(colour) } else { style }
 }
 
-fn standing(frame: &mut Frame, area: Rect, scene: &Scene, status: &Status, troubles: Vec<Line<'static>>) {
+/// How the cluster stands: the verdict, the lease, and what is wrong.
+fn told(scene: &Scene, status: &Status) -> Vec<Line<'static>> {
     let word = status.verdict.word;
-    let mut lines = vec![
-        Line::from(vec![
-            Span::styled(word.text(), tone(scene, word)),
-            Span::raw(format!(" - {}", status.verdict.sentence)),
-        ]),
-        Line::raw(format!("{}  {}", header(status), lease(scene, status))),
-    ];
-    lines.extend(troubles);
-    frame.render_widget(Paragraph::new(lines).block(titled(scene)), area);
+    let verdict = Line::from(vec![
+        Span::styled(word.text(), tone(scene, word)),
+        Span::raw(format!(" - {}", status.verdict.sentence)),
+    ]);
+    let mut lines = vec![verdict, Line::raw(header(status))];
+    lines.extend(status.lease_left_ms.map(|left| Line::raw(lease(scene, left))));
+    lines.extend(troubles(scene, status));
+    lines
 }
 
-/// How much is left of the lease: `[#########...........]`.
-fn lease(scene: &Scene, status: &Status) -> String {
-    let Some(left) = status.lease_left_ms else { return String::new() };
+/// How many rows these lines take where the longer ones go on in the next, at a space where there is one.
+fn height(lines: &[Line], width: u16) -> u16 {
+    let width = usize::from(width.max(1));
+    let rows = |line: &Line| match line.width() {
+        fits if fits <= width => 1,
+        longer => longer.div_ceil((width * 9 / 10).max(1)),
+    };
+    u16::try_from(lines.iter().map(rows).sum::<usize>()).unwrap_or(u16::MAX)
+}
+
+/// How much is left of the lease: `lease left [#########...........]`.
+fn lease(scene: &Scene, left: u64) -> String {
     let whole = scene.ttl.as_millis().max(1);
     let full = usize::try_from(u128::from(left) * LEASE_BAR as u128 / whole).unwrap_or(LEASE_BAR).min(LEASE_BAR);
-    format!("[{}{}]", "#".repeat(full), ".".repeat(LEASE_BAR - full))
+    format!("lease left [{}{}]", "#".repeat(full), ".".repeat(LEASE_BAR - full))
 }
 
 fn troubles(scene: &Scene, status: &Status) -> Vec<Line<'static>> {
@@ -94,7 +105,7 @@ fn troubles(scene: &Scene, status: &Status) -> Vec<Line<'static>> {
     let told = status.problems.iter().map(|trouble| {
         Line::from(vec![
             Span::styled(format!("! {}", trouble.problem), tone(scene, Word::Degraded)),
-            Span::raw(format!("   {}", trouble.hint)),
+            Span::raw(format!("   HINT: {}", trouble.hint)),
         ])
     });
     dark.into_iter().chain(told).collect()
@@ -103,9 +114,11 @@ fn troubles(scene: &Scene, status: &Status) -> Vec<Line<'static>> {
 fn members(frame: &mut Frame, area: Rect, scene: &Scene, status: &Status) {
     let columns: Vec<usize> = if area.width < WIDE { KEPT.to_vec() } else { (0..HEADINGS.len()).collect() };
     let cells: Vec<Vec<String>> = status.members.iter().map(|member| row(member, status.leader.as_deref())).collect();
+    // Where the screen is too narrow, why somebody may not lead is cut off first: Enter tells it whole.
     let width = |column: &usize| {
         let widest = cells.iter().map(|row| row[*column].chars().count()).max().unwrap_or(0);
-        Constraint::Max(u16::try_from(widest.max(HEADINGS[*column].len())).unwrap_or(u16::MAX))
+        let wanted = u16::try_from(widest.max(HEADINGS[*column].len())).unwrap_or(u16::MAX);
+        if *column == CANDIDATE { Constraint::Max(wanted) } else { Constraint::Length(wanted) }
     };
     let heading =
         Row::new(columns.iter().map(|column| HEADINGS[*column])).style(Style::new().add_modifier(Modifier::BOLD));

@@ -157,3 +157,30 @@ fn changes_are_told_once_and_numbers_are_none() {
     assert_eq!(changes(&status("pg1"), &fewer), ["pg3 is no member any more"]);
     assert_eq!(changes(&fewer, &status("pg1")), ["pg3 is there: streaming"]);
 }
+
+#[test]
+fn a_narrow_screen_cuts_off_nothing_that_matters() {
+    let mut scene = watching();
+    let mut status = status("pg1");
+    status.verdict.sentence = "writes work on pg1; no failover is possible now: acknowledged writes may be only on pg2, which cannot be asked at all".into();
+    status.members[1] = MemberStatus { may_lead: Some(false), ..member("pg2", "standby", "unreachable") };
+    let trouble = "the agent of pg2 does not answer: Connection refused (os error 111), and it has not since a while";
+    status.problems = vec![super::super::status::Trouble::new(
+        "agent_silent",
+        trouble,
+        "is the host of pg2 up, and its port 8008 open?",
+    )];
+    scene.sees(Sight { status: Ok(status), records: vec![] });
+    for size in [(110, 30), (80, 24)] {
+        let drawn = screen(&scene, size);
+        let words = drawn.replace(['"', '│', '\n'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        for told in [
+            "which cannot be asked at all",
+            "HINT: is the host of pg2 up, and its port 8008 open?",
+            "unreachable",
+            "lease left [##########..........]",
+        ] {
+            assert!(words.contains(told), "{told:?} is cut off at {size:?}:\n{drawn}");
+        }
+    }
+}
