@@ -49,6 +49,7 @@ look() {
     want pgbackrest           "the tests restore a backup"                            has pgbackrest
     want openssl              "the tests make certificates"                           has openssl
     want curl                 "the tests ask the control API as programs do"          has curl
+    want chromium             "the tests look at the web page as people do"           has chromium
     want dpkg-dev             "finds out what the Debian package depends on"          has dpkg-shlibdeps
     want lintian              "checks the Debian package"                             has lintian
     want iproute2             "the tests build networks to cut"                       has ip

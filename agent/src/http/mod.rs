@@ -8,6 +8,7 @@ pub mod bodies;
 pub mod health;
 mod places;
 mod server;
+mod ui;
 pub mod unhealthy;
 
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub fn reading(api: Api) -> Router {
         .route("/beat", open(get(beat)))
         .route("/metrics", open(get(metrics)))
         .route("/openapi.json", open(get(openapi)))
+        .merge(ui::pages())
         .fallback(unknown)
         .method_not_allowed_fallback(read_only)
         .with_state(api)
@@ -226,7 +228,7 @@ async fn openapi() -> Response {
 
 async fn unknown(OriginalUri(uri): OriginalUri) -> Response {
     let error = format!(
-        "no such path: {}; see /cluster, /patroni, /why, /transitions, /metrics and the health paths",
+        "no such path: {}; see /ui, /cluster, /patroni, /why, /transitions, /metrics and the health paths",
         uri.path()
     );
     (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()

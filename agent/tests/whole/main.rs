@@ -42,6 +42,7 @@ mod orders;
 mod outages;
 mod overruled;
 mod packages;
+mod pages;
 mod parameters;
 mod programs;
 mod promises;

@@ -1,0 +1,91 @@
+//! `/ui`: what an agent serves to a browser, and what a real one makes of it, before and after a switchover.
+
+use std::io::ErrorKind;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::stage::{SOON, Stage, on_stage, options};
+
+/// The base URL of a node's health API.
+fn base(stage: &Stage, node: &str) -> Result<String> {
+    Ok(stage.node(node)?.api_url())
+}
+
+/// What `curl` prints of an answer, with its head; it is given up after some seconds, for one of them never ends.
+fn curl(url: &str, seconds: &str) -> Result<String> {
+    let output = Command::new("curl").args(["-siN", "--max-time", seconds, url]).output().context("curl")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The page as a browser has it after a while, or nothing where there is no browser.
+fn in_a_browser(url: &str) -> Result<Option<String>> {
+    let home = tempfile::tempdir()?;
+    let mut command = Command::new("chromium");
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--timeout=4000", "--dump-dom"]);
+    command.arg(format!("--user-data-dir={}", home.path().display())).arg(url).env("HOME", home.path());
+    let output = match command.output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            eprintln!("SKIPPED: this machine has no chromium");
+            return Ok(None);
+        }
+        output => output.context("chromium")?,
+    };
+    Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// Waits until the page shows all of this; a browser on a busy machine may need more than one try.
+async fn shows(url: &str, wanted: &[String]) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let asked = url.to_owned();
+        let Some(page) = tokio::task::spawn_blocking(move || in_a_browser(&asked)).await?? else { return Ok(()) };
+        let missing: Vec<&String> = wanted.iter().filter(|text| !page.contains(text.as_str())).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < SOON, "the page lacks {missing:?}: {page}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_is_shown_who_leads_who_follows_and_what_happened() {
+    on_stage(&options(), async |stage: &mut Stage| {
+        let leader = stage.leader().await?;
+        let url = base(stage, &stage.others(&leader)[0])?;
+        what_is_served_comes_from_here_alone(&url)?;
+        let to = stage.others(&leader)[1].clone();
+        stage.pgvigil(&leader, &["switchover", "--to", &to, "--reason", "<b>not bold</b>", "-y"]).await?;
+        stage.whole().await?;
+        let wanted = [format!("{to} leads"), format!("{leader} → {to}"), "&lt;b&gt;not bold&lt;/b&gt;".to_owned()];
+        shows(&format!("{url}/ui"), &wanted).await?;
+        let (_, picture) = first_event(&url)?;
+        ensure!(picture["transitions"].as_array().is_some_and(|all| all.len() >= 2), "{picture}");
+        Ok(())
+    })
+    .await;
+}
+
+fn what_is_served_comes_from_here_alone(url: &str) -> Result<()> {
+    for (path, kind) in [("/ui", "text/html"), ("/ui/page.css", "text/css"), ("/ui/page.js", "text/javascript")] {
+        let told = curl(&format!("{url}{path}"), "10")?;
+        ensure!(told.starts_with("HTTP/1.1 200") && told.contains(&format!("content-type: {kind}")), "{told}");
+        ensure!(told.contains("content-security-policy: default-src 'none'") && told.contains("nosniff"), "{told}");
+        ensure!(!told.contains("http://") && !told.contains("https://"), "it asks somebody else: {told}");
+    }
+    let (told, picture) = first_event(url)?;
+    ensure!(told.contains("content-type: text/event-stream"), "{told}");
+    ensure!(picture["schema"] == "pgvigil.ui/v1" && picture["cluster"]["members"].is_array(), "{picture}");
+    Ok(())
+}
+
+/// What comes first, and may be followed by more.
+fn first_event(url: &str) -> Result<(String, Value)> {
+    let told = curl(&format!("{url}/ui/events"), "3")?;
+    let data = told.lines().find_map(|line| line.strip_prefix("data: ")).with_context(|| format!("no event: {told}"))?;
+    let picture = serde_json::from_str(data)?;
+    Ok((told, picture))
+}
