@@ -50,7 +50,7 @@ deb: build ## The Debian package, in target/deb
 deb-test: build ## The package under a real systemd on three hosts: agents killed, hung, upgraded, hosts rebooted under writes (root; systemd-container)
 	@scripts/deb-test.sh
 
-compose-test: build ## docker-compose.yml broken under writes and measured (needs a docker daemon, docker-compose; PGVIGIL_BASE=image)
+compose-test: build ## docker-compose.yml broken under writes and measured (docker, docker-compose and a base image: scripts/containers.sh start)
 	@scripts/compose-test.sh
 
 clean: ## Removes what was built
