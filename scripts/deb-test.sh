@@ -4,6 +4,7 @@
 # remembers every acknowledged row. Says what each cost, and fails where a row is lost, or where Postgres ends that should not.
 # Needs root, debootstrap, systemd-container, iproute2, psql, and the package (`make deb`). The clean Debian is made once in PGVIGIL_DEB_BASE
 # (900 MB); PGVIGIL_KEEP=1 waits for Enter before all is taken away.
+# With PGVIGIL_ANSIBLE=.../ansible-playbook the hosts are set up by packaging/ansible, over ssh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 base=${PGVIGIL_DEB_BASE:-/var/tmp/pgvigil-deb/base}
@@ -54,7 +55,7 @@ make_base() {
     chmod 755 "$base/usr/sbin/policy-rc.d"
     nsenter --net=/proc/1/ns/net chroot "$base" env DEBIAN_FRONTEND=noninteractive sh -ec '
         apt-get update -qq
-        apt-get install -y -qq --no-install-recommends postgresql-15 etcd-server etcd-client
+        apt-get install -y -qq --no-install-recommends postgresql-15 etcd-server etcd-client openssh-server sudo python3-apt
         systemctl disable -q etcd' >"$work/apt" 2>&1 || { tail -n 20 "$work/apt" >&2; fail "apt-get in $base"; }
     rm "$base/usr/sbin/policy-rc.d"
     touch "$base/etc/pgvigil-base"
@@ -196,16 +197,16 @@ leads_other_than() { local now; now=$(leader); [ -n "$now" ] && [ "$now" != "$1"
 
 # --- the play ---------------------------------------------------------------------------------------------------------------------------------
 version=0.1.0+test
-first=$(PGVIGIL_DEB_COMPRESSION="-Zgzip -z1" scripts/deb.sh "${PGVIGIL_BINARIES:-target/release}" "$work/first")
-next=$(PGVIGIL_DEB_COMPRESSION="-Zgzip -z1" PGVIGIL_DEB_VERSION=$version scripts/deb.sh "${PGVIGIL_BINARIES:-target/release}" "$work/next")
+package=$(PGVIGIL_DEB_COMPRESSION="-Zgzip -z1" scripts/deb.sh "${PGVIGIL_BINARIES:-target/release}" "$work/first")
+next_package=$(PGVIGIL_DEB_COMPRESSION="-Zgzip -z1" PGVIGIL_DEB_VERSION=$version scripts/deb.sh "${PGVIGIL_BINARIES:-target/release}" "$work/next")
 make_base
 network
 for host in "${hosts[@]}"; do start_host "$host"; done
 for host in "${hosts[@]}"; do until_true 60 "$host has booted" up "$host"; done
 for host in "${hosts[@]}"; do
     start_etcd "$host"
-    cp "$first" "$work/$host/root/root/first.deb"
-    cp "$next" "$work/$host/root/root/next.deb"
+    cp "$package" "$work/$host/root/root/first.deb"
+    cp "$next_package" "$work/$host/root/root/next.deb"
     on "$host" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /root/first.deb >"$work/told" 2>&1 || { cat "$work/told"; fail "the package on $host"; }
     if [ -n "$(on "$host" systemctl list-units --plain --no-legend 'pgvigil@*')" ]; then fail "an installation started something"; fi
     on "$host" id postgres | grep -q pgvigil || fail "postgres is not in the group pgvigil"
@@ -215,11 +216,45 @@ on pg1 systemd-analyze verify pgvigil@test.service >"$work/told" 2>&1 || { cat "
 if [ -s "$work/told" ]; then cat "$work/told"; fail "systemd-analyze verify has something to say"; fi
 echo "systemd-analyze verify: nothing; security: $(on pg1 systemd-analyze security --no-pager pgvigil@test.service | tail -n 1 | sed 's/^[^O]*//')"
 
-for host in "${hosts[@]}"; do
-    on "$host" pg_dropcluster --stop 15 main
-    configuration "$host" >"$work/$host/root/etc/pgvigil/test.toml"
-    on "$host" systemctl enable --now -q pgvigil@test
-done
+for host in "${hosts[@]}"; do on "$host" pg_dropcluster --stop 15 main; done
+by_hand() {
+    for host in "${hosts[@]}"; do
+        configuration "$host" >"$work/$host/root/etc/pgvigil/test.toml"
+        on "$host" systemctl enable --now -q pgvigil@test
+    done
+}
+by_ansible() {
+    ssh-keygen -q -t ed25519 -N "" -f "$work/key"
+    for host in "${hosts[@]}"; do
+        install -D --mode 600 "$work/key.pub" "$work/$host/root/root/.ssh/authorized_keys"
+        on "$host" systemctl start ssh
+    done
+    {
+        echo "[pgvigil]"
+        for host in "${hosts[@]}"; do echo "$host ansible_host=$(address "$host")"; done
+        cat <<END
+[pgvigil:vars]
+ansible_user=root
+ansible_ssh_private_key_file=$work/key
+ansible_ssh_common_args=-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null
+ansible_python_interpreter=/usr/bin/python3
+pgvigil_cluster=test
+pgvigil_package=$package
+pgvigil_etcd_endpoints=["http://172.30.90.1:2379", "http://172.30.90.2:2379", "http://172.30.90.3:2379"]
+pgvigil_hba=["host app app 172.30.90.0/24 scram-sha-256"]
+pgvigil_parameters={"work_mem": "5MB"}
+END
+    } >"$work/inventory"
+    play site.yml
+    # Once more, with nothing to do.
+    play site.yml
+    if grep -E '^pg[123] .*changed=[1-9]' "$work/told"; then cat "$work/told"; fail "the second run changed something"; fi
+    echo "set up by $("$PGVIGIL_ANSIBLE" --version | head -n 1); a second run changes nothing"
+}
+play() {
+    (cd packaging/ansible && LANG=C.UTF-8 ANSIBLE_NOCOLOR=1 "$PGVIGIL_ANSIBLE" -i "$work/inventory" "$@") >"$work/told" 2>&1 || { tail -n 40 "$work/told"; fail "ansible-playbook $*"; }
+}
+if [ -n "${PGVIGIL_ANSIBLE:-}" ]; then by_ansible; else by_hand; fi
 until_true 90 "three members that stream" whole
 first=$(leader)
 on "$first" runuser -u postgres -- psql -XqAt -c "create role app login password '$PGPASSWORD'" -c "create database app owner app"
@@ -237,7 +272,14 @@ undisturbed "agent of the leader hung (SIGSTOP), killed by systemd's watchdog" "
 undisturbed "agent and fencer of the leader killed at once" "$first" on "$first" sh -c "kill -KILL $(agent "$first") $(fencer "$first")"
 measured "file read again (systemctl reload)" on "$first" systemctl reload pgvigil@test
 
-install_next() { on "$1" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq /root/next.deb; }
+install_next() { on "$1" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --reinstall /root/next.deb; }
+if [ -n "${PGVIGIL_ANSIBLE:-}" ]; then
+    postmasters() { for host in "${hosts[@]}"; do postmaster "$host"; done; }
+    were=$(postmasters)
+    measured "package upgraded on all hosts by packaging/ansible" play upgrade.yml -e "pgvigil_package=$next_package"
+    if [ "$(postmasters)" != "$were" ]; then fail "an upgrade by Ansible restarted a Postgres"; fi
+    if [ "$(leader)" != "$first" ]; then fail "an upgrade by Ansible cost the lead"; fi
+fi
 for host in "${hosts[@]}"; do
     if [ "$host" != "$first" ]; then undisturbed "package upgraded on the standby $host" "$host" install_next "$host"; fi
 done
