@@ -14,6 +14,7 @@ use pg_control::{Extras, Overruled, Progress};
 use tokio::sync::Notify;
 
 use crate::access;
+use crate::certificates;
 use crate::configure::Known;
 use crate::exposure::Exposed;
 use crate::hands::Hands;
@@ -116,6 +117,8 @@ pub struct Picture {
     pub acknowledged_at: Option<Instant>,
     /// What is known of the rules for connections here.
     pub access: Arc<access::Known>,
+    /// When certificates end.
+    pub certificates: Arc<certificates::Known>,
     /// What is known of the replication slots here.
     pub slots: Arc<slots::Known>,
     /// How far a copy of the data is that is being made here.
@@ -188,6 +191,7 @@ impl Picture {
             acknowledged_at: None,
             access: hands.access.load_full(),
             slots: hands.slots.load_full(),
+            certificates: hands.certificates.load_full(),
             copying: hands.copying.now(),
             missing: None,
             refused: hands.promises.refused.now(),

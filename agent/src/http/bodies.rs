@@ -262,6 +262,7 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "parameters": picture.parameters.problems().into_iter().chain(picture.access.problems()).collect::<Vec<_>>(),
+        "certificates": picture.certificates.problems(jiff::Timestamp::now()),
         "slots": picture.slots.to_json(),
         "slot_problems": picture.slots.problems(&picture.view.me),
         "problems": picture.snapshot.as_ref().map(|snapshot| {

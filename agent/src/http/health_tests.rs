@@ -74,6 +74,7 @@ fn picture(me: &str, server: Server, lock: Lock) -> Picture {
         parameters: Arc::default(),
         acknowledged_at: None,
         access: Arc::default(),
+        certificates: Arc::default(),
         slots: Arc::default(),
         copying: None,
         proof_pending: false,

@@ -143,11 +143,13 @@ async fn of_a_reign(stage: &Stage) -> Result<Vec<String>> {
     Ok(values)
 }
 
-fn pids(stage: &Stage) -> Vec<Option<i32>> {
+/// The process of each agent.
+pub fn pids(stage: &Stage) -> Vec<Option<i32>> {
     stage.cluster.nodes().iter().map(|node| node.agent().pid()).collect()
 }
 
-fn nothing_panicked(stage: &Stage) -> Result<()> {
+/// Whatever happened, no agent has panicked.
+pub fn nothing_panicked(stage: &Stage) -> Result<()> {
     for node in stage.cluster.nodes() {
         let log = String::from_utf8_lossy(&std::fs::read(node.agent().log())?).into_owned();
         let panicked = log.lines().find(|line| line.contains("panicked at"));

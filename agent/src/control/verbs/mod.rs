@@ -10,6 +10,7 @@ mod restart;
 mod switchover;
 
 use axum::Router;
+use axum::extract::OriginalUri;
 use axum::http::{Method, StatusCode};
 use axum::routing::{get, patch, post};
 use decision::names::MemberName;
@@ -129,9 +130,22 @@ pub fn router(control: Control) -> Router {
         .route("/restart", post(restart::ask).delete(restart::cancel))
         .route("/reload", post(reload::ask))
         .route("/reinitialize", post(reinitialize::ask))
-        .route("/config", patch(config::patch).put(config::put))
         .route("/gate/migrate", get(gate::ask))
+        .method_not_allowed_fallback(another_method)
+        // Its GET is among the paths that only look, whose answer to other methods it shares.
+        .route("/config", patch(config::patch).put(config::put))
         .with_state(control)
+}
+
+/// There is something under this path, and it is asked for otherwise.
+pub(super) async fn another_method(method: Method, OriginalUri(uri): OriginalUri) -> Answer {
+    let allowed: Vec<&str> =
+        all().filter(|verb| fits(verb.path, uri.path())).map(|verb| verb.method.as_str()).collect();
+    let by = if allowed.is_empty() { "GET".to_owned() } else { allowed.join(", ") };
+    Answer::error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not answered here; {by} is (GET /openapi.json has all)"),
+    )
 }
 
 /// A member as somebody has named it; an empty name is none.

@@ -69,6 +69,7 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     found.extend(world.answers().filter_map(|(name, answer)| state_dir(name, &answer.why)));
     found.extend(told::parameters(world));
     found.extend(told::slots(world));
+    found.extend(told::certificates(world));
     found.extend(told::overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
