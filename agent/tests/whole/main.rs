@@ -53,6 +53,7 @@ mod rest;
 mod restarts;
 mod restored;
 mod roles;
+mod secrets;
 mod settings;
 mod sites;
 mod slots;
