@@ -27,6 +27,9 @@ pub const OVERRULED: &str = "durability_overruled";
 /// Clients may not write, by a setting.
 pub const FORBIDDEN: &str = "writes_forbidden";
 
+/// Postgres does not listen where everybody looks for it.
+pub const NOT_LISTENING: &str = "not_listening";
+
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Trouble {
@@ -56,6 +59,7 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         }));
         found.extend(told::beside(world, snapshot));
     }
+    found.extend(world.answers().filter_map(|(name, answer)| not_listening(name, &answer.why)));
     found.extend(status.members.iter().filter_map(|member| of_member(member, status, ttl)));
     let degraded = status.durability.as_ref().filter(|durability| durability.mode != Mode::Async);
     if degraded.is_some_and(|durability| durability.policies.iter().any(|quorum| quorum.k == 0)) {
@@ -110,6 +114,13 @@ fn of_etcd(error: &str, world: &World, ttl: Duration) -> Trouble {
     let problem = format!("etcd does not answer: {error}");
     let hint = "is etcd running, and no firewall between? pgvigil validate asks each member";
     Trouble::new("etcd_unreachable", problem, hint)
+}
+
+/// A server that nobody reaches.
+fn not_listening(name: &MemberName, why: &Value) -> Option<Trouble> {
+    let text = |key: &str| why["not_listening"][key].as_str();
+    let problem = format!("on {name}: {}", text("problem")?);
+    Some(Trouble::new(NOT_LISTENING, problem, text("hint").unwrap_or("see postgres.log there")))
 }
 
 /// What an agent misses of its own directory.

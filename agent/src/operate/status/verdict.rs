@@ -98,7 +98,10 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
             let why = "no agent has ever registered; is `cluster` in the node's file right? (pgvigil fleet status)";
             (Word::NoPrimary, format!("cluster {} is not in this etcd: {why}", status.cluster))
         }
-        Some(false) => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
+        Some(false) => match unheard(world) {
+            Some(why) => (Word::NoPrimary, format!("no client reaches {leader}, which leads: {why}")),
+            None => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
+        },
         None if status.leader.is_some() => (
             Word::Degraded,
             format!("{leader} holds the lock, but its agent does not answer here: whether writes work is not known"),
@@ -153,6 +156,11 @@ fn follows(world: &World) -> bool {
 
 fn streams_from_there(world: &World) -> bool {
     world.leader_answer().is_some_and(|leader| leader.patroni["replication_state"] == "streaming")
+}
+
+/// The leader would take writes, and its Postgres does not listen where clients look for it.
+fn unheard(world: &World) -> Option<&str> {
+    world.leader_answer().filter(|leader| leader.leads())?.why["not_listening"]["problem"].as_str()
 }
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
@@ -212,6 +220,7 @@ mod tests {
     use super::super::member::BarStatus;
     use super::super::told::overruled;
     use super::*;
+    use crate::operate::world::{Agent, Answer};
 
     fn standby(name: &str, lag: u64) -> MemberStatus {
         MemberStatus {
@@ -289,6 +298,22 @@ mod tests {
         assert!(able(&late, Mode::Quorum) && !able(&late, Mode::Async));
         assert!(!able(&barred(standby("pg2", 0), "nofailover"), Mode::Quorum));
         assert!(!able(&MemberStatus { reachable: false, ..standby("pg2", 0) }, Mode::Quorum));
+    }
+
+    #[test]
+    fn a_leader_whom_no_client_reaches_is_not_called_writable_and_the_mend_is_told() {
+        let name = |text: &str| MemberName::new(text).unwrap();
+        let why = serde_json::json!({"member": "pg1", "not_listening": {"problem": "it does not listen on h:1", "hint": "ss"}});
+        let says =
+            Ok(Answer { beat: serde_json::json!({"leader": true, "writable": false}), why, ..Answer::default() });
+        let agents = BTreeMap::from([(name("pg1"), Agent { api_url: String::new(), says })]);
+        let world = World { etcd: Err(String::new()), agents, me: name("pg1") };
+        let status = Status { leader: Some("pg1".to_owned()), writable: Some(false), ..Status::default() };
+        let verdict = verdict(&status, &world);
+        assert_eq!(verdict.word, Word::NoPrimary);
+        assert_eq!(verdict.sentence, "no client reaches pg1, which leads: it does not listen on h:1");
+        let told = super::super::problems::problems(&status, &world, std::time::Duration::from_secs(5));
+        assert!(told.iter().any(|one| (one.code, one.hint.as_str()) == ("not_listening", "ss")), "{told:?}");
     }
 
     #[test]
