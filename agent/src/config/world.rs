@@ -106,6 +106,7 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     }
     let owner = owner(report);
     programs(&config.postgres, report);
+    parameters(&config.postgres, report);
     fence(config, report);
     data_directory(&config.postgres, owner, report);
     place_for("state directory", "E22", &config.state_dir, owner, report);
@@ -178,6 +179,18 @@ fn programs(postgres: &Postgres, report: &mut Report) {
     } else {
         let text = format!("{directory} is postgres {version}, the file says {}", postgres.version);
         report.error("E20", text, package);
+    }
+}
+
+/// Whether Postgres takes what it is to run with.
+fn parameters(postgres: &Postgres, report: &mut Report) {
+    // A program that is missing has been told already.
+    let Ok(wrong) = pg_control::objections(&postgres.bin_dir, &postgres.parameters) else { return };
+    if wrong.is_empty() && !postgres.parameters.is_empty() {
+        report.ok("Postgres takes its parameters");
+    }
+    for (name, why) in wrong {
+        report.error("E14", format!("`postgres.parameters.{name}`: {why}"), "Postgres would not start with it");
     }
 }
 
