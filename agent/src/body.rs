@@ -22,6 +22,7 @@ use crate::ages::AgeKeeper;
 use crate::beats::{Beats, Heard, Target};
 use crate::configure::Configuring;
 use crate::exposure::Exposure;
+use crate::fence;
 use crate::hands::Hands;
 use crate::listening::Listening;
 use crate::look::{LastLook, view};
@@ -434,7 +435,10 @@ impl Body {
         self.remember();
         self.notebook.settle(Duration::from_millis(500));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
+        match self.hands.fence.kills_in().filter(|_| self.led_before) {
+            Some(left) => tracing::warn!(signal, "{}", fence::last_words(left)),
+            None => tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent"),
+        }
     }
 }
 
