@@ -13,7 +13,7 @@ use super::super::words;
 use super::super::world::{Answer, World};
 use super::facts::Status;
 use super::member::{MemberStatus, streams_on, told_of_streaming};
-use super::told;
+use super::{told, vacancy};
 
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
@@ -59,6 +59,7 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         }));
         found.extend(told::beside(world, snapshot));
     }
+    found.extend(vacancy::way_out(status, world));
     found.extend(world.answers().filter_map(|(name, answer)| not_listening(name, &answer.why)));
     found.extend(status.members.iter().filter_map(|member| of_member(member, status, world, ttl)));
     let degraded = status.durability.as_ref().filter(|durability| durability.mode != Mode::Async);
