@@ -28,6 +28,7 @@ mod fence;
 mod handover;
 mod hands;
 mod http;
+mod listening;
 mod lock;
 mod logging;
 mod look;

@@ -124,7 +124,7 @@ pub struct PauseArgs {
     /// Where the cluster is described.
     #[command(flatten)]
     pub config: ConfigArg,
-    /// For how long; after that automatic actions return by themselves.
+    /// For how long, at most 7 days; after that automatic actions return by themselves.
     #[arg(long = "for", default_value = "1h", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub duration: Duration,
     /// Why; shown to everybody who asks.

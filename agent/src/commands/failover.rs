@@ -9,7 +9,7 @@ use super::screen::tell;
 use super::told;
 use super::world::Reach;
 use crate::cli::{Exit, FailoverArgs, Output};
-use crate::operate::failover::{known, lead, refusal, request, unproven};
+use crate::operate::failover::{afterwards, known, lead, refusal, request, unproven};
 
 /// Carries it out, or says why not.
 pub async fn run(arguments: &FailoverArgs) -> Exit {
@@ -48,5 +48,11 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
     let (accepted, reason) = (arguments.accept_data_loss, arguments.reason.as_deref());
     let asked = request(&reach, snapshot, &to, (accepted, lead), &who(), reason).await.map_err(told)?;
     let followed = follow(&reach, &asked, arguments.wait).await;
-    Ok(conclude(&asked, &followed, arguments.wait, Output::Table))
+    let exit = conclude(&asked, &followed, arguments.wait, Output::Table);
+    if let Some(line) =
+        afterwards(snapshot, &to, &reach.config.postgres.data_dir).filter(|_| accepted && exit == Exit::Done)
+    {
+        tell(&line);
+    }
+    Ok(exit)
 }

@@ -10,6 +10,7 @@ use decision::reason::Standing;
 use pg_control::{Activity, Heartbeat, Overruled, Progress};
 use serde_json::{Map, Value, json};
 
+use crate::listening;
 use crate::operate::hold::Shown;
 use crate::overruled::{code, consequence};
 use crate::published::{Picture, SyncKind};
@@ -260,6 +261,9 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
         "refused_promises": picture.refused.iter().map(|(member, why)| json!({"member": member, "why": why})).collect::<Vec<_>>(),
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
+        "not_listening": picture.not_listening.as_ref().map(|address| {
+            json!({"problem": listening::problem(address), "hint": listening::hint(address, picture.view.me.as_str())})
+        }),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "parameters": picture.parameters.problems().into_iter().chain(picture.access.problems()).collect::<Vec<_>>(),
         "certificates": picture.certificates.problems(jiff::Timestamp::now()),

@@ -68,6 +68,7 @@ fn picture(me: &str, server: Server, lock: Lock) -> Picture {
         extras: None,
         exposed: None,
         overruled: Vec::new(),
+        not_listening: None,
         missing: None,
         failed: None,
         refused: Vec::new(),
@@ -174,6 +175,12 @@ fn of_a_path_for_writes_the_condition_that_fails_is_told() {
         ("its Postgres is down", stopped(), "not_primary", "ok"),
         ("its site follows", site(leader()), "site_follows", "ok"),
         ("it awaits proof", with(leader(), |picture| picture.proof_pending = true), "unproven", "ok"),
+        (
+            "it does not listen",
+            with(leader(), |picture| picture.not_listening = Some("pg1:5432".into())),
+            "not_listening",
+            "ok",
+        ),
         ("cut off", with(leader(), |picture| picture.etcd_seen_at = None), "cut_off", "ok"),
         ("a pause harms nobody", with(leader(), |picture| picture.view.settings.paused = true), "ok", "ok"),
     ] {

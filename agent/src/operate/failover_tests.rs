@@ -57,3 +57,21 @@ fn the_bytes_at_risk_are_counted_where_they_are_known() {
     snapshot.cluster.leader_lsn = Some(Lsn(1500));
     assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: 500 bytes that"));
 }
+
+#[test]
+fn afterwards_it_is_told_where_the_rest_lies_before_it_is_rewound() {
+    let mut snapshot = vacant();
+    let told = |snapshot: &Snapshot, to: &str| afterwards(snapshot, &name(to), Path::new("/data"));
+    assert_eq!(told(&snapshot, "pg2"), None, "who led last is not known");
+    let (mode, timeline) = (decision::settings::Mode::Async, Timeline(1));
+    snapshot.cluster.sync = Some(decision::view::SyncRecord::of_reign(name("pg3"), Term(7), mode, vec![], timeline));
+    let unknown = told(&snapshot, "pg2").unwrap();
+    assert!(unknown.starts_with("before you start the agent of pg3: writes may be there alone"), "{unknown}");
+    let ballot =
+        Ballot { revoked: Term(7), wal_term: Term(7), received: Lsn(1000), timeline: Timeline(1), revision: 3 };
+    snapshot.cluster.ballots.insert(name("pg2"), ballot);
+    snapshot.cluster.leader_lsn = Some(Lsn(1500));
+    let counted = told(&snapshot, "pg2").unwrap();
+    assert!(counted.contains("500 bytes or more are there alone") && counted.contains("/data"), "{counted}");
+    assert_eq!(told(&snapshot, "pg3"), None, "it has its own");
+}

@@ -227,6 +227,9 @@ fn of_candidate(world: &World, snapshot: &Snapshot, leader: &MemberName, name: &
     if let Some(why) = &member.no_fence {
         checks.push(Check::fail(format!("the fence of {name} cannot be armed: {why}")));
     }
+    if let Some(address) = &member.not_listening {
+        checks.push(Check::fail(format!("Postgres of {name} does not listen on {address}: no client would reach it")));
+    }
     match world.agents.get(name).map(|agent| &agent.says) {
         Some(Ok(says)) => checks.extend(of_standby(world, leader, name, says)),
         Some(Err(why)) => checks.push(Check::fail(format!("the agent of {name} does not answer: {why}"))),

@@ -77,6 +77,9 @@ async fn it_is_not_promoted(stage: &Stage, behind: &str) -> Result<()> {
     let output = stage.cluster.pgvigil(behind, &["failover", "--to", behind, "-y"]).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.code() == Some(3) && said.contains("--accept-data-loss"), "{}: {said}", output.status);
+    let status = stage.pgvigil(behind, &["status"]).await?;
+    let resort = format!("Last resort: pgvigil failover --to {behind} --accept-data-loss");
+    ensure!(status.contains(" first: it led last and has ") && status.contains(&resort), "{status}");
     Ok(())
 }
 

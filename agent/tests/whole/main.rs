@@ -65,6 +65,7 @@ mod state_dir;
 mod storm;
 mod stray;
 mod switchover;
+mod taken;
 mod verbs;
 mod volume;
 mod watching;

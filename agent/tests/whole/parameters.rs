@@ -1,13 +1,14 @@
 //! Parameters of Postgres, set for the whole cluster while clients write: what can be taken up at once is, what needs a restart waits and says
 //! so, and what nobody may say or Postgres does not take changes nothing.
 
+use agent::demo::cluster::ClusterOptions;
 use agent::demo::processes;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::etcdctl;
-use crate::stage::{Stage, on_stage, options};
+use crate::stage::{Stage, on_empty_stage, on_stage, options};
 
 async fn set(stage: &Stage, arguments: &[&str]) -> Result<String> {
     stage.pgvigil("n1", &[&["config", "set", "-y"], arguments].concat()).await
@@ -175,4 +176,34 @@ async fn too_much_to_start_with(stage: &Stage) -> Result<()> {
         ensure!(shows(stage, &node, "work_mem", "9MB").await?, "going back took too much");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_that_postgres_does_not_take_is_named_before_anything_is_created() {
+    let one = ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
+    on_empty_stage(&one, async |stage| {
+        stage.set("n1", "postgres.parameters.max_conections", "\"100\"")?;
+        stage.cluster.start_etcd().await?;
+        let file = stage.node("n1")?.config().to_string_lossy();
+        let checked = stage.cluster.pgvigil("n1", &["validate", &file]).await?;
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        ensure!(!checked.status.success() && said.contains("did you mean `max_connections`?"), "{said}");
+
+        stage.start("n1")?;
+        let told = async || {
+            let why = stage.ask("n1", "/why").await?;
+            let failed = why["failed"]["error"].as_str().unwrap_or_default();
+            Ok(failed.contains("max_conections: Postgres has no parameter") && why["reason"]["code"] == "retrying")
+        };
+        stage.eventually("its agent does not name the parameter", told).await?;
+        ensure!(etcdctl::get(&stage.cluster, "initialize").await?.is_empty(), "it has begun to create the cluster");
+        ensure!(!stage.node("n1")?.data_dir().join("PG_VERSION").exists(), "it has run initdb");
+
+        stage.stop("n1").await?;
+        stage.unset("n1", "postgres.parameters.max_conections")?;
+        stage.start("n1")?;
+        ensure!(stage.leader().await? == "n1");
+        Ok(())
+    })
+    .await;
 }

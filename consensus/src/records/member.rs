@@ -64,6 +64,9 @@ pub struct MemberRecord {
     /// `Some(true)`: its disk is about to fill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_low: Option<bool>,
+    /// The address by which it is known and at which its Postgres does not listen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_listening: Option<String>,
     /// `Some(true)`: parameters have been changed that wait for a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_restart: Option<bool>,
@@ -113,6 +116,7 @@ impl Default for MemberRecord {
             no_fence: None,
             pause: None,
             disk_low: None,
+            not_listening: None,
             pending_restart: None,
             pending_restart_reason: BTreeMap::new(),
             capacities: Capacities::new(),
@@ -169,6 +173,7 @@ impl MemberRecord {
             rewind_source_ready: self.checkpoint_after_promote != Some(false),
             no_fence: self.no_fence.clone(),
             disk_low: self.disk_low == Some(true),
+            not_listening: self.not_listening.clone(),
             capacities: self.capacities.clone(),
             slots: self.slots.clone(),
             zone: self.zone.clone(),

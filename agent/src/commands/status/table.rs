@@ -99,6 +99,8 @@ pub fn row(member: &MemberStatus, leader: Option<&str>) -> Vec<String> {
 fn candidate(member: &MemberStatus) -> String {
     match member.may_lead {
         None => "-".to_owned(),
+        // A dead leader holds its lock until the lease ends.
+        Some(true) if member.role == "leader" && !member.reachable => "has the lock".to_owned(),
         Some(true) if member.role == "leader" => "leads".to_owned(),
         Some(true) => "yes".to_owned(),
         Some(false) => format!("no: {}", words::list(member.bars.iter().map(|bar| &bar.sentence))),
@@ -122,6 +124,7 @@ mod tests {
             timeline: Some(8),
             sync: "leader".to_owned(),
             may_lead: Some(true),
+            reachable: true,
             seen_ms: Some(200),
             ..MemberStatus::default()
         };
@@ -181,6 +184,9 @@ pg3     standby  streaming  8   0 bytes      18.0 MB     -       no: its tags ba
 ! pg3 is slow   HINT: pgvigil why pg3
 DEGRADED - writes work on pg1";
         assert_eq!(render(&status(), false), expected);
+        let mut silent = status();
+        silent.members[0].reachable = false;
+        assert!(render(&silent, false).contains("leader  has the lock "), "{}", render(&silent, false));
         assert!(render(&status(), true).contains("\x1b[33mDEGRADED\x1b[0m - writes"));
     }
 }

@@ -117,7 +117,7 @@ impl Status {
             verdict: Verdict::default(),
         };
         status.problems = problems::problems(&status, world, config.timing.ttl);
-        status.verdict = verdict::verdict(&status, world);
+        status.verdict = verdict::verdict(&status, world, config.timing.ttl);
         if let Some(snapshot) = snapshot {
             let asked = snapshot.config.durability.unwrap_or(config.durability).mode;
             status.verdict = std::mem::take(&mut status.verdict).because_of_two_nodes(snapshot, asked);

@@ -87,6 +87,20 @@ pub fn members(world: &World, now: Timestamp) -> Vec<MemberStatus> {
     names.iter().map(|name| member(world, name)).collect()
 }
 
+/// From whom the Postgres of a member streams on whose agent is gone.
+pub fn streams_on(world: &World, name: &MemberName) -> Option<MemberName> {
+    let leader = world.leader().filter(|leader| leader != name)?;
+    streaming(world.leader_answer()?).any(|other| other == *name).then_some(leader)
+}
+
+/// What an operator is told who has taken a member out of the cluster whose Postgres goes on.
+pub fn told_of_streaming(name: &str, leader: &str) -> (String, &'static str) {
+    (
+        format!("{name} is removed, but its Postgres still streams from {leader}"),
+        "on that host: pg_ctl -D DATA_DIR stop -m fast",
+    )
+}
+
 /// Whose Postgres streams from this one.
 fn streaming(leader: &Answer) -> impl Iterator<Item = MemberName> {
     let senders = leader.patroni["replication"].as_array().into_iter().flatten();
