@@ -51,6 +51,7 @@ mod rest;
 mod restarts;
 mod restored;
 mod roles;
+mod scheduled;
 mod settings;
 mod sites;
 mod slots;
