@@ -110,6 +110,9 @@ pub struct FailoverArgs {
     /// Acknowledged writes may be lost: this is your word for it, and it is recorded.
     #[arg(long)]
     pub accept_data_loss: bool,
+    /// Print the checks and stop.
+    #[arg(long)]
+    pub dry_run: bool,
     /// How long to wait for the end.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
@@ -119,6 +122,9 @@ pub struct FailoverArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Arguments of `pause`.

@@ -16,7 +16,7 @@ use crate::control::verbs::{may_ignore, may_lose};
 use crate::openapi::Name;
 use crate::operate::actions::{Action, State};
 use crate::operate::failover;
-use crate::operate::follow::{Asked, Kind};
+use crate::operate::follow::Asked;
 use crate::operate::preflight::{Check, Preflight, Wish};
 use crate::operate::schedule::shown::Shown;
 use crate::operate::schedule::switchover::checked;
@@ -143,10 +143,6 @@ fn silent(why: &str) -> Answer {
 }
 
 fn action(asked: &Asked, by: String, reason: Option<String>) -> Action {
-    let kind = match asked.kind {
-        Kind::Switchover => "switchover",
-        Kind::Failover => "failover",
-    };
-    let action = Action::new(asked.id(), kind, State::Accepted, (by, reason));
+    let action = Action::new(asked.id(), asked.kind.word(), State::Accepted, (by, reason));
     Action { from: asked.from.as_ref().map(ToString::to_string), to: Some(asked.to.to_string()), ..action }
 }
