@@ -358,6 +358,7 @@ pub fn beat(picture: &Picture, heartbeat: Heartbeat, worked_at: Option<Instant>)
         "streams_from": picture.standby().filter(|standby| standby.streaming).and_then(|standby| standby.follows.as_ref())
             .map(|upstream| &upstream.member),
         "lease_left_ms": picture.lock_until.map(|until| u64::try_from(until.remaining().as_millis()).unwrap_or(u64::MAX)),
+        "clock_ms": jiff::Timestamp::now().as_millisecond(),
         "age_ms": u64::try_from(picture.made_at.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -10,6 +10,7 @@ use crate::commands::operator::{agrees, must_be_able_to_ask, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::told;
 use crate::commands::world::Reach;
+use crate::operate::schedule::clocks::differing;
 use crate::operate::schedule::restart;
 use crate::operate::schedule::shown::Shown;
 use crate::operate::words;
@@ -28,6 +29,7 @@ pub(super) async fn run(member: &str, arguments: &RestartArgs) -> Result<Exit, E
         tell(&format!("refused: {why}"));
         return Ok(Exit::Refused);
     }
+    differing(&reach.look().await).iter().for_each(|clock| tell(&format!("warning: {clock}")));
     let at = words::moment(&plan.at.to_string());
     tell(&format!("the Postgres of {of} is stopped and started again, not before {at}, whatever it is by then"));
     if !order.yes && !agrees("go on?") {

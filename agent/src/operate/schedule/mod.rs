@@ -1,6 +1,7 @@
 //! What is scheduled: a switchover, or the restart of a node, that is to begin at a time. Here it is asked for, taken back and shown; when it is due the
 //! leader's agent begins it (`scheduler`), by the rule in `decision::schedule` and with what is in the way by [`turn`].
 
+pub mod clocks;
 pub mod restart;
 pub mod shown;
 pub mod switchover;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::super::preflight::{Check, Grade, Preflight, Wish};
 use super::super::world::{Reach, World};
 use super::super::{Kind, Unable, asks, words};
+use super::clocks::differing;
 use super::{Plan, between, paused};
 
 /// Checks what must be so already when it is asked for. What would forbid it at this moment and may pass until then is a warning.
@@ -31,6 +32,7 @@ pub fn checked(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) 
     let at_present = Preflight::of(world, snapshot, wish, now);
     let warnings = at_present.failures().map(|why| Check::warn(format!("as things stand it would wait: {why}")));
     checks.extend(warnings);
+    checks.extend(differing(world).into_iter().map(Check::warn));
     Preflight { leader, candidate, checks, instead: None }
 }
 
