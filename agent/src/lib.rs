@@ -45,6 +45,7 @@ mod recorder;
 mod registrar;
 mod reload;
 pub mod run;
+mod scheduler;
 pub mod secret;
 pub mod show;
 mod slots;

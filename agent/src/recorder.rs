@@ -11,7 +11,7 @@ use decision::names::{MemberName, Term};
 use decision::reason::Reason;
 
 use crate::metrics::Metrics;
-use crate::transitions::{Ledger, Stopwatch, forced, write_outage_ms};
+use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
 
 /// How many records etcd keeps for a cluster.
 const KEPT_RECORDS: usize = 100;
@@ -277,8 +277,8 @@ impl Recorder {
         let id = format!("term {}", mine.term_after);
         let written = async move {
             let (records, _) = store.transitions().await?;
-            let begun =
-                records.iter().rev().find(|record| record.kind == "switchover" && record.term_after == mine.term_after);
+            let mine_begun = |record: &&Transition| hands_over(record) && record.term_after == mine.term_after;
+            let begun = records.iter().rev().find(mine_begun);
             let Some(id) = begun.map(|record| record.id.clone()) else {
                 return store
                     .create_transition(&Transition { id: format!("t-{}", mine.term_after), ..mine })
@@ -349,7 +349,7 @@ fn evidence(claim: &Claim, seen: &Snapshot) -> Vec<String> {
 
 async fn last_switchover(store: &Store) -> Option<String> {
     let (records, _) = store.transitions().await.ok()?;
-    records.iter().rev().find(|record| record.kind == "switchover").map(|record| record.id.clone())
+    records.iter().rev().find(|record| hands_over(record)).map(|record| record.id.clone())
 }
 
 /// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood.

@@ -162,6 +162,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
     })?;
     control.listen(http::reading(api));
+    control.keep_schedule();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     tokio::spawn(certificates::watch(Arc::clone(&hands)));
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);

@@ -12,8 +12,8 @@ use etcd_client::KeyValue;
 use crate::keys::Keys;
 use crate::mending::Nonsense;
 use crate::records::{
-    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, Hold, HoldRecord, MemberRecord, OrderRecord, Problem,
-    pledge, progress, sync,
+    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, Hold, HoldRecord, MemberRecord, OrderRecord, Planned,
+    PlannedRestart, PlannedSwitchover, Problem, Scheduled, pledge, progress, sync,
 };
 use crate::store::{Fingerprint, text_of};
 
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub order_records: BTreeMap<MemberName, OrderRecord>,
     /// Who is to read its node's file again, with the revision of that order.
     pub reloads: BTreeMap<MemberName, i64>,
+    /// What is to begin at a time.
+    pub scheduled: Scheduled,
     /// Members that have been taken out of the cluster, as it is stored.
     pub departure_records: BTreeMap<MemberName, DepartureRecord>,
     /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
@@ -138,6 +140,7 @@ impl Snapshot {
                 }
                 Ok(())
             }
+            Some(("scheduled", what)) => self.take_scheduled(what, text, kv.mod_revision()),
             Some(("departures", name)) => {
                 let name = member_name(name)?;
                 let record = DepartureRecord::from_json(text)
@@ -150,6 +153,26 @@ impl Snapshot {
             Some(_) => Ok(()),
             None => self.take_single(key, text, kv),
         }
+    }
+
+    fn take_scheduled(&mut self, what: &str, text: &str, revision: i64) -> Result<(), String> {
+        let dropped =
+            |why, mend: &str| format!("{why}; it does not begin, and no other can be planned: pgvigil {mend}");
+        match what.split_once('/') {
+            None if what == "switchover" => {
+                let read = PlannedSwitchover::from_json(text).map_err(|why| dropped(why, "switchover --cancel"))?;
+                self.scheduled.switchover = Some(Planned { record: read, revision });
+            }
+            Some(("restarts", name)) => {
+                let name = member_name(name)?;
+                let mend = format!("restart {name} --cancel");
+                let read = PlannedRestart::from_json(text).map_err(|why| dropped(why, &mend))?;
+                self.scheduled.restarts.insert(name, Planned { record: read, revision });
+            }
+            // A newer version may plan other things.
+            _ => {}
+        }
+        Ok(())
     }
 
     fn take_member(&mut self, name: &str, full_key: &str, text: &str, lease: i64) -> Result<(), String> {

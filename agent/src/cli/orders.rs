@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCandidates;
 
-use super::{ConfigArg, Expect};
+use super::{ConfigArg, Expect, Later};
 use crate::commands::members;
 
 /// What every order needs.
@@ -38,7 +38,7 @@ pub struct RestartArgs {
     #[arg(required_unless_present_any = ["rolling", "pending"], add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
     /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
-    #[arg(long, conflicts_with_all = ["member", "role"])]
+    #[arg(long, conflicts_with_all = ["member", "role", "time"])]
     pub rolling: bool,
     /// Only those for which a parameter waits for a restart; without a member, one after another as with --rolling.
     #[arg(long)]
@@ -46,6 +46,12 @@ pub struct RestartArgs {
     /// How.
     #[command(flatten)]
     pub order: OrderArgs,
+    /// When.
+    #[command(flatten)]
+    pub later: Later,
+    /// Take back the restart of this member that is scheduled, or has not begun.
+    #[arg(long, requires = "member", conflicts_with_all = ["time", "pending", "role", "expect_leader", "ignore_hold"])]
+    pub cancel: bool,
     /// Only if it has this role when it comes to that.
     #[arg(long, value_enum, value_name = "ROLE", requires = "member")]
     pub role: Option<Role>,

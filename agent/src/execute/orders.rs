@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use consensus::Snapshot;
-use consensus::records::{Transition, order_id};
+use consensus::records::Transition;
 use decision::action::{StartAs, StopMode};
 use decision::names::Lsn;
 use decision::view::Upstream;
@@ -14,7 +14,7 @@ use super::Effect;
 use super::joining::clone;
 use super::running::{start, stop};
 use crate::hands::Hands;
-use crate::operate::hold::against;
+use crate::transitions::notes_of;
 
 /// A checkpoint before the stop, so that the one in it is short.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
@@ -142,7 +142,7 @@ pub(crate) fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) 
     let asked = seen.order_records.get(hands.me()).cloned().unwrap_or_default();
     let me = Some(hands.me().to_string());
     Transition {
-        id: order_id(order),
+        id: asked.record_id(order),
         kind: kind.to_owned(),
         cause: "ordered".to_owned(),
         cause_text: format!("an operator has ordered this of {}", hands.me()),
@@ -152,7 +152,7 @@ pub(crate) fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) 
         term_after: seen.cluster.term.0,
         requested_by: asked.requested_by,
         reason: asked.reason.unwrap_or_default(),
-        notes: asked.ignored_hold.as_deref().map(against).into_iter().collect(),
+        notes: notes_of(asked.planned_for.as_deref(), asked.ignored_hold.as_deref()),
         started_at: jiff::Timestamp::now().to_string(),
         lost: "none".to_owned(),
         lost_bytes_bound: Some(0),

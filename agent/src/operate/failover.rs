@@ -10,6 +10,7 @@ use decision::reason::bytes;
 use serde_json::Value;
 
 use super::follow::{Asked, Kind};
+use super::preflight::{Check, Grade, Preflight};
 use super::proviso::another_leads;
 use super::switchover::write_request;
 use super::world::{Reach, World};
@@ -90,6 +91,36 @@ pub fn unproven(world: &World, to: &MemberName, accepted: bool) -> Option<String
             says.sentence()
         ),
     })
+}
+
+/// Every check before a failover, as those of a switchover are told.
+pub fn checked(
+    world: &World,
+    snapshot: &Snapshot,
+    to: &MemberName,
+    expected: Option<&MemberName>,
+    accepted: bool,
+) -> Preflight {
+    let mut checks = Vec::new();
+    checks.extend(expected.map(|expected| match lead(snapshot, Some(expected)) {
+        Ok(_) => Check::ok(format!("{expected} led last")),
+        Err(unable) => Check::fail(unable.text()),
+    }));
+    // Whoever named another leader is told that alone.
+    if checks.iter().all(|check| check.grade != Grade::Fail) {
+        match refusal(world, snapshot, to) {
+            Some(why) => checks.push(Check::fail(why)),
+            None => {
+                checks.push(Check::ok(format!("nobody leads, and the agent of {to} answers")));
+                checks.push(match unproven(world, to, accepted) {
+                    Some(why) => Check::fail(why),
+                    None => Check::warn(at_risk(snapshot, to)),
+                });
+            }
+        }
+    }
+    let leader = snapshot.cluster.leader.clone();
+    Preflight { leader, candidate: Some(to.clone()), checks, instead: None }
 }
 
 fn missing(why: &Value) -> String {

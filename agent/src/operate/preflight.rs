@@ -50,7 +50,8 @@ impl Check {
     pub fn ok(text: impl Into<String>) -> Self {
         Self { grade: Grade::Ok, text: text.into(), fleeting: false }
     }
-    fn warn(text: impl Into<String>) -> Self {
+    /// It works, with a drawback.
+    pub fn warn(text: impl Into<String>) -> Self {
         Self { grade: Grade::Warn, text: text.into(), fleeting: false }
     }
     /// It forbids what was asked for.

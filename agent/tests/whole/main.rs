@@ -53,6 +53,7 @@ mod rest;
 mod restarts;
 mod restored;
 mod roles;
+mod scheduled;
 mod secrets;
 mod settings;
 mod sites;

@@ -14,6 +14,7 @@ pub mod order;
 pub mod pledge;
 pub mod progress;
 pub mod request;
+pub mod scheduled;
 pub mod secrets;
 mod slots;
 pub mod sync;
@@ -32,6 +33,7 @@ pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_ba
 pub use order::{OrderRecord, order_id, order_of};
 pub use progress::HistoryRow;
 pub use request::{FailoverRecord, request_id, request_of};
+pub use scheduled::{Planned, PlannedRestart, PlannedSwitchover, Schedule, Scheduled, planned_id, planned_of};
 pub use secrets::Secrets;
 pub use transition::{Discarded, Phase, Transition};
 

@@ -14,6 +14,7 @@ mod mending;
 mod proxy;
 mod quota;
 mod resume;
+mod scheduled;
 mod settings;
 mod stored;
 mod unknown_outcomes;

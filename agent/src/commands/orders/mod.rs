@@ -1,5 +1,6 @@
 //! `pgvigil restart`, `pgvigil reload` and `pgvigil reinit`: an order to one node, left in etcd, and followed until its record says how it went.
 
+mod planned;
 mod rolling;
 
 use std::time::Duration;
@@ -19,8 +20,18 @@ use crate::operate::proviso::Proviso;
 /// Restarts the Postgres of one node.
 pub async fn restart(arguments: &RestartArgs) -> Exit {
     let Some(member) = &arguments.member else {
+        if arguments.later.is_said() {
+            tell("error: a restart is scheduled of one member: name it");
+            return Exit::Usage;
+        }
         return ended(rolling::restart(&arguments.order, arguments.pending).await);
     };
+    if arguments.cancel {
+        return ended(planned::cancel(member, &arguments.order).await);
+    }
+    if arguments.later.is_said() {
+        return ended(planned::run(member, arguments).await);
+    }
     if arguments.pending {
         match nothing_is_pending(member, &arguments.order).await {
             Ok(false) => {}

@@ -9,7 +9,7 @@ use decision::names::MemberName;
 use decision::view::{Cluster, MemberRole};
 
 use super::{may_be, obeyed, read};
-use crate::cli::{Exit, Expect, OrderArgs, Output, Role, SwitchoverArgs};
+use crate::cli::{Exit, Expect, Later, OrderArgs, Output, Role, SwitchoverArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask};
 use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
@@ -140,6 +140,7 @@ fn away_from(leader: &MemberName, arguments: &OrderArgs) -> SwitchoverArgs {
         to: None,
         expect: Expect { expect_leader: Some(leader.clone()) },
         dry_run: false,
+        later: Later::default(),
         cancel: false,
         wait: arguments.wait.min(Duration::from_secs(60)),
         reason: arguments.reason.clone().or_else(|| Some("rolling restart".to_owned())),

@@ -30,6 +30,7 @@ pub fn render(status: &Status, colours: bool) -> String {
         let changes: Vec<String> = member.pending_restart.iter().map(change).collect();
         lines.push(format!("  {} waits for a restart: {}", member.name, changes.join(", ")));
     }
+    lines.extend(status.scheduled.iter().map(|planned| format!("  scheduled {}", planned.in_words())));
     for trouble in &status.problems {
         let told = paint(&format!("! {}", trouble.problem), Tone::Doubtful, colours);
         lines.push(format!("{told}   HINT: {}", trouble.hint));
@@ -166,6 +167,7 @@ mod tests {
             }),
             pause: None,
             hold: None,
+            scheduled: Vec::new(),
             request: None,
             members: vec![leader, laggard],
             problems: vec![Trouble::new("replay_behind", "pg3 is slow", "pgvigil why pg3")],

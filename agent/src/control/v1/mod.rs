@@ -5,6 +5,7 @@ mod actions;
 mod answers;
 mod cluster;
 mod events;
+mod later;
 mod orders;
 mod pause;
 mod requests;

@@ -4,9 +4,11 @@
 mod config;
 mod failover;
 mod gate;
+mod later;
 mod reinitialize;
 mod reload;
 mod restart;
+mod scheduled;
 mod switchover;
 
 use axum::Router;
@@ -14,7 +16,6 @@ use axum::extract::OriginalUri;
 use axum::http::{Method, StatusCode};
 use axum::routing::{get, patch, post};
 use decision::names::MemberName;
-use serde_json::Value;
 use utoipa::OpenApi;
 
 use super::Control;
@@ -170,19 +171,6 @@ fn takes_admin(caller: &Caller, wanted: bool, what: &str) -> Result<(), Answer> 
     }
     let why = format!("{} may not {what}: that takes admin", caller.name);
     Err(Answer::error(StatusCode::FORBIDDEN, why))
-}
-
-/// Nothing waits here for a later time.
-fn not_later(field: &str, at: Option<&Value>) -> Result<(), Answer> {
-    match at {
-        None | Some(Value::Null) => Ok(()),
-        Some(text) if text == "" => Ok(()),
-        Some(_) => {
-            let why =
-                format!("`{field}`: nothing is scheduled here; ask for it when it is due (cron, a systemd timer)");
-            Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why))
-        }
-    }
 }
 
 /// Tells the log what keeps a wait blind, and only what is new.

@@ -14,6 +14,7 @@ use super::super::world::{Answer, World};
 use super::facts::Status;
 use super::member::{MemberStatus, streams_on, told_of_streaming};
 use super::{told, vacancy};
+use crate::operate::schedule::clocks::differing;
 
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
@@ -79,6 +80,10 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
         found.push(Trouble::new("paused", problem, "pgvigil resume"));
+    }
+    if !status.scheduled.is_empty() {
+        let hint = "what is scheduled counts by the clock of whoever leads then: chronyc tracking, or timedatectl, on both hosts";
+        found.extend(differing(world).into_iter().map(|clock| Trouble::new("clocks_differ", clock, hint)));
     }
     if status.request.is_some() {
         let problem = "an operator's request waits to be carried out";
