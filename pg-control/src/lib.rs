@@ -50,7 +50,7 @@ mod walend;
 
 pub use activity::{Activity, StandbyActivity};
 pub use adopt::{Given, Stranger};
-pub use bootstrap::{Backup, Born, Origin};
+pub use bootstrap::{Backup, Born, Origin, shown_roles};
 pub use clone::{CloneMethod, CloneOptions, Copying, Progress, Watched};
 pub use conf::{Conf, Recovery};
 pub use death::Death;

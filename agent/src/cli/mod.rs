@@ -40,7 +40,7 @@ pub use manual::{CompletionsArgs, ManArgs};
 pub use member::{MemberCommand, RemoveArgs};
 pub use orders::{OrderArgs, ReinitArgs, ReloadArgs, RestartArgs, Role};
 pub use report::ReportArgs;
-pub use show::{ShowArgs, ShowCommand, UriArgs};
+pub use show::{KeepalivedArgs, PgbouncerArgs, ShowArgs, ShowCommand, UriArgs, VipManagerArgs, VirtualArgs};
 pub use site::{DemoteArgs, How, PromoteArgs, SiteCommand};
 
 use crate::commands::members;

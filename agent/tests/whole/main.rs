@@ -44,6 +44,7 @@ mod outages;
 mod overruled;
 mod packages;
 mod parameters;
+mod poolers;
 mod programs;
 mod promises;
 mod race;
