@@ -52,8 +52,10 @@ pub struct Mend {
 }
 
 /// What stood in a place before.
-enum Before<T> {
+pub(crate) enum Before<T> {
+    /// This.
     Was(T),
+    /// There was no such key.
     Nothing,
     /// etcd does not remember that far back.
     Unknown,
@@ -115,7 +117,7 @@ impl Store {
     }
 
     /// The newest value of `key` that was written before `revision` (0: nobody asks) and can be understood.
-    async fn before<T>(
+    pub(crate) async fn before<T>(
         &self,
         key: &str,
         mut revision: i64,

@@ -53,13 +53,28 @@ impl Store {
     }
 
     /// Reads the cluster at one revision, linearizable: nothing that was acknowledged before the call is missed. Transition records,
-    /// secrets and earlier settings are left out. Values that cannot be understood are listed in [`Snapshot::problems`].
+    /// secrets and earlier settings are left out. Values that cannot be understood are listed in [`Snapshot::problems`]; in the place of settings
+    /// that cannot, those are in force that etcd remembers.
     pub async fn read(&self) -> Result<Snapshot, Error> {
         self.read_at(0).await
     }
 
     /// The same as it was at a revision, which etcd must not have compacted yet; 0: as it is.
     pub async fn read_at(&self, revision: i64) -> Result<Snapshot, Error> {
+        self.read_after(revision, &Snapshot::default()).await
+    }
+
+    /// The same by somebody who has seen the cluster before, and so knows what settings it had.
+    pub(crate) async fn read_after(&self, revision: i64, known: &Snapshot) -> Result<Snapshot, Error> {
+        let mut seen = self.read_stored(revision).await?;
+        if !seen.keep_settings_of(known) {
+            self.recall_settings(&mut seen).await?;
+        }
+        seen.tell_settings(self.keys());
+        Ok(seen)
+    }
+
+    async fn read_stored(&self, revision: i64) -> Result<Snapshot, Error> {
         let answer = self
             .endpoints
             .for_large_answers()
@@ -84,13 +99,18 @@ impl Store {
 
     /// All that lies in a folder, over the connections for large answers.
     pub(crate) async fn read_folder(&self, folder: &str, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
-        let options = &options.with_prefix();
+        self.read_range(folder, options.with_prefix()).await
+    }
+
+    /// What `options` ask for from `from` on, over the connections for large answers.
+    pub(crate) async fn read_range(&self, from: &str, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
+        let options = &options;
         let mut answer = self
             .endpoints
             .for_large_answers()
             .call(|client| async move {
                 let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-                kv.get(folder, Some(options.clone())).await
+                kv.get(from, Some(options.clone())).await
             })
             .await?;
         Ok(answer.take_kvs())
