@@ -43,5 +43,5 @@ pub use recall::SettingsFrom;
 pub use records::Problem;
 pub use settings::ConfigChange;
 pub use snapshot::Snapshot;
-pub use store::Store;
+pub use store::{BulkFingerprint, Store};
 pub use watch::{ClusterView, ClusterWatch};

@@ -30,6 +30,10 @@ pub(crate) struct Fingerprint {
     pub(crate) count: i64,
 }
 
+/// Changes whenever anything changes in one of the folders that no decision depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BulkFingerprint(Vec<Fingerprint>);
+
 impl Store {
     /// A store over these endpoints.
     pub fn new(endpoints: Endpoints, keys: Keys) -> Self {
@@ -143,6 +147,25 @@ impl Store {
             .call(|mut client| async move { client.get(self.keys.base(), Some(newest_only())).await })
             .await?;
         Ok(fingerprint(answer.kvs().first(), answer.count()))
+    }
+
+    /// Of the folders that no decision depends on, which [`Store::read`] leaves out: one key of each travels, without its value.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn fingerprint_of_bulk(&self) -> Result<BulkFingerprint, Error> {
+        let folders = [self.keys().config_history(), self.keys().secrets(), self.keys().transitions()];
+        let gets: Vec<TxnOp> = folders.iter().map(|folder| TxnOp::get(folder.as_str(), Some(newest_only()))).collect();
+        let ask = |mut client: etcd_client::Client| {
+            let gets = gets.clone();
+            async move { client.txn(Txn::new().and_then(gets)).await }
+        };
+        let answer = self.endpoints.call(ask).await?;
+        let of = |response| match response {
+            TxnOpResponse::Get(get) => fingerprint(get.kvs().first(), get.count()),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => Fingerprint::default(),
+        };
+        Ok(BulkFingerprint(answer.op_responses().into_iter().map(of).collect()))
     }
 
     /// The ranges around the folders that no decision depends on, and the fingerprint last.
