@@ -132,7 +132,7 @@ impl Store {
             Some(config).filter(|config| config.raw.is_object())
         };
         let stood = self.before(&self.keys().config(), seen.config_revision, |kv| readable(&text_of(kv))).await?;
-        if let Before::Was(config) = stood {
+        if let Before::Was(config, _) = stood {
             seen.put_in_force(config, SettingsFrom::Before);
         } else if let Some(row) = self.newest_readable_row().await? {
             let config = readable(&row.config.to_string()).unwrap_or_default();
