@@ -56,6 +56,9 @@ pub(super) const OURS: &[Row] = &[
         p.snapshot.as_ref().map_or(0.0, |snapshot| snapshot.problems.len() as f64)
     }),
     ("pgvigil_postgres_up", "1 while Postgres answers", |p| yes(p.primary().is_some() || p.standby().is_some())),
+    ("pgvigil_copying", "1 while a copy of the data is made here, and Postgres is down for it", |p| {
+        yes(p.copying.is_some())
+    }),
     ("pgvigil_timeline", "The timeline of Postgres", |p| p.timeline().map_or(0.0, |t| f64::from(t.0))),
     (
         "pgvigil_etcd_last_contact_age_seconds",
