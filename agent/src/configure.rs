@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
-use consensus::Snapshot;
 use consensus::records::{Configured, PendingChange};
+use consensus::{SettingsFrom, Snapshot};
 use decision::catalogue::Catalogue;
 use decision::durability::mode_in_force;
 use decision::names::MemberName;
@@ -165,7 +165,13 @@ impl Hands {
             known.postmaster = postmaster;
         }
         let (wanted, ignored) = self.parameters_for(seen, leads, &known.running.capacities);
-        let configured = self.instance.configure(&wanted).await;
+        let configured = match seen.settings_from {
+            // The server keeps what it has.
+            SettingsFrom::Nowhere => Ok(()),
+            SettingsFrom::Stored | SettingsFrom::Before | SettingsFrom::Row(_) => {
+                self.instance.configure(&wanted).await
+            }
+        };
         (known.ignored, known.refused) = (ignored, self.instance.refused());
         if self.instance.stamp().await? != known.running.stamp || configured.is_err() {
             known.running = self.instance.running(&known.catalogue).await?;
@@ -182,8 +188,8 @@ impl Hands {
 
     /// Configures a server that is about to be started, by the newest that is known. Nothing of that keeps it from being started.
     pub async fn configure_for_start(&self, seen: &Snapshot, leads: bool) {
-        if seen.config_revision == 0 {
-            // Nothing has been seen of etcd, or it holds nothing: what is kept is newer.
+        if seen.config_revision == 0 || seen.settings_from == SettingsFrom::Nowhere {
+            // Nothing has been seen of etcd, or it holds nothing that anybody can read: what is kept is newer.
             return;
         }
         let mut mine = self.known.load().running.capacities.clone();

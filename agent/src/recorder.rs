@@ -352,11 +352,18 @@ async fn last_switchover(store: &Store) -> Option<String> {
     records.iter().rev().find(|record| hands_over(record)).map(|record| record.id.clone())
 }
 
-/// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood.
+/// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood, unless it is as it was.
 pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
+    // A position that is published every second changes none of it.
+    let now = store.fingerprint_of_bulk().await?;
+    if ledger.is_of(&now) {
+        return Ok(());
+    }
     let (records, mut problems) = store.transitions().await?;
     // The records are needed, whatever becomes of the rest.
-    match store.problems_beside().await {
+    let beside = store.problems_beside().await;
+    let is_whole = beside.is_ok();
+    match beside {
         Ok(beside) => problems.extend(beside),
         Err(error) => tracing::debug!(%error, "what lies beside the picture could not be read"),
     }
@@ -364,6 +371,9 @@ pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Err
         tracing::warn!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
     }
     ledger.replace(records, problems);
+    if is_whole {
+        ledger.read_as_of(now);
+    }
     Ok(())
 }
 

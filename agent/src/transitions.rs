@@ -4,8 +4,8 @@
 use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
-use consensus::Problem;
 use consensus::records::{FailoverRecord, OrderRecord, Phase, Transition};
+use consensus::{BulkFingerprint, Problem};
 use decision::action::Claim;
 use decision::names::{MemberName, Term};
 
@@ -17,6 +17,8 @@ use crate::operate::words::moment;
 pub struct Ledger {
     records: RwLock<Vec<Transition>>,
     problems: RwLock<Vec<Problem>>,
+    /// Of what they were last read.
+    read_of: RwLock<Option<BulkFingerprint>>,
 }
 
 impl Ledger {
@@ -33,6 +35,18 @@ impl Ledger {
     /// Those in etcd that cannot be understood.
     pub fn problems(&self) -> Vec<Problem> {
         self.problems.read().map(|problems| problems.clone()).unwrap_or_default()
+    }
+
+    /// Whether nothing has changed in etcd since they were last read.
+    pub fn is_of(&self, now: &BulkFingerprint) -> bool {
+        self.read_of.read().is_ok_and(|read_of| read_of.as_ref() == Some(now))
+    }
+
+    /// They are those of this fingerprint, and everything has been read.
+    pub fn read_as_of(&self, fingerprint: BulkFingerprint) {
+        if let Ok(mut read_of) = self.read_of.write() {
+            *read_of = Some(fingerprint);
+        }
     }
 
     /// Replaces them by what etcd has.

@@ -11,6 +11,7 @@ use etcd_client::KeyValue;
 
 use crate::keys::Keys;
 use crate::mending::Nonsense;
+use crate::recall::SettingsFrom;
 use crate::records::{
     ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, Hold, HoldRecord, MemberRecord, OrderRecord, Planned,
     PlannedRestart, PlannedSwitchover, Problem, Scheduled, pledge, progress, sync,
@@ -25,8 +26,10 @@ const WRITTEN_LATER: &str = "a leader on a later timeline writes it anew; on the
 pub struct Snapshot {
     /// What decisions depend on.
     pub cluster: Cluster,
-    /// Cluster-wide settings.
+    /// Cluster-wide settings that are in force.
     pub config: ClusterConfig,
+    /// Where those come from.
+    pub settings_from: SettingsFrom,
     /// What each living member says about itself, in full.
     pub member_records: BTreeMap<MemberName, MemberRecord>,
     /// The operator's request as it is stored, in full; `None` where there is none.
@@ -286,10 +289,13 @@ impl Snapshot {
         let (config, wrong) = ClusterConfig::from_json(text);
         self.cluster.site = config.site.clone();
         self.config = config;
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} (pgvigil config edit, or config rollback)", wrong.join("; ")))
+        match (wrong.is_empty(), self.config.raw.is_object()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(format!("{} (pgvigil config edit, or config rollback)", wrong.join("; "))),
+            (false, false) => {
+                self.settings_from = SettingsFrom::Nowhere;
+                Err(wrong.join("; "))
+            }
         }
     }
 
@@ -298,15 +304,6 @@ impl Snapshot {
         if self.nonsense.term != 0 && self.nonsense.sync != 0 {
             self.cluster.term = before.cluster.term;
             self.cluster.sync = Some(sync::unreadable(before.cluster.term));
-        }
-    }
-
-    /// Settings that nobody can read leave those in force that were known before: neither parameters nor a pause are forgotten for them.
-    pub(crate) fn keep_settings_of(&mut self, before: &Self) {
-        if self.config_revision != 0 && self.config.raw.is_null() && !before.config.raw.is_null() {
-            self.config = before.config.clone();
-            self.cluster.site = before.cluster.site.clone();
-            self.cluster.prefer_zone.clone_from(&before.cluster.prefer_zone);
         }
     }
 

@@ -96,7 +96,7 @@ fn ours(picture: &Picture) -> Value {
 
 /// For whom planned actions wait.
 fn hold(picture: &Picture) -> Option<Shown> {
-    Shown::of(&picture.snapshot.as_ref()?.hold, jiff::Timestamp::now())
+    Shown::of(picture.snapshot.as_ref()?, jiff::Timestamp::now())
 }
 
 /// How far a copy is. WAL comes on top of the bytes, so that they may end a little below or above their total.

@@ -197,7 +197,7 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
             None => Check::fail("in a pause nobody is chosen: name the candidate (`--to`), or `pgvigil resume` first"),
         });
     }
-    if let Some(shown) = hold::Shown::of(&snapshot.hold, now) {
+    if let Some(shown) = hold::Shown::of(snapshot, now) {
         checks.push(match wish.ignore_hold {
             true => Check::warn(format!("planned actions are held {}: ignored", shown.in_words())),
             false => Check::fail(hold::waits(&shown)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use consensus::records::{ClusterConfig, ConfigRevision};
-use consensus::{Condition, ConfigChange, Lead, Outcome, Snapshot};
+use consensus::{Condition, ConfigChange, Lead, Outcome, SettingsFrom, Snapshot};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::chore::Chore;
@@ -31,7 +31,7 @@ impl Pauses {
 
     /// Looks whether there is something to do.
     pub fn see(&mut self, seen: &Snapshot) {
-        if has_ended(&seen.config, Timestamp::now()) {
+        if is_to_be_cleared(seen, Timestamp::now()) {
             let hands = Arc::clone(&self.hands);
             self.chore.begin(AGAIN_AFTER, async move { clear(&hands).await });
         }
@@ -44,10 +44,15 @@ fn has_ended(config: &ClusterConfig, now: Timestamp) -> bool {
     until.is_some_and(|until| now.duration_since(until) >= PAST)
 }
 
+/// Settings that were recalled for want of readable ones are nobody's to write back.
+fn is_to_be_cleared(seen: &Snapshot, now: Timestamp) -> bool {
+    seen.settings_from == SettingsFrom::Stored && has_ended(&seen.config, now)
+}
+
 async fn clear(hands: &Hands) -> Result<()> {
     let seen = hands.store.read().await?;
     let now = Timestamp::now();
-    let Some(pause) = seen.config.pause.as_ref().filter(|_| has_ended(&seen.config, now)) else { return Ok(()) };
+    let Some(pause) = seen.config.pause.as_ref().filter(|_| is_to_be_cleared(&seen, now)) else { return Ok(()) };
     let Some(after) = seen.config.raw.as_object().and_then(resumed) else { return Ok(()) };
     let told = in_words(pause);
     let made = ConfigRevision {

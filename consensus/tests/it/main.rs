@@ -13,6 +13,7 @@ mod leases;
 mod mending;
 mod proxy;
 mod quota;
+mod recall;
 mod resume;
 mod scheduled;
 mod settings;

@@ -127,7 +127,7 @@ fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
         (precondition, "candidate does not exists")
     } else if snapshot.request_record.is_some() {
         (StatusCode::CONFLICT, "another switchover or failover is under way")
-    } else if !wish.ignore_hold && Shown::of(&snapshot.hold, Timestamp::now()).is_some() {
+    } else if !wish.ignore_hold && Shown::of(snapshot, Timestamp::now()).is_some() {
         (precondition, "planned actions are held")
     } else if snapshot.config.paused_at(Timestamp::now()) && wish.to.is_none() {
         (StatusCode::BAD_REQUEST, "Switchover is possible only to a specific candidate in a paused state")

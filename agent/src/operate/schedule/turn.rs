@@ -35,7 +35,7 @@ pub fn of_switchover(
 /// Whether it is the turn of a restart.
 pub fn of_restart(snapshot: &Snapshot, of: &MemberName, planned: &Planned<PlannedRestart>, now: Timestamp) -> Turn {
     let schedule = &planned.record.schedule;
-    let held = Shown::of(&snapshot.hold, now).filter(|_| !schedule.ignore_hold).map(|shown| waits(&shown));
+    let held = Shown::of(snapshot, now).filter(|_| !schedule.ignore_hold).map(|shown| waits(&shown));
     let refused = || orders::refusal(snapshot, of, &planned.record.order());
     let another = || what_waits(snapshot).map(|what| format!("{what} waits to be carried out"));
     let obstacle = paused(snapshot, now).or(held).or_else(refused).or_else(another);

@@ -155,7 +155,7 @@ fn pause(world: &World, now: Timestamp) -> Option<PauseStatus> {
 /// Where etcd is silent, as the agents remember.
 fn hold(world: &World, now: Timestamp) -> Option<Shown> {
     match &world.etcd {
-        Ok(snapshot) => Shown::of(&snapshot.hold, now),
+        Ok(snapshot) => Shown::of(snapshot, now),
         Err(_) => world.answers().find_map(|(_, answer)| {
             serde_json::from_value::<Option<Shown>>(answer.patroni["pgvigil"]["hold"].clone()).ok().flatten()
         }),
