@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use consensus::Snapshot;
-use consensus::records::PendingChange;
+use consensus::records::{Configured, PendingChange};
 use decision::catalogue::Catalogue;
 use decision::durability::mode_in_force;
 use decision::names::MemberName;
@@ -34,6 +34,8 @@ pub struct Known {
     pub running: Running,
     /// Whose postmaster that is.
     pub postmaster: i32,
+    /// The revision of the cluster's settings that it has been configured with.
+    pub config_revision: i64,
     /// What it could run with.
     pub catalogue: Arc<Catalogue>,
     /// What the cluster's settings say and must not.
@@ -47,6 +49,12 @@ impl Known {
     pub fn pending(&self) -> BTreeMap<String, PendingChange> {
         let change = |(old, new): &(String, String)| PendingChange { old_value: old.clone(), new_value: new.clone() };
         self.running.pending.iter().map(|(name, values)| (name.clone(), change(values))).collect()
+    }
+
+    /// How far it has come with the settings.
+    pub fn configured(&self) -> Configured {
+        let refused = self.refused.as_ref().map(|refused| refused.values.clone()).unwrap_or_default();
+        Configured { config_revision: self.config_revision, postmaster: self.postmaster, refused }
     }
 
     /// What is wrong, for `status`.
@@ -161,6 +169,9 @@ impl Hands {
         (known.ignored, known.refused) = (ignored, self.instance.refused());
         if self.instance.stamp().await? != known.running.stamp || configured.is_err() {
             known.running = self.instance.running(&known.catalogue).await?;
+        }
+        if configured.is_ok() {
+            known.config_revision = seen.config_revision;
         }
         if known.running.pending.is_empty() && configured.is_ok() {
             self.instance.runs_well().await?;

@@ -23,6 +23,7 @@ pub mod reason;
 mod recovery;
 mod rejoin;
 pub mod remote;
+pub mod rolling;
 pub mod schedule;
 pub mod settings;
 pub mod site;

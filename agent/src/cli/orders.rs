@@ -37,7 +37,8 @@ pub struct RestartArgs {
     /// The member whose Postgres is restarted.
     #[arg(required_unless_present_any = ["rolling", "pending"], add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
-    /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
+    /// All of them: the standbys one after another, then a switchover, which restarts the old leader (where max_connections or its kin is lowered:
+    /// the leader first, in place).
     #[arg(long, conflicts_with_all = ["member", "role", "time"])]
     pub rolling: bool,
     /// Only those for which a parameter waits for a restart; without a member, one after another as with --rolling.

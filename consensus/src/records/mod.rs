@@ -29,7 +29,7 @@ pub use config::{ClusterConfig, PauseRecord};
 pub use config_revision::ConfigRevision;
 pub use departure::DepartureRecord;
 pub use hold::{Hold, HoldRecord};
-pub use member::{COMPAT_VERSION, MemberRecord, PendingChange, TagsRecord, api_base};
+pub use member::{COMPAT_VERSION, Configured, MemberRecord, PendingChange, TagsRecord, api_base};
 pub use order::{OrderRecord, order_id, order_of};
 pub use progress::HistoryRow;
 pub use request::{FailoverRecord, request_id, request_of};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use consensus::records::PendingChange;
+use decision::parameters::CAPACITIES;
 use decision::reason::bytes;
 
 use super::super::screen::{self, Tone, paint};
@@ -25,8 +26,10 @@ pub fn render(status: &Status, colours: bool) -> String {
         _ => line.to_owned(),
     }));
     for member in status.members.iter().filter(|member| !member.pending_restart.is_empty()) {
-        let change =
-            |(name, change): (&String, &PendingChange)| format!("{name} {} -> {}", change.old_value, change.new_value);
+        let change = |(name, change): (&String, &PendingChange)| {
+            let after = after_whom(status, member, name, change).unwrap_or_default();
+            format!("{name} {} -> {}{after}", change.old_value, change.new_value)
+        };
         let changes: Vec<String> = member.pending_restart.iter().map(change).collect();
         lines.push(format!("  {} waits for a restart: {}", member.name, changes.join(", ")));
     }
@@ -42,6 +45,21 @@ pub fn render(status: &Status, colours: bool) -> String {
     };
     lines.push(format!("{} - {}", paint(status.verdict.word.text(), tone, colours), status.verdict.sentence));
     lines.join("\n")
+}
+
+/// Whether it comes once others have been restarted: what a standby must not have less of than its primary is raised on the standbys first, and
+/// lowered on the leader first.
+fn after_whom(status: &Status, member: &MemberStatus, name: &str, change: &PendingChange) -> Option<&'static str> {
+    CAPACITIES.iter().find(|(capacity, _)| *capacity == name)?;
+    let (now, then): (u64, u64) = (change.old_value.parse().ok()?, change.new_value.parse().ok()?);
+    let leads = |member: &MemberStatus| member.role == "leader";
+    let waits = |other: &&MemberStatus| leads(other) != leads(member) && other.pending_restart.contains_key(name);
+    status.members.iter().find(waits)?;
+    match (leads(member), then > now) {
+        (true, true) => Some(" (after the standbys)"),
+        (false, false) => Some(" (after the leader)"),
+        _ => None,
+    }
 }
 
 /// One line on the cluster.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::super::rolling;
 use super::super::world::{Answer, World};
 
 /// For how long a former leader without a living agent is still expected back.
@@ -131,14 +132,10 @@ fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     names
 }
 
-/// As it has registered itself; where etcd is silent, as its agent says.
+/// As it and the others have registered themselves; where etcd is silent, as its agent says.
 fn pending_restart(world: &World, name: &MemberName) -> BTreeMap<String, PendingChange> {
     if let Ok(snapshot) = &world.etcd {
-        return snapshot
-            .member_records
-            .get(name)
-            .map(|record| record.pending_restart_reason.clone())
-            .unwrap_or_default();
+        return rolling::pending(snapshot, name);
     }
     let told = world.answer(name).map(|answer| answer.patroni["pending_restart_reason"].clone());
     told.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default()
