@@ -199,16 +199,16 @@ async fn restarts_under_another_leader(stage: &Stage) -> Result<()> {
     let [standby, other] = &stage.others(&leader)[..] else { anyhow::bail!("three nodes") };
     let pid = |name: &str| stage.node(name)?.postmaster_pid().context("it runs");
     let before = [pid(standby)?, pid(other)?];
-    let mut ids = Vec::new();
-    for of in [standby, other] {
-        ids.push(scheduled(stage, of, &["restart", of, "--role", "replica", "--in", "10s", "-y"]).await?);
-    }
     let never = scheduled(stage, standby, &["restart", &leader, "--pending", "--in", "1s", "-y"]).await?;
     ends(stage, &never, "refused", "not_needed").await?;
+    let mut ids = Vec::new();
+    for of in [standby, other] {
+        ids.push(scheduled(stage, of, &["restart", of, "--role", "standby", "--in", "5s", "-y"]).await?);
+    }
     stage.node(&leader)?.kill_everything()?;
     let new = stage.leader_other_than(&leader).await?;
     stage.start(&leader)?;
-    // Whoever has come to lead is no replica any more, so its order is refused when its turn comes.
+    // Whoever has come to lead is no standby any more, so its order is refused when its turn comes.
     for (of, id) in [standby, other].into_iter().zip(&ids) {
         match *of == new {
             true => ends(stage, id, "refused", "order_refused").await?,

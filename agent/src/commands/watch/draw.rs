@@ -30,7 +30,8 @@ pub fn draw(frame: &mut Frame, scene: &Scene) {
         frame.render_widget(Paragraph::new(told.to_owned()).wrap(Wrap { trim: true }).block(titled(scene)), area);
         return;
     };
-    let troubles = troubles(scene, status);
+    let mut troubles = troubles(scene, status);
+    troubles.extend(status.scheduled.iter().map(|planned| Line::raw(format!("scheduled {}", planned.in_words()))));
     let rows = u16::try_from(status.members.len()).unwrap_or(u16::MAX).saturating_add(3);
     let told = u16::try_from(troubles.len()).unwrap_or(u16::MAX).saturating_add(4);
     let [above, table, middle, below] = Layout::vertical([
