@@ -5,7 +5,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 PGVIGIL := target/release/pgvigil
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test check operations storm chaos bench deb compose-test clean
+.PHONY: help setup build demo test check operations storm chaos bench deb deb-test compose-test clean
 
 help: ## What can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -47,7 +47,10 @@ bench: build ## The same faults on pgvigil, Patroni and pg_auto_failover, side b
 deb: build ## The Debian package, in target/deb
 	@scripts/deb.sh
 
-compose-test: build ## docker-compose.yml broken under writes and measured (needs a docker daemon, docker-compose; PGVIGIL_BASE=image)
+deb-test: build ## The package under a real systemd on three hosts: agents killed, hung, upgraded, hosts rebooted under writes (root; systemd-container)
+	@scripts/deb-test.sh
+
+compose-test: build ## docker-compose.yml broken under writes and measured (docker, docker-compose and a base image: scripts/containers.sh start)
 	@scripts/compose-test.sh
 
 clean: ## Removes what was built

@@ -46,6 +46,8 @@ look() {
     want libprotobuf-dev      "etcd's definitions build on Google's"                  test -e /usr/include/google/protobuf/any.proto
     want prometheus           "promtool tests the alerts"                             has promtool
     want prometheus-alertmanager "amtool checks the example for it"                   has amtool
+    want pgbouncer            "the tests run a pooler as it is configured by ours"    has pgbouncer
+    want keepalived           "checks what we configure for it"                       has keepalived
     want pgbackrest           "the tests restore a backup"                            has pgbackrest
     want openssl              "the tests make certificates"                           has openssl
     want curl                 "the tests ask the control API as programs do"          has curl
@@ -118,7 +120,7 @@ keep_quiet() {
     for package in "${missing[@]}"; do
         case $package in
             etcd-server) service=etcd ;;
-            haproxy | prometheus | prometheus-alertmanager) service=$package ;;
+            haproxy | keepalived | pgbouncer | prometheus | prometheus-alertmanager) service=$package ;;
             # Without a cluster its service starts nothing, and clusters of other versions must go on starting.
             *) continue ;;
         esac

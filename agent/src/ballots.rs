@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use consensus::Snapshot;
+use consensus::{Outcome, Snapshot};
 use decision::names::Term;
 use decision::promise::{Promise, is_released};
 use decision::view::Ballot;
@@ -64,13 +64,19 @@ pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Resul
     // Before it is sent: this job may be broken off while the ballot is on its way.
     let before = hands.promises.book.unsure(revoked);
     let outcome = hands.store.put_ballot(hands.me(), &ballot).await;
-    if !matches!(outcome, Err(consensus::Error::Unknown(_))) {
+    if is_certain(&outcome) {
         hands.promises.book.certain_again(before);
     }
     let outcome = outcome?;
     hands.recorder.lap("pledge");
     tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
     Ok(Effect::of(outcome))
+}
+
+/// Whether the fate of a ballot is known. A refusal may have been read off what stood under its guards when its answer had been lost, and whoever
+/// keeps it for uncertain has to make one empty ballot more before it follows that term again.
+fn is_certain(outcome: &Result<Outcome, consensus::Error>) -> bool {
+    !matches!(outcome, Ok(Outcome::Refused) | Err(consensus::Error::Unknown(_)))
 }
 
 /// Where etcd does not answer nobody can be elected, and the leader may need this node's promise. **Invariant: a pledge is forgotten only
@@ -112,4 +118,24 @@ pub async fn withdraw(hands: &Hands, seen: &Snapshot, revoked: Term) -> Result<E
         hands.noting(move |promises| promises.book.follows(revoked, true)).await?;
     }
     Ok(Effect::of(outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::Error;
+
+    use super::*;
+
+    #[test]
+    fn only_a_ballot_that_is_there_or_was_never_sent_is_certain() {
+        let of = |why: &str| why.to_owned();
+        for (certain, outcome) in [
+            (true, Ok(Outcome::Applied { revision: 7 })),
+            (true, Err(Error::Unreachable(of("nobody was asked")))),
+            (false, Ok(Outcome::Refused)),
+            (false, Err(Error::Unknown(of("the answer was lost")))),
+        ] {
+            assert_eq!(is_certain(&outcome), certain, "{outcome:?}");
+        }
+    }
 }

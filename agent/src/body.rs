@@ -22,7 +22,9 @@ use crate::ages::AgeKeeper;
 use crate::beats::{Beats, Heard, Target};
 use crate::configure::Configuring;
 use crate::exposure::Exposure;
+use crate::fence;
 use crate::hands::Hands;
+use crate::listening::Listening;
 use crate::look::{LastLook, view};
 use crate::notes::{Notebook, Notes};
 use crate::overruled::Overrulings;
@@ -68,6 +70,7 @@ pub struct Body {
     /// When a commit could last be acknowledged, where they have waited for voters since.
     acknowledged_at: Option<Instant>,
     overrulings: Overrulings,
+    listening: Listening,
     state_dir: StateDir,
     configuring: Configuring,
     slotkeeper: Slotkeeper,
@@ -101,6 +104,7 @@ impl Body {
             acknowledged: Acknowledged::default(),
             acknowledged_at: None,
             overrulings: Overrulings::new(Arc::clone(&hands)),
+            listening: Listening::new(Arc::clone(&hands)),
             state_dir: StateDir::new(Arc::clone(&hands)),
             configuring: Configuring::new(Arc::clone(&hands)),
             slotkeeper: Slotkeeper::new(Arc::clone(&hands)),
@@ -153,6 +157,7 @@ impl Body {
             self.overrulings.see(&seen);
             self.state_dir.see();
             let postmaster = self.look.extras.as_ref().map(|extras| extras.postmaster_pid);
+            self.listening.see(postmaster);
             self.configuring.see(&seen, self.seen.as_ref(), postmaster);
             self.slotkeeper.see(&seen, self.seen.as_ref(), postmaster);
             self.reloading.see(&seen, self.seen.as_ref());
@@ -382,18 +387,23 @@ impl Body {
         let (exposed, overruled) = (self.exposure.now(), self.overrulings.now());
         let (missing, failed) = (self.state_dir.missing(), self.tasks.failed().cloned());
         let acknowledged_at = self.acknowledged_at;
-        self.board.store(Picture { exposed, overruled, missing, failed, acknowledged_at, ..picture });
+        let postmaster = self.look.extras.as_ref().map(|extras| extras.postmaster_pid);
+        let not_listening = self.listening.now(seen, postmaster);
+        let picture = Picture { exposed, overruled, missing, failed, acknowledged_at, not_listening, ..picture };
+        let not_listening = picture.not_listening.clone();
+        self.board.store(picture);
         let positions = self.positions_at.elapsed() >= POSITIONS_EVERY;
-        self.publish(seen.settings.paused, positions);
+        self.publish(seen.settings.paused, positions, not_listening);
     }
 
     /// Offers the member record; the registrar writes it if it differs. Positions ride along now and then.
-    fn publish(&mut self, paused: bool, positions: bool) {
+    fn publish(&mut self, paused: bool, positions: bool, not_listening: Option<String>) {
         let me = self.hands.me();
         let leads_a_follower = self.seen.as_ref().is_some_and(|seen| {
             seen.cluster.follows() && seen.cluster.leader.as_ref() == Some(me) && seen.leader_lease != 0
         });
         let mut fresh = self.hands.member_record(&self.look, leads_a_follower, paused, true);
+        fresh.not_listening = not_listening;
         self.record.send_if_modified(|record| {
             if !positions {
                 fresh.xlog_location = fresh.xlog_location.and(record.xlog_location);
@@ -425,7 +435,10 @@ impl Body {
         self.remember();
         self.notebook.settle(Duration::from_millis(500));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent");
+        match self.hands.fence.kills_in().filter(|_| self.led_before) {
+            Some(left) => tracing::warn!(signal, "{}", fence::last_words(left)),
+            None => tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent"),
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Result;
-use consensus::Snapshot;
-use consensus::records::PendingChange;
+use consensus::records::{Configured, PendingChange};
+use consensus::{SettingsFrom, Snapshot};
 use decision::catalogue::Catalogue;
 use decision::durability::mode_in_force;
 use decision::names::MemberName;
@@ -34,6 +34,8 @@ pub struct Known {
     pub running: Running,
     /// Whose postmaster that is.
     pub postmaster: i32,
+    /// The revision of the cluster's settings that it has been configured with.
+    pub config_revision: i64,
     /// What it could run with.
     pub catalogue: Arc<Catalogue>,
     /// What the cluster's settings say and must not.
@@ -47,6 +49,12 @@ impl Known {
     pub fn pending(&self) -> BTreeMap<String, PendingChange> {
         let change = |(old, new): &(String, String)| PendingChange { old_value: old.clone(), new_value: new.clone() };
         self.running.pending.iter().map(|(name, values)| (name.clone(), change(values))).collect()
+    }
+
+    /// How far it has come with the settings.
+    pub fn configured(&self) -> Configured {
+        let refused = self.refused.as_ref().map(|refused| refused.values.clone()).unwrap_or_default();
+        Configured { config_revision: self.config_revision, postmaster: self.postmaster, refused }
     }
 
     /// What is wrong, for `status`.
@@ -157,10 +165,19 @@ impl Hands {
             known.postmaster = postmaster;
         }
         let (wanted, ignored) = self.parameters_for(seen, leads, &known.running.capacities);
-        let configured = self.instance.configure(&wanted).await;
+        let configured = match seen.settings_from {
+            // The server keeps what it has.
+            SettingsFrom::Nowhere => Ok(()),
+            SettingsFrom::Stored | SettingsFrom::Before | SettingsFrom::Row(_) => {
+                self.instance.configure(&wanted).await
+            }
+        };
         (known.ignored, known.refused) = (ignored, self.instance.refused());
         if self.instance.stamp().await? != known.running.stamp || configured.is_err() {
             known.running = self.instance.running(&known.catalogue).await?;
+        }
+        if configured.is_ok() {
+            known.config_revision = seen.config_revision;
         }
         if known.running.pending.is_empty() && configured.is_ok() {
             self.instance.runs_well().await?;
@@ -171,8 +188,8 @@ impl Hands {
 
     /// Configures a server that is about to be started, by the newest that is known. Nothing of that keeps it from being started.
     pub async fn configure_for_start(&self, seen: &Snapshot, leads: bool) {
-        if seen.config_revision == 0 {
-            // Nothing has been seen of etcd, or it holds nothing: what is kept is newer.
+        if seen.config_revision == 0 || seen.settings_from == SettingsFrom::Nowhere {
+            // Nothing has been seen of etcd, or it holds nothing that anybody can read: what is kept is newer.
             return;
         }
         let mut mine = self.known.load().running.capacities.clone();

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use consensus::records::{Transition, request_id};
+use consensus::records::Transition;
 use consensus::{HandOver, Outcome, Snapshot};
 use decision::candidacy::highest_timeline;
 use decision::durability::{ending_with, inherited, may_go_over_ahead, quorum_for_new_leader};
@@ -16,10 +16,9 @@ use serde_json::Value;
 
 use crate::execute::Effect;
 use crate::hands::Hands;
-use crate::operate::hold::against;
 use crate::peers::{Line, Peers, is_refusal};
 use crate::task::crash_point;
-use crate::transitions::Stopwatch;
+use crate::transitions::{Stopwatch, notes_of};
 
 /// How long one of the checkpoints beforehand may take; clients write meanwhile.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(120);
@@ -73,7 +72,7 @@ pub async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request:
 pub fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Transition {
     let asked = seen.request_record.clone().unwrap_or_default();
     Transition {
-        id: request_id(request),
+        id: asked.record_id(request),
         kind: "switchover".into(),
         cause: "switchover".into(),
         cause_text: format!("an operator asked {to} to lead"),
@@ -85,7 +84,7 @@ pub fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> T
         timeline_after: seen.cluster.sync.as_ref().map(|sync| highest_timeline(&seen.cluster, sync.timeline).0 + 1),
         requested_by: asked.requested_by.unwrap_or_default(),
         reason: asked.reason.unwrap_or_default(),
-        notes: asked.ignored_hold.as_deref().map(against).into_iter().collect(),
+        notes: notes_of(asked.planned_for.as_deref(), asked.ignored_hold.as_deref()),
         started_at: jiff::Timestamp::now().to_string(),
         lost: "none".into(),
         lost_bytes_bound: Some(0),

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::access;
 use crate::authority::Authority;
+use crate::certificates;
 use crate::config::Config;
 use crate::configure::Known;
 use crate::fence::Fence;
@@ -69,6 +70,8 @@ pub struct Hands {
     pub slots: ArcSwap<slots::Known>,
     /// What is known of the rules for connections here.
     pub access: ArcSwap<access::Known>,
+    /// When certificates end.
+    pub certificates: ArcSwap<certificates::Known>,
     /// How far a copy of the data is that is being made here.
     pub copying: Watched,
     /// Whether the passwords between members have been handed to Postgres' side.

@@ -266,6 +266,7 @@ impl Hands {
         if matches!(look.server(), Some(Server::Primary(_) | Server::Standby(_))) && answering == Some(known.postmaster)
         {
             record.capacities.clone_from(&known.running.capacities);
+            record.parameters = Some(known.configured());
             record.pending_restart_reason = known.pending();
             record.pending_restart = (!record.pending_restart_reason.is_empty()).then_some(true);
         }

@@ -14,6 +14,7 @@ use pg_control::{Extras, Overruled, Progress};
 use tokio::sync::Notify;
 
 use crate::access;
+use crate::certificates;
 use crate::configure::Known;
 use crate::exposure::Exposed;
 use crate::hands::Hands;
@@ -104,6 +105,8 @@ pub struct Picture {
     pub exposed: Option<Exposed>,
     /// What is set here by SQL against what is promised.
     pub overruled: Vec<Overruled>,
+    /// The address at which Postgres here does not listen, though everybody looks for it there.
+    pub not_listening: Option<String>,
     /// What of the agent's own directory was deleted and cannot be put back.
     pub missing: Option<Missing>,
     /// The action that has failed last, unless another has succeeded since.
@@ -116,6 +119,8 @@ pub struct Picture {
     pub acknowledged_at: Option<Instant>,
     /// What is known of the rules for connections here.
     pub access: Arc<access::Known>,
+    /// When certificates end.
+    pub certificates: Arc<certificates::Known>,
     /// What is known of the replication slots here.
     pub slots: Arc<slots::Known>,
     /// How far a copy of the data is that is being made here.
@@ -184,10 +189,12 @@ impl Picture {
             watchdog: hands.fence.standing().watchdog,
             exposed: None,
             overruled: Vec::new(),
+            not_listening: None,
             parameters: hands.known.load_full(),
             acknowledged_at: None,
             access: hands.access.load_full(),
             slots: hands.slots.load_full(),
+            certificates: hands.certificates.load_full(),
             copying: hands.copying.now(),
             missing: None,
             refused: hands.promises.refused.now(),
@@ -283,7 +290,13 @@ impl Picture {
         if primary.marked_term != term || self.proof_pending {
             return Err(Unhealthy::Unproven);
         }
+        self.listens()?;
         (self.sees_etcd() || self.has_its_quorum()).then_some(()).ok_or(Unhealthy::CutOff)
+    }
+
+    /// Postgres listens where clients look for it, as far as is known.
+    fn listens(&self) -> Result<(), Unhealthy> {
+        self.not_listening.as_ref().map_or(Ok(()), |address| Err(Unhealthy::NotListening(address.clone())))
     }
 
     /// etcd has confirmed the cluster lately.
@@ -316,6 +329,7 @@ impl Picture {
     pub fn serves_reads(&self) -> Result<&Standby, Unhealthy> {
         self.fresh()?;
         let standby = self.standby().ok_or_else(|| Unhealthy::NotStandby(self.server()))?;
+        self.listens()?;
         if self.member_tags_noloadbalance() { Err(Unhealthy::NoLoadBalance) } else { Ok(standby) }
     }
 

@@ -11,7 +11,7 @@ use decision::names::{MemberName, Term};
 use decision::reason::Reason;
 
 use crate::metrics::Metrics;
-use crate::transitions::{Ledger, Stopwatch, forced, write_outage_ms};
+use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
 
 /// How many records etcd keeps for a cluster.
 const KEPT_RECORDS: usize = 100;
@@ -277,8 +277,8 @@ impl Recorder {
         let id = format!("term {}", mine.term_after);
         let written = async move {
             let (records, _) = store.transitions().await?;
-            let begun =
-                records.iter().rev().find(|record| record.kind == "switchover" && record.term_after == mine.term_after);
+            let mine_begun = |record: &&Transition| hands_over(record) && record.term_after == mine.term_after;
+            let begun = records.iter().rev().find(mine_begun);
             let Some(id) = begun.map(|record| record.id.clone()) else {
                 return store
                     .create_transition(&Transition { id: format!("t-{}", mine.term_after), ..mine })
@@ -349,14 +349,21 @@ fn evidence(claim: &Claim, seen: &Snapshot) -> Vec<String> {
 
 async fn last_switchover(store: &Store) -> Option<String> {
     let (records, _) = store.transitions().await.ok()?;
-    records.iter().rev().find(|record| record.kind == "switchover").map(|record| record.id.clone())
+    records.iter().rev().find(|record| hands_over(record)).map(|record| record.id.clone())
 }
 
-/// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood.
+/// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood, unless it is as it was.
 pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
+    // A position that is published every second changes none of it.
+    let now = store.fingerprint_of_bulk().await?;
+    if ledger.is_of(&now) {
+        return Ok(());
+    }
     let (records, mut problems) = store.transitions().await?;
     // The records are needed, whatever becomes of the rest.
-    match store.problems_beside().await {
+    let beside = store.problems_beside().await;
+    let is_whole = beside.is_ok();
+    match beside {
         Ok(beside) => problems.extend(beside),
         Err(error) => tracing::debug!(%error, "what lies beside the picture could not be read"),
     }
@@ -364,6 +371,9 @@ pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Err
         tracing::warn!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
     }
     ledger.replace(records, problems);
+    if is_whole {
+        ledger.read_as_of(now);
+    }
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::activity::ActivityLook;
 use crate::authority::Authority;
 use crate::body::Body;
+use crate::certificates;
 use crate::config::{Config, Initdb};
 use crate::control::{self, Control};
 use crate::descriptors;
@@ -161,7 +162,9 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
     })?;
     control.listen(http::reading(api));
+    control.keep_schedule();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
+    tokio::spawn(certificates::watch(Arc::clone(&hands)));
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();
     tokio::spawn(keep_registered(hands, record, body.cluster_views(), patience, taken));
@@ -204,6 +207,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         known: ArcSwap::default(),
         slots: ArcSwap::default(),
         access: ArcSwap::default(),
+        certificates: ArcSwap::default(),
         copying: Watched::default(),
         secrets_known: AtomicBool::new(false),
         local: ArcSwap::from_pointee(config.clone()),

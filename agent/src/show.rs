@@ -1,10 +1,20 @@
-//! What others need to know to find the primary: a complete `haproxy.cfg`, and connection strings that name every node.
+//! What others need to know to find the primary: a complete `haproxy.cfg`, what stands before it or instead of it, and connection strings that name
+//! every node.
 //! Pure text out of a list of members; the numbers in it were measured, and stand beside their reasons.
+
+mod address;
+mod pgbouncer;
 
 use std::fmt::Write;
 
+pub use address::{Virtual, keepalived, vip_manager};
+pub use pgbouncer::pgbouncer;
+
 /// Alerts and recording rules for Prometheus, with the names of metrics that this version has.
 pub const PROMETHEUS_RULES: &str = include_str!("../../packaging/prometheus/pgvigil.rules.yml");
+
+/// The unit for systemd, as the package has it.
+pub const SYSTEMD_UNIT: &str = include_str!("../../packaging/systemd/pgvigil@.service");
 
 /// One node, as clients and health checks reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]

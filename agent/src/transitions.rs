@@ -4,16 +4,21 @@
 use std::sync::RwLock;
 use std::time::{Duration, Instant};
 
-use consensus::Problem;
-use consensus::records::{FailoverRecord, OrderRecord, Phase, Transition, order_id, request_id};
+use consensus::records::{FailoverRecord, OrderRecord, Phase, Transition};
+use consensus::{BulkFingerprint, Problem};
 use decision::action::Claim;
 use decision::names::{MemberName, Term};
+
+use crate::operate::hold::against;
+use crate::operate::words::moment;
 
 /// The transition records this agent has seen, the oldest first.
 #[derive(Default)]
 pub struct Ledger {
     records: RwLock<Vec<Transition>>,
     problems: RwLock<Vec<Problem>>,
+    /// Of what they were last read.
+    read_of: RwLock<Option<BulkFingerprint>>,
 }
 
 impl Ledger {
@@ -32,6 +37,18 @@ impl Ledger {
         self.problems.read().map(|problems| problems.clone()).unwrap_or_default()
     }
 
+    /// Whether nothing has changed in etcd since they were last read.
+    pub fn is_of(&self, now: &BulkFingerprint) -> bool {
+        self.read_of.read().is_ok_and(|read_of| read_of.as_ref() == Some(now))
+    }
+
+    /// They are those of this fingerprint, and everything has been read.
+    pub fn read_as_of(&self, fingerprint: BulkFingerprint) {
+        if let Ok(mut read_of) = self.read_of.write() {
+            *read_of = Some(fingerprint);
+        }
+    }
+
     /// Replaces them by what etcd has.
     pub fn replace(&self, records: Vec<Transition>, problems: Vec<Problem>) {
         if let Ok(mut kept) = self.problems.write() {
@@ -45,6 +62,15 @@ impl Ledger {
 
 /// The cause of what was taken back.
 pub const CANCELLED: &str = "request_cancelled";
+
+/// The cause of what was scheduled, and could not begin in its window.
+pub const EXPIRED: &str = "schedule_expired";
+
+/// The cause of what was scheduled under one leader, and is not done by another.
+pub const LEADER_CHANGED: &str = "leader_changed";
+
+/// The cause of what was scheduled in case it should be needed, and is not.
+pub const NOT_NEEDED: &str = "not_needed";
 
 /// The cause of what was begun, and overtaken by somebody who came to lead meanwhile.
 pub const OVERTAKEN: &str = "overtaken";
@@ -63,7 +89,7 @@ pub fn close(record: &mut Transition, leader: Option<&MemberName>, why: String) 
 /// The record of a request that is not carried out, and why; whoever asked finds it under the revision of the request.
 pub fn refused(request: i64, asked: &FailoverRecord, cause: &str, why: String, term: Term) -> Transition {
     Transition {
-        id: request_id(request),
+        id: asked.record_id(request),
         kind: asked.kind.clone().unwrap_or_else(|| "switchover".to_owned()),
         cause: cause.to_owned(),
         cause_text: why,
@@ -77,18 +103,34 @@ pub fn refused(request: i64, asked: &FailoverRecord, cause: &str, why: String, t
 
 /// The record of an order that was taken back before its node had begun.
 pub fn order_taken_back(order: i64, of: &MemberName, asked: &OrderRecord, by: &str, term: Term) -> Transition {
+    order_not_begun((order, of), asked, CANCELLED, format!("taken back by {by}"), term)
+}
+
+/// The record of an order that nobody begins, and why.
+pub fn order_not_begun(
+    (order, of): (i64, &MemberName),
+    asked: &OrderRecord,
+    cause: &str,
+    why: String,
+    term: Term,
+) -> Transition {
     let member = Some(of.to_string());
     Transition {
-        id: order_id(order),
+        id: asked.record_id(order),
         kind: asked.order.clone(),
-        cause: CANCELLED.to_owned(),
-        cause_text: format!("taken back by {by}"),
+        cause: cause.to_owned(),
+        cause_text: why,
         from: member.clone(),
         to: member,
         requested_by: asked.requested_by.clone(),
         reason: asked.reason.clone().unwrap_or_default(),
         ..never_begun(term)
     }
+}
+
+/// Whether a record is of a switchover that was begun. One that was not raises no term, and may be written while another is under way.
+pub fn hands_over(record: &Transition) -> bool {
+    record.kind == "switchover" && record.term_after > record.term_before
 }
 
 /// What all records have in common of what was asked for and not begun: it cost nothing.
@@ -108,7 +150,7 @@ fn never_begun(term: Term) -> Transition {
 pub fn forced(claim: &Claim, asked: Option<&FailoverRecord>, me: &MemberName) -> Option<Transition> {
     let asked = asked.cloned().unwrap_or_default();
     Some(Transition {
-        id: request_id(claim.request?),
+        id: asked.record_id(claim.request?),
         kind: "failover".to_owned(),
         cause: "forced".to_owned(),
         cause_text: format!("an operator asked {me} to lead where nobody did"),
@@ -120,6 +162,12 @@ pub fn forced(claim: &Claim, asked: Option<&FailoverRecord>, me: &MemberName) ->
         started_at: jiff::Timestamp::now().to_string(),
         ..Transition::default()
     })
+}
+
+/// What there is to say of how it came to a record: the time for which it was asked for, and the hold against which it is done.
+pub fn notes_of(planned_for: Option<&str>, ignored_hold: Option<&str>) -> Vec<String> {
+    let planned = planned_for.map(|at| format!("scheduled for {}", moment(at)));
+    planned.into_iter().chain(ignored_hold.map(against)).collect()
 }
 
 /// Measures the phases of one transition on this node's monotonic clock.
@@ -192,6 +240,14 @@ pub fn write_outage_ms(phases: &[Phase]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_never_begun_is_not_taken_for_the_switchover_that_is_under_way() {
+        let begun = Transition { kind: "switchover".into(), term_before: 3, term_after: 4, ..Transition::default() };
+        let dropped = refused(95, &FailoverRecord::default(), LEADER_CHANGED, "another leads".to_owned(), Term(4));
+        assert!(dropped.kind == begun.kind && dropped.term_after == begun.term_after, "they are alike");
+        assert!(hands_over(&begun) && !hands_over(&dropped));
+    }
 
     #[test]
     fn only_phases_without_writes_make_the_outage() {

@@ -4,7 +4,7 @@ use etcd_client::{GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 
 use crate::error::Error;
 use crate::keys::Keys;
-use crate::store::{Store, text_of};
+use crate::store::{ANSWER_BYTES_MAX, Store, text_of};
 
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,15 @@ impl Store {
         let answer = self
             .endpoints()
             .for_large_answers()
-            .call(|mut client| {
+            .call(|client| {
                 let gets: Vec<TxnOp> = ranges
                     .iter()
                     .map(|(from, to, options)| TxnOp::get(*from, Some(options.clone().with_range(*to))))
                     .collect();
-                async move { client.txn(Txn::new().and_then(gets)).await }
+                async move {
+                    let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+                    kv.txn(Txn::new().and_then(gets)).await
+                }
             })
             .await?;
         let mut stored = Vec::new();

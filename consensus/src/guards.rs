@@ -9,7 +9,7 @@ use etcd_client::{Client, Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, 
 use crate::endpoints::Failure;
 use crate::error::Error;
 use crate::keys::Keys;
-use crate::store::{ANSWER_BYTES_MAX, Store};
+use crate::store::{ANSWER_BYTES_MAX, Store, text_of};
 
 /// What must be so at the moment of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,6 +242,9 @@ impl Store {
     }
 
     /// Finds out what became of a transaction whose answer was lost.
+    ///
+    /// **Invariant: what is said to be refused never comes true.** A guard that has failed for good says so: revisions and terms only grow, and a lock
+    /// moves under a new term. Nonsense in the place of the term or the lock does not: what stood there before is put back, and the guard holds again.
     pub async fn read_back(&self, guards: &[Guard], writes: &[Write], why: &str) -> Result<Outcome, Error> {
         let keys: Vec<&str> = guards.iter().map(Guard::key).chain(writes.iter().map(Write::key)).collect();
         let found = self.read_keys(&keys).await.map_err(|error| Error::Unknown(format!("{why}; then {error}")))?;
@@ -259,10 +262,21 @@ impl Store {
             return Ok(Outcome::Applied { revision: revision.unwrap_or_default() });
         }
         let some_put_in_effect = writes.iter().any(|write| is_put(write) && has_come(write));
-        if !some_put_in_effect && guards.iter().any(|guard| !guard.holds(at(guard.key()))) {
+        let failed_for_good =
+            |guard: &Guard| !guard.holds(at(guard.key())) && !self.may_be_put_back(guard, at(guard.key()));
+        if !some_put_in_effect && guards.iter().any(failed_for_good) {
             return Ok(Outcome::Refused);
         }
         Err(Error::Unknown(why.to_owned()))
+    }
+
+    /// Whether a guard has failed for what nobody can read, in a place where agents put back what stood there before.
+    fn may_be_put_back(&self, guard: &Guard, found: Option<&KeyValue>) -> bool {
+        let (Guard::KeyIs { key, .. }, Some(found)) = (guard, found) else { return false };
+        let text = text_of(found);
+        let term = *key == self.keys().term() && Term::from_text(&text).is_none();
+        let lock = *key == self.keys().leader() && (found.lease() == 0 || MemberName::new(text).is_err());
+        term || lock
     }
 
     /// Reads single keys at one revision, linearizable.

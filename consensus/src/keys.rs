@@ -115,6 +115,14 @@ impl Keys {
     pub fn order(&self, name: &MemberName) -> String {
         self.key(&format!("orders/{name}"))
     }
+    /// The switchover that is to begin at a time.
+    pub fn scheduled_switchover(&self) -> String {
+        self.key("scheduled/switchover")
+    }
+    /// The restart of one node that is to begin at a time.
+    pub fn scheduled_restart(&self, name: &MemberName) -> String {
+        self.key(&format!("scheduled/restarts/{name}"))
+    }
     /// That one member has been taken out of the cluster.
     pub fn departure(&self, name: &MemberName) -> String {
         self.key(&format!("departures/{name}"))

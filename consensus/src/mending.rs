@@ -49,11 +49,15 @@ pub struct Mend {
     pub term: Option<Term>,
     /// `sync`.
     pub sync: Option<SyncRecord>,
+    /// More than one value that nobody can read has been written over `sync`: a newer version may have led by them.
+    pub sync_is_behind: bool,
 }
 
 /// What stood in a place before.
-enum Before<T> {
-    Was(T),
+pub(crate) enum Before<T> {
+    /// This, and how many values that nobody can read have been written since.
+    Was(T, usize),
+    /// There was no such key.
     Nothing,
     /// etcd does not remember that far back.
     Unknown,
@@ -83,7 +87,7 @@ impl Nonsense {
 impl Mend {
     /// There is nothing to be put back.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.leader.is_none() && self.term.is_none() && self.sync.is_none()
     }
 }
 
@@ -99,30 +103,30 @@ impl Store {
             Ok(_) | Err(_) => None,
         };
         let leader = match self.before(&keys.leader(), nonsense.leader, holder).await? {
-            Before::Was(holder) => Some(holder),
+            Before::Was(holder, _) => Some(holder),
             Before::Nothing => Some(Holder::Nobody),
             Before::Unknown => None,
         };
         // Neither is ever deleted by an agent: where they were missing already, that is for others to mend.
-        let was = |before| if let Before::Was(value) = before { Some(value) } else { None };
+        let was = |before| if let Before::Was(value, _) = before { Some(value) } else { None };
         let term = self.before(&keys.term(), nonsense.term, |kv| Term::from_text(&text_of(kv))).await?;
         let record = |kv: &KeyValue| sync::from_stored(&text_of(kv)).ok();
-        let sync = match self.before(&keys.sync(), nonsense.sync, record).await? {
-            Before::Was(record) => Some(record),
-            Before::Nothing | Before::Unknown => None,
+        let (sync, since) = match self.before(&keys.sync(), nonsense.sync, record).await? {
+            Before::Was(record, since) => (Some(record), since),
+            Before::Nothing | Before::Unknown => (None, 0),
         };
-        Ok(Mend { leader, term: was(term), sync })
+        Ok(Mend { leader, term: was(term), sync, sync_is_behind: since > 1 })
     }
 
     /// The newest value of `key` that was written before `revision` (0: nobody asks) and can be understood.
-    async fn before<T>(
+    pub(crate) async fn before<T>(
         &self,
         key: &str,
         mut revision: i64,
         understood: impl Fn(&KeyValue) -> Option<T>,
     ) -> Result<Before<T>, Error> {
         let endpoints = self.endpoints().for_large_answers();
-        for _ in 0..STEPS_MAX {
+        for since in 1..=STEPS_MAX {
             if revision <= 1 {
                 break;
             }
@@ -141,7 +145,7 @@ impl Store {
             };
             let Some(kv) = found.kvs().first() else { return Ok(Before::Nothing) };
             if let Some(value) = understood(kv) {
-                return Ok(Before::Was(value));
+                return Ok(Before::Was(value, since));
             }
             revision = kv.mod_revision();
         }
@@ -178,6 +182,16 @@ impl Store {
         writes.extend(mend.term.map(|term| Write::put(keys.term(), term.to_string())));
         writes.extend(mend.sync.as_ref().map(|record| Write::put(keys.sync(), sync::to_stored(record))));
         self.commit(&guards, &writes).await
+    }
+
+    /// The passwords between members that stood there before those of `revision`, which nobody can read; `None`: etcd does not remember any.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn secrets_before(&self, revision: i64) -> Result<Option<Secrets>, Error> {
+        let read = |kv: &KeyValue| Secrets::from_json(&text_of(kv)).ok();
+        let before = self.before(&self.keys().replication_secrets(), revision, read).await?;
+        Ok(if let Before::Was(secrets, _) = before { Some(secrets) } else { None })
     }
 
     /// Writes the passwords between members anew over what nobody can read, if I still lead.

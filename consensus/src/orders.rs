@@ -60,7 +60,7 @@ impl Store {
         self.withdraw(self.keys().failover(), revision, record).await
     }
 
-    async fn withdraw(&self, key: String, revision: i64, record: &Transition) -> Result<Outcome, Error> {
+    pub(crate) async fn withdraw(&self, key: String, revision: i64, record: &Transition) -> Result<Outcome, Error> {
         let told = self.keys().transition(&record.id);
         let guards = [Guard::unchanged(&key, revision), Guard::absent(&told)];
         self.commit(&guards, &[Write::delete(key), Write::put(told, record.to_json())]).await

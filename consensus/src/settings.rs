@@ -92,7 +92,7 @@ fn number(folder: &str, key: &str) -> Option<u64> {
     key.strip_prefix(folder)?.parse().ok().filter(|number| *number < NUMBERS)
 }
 
-fn row(folder: &str, kv: &KeyValue) -> Result<ConfigRevision, String> {
+pub(crate) fn row(folder: &str, kv: &KeyValue) -> Result<ConfigRevision, String> {
     let number = number(folder, &String::from_utf8_lossy(kv.key()));
     let number = number.ok_or_else(|| "its name is no number of a state".to_owned())?;
     ConfigRevision::from_json(number, &text_of(kv))

@@ -11,9 +11,10 @@ use etcd_client::KeyValue;
 
 use crate::keys::Keys;
 use crate::mending::Nonsense;
+use crate::recall::SettingsFrom;
 use crate::records::{
-    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, Hold, HoldRecord, MemberRecord, OrderRecord, Problem,
-    pledge, progress, sync,
+    ClusterConfig, DepartureRecord, FailoverRecord, HistoryRow, Hold, HoldRecord, MemberRecord, OrderRecord, Planned,
+    PlannedRestart, PlannedSwitchover, Problem, Scheduled, pledge, progress, sync,
 };
 use crate::store::{Fingerprint, text_of};
 
@@ -25,8 +26,10 @@ const WRITTEN_LATER: &str = "a leader on a later timeline writes it anew; on the
 pub struct Snapshot {
     /// What decisions depend on.
     pub cluster: Cluster,
-    /// Cluster-wide settings.
+    /// Cluster-wide settings that are in force.
     pub config: ClusterConfig,
+    /// Where those come from.
+    pub settings_from: SettingsFrom,
     /// What each living member says about itself, in full.
     pub member_records: BTreeMap<MemberName, MemberRecord>,
     /// The operator's request as it is stored, in full; `None` where there is none.
@@ -39,6 +42,8 @@ pub struct Snapshot {
     pub order_records: BTreeMap<MemberName, OrderRecord>,
     /// Who is to read its node's file again, with the revision of that order.
     pub reloads: BTreeMap<MemberName, i64>,
+    /// What is to begin at a time.
+    pub scheduled: Scheduled,
     /// Members that have been taken out of the cluster, as it is stored.
     pub departure_records: BTreeMap<MemberName, DepartureRecord>,
     /// Who may lead where no proof is asked for, with the URLs of their health APIs, as it is stored.
@@ -138,6 +143,7 @@ impl Snapshot {
                 }
                 Ok(())
             }
+            Some(("scheduled", what)) => self.take_scheduled(what, text, kv.mod_revision()),
             Some(("departures", name)) => {
                 let name = member_name(name)?;
                 let record = DepartureRecord::from_json(text)
@@ -150,6 +156,26 @@ impl Snapshot {
             Some(_) => Ok(()),
             None => self.take_single(key, text, kv),
         }
+    }
+
+    fn take_scheduled(&mut self, what: &str, text: &str, revision: i64) -> Result<(), String> {
+        let dropped =
+            |why, mend: &str| format!("{why}; it does not begin, and no other can be planned: pgvigil {mend}");
+        match what.split_once('/') {
+            None if what == "switchover" => {
+                let read = PlannedSwitchover::from_json(text).map_err(|why| dropped(why, "switchover --cancel"))?;
+                self.scheduled.switchover = Some(Planned { record: read, revision });
+            }
+            Some(("restarts", name)) => {
+                let name = member_name(name)?;
+                let mend = format!("restart {name} --cancel");
+                let read = PlannedRestart::from_json(text).map_err(|why| dropped(why, &mend))?;
+                self.scheduled.restarts.insert(name, Planned { record: read, revision });
+            }
+            // A newer version may plan other things.
+            _ => {}
+        }
+        Ok(())
     }
 
     fn take_member(&mut self, name: &str, full_key: &str, text: &str, lease: i64) -> Result<(), String> {
@@ -263,10 +289,13 @@ impl Snapshot {
         let (config, wrong) = ClusterConfig::from_json(text);
         self.cluster.site = config.site.clone();
         self.config = config;
-        if wrong.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} (pgvigil config edit, or config rollback)", wrong.join("; ")))
+        match (wrong.is_empty(), self.config.raw.is_object()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(format!("{} (pgvigil config edit, or config rollback)", wrong.join("; "))),
+            (false, false) => {
+                self.settings_from = SettingsFrom::Nowhere;
+                Err(wrong.join("; "))
+            }
         }
     }
 
@@ -275,15 +304,6 @@ impl Snapshot {
         if self.nonsense.term != 0 && self.nonsense.sync != 0 {
             self.cluster.term = before.cluster.term;
             self.cluster.sync = Some(sync::unreadable(before.cluster.term));
-        }
-    }
-
-    /// Settings that nobody can read leave those in force that were known before: neither parameters nor a pause are forgotten for them.
-    pub(crate) fn keep_settings_of(&mut self, before: &Self) {
-        if self.config_revision != 0 && self.config.raw.is_null() && !before.config.raw.is_null() {
-            self.config = before.config.clone();
-            self.cluster.site = before.cluster.site.clone();
-            self.cluster.prefer_zone.clone_from(&before.cluster.prefer_zone);
         }
     }
 

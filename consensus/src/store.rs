@@ -30,6 +30,10 @@ pub(crate) struct Fingerprint {
     pub(crate) count: i64,
 }
 
+/// Changes whenever anything changes in one of the folders that no decision depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BulkFingerprint(Vec<Fingerprint>);
+
 impl Store {
     /// A store over these endpoints.
     pub fn new(endpoints: Endpoints, keys: Keys) -> Self {
@@ -53,13 +57,28 @@ impl Store {
     }
 
     /// Reads the cluster at one revision, linearizable: nothing that was acknowledged before the call is missed. Transition records,
-    /// secrets and earlier settings are left out. Values that cannot be understood are listed in [`Snapshot::problems`].
+    /// secrets and earlier settings are left out. Values that cannot be understood are listed in [`Snapshot::problems`]; in the place of settings
+    /// that cannot, those are in force that etcd remembers.
     pub async fn read(&self) -> Result<Snapshot, Error> {
         self.read_at(0).await
     }
 
     /// The same as it was at a revision, which etcd must not have compacted yet; 0: as it is.
     pub async fn read_at(&self, revision: i64) -> Result<Snapshot, Error> {
+        self.read_after(revision, &Snapshot::default()).await
+    }
+
+    /// The same by somebody who has seen the cluster before, and so knows what settings it had.
+    pub(crate) async fn read_after(&self, revision: i64, known: &Snapshot) -> Result<Snapshot, Error> {
+        let mut seen = self.read_stored(revision).await?;
+        if !seen.keep_settings_of(known) {
+            self.recall_settings(&mut seen).await?;
+        }
+        seen.tell_settings(self.keys());
+        Ok(seen)
+    }
+
+    async fn read_stored(&self, revision: i64) -> Result<Snapshot, Error> {
         let answer = self
             .endpoints
             .for_large_answers()
@@ -84,13 +103,18 @@ impl Store {
 
     /// All that lies in a folder, over the connections for large answers.
     pub(crate) async fn read_folder(&self, folder: &str, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
-        let options = &options.with_prefix();
+        self.read_range(folder, options.with_prefix()).await
+    }
+
+    /// What `options` ask for from `from` on, over the connections for large answers.
+    pub(crate) async fn read_range(&self, from: &str, options: GetOptions) -> Result<Vec<KeyValue>, Error> {
+        let options = &options;
         let mut answer = self
             .endpoints
             .for_large_answers()
             .call(|client| async move {
                 let mut kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-                kv.get(folder, Some(options.clone())).await
+                kv.get(from, Some(options.clone())).await
             })
             .await?;
         Ok(answer.take_kvs())
@@ -123,6 +147,25 @@ impl Store {
             .call(|mut client| async move { client.get(self.keys.base(), Some(newest_only())).await })
             .await?;
         Ok(fingerprint(answer.kvs().first(), answer.count()))
+    }
+
+    /// Of the folders that no decision depends on, which [`Store::read`] leaves out: one key of each travels, without its value.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn fingerprint_of_bulk(&self) -> Result<BulkFingerprint, Error> {
+        let folders = [self.keys().config_history(), self.keys().secrets(), self.keys().transitions()];
+        let gets: Vec<TxnOp> = folders.iter().map(|folder| TxnOp::get(folder.as_str(), Some(newest_only()))).collect();
+        let ask = |mut client: etcd_client::Client| {
+            let gets = gets.clone();
+            async move { client.txn(Txn::new().and_then(gets)).await }
+        };
+        let answer = self.endpoints.call(ask).await?;
+        let of = |response| match response {
+            TxnOpResponse::Get(get) => fingerprint(get.kvs().first(), get.count()),
+            TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => Fingerprint::default(),
+        };
+        Ok(BulkFingerprint(answer.op_responses().into_iter().map(of).collect()))
     }
 
     /// The ranges around the folders that no decision depends on, and the fingerprint last.

@@ -193,11 +193,10 @@ impl Watcher {
     /// Reads everything and publishes it.
     async fn read(&self) -> Result<Arc<Snapshot>, Error> {
         let confirmed_at = BootInstant::now();
-        let mut snapshot = self.store.read().await?;
+        let known = self.publish.borrow().snapshot.clone().unwrap_or_default();
+        let mut snapshot = self.store.read_after(0, &known).await?;
         self.look_for_alarms().await;
         snapshot.problems.extend(self.alarms.lock().await.problems.clone());
-        let known = self.publish.borrow().snapshot.clone().unwrap_or_default();
-        snapshot.keep_settings_of(&known);
         snapshot.keep_term_of(&known);
         let snapshot = Arc::new(snapshot);
         for problem in snapshot.problems.iter().filter(|problem| !known.problems.contains(problem)) {

@@ -136,6 +136,8 @@ pub(crate) fn may_lead_by_ballot(cluster: &Cluster) -> Vec<(&MemberName, &Ballot
     let priority = |name: &MemberName, ballot: &Ballot| {
         let member = cluster.members.get(name)?;
         let priority = member.tags.failover_priority.saturating_mul(2) + u32::from(cluster.is_preferred(name));
+        // Nobody would reach it. That bars nobody, for where it alone has everything it is still the one; among equals it comes last.
+        let priority = if member.not_listening.is_some() { 0 } else { priority };
         (!is_stray(cluster, ballot) && !member.never_leads()).then_some(priority)
     };
     cluster
@@ -174,7 +176,7 @@ pub fn highest_timeline(cluster: &Cluster, mine: Timeline) -> Timeline {
     of_ballots.chain(of_members).chain(of_record).chain([mine, cluster.stray_timeline]).max().unwrap_or(mine)
 }
 
-/// The standby that would best take a switchover: streaming under this term, with room on its disk, nearest to the leader.
+/// The standby that would best take a switchover: streaming under this term, reachable by clients, with room on its disk, nearest to the leader.
 pub fn best_standby(cluster: &Cluster, standbys: &[crate::view::Streaming]) -> Option<MemberName> {
     let eligible = cluster.eligible();
     let priority = |name: &MemberName| cluster.members.get(name).map_or(0, |member| member.tags.failover_priority);
@@ -189,6 +191,7 @@ pub fn best_standby(cluster: &Cluster, standbys: &[crate::view::Streaming]) -> O
     standbys
         .iter()
         .filter(|standby| standby.caught_up && standby.term == cluster.term && eligible.contains(&standby.member))
+        .filter(|standby| cluster.members.get(&standby.member).is_some_and(|member| member.not_listening.is_none()))
         .max_by_key(rank)
         .map(|standby| standby.member.clone())
 }

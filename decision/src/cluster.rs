@@ -123,6 +123,9 @@ pub struct Member {
     /// Its disk is about to fill: no place to hand the leadership to.
     #[serde(default)]
     pub disk_low: bool,
+    /// The address by which it is known and at which its Postgres does not listen: nobody would reach it as the leader.
+    #[serde(default)]
+    pub not_listening: Option<String>,
     /// What its server runs with of what a standby must not have less of than its primary; empty: it has not said.
     #[serde(default)]
     pub capacities: Capacities,

@@ -284,7 +284,9 @@ pub(crate) fn never_fit(view: &View, cluster: &Cluster, to: &MemberName) -> Opti
     if member.tags.never_leads() {
         return Some(format!("the tags of {to} bar it from leading"));
     }
-    member.no_fence.as_ref().map(|why| format!("the fence of {to} cannot be armed: {why}"))
+    let fence = member.no_fence.as_ref().map(|why| format!("the fence of {to} cannot be armed: {why}"));
+    let unheard = || member.not_listening.as_ref().map(|at| format!("Postgres of {to} does not listen on {at}"));
+    fence.or_else(unheard)
 }
 
 /// Why a member cannot take a switchover at this moment.

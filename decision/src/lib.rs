@@ -23,6 +23,8 @@ pub mod reason;
 mod recovery;
 mod rejoin;
 pub mod remote;
+pub mod rolling;
+pub mod schedule;
 pub mod settings;
 pub mod site;
 pub mod slots;

@@ -135,7 +135,12 @@ fn empty_ballot(view: &View, cluster: &Cluster, server: &Server) -> Option<Choic
 fn uninitialized(view: &View, cluster: &Cluster, postgres: &Postgres) -> Choice {
     let in_progress = cluster.initialize == Initialize::InProgress;
     let runs = !matches!(postgres.server, Server::Stopped);
+    let mine = view.ages.failed_action.as_deref() == Some("bootstrap");
     match &postgres.data {
+        // What still lies in etcd is of the attempt that failed here.
+        _ if in_progress && mine && !runs && view.retry_in().is_some() => {
+            wait(Reason::Retrying { after: view.retry_in().unwrap_or_default() })
+        }
         _ if in_progress || runs || others_have_a_database(view, cluster) => {
             wait(Reason::NotInitialized { in_progress })
         }

@@ -154,10 +154,19 @@ impl Instance {
         if let Some(error @ Error::Host { .. }) = tool::diagnose(&text) {
             return error;
         }
-        let fatal: Vec<&str> = text.lines().filter(|line| line.contains("FATAL:") || line.contains("PANIC:")).collect();
-        let words = if fatal.is_empty() { tool::last_words(&text) } else { tool::last_words(&fatal.join("\n")) };
+        let words = told_before_its_end(&text).unwrap_or_else(|| tool::last_words(&text));
         Error::StartFailed(format!("{words} (see {})", self.log_file().display()))
     }
+}
+
+/// The fatal lines, and before them those that name a mistake in its files: `FATAL: configuration file contains errors` names none.
+fn told_before_its_end(text: &str) -> Option<String> {
+    let fatal = |line: &&str| line.contains("FATAL:") || line.contains("PANIC:");
+    let mistake = |line: &&str| line.contains("LOG:") && line.contains(" in file \"");
+    let fatal: Vec<&str> = text.lines().filter(fatal).collect();
+    let mistakes = text.lines().filter(mistake).filter(|_| fatal.iter().any(|line| line.contains("contains errors")));
+    let told: Vec<&str> = mistakes.take(3).chain(fatal.iter().copied()).collect();
+    (!fatal.is_empty()).then(|| tool::last_words(&told.join("\n")))
 }
 
 /// Settings as options of `postgres`, which `pg_ctl` hands to a shell.
@@ -178,4 +187,21 @@ fn read_from(path: &Path, offset: u64) -> std::io::Result<String> {
 fn ranks_below_others() -> bool {
     let adjusted = fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
     adjusted.trim().parse::<i32>().is_ok_and(|value| value < 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_failed_for_a_mistake_in_a_file_names_it() {
+        let mistake =
+            "LOG:  unrecognized configuration parameter \"max_conections\" in file \"/d/pgvigil.conf\" line 12";
+        let fatal = "FATAL:  configuration file \"/d/postgresql.conf\" contains errors";
+        let told = told_before_its_end(&format!("LOG:  starting\n{mistake}\n{fatal}\n"));
+        assert_eq!(told, Some(format!("{mistake} | {fatal}")));
+        let other = "FATAL:  could not create lock file";
+        assert_eq!(told_before_its_end(&format!("{mistake}\n{other}\n")), Some(other.to_owned()));
+        assert_eq!(told_before_its_end("LOG:  starting\n"), None);
+    }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use clap_complete::ArgValueCandidates;
 use decision::names::MemberName;
 
-use super::{ConfigArg, Expect, Output, member_name};
+use super::{ConfigArg, Expect, Later, Output, member_name};
 use crate::commands::{explained, health_paths, members};
 
 /// Arguments of `status`.
@@ -72,8 +72,11 @@ pub struct SwitchoverArgs {
     /// Print the checks and stop.
     #[arg(long)]
     pub dry_run: bool,
-    /// Take back what was asked for, a failover as well, while it has not been carried out.
-    #[arg(long, conflicts_with_all = ["to", "expect_leader", "dry_run"])]
+    /// When.
+    #[command(flatten)]
+    pub later: Later,
+    /// Take back what was asked for and has not been carried out: a request that waits, a failover as well, and what is scheduled.
+    #[arg(long, conflicts_with_all = ["to", "expect_leader", "dry_run", "time"])]
     pub cancel: bool,
     /// How long to wait for the end.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
@@ -107,6 +110,9 @@ pub struct FailoverArgs {
     /// Acknowledged writes may be lost: this is your word for it, and it is recorded.
     #[arg(long)]
     pub accept_data_loss: bool,
+    /// Print the checks and stop.
+    #[arg(long)]
+    pub dry_run: bool,
     /// How long to wait for the end.
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
     pub wait: Duration,
@@ -116,6 +122,9 @@ pub struct FailoverArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub yes: bool,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 /// Arguments of `pause`.
@@ -124,7 +133,7 @@ pub struct PauseArgs {
     /// Where the cluster is described.
     #[command(flatten)]
     pub config: ConfigArg,
-    /// For how long; after that automatic actions return by themselves.
+    /// For how long, at most 7 days; after that automatic actions return by themselves.
     #[arg(long = "for", default_value = "1h", value_parser = humantime::parse_duration, value_name = "TIME")]
     pub duration: Duration,
     /// Why; shown to everybody who asks.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::ArgValueCandidates;
 
-use super::{ConfigArg, Expect};
+use super::{ConfigArg, Expect, Later};
 use crate::commands::members;
 
 /// What every order needs.
@@ -37,8 +37,9 @@ pub struct RestartArgs {
     /// The member whose Postgres is restarted.
     #[arg(required_unless_present_any = ["rolling", "pending"], add = ArgValueCandidates::new(members))]
     pub member: Option<String>,
-    /// All of them: the standbys one after another, then a switchover, which restarts the old leader.
-    #[arg(long, conflicts_with_all = ["member", "role"])]
+    /// All of them: the standbys one after another, then a switchover, which restarts the old leader (where max_connections or its kin is lowered:
+    /// the leader first, in place).
+    #[arg(long, conflicts_with_all = ["member", "role", "time"])]
     pub rolling: bool,
     /// Only those for which a parameter waits for a restart; without a member, one after another as with --rolling.
     #[arg(long)]
@@ -46,6 +47,12 @@ pub struct RestartArgs {
     /// How.
     #[command(flatten)]
     pub order: OrderArgs,
+    /// When.
+    #[command(flatten)]
+    pub later: Later,
+    /// Take back the restart of this member that is scheduled, or has not begun.
+    #[arg(long, requires = "member", conflicts_with_all = ["time", "pending", "role", "expect_leader", "ignore_hold"])]
+    pub cancel: bool,
     /// Only if it has this role when it comes to that.
     #[arg(long, value_enum, value_name = "ROLE", requires = "member")]
     pub role: Option<Role>,

@@ -3,13 +3,14 @@
 
 use decision::names::MemberName;
 
+use super::checks::report;
 use super::follow::{conclude, follow};
 use super::operator::{must_be_able_to_ask, types, who};
 use super::screen::tell;
 use super::told;
 use super::world::Reach;
 use crate::cli::{Exit, FailoverArgs, Output};
-use crate::operate::failover::{known, lead, refusal, request, unproven};
+use crate::operate::failover::{afterwards, checked, known, lead, request};
 
 /// Carries it out, or says why not.
 pub async fn run(arguments: &FailoverArgs) -> Exit {
@@ -19,7 +20,9 @@ pub async fn run(arguments: &FailoverArgs) -> Exit {
 }
 
 async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
-    must_be_able_to_ask(arguments.yes, "type the name of the cluster to go on")?;
+    if !arguments.dry_run {
+        must_be_able_to_ask(arguments.yes, "type the name of the cluster to go on")?;
+    }
     let to = MemberName::new(arguments.to.as_str()).map_err(|bad| {
         tell(&format!("error: {bad}"));
         Exit::Usage
@@ -30,14 +33,24 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
         tell(&format!("error: a failover is asked for in etcd, and it does not answer: {why}"));
         reach.silence()
     })?;
-    let lead = lead(snapshot, arguments.expect_leader.as_ref()).map_err(told)?;
-    if let Some(why) = refusal(&world, snapshot, &to).or_else(|| unproven(&world, &to, arguments.accept_data_loss)) {
-        tell(&format!("refused: {why}"));
+    let expected = arguments.expect_leader.as_ref();
+    let preflight = checked(&world, snapshot, &to, expected, arguments.accept_data_loss);
+    let how = (arguments.output, arguments.dry_run);
+    if !preflight.passed() {
+        match how {
+            (Output::Table, false) => preflight.failures().for_each(|why| tell(&format!("refused: {why}"))),
+            _ => report(&preflight, how, None, None),
+        }
         return Ok(Exit::Refused);
     }
     for line in known(&world, snapshot, &to) {
         tell(&line);
     }
+    if arguments.dry_run {
+        report(&preflight, how, Some(&format!("Ready: {to} would lead, and what is missing would be lost.")), None);
+        return Ok(Exit::Done);
+    }
+    let lead = lead(snapshot, expected).map_err(told)?;
     if !arguments.yes {
         let cluster = &reach.config.cluster;
         if !types(&format!("Type the name of the cluster to let {to} lead ({cluster}): "), cluster) {
@@ -48,5 +61,11 @@ async fn steps(arguments: &FailoverArgs) -> Result<Exit, Exit> {
     let (accepted, reason) = (arguments.accept_data_loss, arguments.reason.as_deref());
     let asked = request(&reach, snapshot, &to, (accepted, lead), &who(), reason).await.map_err(told)?;
     let followed = follow(&reach, &asked, arguments.wait).await;
-    Ok(conclude(&asked, &followed, arguments.wait, Output::Table))
+    let exit = conclude(&asked, &followed, arguments.wait, arguments.output);
+    if let Some(line) =
+        afterwards(snapshot, &to, &reach.config.postgres.data_dir).filter(|_| accepted && exit == Exit::Done)
+    {
+        tell(&line);
+    }
+    Ok(exit)
 }

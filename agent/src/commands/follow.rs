@@ -34,7 +34,7 @@ pub fn conclude(asked: &Asked, followed: &Followed, wait: Duration, output: Outp
             tell(&sentence);
             let unrecorded = Transition {
                 id: asked.id(),
-                kind: "switchover".to_owned(),
+                kind: asked.kind.word().to_owned(),
                 from: asked.from.as_ref().map(ToString::to_string),
                 to: Some(asked.to.to_string()),
                 term_before: asked.term_before.0,

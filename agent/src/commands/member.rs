@@ -16,6 +16,7 @@ use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{told, words};
 use crate::operate::proviso::Proviso;
+use crate::operate::status::member::{streams_on, told_of_streaming};
 use crate::operate::{Unable, asks, hold};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -45,6 +46,7 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
         }
         Ok(leader) => leader,
     };
+    let streams = streams_on(&reach.look_at(snapshot.clone()).await, &member);
     if !snapshot.cluster.has_departed(&member) {
         let pass = proviso.planned(&snapshot, jiff::Timestamp::now()).map_err(told)?;
         tell(&consequence(&snapshot, &member));
@@ -71,7 +73,7 @@ async fn remove(arguments: &RemoveArgs) -> Result<Exit, Exit> {
             }
         }
     }
-    follow(&reach, &member, arguments.wait).await
+    follow(&reach, &member, streams, arguments.wait).await
 }
 
 async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
@@ -148,13 +150,18 @@ fn means_it(reach: &Reach, snapshot: &Snapshot, member: &MemberName) -> bool {
 }
 
 /// Waits until the leader has carried it out.
-async fn follow(reach: &Reach, member: &MemberName, within: Duration) -> Result<Exit, Exit> {
+async fn follow(
+    reach: &Reach,
+    member: &MemberName,
+    streams: Option<MemberName>,
+    within: Duration,
+) -> Result<Exit, Exit> {
     let begun = Instant::now();
     loop {
         match reach.store.read().await {
             Ok(snapshot) => match snapshot.departure_records.get(member) {
                 Some(record) if record.done => {
-                    answer(&format!("{member} is removed: nothing counts on it any more"));
+                    answer(&removed(member, streams));
                     return Ok(Exit::Done);
                 }
                 Some(_) if begun.elapsed() >= within => {
@@ -174,6 +181,17 @@ async fn follow(reach: &Reach, member: &MemberName, within: Duration) -> Result<
             Err(_) => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// That it is done; and what is left to do where only its agent was stopped: whatever streamed before does so again in a moment.
+fn removed(member: &MemberName, streams: Option<MemberName>) -> String {
+    match streams {
+        Some(leader) => {
+            let (problem, mend) = told_of_streaming(member.as_str(), leader.as_str());
+            format!("{problem}: {mend}")
+        }
+        None => format!("{member} is removed: nothing counts on it any more"),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod check;
+mod checks;
 mod complete;
 mod daemon;
 mod failover;
@@ -11,6 +12,7 @@ mod fleet;
 mod follow;
 mod gate;
 mod hold;
+mod later;
 mod manual;
 mod member;
 mod operator;

@@ -2,6 +2,7 @@
 //! left as it is. A pause has an end, a name and a reason, so that none is forgotten.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use decision::names::MemberName;
@@ -13,7 +14,7 @@ use super::settings::change;
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{Exit, PauseArgs, ResumeArgs};
-use crate::operate::pause::{paused, resumed};
+use crate::operate::pause::{LONGEST, paused, resumed, standing};
 
 /// How long the agents may take to notice.
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
@@ -26,17 +27,30 @@ pub async fn pause(arguments: &PauseArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
+    if arguments.duration > LONGEST {
+        tell(
+            "error: --for: at most 7 days, so that no pause outlives whoever has forgotten it; pause again when it ends",
+        );
+        return Exit::Usage;
+    }
     let length = SignedDuration::try_from(arguments.duration).ok().filter(|length| length.is_positive());
     let Some(until) = length.and_then(|length| Timestamp::now().checked_add(length).ok()) else {
         tell("error: --for must be a time above zero, such as 30m or 2h");
         return Exit::Usage;
     };
     let by = who();
-    let paused = |config: &_| Ok(Some(paused(config, until, &by, arguments.reason.as_deref())));
+    let replaced = Mutex::new(None);
+    let paused = |config: &_| {
+        *replaced.lock().unwrap_or_else(PoisonError::into_inner) = standing(config, Timestamp::now());
+        Ok(Some(paused(config, until, &by, arguments.reason.as_deref())))
+    };
     let proviso = arguments.expect.proviso();
     let changed = change(&reach, arguments.reason.as_deref(), &proviso, paused).await;
     if let Err(exit) = changed {
         return exit;
+    }
+    if let Some(other) = replaced.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        tell(&format!("replaces {other}"));
     }
     let reason = arguments.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     answer(&format!(

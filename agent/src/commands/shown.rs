@@ -5,9 +5,12 @@ use consensus::Snapshot;
 
 use super::screen::{answer, tell};
 use super::world::Reach;
-use crate::cli::{ConfigArg, Exit, ShowCommand, UriArgs};
+use crate::cli::{ConfigArg, Exit, KeepalivedArgs, ShowCommand, UriArgs, VirtualArgs};
 use crate::config::{Config, HostPort};
-use crate::show::{Driver, HaproxyOptions, PROMETHEUS_RULES, ShowMember, haproxy, uri};
+use crate::show::{
+    Driver, HaproxyOptions, PROMETHEUS_RULES, SYSTEMD_UNIT, ShowMember, Virtual, haproxy, keepalived, pgbouncer, uri,
+    vip_manager,
+};
 
 /// Prints what was asked for.
 pub async fn run(command: &ShowCommand) -> Exit {
@@ -22,9 +25,55 @@ pub async fn run(command: &ShowCommand) -> Exit {
                 Exit::Usage
             }
         },
-        ShowCommand::PrometheusRules => {
-            answer(PROMETHEUS_RULES.trim_end());
-            Exit::Done
+        ShowCommand::Pgbouncer(arguments) => say(&pgbouncer(&arguments.database)),
+        ShowCommand::VipManager(arguments) => {
+            match (virtual_address(&arguments.address), Reach::new(&arguments.config)) {
+                (Ok(address), Ok(reach)) => say(&vip_manager(&own(&reach.config), &address)),
+                (Err(exit), _) | (_, Err(exit)) => exit,
+            }
+        }
+        ShowCommand::Keepalived(arguments) => among_others(arguments).await,
+        ShowCommand::PrometheusRules => say(PROMETHEUS_RULES),
+        ShowCommand::Systemd => say(SYSTEMD_UNIT),
+        ShowCommand::SqlRoles(arguments) => sql_roles(&arguments.config),
+    }
+}
+
+fn say(text: &str) -> Exit {
+    answer(text.trim_end());
+    Exit::Done
+}
+
+fn virtual_address(arguments: &VirtualArgs) -> Result<Virtual, Exit> {
+    Virtual::parse(&arguments.ip, &arguments.interface).map_err(|why| {
+        tell(&format!("error: --ip {why}"));
+        Exit::Usage
+    })
+}
+
+async fn among_others(arguments: &KeepalivedArgs) -> Exit {
+    let (address, reach) = match (virtual_address(&arguments.address), Reach::new(&arguments.config)) {
+        (Ok(address), Ok(reach)) => (address, reach),
+        (Err(exit), _) | (_, Err(exit)) => return exit,
+    };
+    let me = own(&reach.config);
+    print(&arguments.config, |members| {
+        let others: Vec<ShowMember> = members.iter().filter(|member| member.name != me.name).cloned().collect();
+        keepalived(&me, &others, &reach.config.cluster, arguments.router, &address)
+    })
+    .await
+}
+
+fn sql_roles(config: &ConfigArg) -> Exit {
+    let reach = match Reach::new(config) {
+        Ok(reach) => reach,
+        Err(exit) => return exit,
+    };
+    match crate::run::instance(&reach.config) {
+        Ok(instance) => say(&pg_control::shown_roles(instance.config())),
+        Err(error) => {
+            tell(&format!("error: {error:#}"));
+            Exit::Usage
         }
     }
 }

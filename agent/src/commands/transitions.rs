@@ -94,7 +94,7 @@ fn row(record: &Transition) -> Vec<String> {
         direction(record),
         record.outcome.clone(),
         record.write_outage_ms.map_or("-".to_owned(), words::outage),
-        if record.outcome == "done" { words::lost(record) } else { "-".to_owned() },
+        if record.outcome == "done" { words::lost_or_discarded(record) } else { "-".to_owned() },
         record.cause.clone(),
     ]
 }
@@ -127,6 +127,7 @@ fn render(record: &Transition) -> String {
     if !record.reason.is_empty() {
         lines.push(format!("  reason    {}", record.reason));
     }
+    lines.extend(record.discarded.iter().map(|one| format!("  discarded {}", words::discarded(one))));
     lines.extend(record.evidence.iter().map(|evidence| format!("  evidence  {evidence}")));
     lines.extend(record.notes.iter().map(|note| format!("  note      {note}")));
     lines.extend(phases(record));
@@ -188,7 +189,7 @@ pub fn exit_word(exit: Exit) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use consensus::records::Phase;
+    use consensus::records::{Discarded, Phase};
 
     use super::*;
 
@@ -248,6 +249,17 @@ FAILOVER t-8  pg1 -> pg2  done  TL 3 -> 4  term 7 -> 8  lost nothing  by automat
         assert_eq!(row(&record()), told);
         let failed = Transition { outcome: "failed".to_owned(), write_outage_ms: None, from: None, ..record() };
         assert_eq!(row(&failed)[3..7], ["- -> pg2", "failed", "-", "-"]);
+    }
+
+    #[test]
+    fn what_a_returning_member_threw_away_is_told_in_the_list_and_in_full() {
+        let gone = Discarded { member: "pg3".to_owned(), bytes: 5_951_904, transactions: 67 };
+        let bound = (Some(5_872_026), "bounded".to_owned());
+        let lossy = Transition { discarded: vec![gone], lost_bytes_bound: bound.0, lost: bound.1, ..record() };
+        assert_eq!(row(&lossy)[6], "67 transactions, 5.7 MB");
+        assert!(render(&lossy).contains("\n  discarded 67 transactions, 5.7 MB on pg3\n"), "{}", render(&lossy));
+        let proven = Transition { discarded: lossy.discarded, ..record() };
+        assert_eq!(row(&proven)[6], "nothing", "nobody had been told that it was committed");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod control;
 pub(crate) mod keys;
 mod layers;
 mod pgbackrest;
+mod ports;
 mod problem;
 mod raw;
 mod reload;

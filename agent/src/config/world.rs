@@ -2,8 +2,6 @@
 //! changes nothing; every line says what was found, and a bad one what to do.
 
 use std::fmt;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
@@ -11,10 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, Uid, User, access};
 
+use super::ports::{self, connect};
 use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode};
-
-/// How long an answer from the network may take.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The programs of Postgres that the agent runs.
 const PROGRAMS: [&str; 7] =
@@ -57,15 +53,15 @@ impl Report {
         self.mistakes.is_none() && !self.lines.iter().any(|line| matches!(line.verdict, Verdict::Error(_)))
     }
 
-    fn ok(&mut self, text: impl Into<String>) {
+    pub(super) fn ok(&mut self, text: impl Into<String>) {
         self.lines.push(Line { verdict: Verdict::Ok, text: text.into(), help: None });
     }
 
-    fn warn(&mut self, code: &'static str, text: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn warn(&mut self, code: &'static str, text: impl Into<String>, help: impl Into<String>) {
         self.lines.push(Line { verdict: Verdict::Warn(code), text: text.into(), help: Some(help.into()) });
     }
 
-    fn error(&mut self, code: &'static str, text: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn error(&mut self, code: &'static str, text: impl Into<String>, help: impl Into<String>) {
         self.lines.push(Line { verdict: Verdict::Error(code), text: text.into(), help: Some(help.into()) });
     }
 }
@@ -110,11 +106,13 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     }
     let owner = owner(report);
     programs(&config.postgres, report);
+    parameters(&config.postgres, report);
     fence(config, report);
     data_directory(&config.postgres, owner, report);
     place_for("state directory", "E22", &config.state_dir, owner, report);
     socket_directory(&config.postgres, report);
-    api_port(config, report);
+    ports::api(config, report);
+    ports::postgres(config, report);
     for (code, text, help) in config.control.closed_ways() {
         report.error(code, format!("`control`: {text}"), help);
     }
@@ -181,6 +179,18 @@ fn programs(postgres: &Postgres, report: &mut Report) {
     } else {
         let text = format!("{directory} is postgres {version}, the file says {}", postgres.version);
         report.error("E20", text, package);
+    }
+}
+
+/// Whether Postgres takes what it is to run with.
+fn parameters(postgres: &Postgres, report: &mut Report) {
+    // A program that is missing has been told already.
+    let Ok(wrong) = pg_control::objections(&postgres.bin_dir, &postgres.parameters) else { return };
+    if wrong.is_empty() && !postgres.parameters.is_empty() {
+        report.ok("Postgres takes its parameters");
+    }
+    for (name, why) in wrong {
+        report.error("E14", format!("`postgres.parameters.{name}`: {why}"), "Postgres would not start with it");
     }
 }
 
@@ -277,42 +287,6 @@ fn socket_directory(postgres: &Postgres, report: &mut Report) {
     }
 }
 
-fn api_port(config: &Config, report: &mut Report) {
-    let listen = &config.api.listen;
-    match TcpListener::bind((listen.host.as_str(), listen.port)) {
-        Ok(_) => report.ok(format!("{listen} is free for the API")),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            if answers_as_this_node(config) {
-                report.ok(format!("{listen} is in use by this very node"));
-            } else {
-                let who = format!("ss -ltnp 'sport = :{}' names who has it; or set `api.listen`", listen.port);
-                report.error("E24", format!("{listen} is taken by another program"), who);
-            }
-        }
-        Err(error) => {
-            let text = format!("the API cannot listen on {listen}: {error}");
-            report.error("E24", text, "an address of this host, or 0.0.0.0, in `api.listen`");
-        }
-    }
-}
-
-/// Whether the agent of this very node answers on the API port.
-fn answers_as_this_node(config: &Config) -> bool {
-    let listen = &config.api.listen;
-    let host = if listen.is_wildcard() { "localhost" } else { &listen.host };
-    let Some(mut stream) = connect(host, listen.port) else { return false };
-    let timeouts = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
-    let mut answer = String::new();
-    let asked = timeouts.and_then(|()| stream.write_all(b"GET /patroni HTTP/1.0\r\n\r\n"));
-    let told = asked.and_then(|()| stream.take(64 * 1024).read_to_string(&mut answer));
-    let names = [config.cluster.as_str(), config.name.as_str()];
-    told.is_ok() && names.iter().all(|name| answer.contains(&format!("\"{name}\"")))
-}
-
-fn connect(host: &str, port: u16) -> Option<TcpStream> {
-    (host, port).to_socket_addrs().ok()?.find_map(|address| TcpStream::connect_timeout(&address, PATIENCE).ok())
-}
-
 fn etcd(etcd: &Etcd, report: &mut Report) {
     let mut slowest = Duration::ZERO;
     let mut silent = Vec::new();
@@ -363,12 +337,14 @@ mod tests {
     fn validating_asks_the_world() {
         let directory = tempfile::tempdir().unwrap();
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let also = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let path = directory.path().join("pgvigil.toml");
         let home = directory.path().display();
         let text = format!(
             "cluster = 'orders'\nname = 'pg1'\netcd.endpoints = ['{taken}', '127.0.0.1:1']\napi.listen = '{taken}'\n\
-             [postgres]\nversion = 15\nadvertise = '127.0.0.1:1'\nbin_dir = '{home}'\nsocket_dir = '{home}/none'\ndata_dir = '/proc/none/data'\n",
-            taken = taken.local_addr().unwrap()
+             [postgres]\nversion = 15\nadvertise = '{also}'\nlisten = '127.0.0.1'\nbin_dir = '{home}'\nsocket_dir = '{home}/none'\ndata_dir = '/proc/none/data'\n",
+            taken = taken.local_addr().unwrap(),
+            also = also.local_addr().unwrap()
         );
         std::fs::write(&path, text).unwrap();
         let report = validate(&path, false).to_string();
@@ -377,7 +353,8 @@ mod tests {
             "lacks postgres, pg_ctl, initdb",
             "error[E21] data directory /proc/none/data: no permission to write in /proc",
             "error[E23] socket directory",
-            "is taken by another program",
+            "error[E24]",
+            "error[E27]",
             "error[E25] etcd 1/2 reachable; not: http://127.0.0.1:1",
         ] {
             assert!(report.contains(expected), "{expected}\n{report}");

@@ -2,12 +2,13 @@
 //! of the configured group may operate. Over TCP a token says it, or a certificate that a trusted authority has signed.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
+use jiff::Timestamp;
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::credentials::Presented;
+use super::encryption::Shown;
 use super::tokens::Tokens;
 use crate::config::{self, Certificate, Role};
 
@@ -27,8 +28,8 @@ pub enum Peer {
     Encrypted {
         /// Its address.
         address: SocketAddr,
-        /// The names in its certificate; none: it has shown none.
-        names: Arc<[String]>,
+        /// Its certificate.
+        shown: Shown,
     },
 }
 
@@ -92,22 +93,27 @@ impl Access {
     /// # Errors
     /// Nobody who is known here.
     pub async fn caller(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Stranger> {
-        let (address, names) = match peer {
+        let (address, shown) = match peer {
             Peer::Socket { uid, gid } => return self.of_process(Uid::from_raw(*uid), Gid::from_raw(*gid)).await,
             Peer::Address(_) if self.only_encrypted => {
                 let why = "control is by TLS alone here: https://".to_owned();
                 return Err(Stranger { name: "nobody".to_owned(), why });
             }
             Peer::Address(address) => (address, None),
-            Peer::Encrypted { address, names } => (address, Some(names)),
+            Peer::Encrypted { address, shown } => (address, Some(shown).filter(|shown| !shown.names.is_empty())),
         };
         let from = address.ip().to_string();
         // A token says more than the certificate of the host that many share.
-        if headers.contains_key(header::AUTHORIZATION) || names.is_none_or(|names| names.is_empty()) {
+        let Some(shown) = shown.filter(|_| !headers.contains_key(header::AUTHORIZATION)) else {
             let (name, role) = self.tokens.find(Presented::in_headers(headers)?).await?;
             return Ok(Caller { name, from, role });
+        };
+        // It was good when the connection was made, which may have been long ago.
+        if let Some(until) = shown.until.filter(|until| *until < Timestamp::now()) {
+            let name = shown.names.first().map_or("nobody", String::as_str).to_owned();
+            return Err(Stranger { name, why: format!("your certificate has run out: it was valid until {until}") });
         }
-        let names = names.into_iter().flat_map(|names| names.iter());
+        let names = shown.names.iter();
         let known = |name: &&String| self.certificates.iter().find(|one| one.name == **name);
         match names.clone().find_map(|name| known(&name)) {
             Some(Certificate { name, role }) => Ok(Caller { name: name.clone(), from, role: *role }),

@@ -64,6 +64,11 @@ pub struct Told {
 }
 
 impl Told {
+    /// Of a client whose certificate does not count.
+    pub fn refused_certificate(why: &str) -> Self {
+        Self { outcome: Outcome::Denied, what: format!("a certificate that does not count: {why}") }
+    }
+
     /// Of a response that may have come from elsewhere.
     pub fn of(response: &Response) -> Self {
         let said = response.extensions().get::<Told>().cloned();

@@ -1,4 +1,4 @@
-//! The audit: one record for each attempt to change something, allowed or not, and for each look by somebody who may not. It goes to the log under
+//! The audit: one record for each attempt to change something, allowed or not, and for each look or handshake by somebody who may not. It goes to the log under
 //! the target `audit`, whatever else is filtered out, and is counted.
 
 use super::access::Peer;
@@ -21,6 +21,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// Somebody wants to come in with a certificate.
+    pub fn handshake(peer: Peer) -> Self {
+        Self { verb: "TLS".to_owned(), peer, who: "nobody".to_owned(), role: "none", reason: String::new() }
+    }
+
     /// It has ended.
     pub fn ended(&self, told: &Told, status: u16, metrics: &Metrics) {
         let Self { verb, peer, who, role, reason } = self;

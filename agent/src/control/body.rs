@@ -29,10 +29,8 @@ impl Words {
     pub fn settings(&self) -> Result<Map<String, Value>, Answer> {
         let settings: Map<String, Value> = self.read()?;
         if settings.is_empty() {
-            return Err(Answer::error(
-                StatusCode::BAD_REQUEST,
-                "the body has no settings: send an object with what is to be",
-            ));
+            let why = "the body has no settings: send an object with what is to be";
+            return Err(Answer::error(StatusCode::BAD_REQUEST, why).about("a body without settings"));
         }
         Ok(settings)
     }
@@ -44,10 +42,8 @@ impl Words {
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, Answer> {
         let text: &[u8] = if self.0.trim_ascii().is_empty() { b"{}" } else { &self.0 };
         if text.trim_ascii().first() != Some(&b'{') {
-            return Err(Answer::error(
-                StatusCode::BAD_REQUEST,
-                "the body is no JSON object, such as {\"leader\": \"pg1\"}",
-            ));
+            let why = "the body is no JSON object, such as {\"leader\": \"pg1\"}";
+            return Err(Answer::error(StatusCode::BAD_REQUEST, why).about("a body that is no JSON object"));
         }
         let mut reader = serde_json::Deserializer::from_slice(text);
         let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
@@ -56,7 +52,11 @@ impl Words {
             format!("{field}{}", error.into_inner())
         });
         let whole = read.and_then(|read| reader.end().map(|()| read).map_err(|error| error.to_string()));
-        whole.map_err(|why| Answer::error(StatusCode::BAD_REQUEST, format!("the body will not do: {why}")))
+        // What is wrong may have a value in it, which is for whoever sent it alone.
+        whole.map_err(|why| {
+            Answer::error(StatusCode::BAD_REQUEST, format!("the body will not do: {why}"))
+                .about("a body that will not do")
+        })
     }
 }
 
@@ -70,18 +70,21 @@ impl<S: Sync> FromRequest<S> for Words {
         let known = ["application/json", "application/x-www-form-urlencoded"];
         if let Some(kind) = kind.filter(|kind| !known.contains(&kind.as_str())) {
             let why = format!("a body of the kind {kind} is not understood: send application/json");
-            return Err(Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+            return Err(Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).about("a body of another kind"));
         }
         match tokio::time::timeout(WITHIN, whole(request.into_body())).await {
             Ok(Ok(Some(bytes))) => Ok(Self(bytes)),
             Ok(Ok(None)) => {
                 let why = format!("the body is longer than {BYTES_MAX} bytes");
-                Err(Answer::error(StatusCode::PAYLOAD_TOO_LARGE, why))
+                Err(Answer::error(StatusCode::PAYLOAD_TOO_LARGE, why).about("a body that is too long"))
             }
-            Ok(Err(error)) => Err(Answer::error(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))),
+            Ok(Err(error)) => {
+                let why = format!("the body cannot be read: {error}");
+                Err(Answer::error(StatusCode::BAD_REQUEST, why).about("a body that cannot be read"))
+            }
             Err(_) => {
                 let why = format!("the body has not come within {WITHIN:?}");
-                Err(Answer::error(StatusCode::REQUEST_TIMEOUT, why))
+                Err(Answer::error(StatusCode::REQUEST_TIMEOUT, why).about("a body that has not come"))
             }
         }
     }

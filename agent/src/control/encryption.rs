@@ -5,24 +5,43 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use super::certificate::names;
 use crate::config::ControlTls;
 use crate::secret::Secret;
+use crate::x509::{names, validity};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Whoever takes longer to agree on keys is let go of.
 const AGREED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a client has shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The names in its certificate; none: it has shown none.
+    pub names: Arc<[String]>,
+    /// When the first certificate of its chain runs out.
+    pub until: Option<Timestamp>,
+}
+
+/// Why it did not come to a connection.
+#[derive(Debug)]
+pub enum Disagreed {
+    /// The client has shown a certificate that does not count, and why.
+    Certificate(String),
+    /// Anything else: no TLS, no common version, nobody there any more.
+    Otherwise(Error),
+}
 
 /// When each file was changed, as far as that can be seen.
 type Stamps = Vec<Option<(SystemTime, u64)>>;
@@ -59,17 +78,19 @@ impl Encryption {
     pub async fn agree<S: AsyncRead + AsyncWrite + Unpin>(
         self: &Arc<Self>,
         stream: S,
-    ) -> Result<(TlsStream<S>, Arc<[String]>)> {
+    ) -> Result<(TlsStream<S>, Shown), Disagreed> {
         let encryption = Arc::clone(self);
         let agreed = async {
-            let server = tokio::task::spawn_blocking(move || encryption.current()).await?;
-            let server = server.context("there is no certificate that can be used")?;
-            anyhow::Ok(TlsAcceptor::from(server).accept(stream).await?)
+            let server = tokio::task::spawn_blocking(move || encryption.current()).await.ok().flatten();
+            let server = server.ok_or_else(|| anyhow!("there is no certificate that can be used"));
+            TlsAcceptor::from(server.map_err(Disagreed::Otherwise)?).accept(stream).await.map_err(Disagreed::of)
         };
-        let stream = tokio::time::timeout(AGREED_WITHIN, agreed).await.context("it took too long")??;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-        let names = certificate.map(names).unwrap_or_default().into();
-        Ok((stream, names))
+        let in_time = tokio::time::timeout(AGREED_WITHIN, agreed).await;
+        let stream = in_time.map_err(|_| Disagreed::Otherwise(anyhow!("it took too long")))??;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let names = chain.first().map(names).unwrap_or_default().into();
+        let until = chain.iter().filter_map(|one| validity(one)).map(|validity| validity.until).min();
+        Ok((stream, Shown { names, until }))
     }
 
     /// What is in force, after a look at the files, unless somebody else is looking: their disk may hang.
@@ -106,6 +127,15 @@ impl Encryption {
                     looked.told = why;
                 }
             }
+        }
+    }
+}
+
+impl Disagreed {
+    fn of(error: std::io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(why)) => Self::Certificate(why.to_string()),
+            _ => Self::Otherwise(error.into()),
         }
     }
 }

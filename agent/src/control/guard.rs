@@ -13,6 +13,7 @@ use super::access::{Caller, Peer, Stranger};
 use super::answer::{Answer, Told};
 use super::audit::Attempt;
 use super::body::Words;
+use super::standing::Standing;
 use super::verbs;
 use crate::config::Role;
 
@@ -107,9 +108,10 @@ async fn lets_in(control: Control, peer: Peer, mut request: Request, next: Next)
             return denied;
         }
     };
-    let looks = matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
     request.extensions_mut().insert(caller);
-    if looks {
+    if matches!(method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        let standing = Standing::of(control.access, attempt, request.headers(), needed, metrics);
+        request.extensions_mut().insert(standing);
         return next.run(request).await;
     }
     let response = match asides {
@@ -132,11 +134,13 @@ fn admitted(caller: Result<Caller, Stranger>, needed: Role, peer: &Peer) -> Resu
         Ok(caller) if caller.role >= needed => Ok(caller),
         Ok(caller) => {
             let why = format!("{} has the role {}; that takes {}", caller.name, word(caller.role), word(needed));
-            Err(Answer::error(StatusCode::FORBIDDEN, why))
+            Err(Answer::error(StatusCode::FORBIDDEN, &*why).about(why))
         }
         // Whom the kernel does not let in needs no other word to say.
-        Err(stranger) if matches!(peer, Peer::Socket { .. }) => Err(Answer::error(StatusCode::FORBIDDEN, stranger.why)),
-        Err(stranger) => Err(Answer::error(StatusCode::UNAUTHORIZED, stranger.why)),
+        Err(Stranger { why, .. }) if matches!(peer, Peer::Socket { .. }) => {
+            Err(Answer::error(StatusCode::FORBIDDEN, &*why).about(why))
+        }
+        Err(Stranger { why, .. }) => Err(Answer::error(StatusCode::UNAUTHORIZED, &*why).about(why)),
     }
 }
 

@@ -13,6 +13,9 @@ use nix::unistd::{Group, chown};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc::Receiver;
 
+use super::answer::Told;
+use super::audit::Attempt;
+use super::encryption::Disagreed;
 use super::impatient::Impatient;
 use super::{Encryption, Peer};
 use crate::config::{self, HostPort};
@@ -34,20 +37,21 @@ const MODE_ALONE: u32 = 0o600;
 pub struct Doors {
     socket: Arc<Places>,
     tcp: Arc<Places>,
+    metrics: Arc<Metrics>,
 }
 
 impl Doors {
     /// With nobody at them.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
         let places = |listener| Places::new(listener, CONNECTIONS_MAX, CONNECTIONS_MAX, metrics.listener(listener));
-        Self { socket: places("socket"), tcp: places("control") }
+        Self { socket: places("socket"), tcp: places("control"), metrics: Arc::clone(metrics) }
     }
 
     /// Serves `router` on the socket and, where it is configured, over TCP, for ever.
     pub async fn open(self, control: config::Control, router: Router, encryption: Option<Arc<Encryption>>) {
-        tokio::join!(on_socket(control.socket, control.group, self.socket, router.clone()), async {
+        tokio::join!(on_socket(control.socket, control.group, Arc::clone(&self.socket), router.clone()), async {
             if let Some(listen) = control.listen {
-                on_tcp(listen, self.tcp, router, encryption).await;
+                self.on_tcp(listen, router, encryption).await;
             }
         });
     }
@@ -58,8 +62,28 @@ impl Doors {
             // It gives up the place that it had there.
             if let Some(seat) = self.tcp.take(Whose::of(arrived.address)) {
                 let Arrived { stream, address, .. } = arrived;
-                welcome(Arrived { stream, address, seat }, router.clone(), Some(Arc::clone(&encryption)));
+                let encryption = Some(Arc::clone(&encryption));
+                welcome(Arrived { stream, address, seat }, router.clone(), encryption, Arc::clone(&self.metrics));
             }
+        }
+    }
+
+    async fn on_tcp(&self, listen: HostPort, router: Router, encryption: Option<Arc<Encryption>>) {
+        let mut told = String::new();
+        loop {
+            let (address, places) = (listen.to_string(), Arc::clone(&self.tcp));
+            // A name may have to be asked for.
+            let bound = tokio::task::spawn_blocking(move || arrivals(bind(&address)?, "control-accept", places)).await;
+            match bound.unwrap_or_else(|error| Err(Error::other(error))) {
+                Ok(mut arrivals) => {
+                    tracing::info!(%listen, "the control API listens");
+                    while let Some(arrived) = arrivals.recv().await {
+                        welcome(arrived, router.clone(), encryption.clone(), Arc::clone(&self.metrics));
+                    }
+                }
+                Err(error) => tell_once(&mut told, &listen.to_string(), &error),
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
@@ -101,26 +125,7 @@ async fn accept_on_socket(listener: &UnixListener, is_there: impl Fn() -> bool, 
     }
 }
 
-async fn on_tcp(listen: HostPort, places: Arc<Places>, router: Router, encryption: Option<Arc<Encryption>>) {
-    let mut told = String::new();
-    loop {
-        let (address, places) = (listen.to_string(), Arc::clone(&places));
-        // A name may have to be asked for.
-        let bound = tokio::task::spawn_blocking(move || arrivals(bind(&address)?, "control-accept", places)).await;
-        match bound.unwrap_or_else(|error| Err(Error::other(error))) {
-            Ok(mut arrivals) => {
-                tracing::info!(%listen, "the control API listens");
-                while let Some(arrived) = arrivals.recv().await {
-                    welcome(arrived, router.clone(), encryption.clone());
-                }
-            }
-            Err(error) => tell_once(&mut told, &listen.to_string(), &error),
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-fn welcome(arrived: Arrived, router: Router, encryption: Option<Arc<Encryption>>) {
+fn welcome(arrived: Arrived, router: Router, encryption: Option<Arc<Encryption>>, metrics: Arc<Metrics>) {
     let Arrived { stream, address, seat } = arrived;
     let Ok(stream) = registered(stream) else { return };
     tokio::spawn(async move {
@@ -130,8 +135,15 @@ fn welcome(arrived: Arrived, router: Router, encryption: Option<Arc<Encryption>>
             () = seat.told_to_leave() => return,
         };
         match agreed {
-            Ok((stream, names)) => serve(stream, router, Peer::Encrypted { address, names }, seat).await,
-            Err(error) => tracing::debug!(from = %address.ip(), "no TLS with the control API: {error:#}"),
+            Ok((stream, shown)) => serve(stream, router, Peer::Encrypted { address, shown }, seat).await,
+            Err(Disagreed::Certificate(why)) => {
+                seat.is_invalid();
+                Attempt::handshake(Peer::Address(address)).ended(&Told::refused_certificate(&why), 0, &metrics);
+            }
+            Err(Disagreed::Otherwise(error)) => {
+                seat.is_invalid();
+                tracing::debug!(from = %address.ip(), "no TLS with the control API: {error:#}");
+            }
         }
     });
 }

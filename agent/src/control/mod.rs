@@ -5,12 +5,12 @@ mod access;
 mod answer;
 mod audit;
 mod body;
-mod certificate;
 mod credentials;
 mod encryption;
 mod guard;
 mod impatient;
 mod listen;
+mod standing;
 mod tokens;
 mod v1;
 mod verbs;
@@ -32,6 +32,7 @@ use crate::hands::Hands;
 use crate::http::Arrived;
 use crate::operate::world::Reach;
 use crate::published::Board;
+use crate::scheduler::Scheduler;
 
 pub use access::Peer;
 pub use encryption::{Encryption, server as tls_server};
@@ -78,6 +79,12 @@ impl Control {
         let (sender, receiver) = channel(listen::CONNECTIONS_MAX);
         self.thread.spawn(self.doors.clone().take_over(receiver, router, encryption));
         Some(sender)
+    }
+
+    /// Sees to what was asked for by whoever asked for a later time.
+    pub fn keep_schedule(&self) {
+        let (hands, board, reach) = (Arc::clone(&self.hands), Arc::clone(&self.board), Arc::clone(&self.reach));
+        self.thread.spawn(Scheduler::new(hands, board, reach).run());
     }
 
     /// What this API has beside the paths that everybody may read, for those who may.

@@ -17,6 +17,7 @@ use super::Effect;
 use crate::hands::Hands;
 
 pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &CancellationToken) -> Result<Effect> {
+    takes_its_parameters(hands).await?;
     let member_lease = hands.leases.member().borrow().id().context("no member lease yet")?;
     if !hands.store.begin_bootstrap(member_lease).await?.applied() {
         return Ok(Effect::LOCAL);
@@ -36,6 +37,20 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
     hands.instance.condemn("bootstrap")?;
     let _ = hands.store.abandon_bootstrap(member_lease).await;
     made
+}
+
+/// Before anybody hears of it: a cluster whose first node cannot start would be made again and again.
+async fn takes_its_parameters(hands: &Hands) -> Result<()> {
+    let (bin_dir, parameters) = (hands.config.postgres.bin_dir.clone(), hands.instance.config().parameters.clone());
+    let judged = tokio::task::spawn_blocking(move || pg_control::objections(&bin_dir, &parameters)).await?;
+    let wrong: Vec<String> = judged?.into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "nothing is created, for Postgres would not start with the parameters in the file of this node: {}; mend them, then start the agent again",
+        wrong.join(" | ")
+    )
 }
 
 async fn make_database(hands: &Hands, cancel: &CancellationToken) -> Result<Born> {

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use consensus::Snapshot;
-use consensus::records::{Transition, order_id};
+use consensus::records::Transition;
 use decision::action::{StartAs, StopMode};
 use decision::names::Lsn;
 use decision::view::Upstream;
+use pg_control::Refused;
 use tokio_util::sync::CancellationToken;
 
 use super::Effect;
 use super::joining::clone;
 use super::running::{start, stop};
 use crate::hands::Hands;
-use crate::operate::hold::against;
+use crate::operate::rolling::WITHOUT;
+use crate::transitions::notes_of;
 
 /// A checkpoint before the stop, so that the one in it is short.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
@@ -34,9 +36,20 @@ pub(super) async fn restart(hands: &Hands, seen: &Snapshot, order: i64, then: St
             hands.instance.checkpoint(CHECKPOINT_WITHIN).await?;
         }
         stop(hands, StopMode::Fast).await?;
-        start(hands, seen, then).await
+        let before = hands.instance.refused();
+        let effect = start(hands, seen, then).await?;
+        let without = hands.instance.refused().and_then(|refused| without(before.as_ref(), &refused));
+        Ok((effect, without.map(|without| format!("{} {WITHOUT} {without}", hands.me()))))
     })
     .await
+}
+
+/// What the start has not taken that was asked for, and why.
+fn without(before: Option<&Refused>, after: &Refused) -> Option<String> {
+    let new = |one: &(&String, &String)| before.and_then(|before| before.values.get(one.0)) != Some(one.1);
+    let values: Vec<String> =
+        after.values.iter().filter(new).map(|(name, value)| format!("{name} = {value}")).collect();
+    (!values.is_empty()).then(|| format!("{} ({})", values.join(", "), after.why))
 }
 
 /// Copies the data anew.
@@ -61,7 +74,7 @@ pub(super) async fn reinit(
         // Whoever comes after this agent must not start what was to be replaced.
         hands.instance.condemn("reinit")?;
         clone(hands, seen, from, floor, cancel).await?;
-        start(hands, seen, StartAs::Standby(Some(from.clone()))).await
+        Ok((start(hands, seen, StartAs::Standby(Some(from.clone()))).await?, None))
     })
     .await
 }
@@ -92,11 +105,12 @@ async fn nobody_counts_on_what_is_here(hands: &Hands, cancel: &CancellationToken
     }
 }
 
+/// Takes the order, does the `work`, and tells how it went; beside its effect the work returns what it is short of.
 async fn obeyed(
     hands: &Hands,
     order: i64,
     record: Transition,
-    work: impl Future<Output = Result<Effect>>,
+    work: impl Future<Output = Result<(Effect, Option<String>)>>,
 ) -> Result<Effect> {
     let taken = hands.store.take_order(hands.me(), order, &record).await?;
     if !taken.applied() {
@@ -110,7 +124,10 @@ async fn obeyed(
     );
     let begun = std::time::Instant::now();
     let done = work.await;
-    let note = done.as_ref().err().map(|error| format!("{error:#}"));
+    let note = match &done {
+        Ok((_, short)) => short.clone(),
+        Err(error) => Some(format!("{error:#}")),
+    };
     let close = |record: &mut Transition| {
         record.outcome = if note.is_none() { "done" } else { "failed" }.to_owned();
         record.notes.extend(note.clone());
@@ -118,7 +135,7 @@ async fn obeyed(
     };
     hands.store.amend_transition(&record.id, close).await.context("telling how the order went")?;
     let revision = Effect::of(taken).revision;
-    done.map(|effect| Effect { revision: effect.revision.max(revision) })
+    done.map(|(effect, _)| Effect { revision: effect.revision.max(revision) })
 }
 
 /// Takes an order off etcd that cannot be obeyed.
@@ -142,7 +159,7 @@ pub(crate) fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) 
     let asked = seen.order_records.get(hands.me()).cloned().unwrap_or_default();
     let me = Some(hands.me().to_string());
     Transition {
-        id: order_id(order),
+        id: asked.record_id(order),
         kind: kind.to_owned(),
         cause: "ordered".to_owned(),
         cause_text: format!("an operator has ordered this of {}", hands.me()),
@@ -152,7 +169,7 @@ pub(crate) fn record_of(hands: &Hands, seen: &Snapshot, order: i64, kind: &str) 
         term_after: seen.cluster.term.0,
         requested_by: asked.requested_by,
         reason: asked.reason.unwrap_or_default(),
-        notes: asked.ignored_hold.as_deref().map(against).into_iter().collect(),
+        notes: notes_of(asked.planned_for.as_deref(), asked.ignored_hold.as_deref()),
         started_at: jiff::Timestamp::now().to_string(),
         lost: "none".to_owned(),
         lost_bytes_bound: Some(0),

@@ -175,6 +175,12 @@ impl Fence {
         !matches!(*self.wanted.borrow(), Wanted::Disarmed)
     }
 
+    /// How long Postgres has where nobody renews the deadline any more; `None`: nothing of it is fenced.
+    pub fn kills_in(&self) -> Option<Duration> {
+        let until = self.standing.borrow().armed_until.filter(|_| self.is_armed())?;
+        Some(until.remaining())
+    }
+
     /// Postgres is known not to accept writes any more.
     pub fn disarm(&self) {
         self.wanted.send_if_modified(|wanted| {
@@ -195,5 +201,24 @@ impl Fence {
         if standing.wait_for(|standing| standing.superseded).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// What follows where the agent of a primary ends: its fencer stays, and does what was promised.
+pub fn last_words(kills_in: Duration) -> String {
+    let left = decision::reason::span(kills_in);
+    format!(
+        "agent ends; this node leads: the fencer kills Postgres in {left} unless an agent is back (pgvigil switchover or pause first)"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_words_of_an_agent_on_a_primary_say_how_long_it_has() {
+        let told = last_words(Duration::from_millis(4210));
+        assert!(told.starts_with("agent ends; this node leads: the fencer kills Postgres in 4.2 s unless"), "{told}");
     }
 }

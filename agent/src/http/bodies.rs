@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use consensus::Problem;
-use consensus::records::{COMPAT_VERSION, MemberRecord};
+use consensus::records::{COMPAT_VERSION, MemberRecord, PlannedSwitchover};
 use decision::names::{Lsn, MemberName};
 use decision::reason::Standing;
 use pg_control::{Activity, Heartbeat, Overruled, Progress};
 use serde_json::{Map, Value, json};
 
+use crate::listening;
 use crate::operate::hold::Shown;
 use crate::overruled::{code, consequence};
 use crate::published::{Picture, SyncKind};
@@ -61,6 +62,9 @@ pub fn patroni(picture: &Picture) -> Value {
         put("pending_restart", json!(true));
         put("pending_restart_reason", json!(pending));
     }
+    if let Some(scheduled) = scheduled_restart(picture, picture.view.me.as_str()) {
+        put("scheduled_restart", scheduled);
+    }
     put("dcs_last_seen", json!(picture.etcd_seen_epoch_s));
     if let Some(tags) = tags(picture) {
         put("tags", tags);
@@ -92,7 +96,7 @@ fn ours(picture: &Picture) -> Value {
 
 /// For whom planned actions wait.
 fn hold(picture: &Picture) -> Option<Shown> {
-    Shown::of(&picture.snapshot.as_ref()?.hold, jiff::Timestamp::now())
+    Shown::of(picture.snapshot.as_ref()?, jiff::Timestamp::now())
 }
 
 /// How far a copy is. WAL comes on top of the bytes, so that they may end a little below or above their total.
@@ -134,6 +138,9 @@ pub fn cluster(picture: &Picture) -> Value {
     let members: Vec<Value> =
         snapshot.member_records.iter().map(|(name, record)| member(picture, name.as_str(), record)).collect();
     let mut body = json!({"members": members, "scope": picture.cluster_name});
+    if let Some(planned) = &snapshot.scheduled.switchover {
+        body["scheduled_switchover"] = scheduled_switchover(&planned.record);
+    }
     if picture.view.settings.paused {
         body["pause"] = json!(true);
     }
@@ -141,6 +148,28 @@ pub fn cluster(picture: &Picture) -> Value {
         body["pgvigil"] = json!({"hold": hold});
     }
     body
+}
+
+fn scheduled_switchover(planned: &PlannedSwitchover) -> Value {
+    let mut body = json!({"at": planned.schedule.at, "from": planned.leader});
+    if let Some(to) = &planned.member {
+        body["to"] = json!(to);
+    }
+    body
+}
+
+/// What Patroni tells of a restart that is scheduled.
+fn scheduled_restart(picture: &Picture, name: &str) -> Option<Value> {
+    let restarts = &picture.snapshot.as_ref()?.scheduled.restarts;
+    let (_, planned) = restarts.iter().find(|(of, _)| of.as_str() == name)?;
+    let mut body = json!({"schedule": planned.record.schedule.at});
+    if let Some(role) = &planned.record.role {
+        body["role"] = json!(role);
+    }
+    if planned.record.only_pending {
+        body["restart_pending"] = json!(true);
+    }
+    Some(body)
 }
 
 /// One member of `/cluster`. check_patroni wants `lag` on everyone but the leader, and `timeline` wherever there is a lag.
@@ -176,6 +205,9 @@ fn member(picture: &Picture, name: &str, record: &MemberRecord) -> Value {
     if record.pending_restart == Some(true) {
         body["pending_restart"] = json!(true);
         body["pending_restart_reason"] = json!(record.pending_restart_reason);
+    }
+    if let Some(scheduled) = scheduled_restart(picture, name) {
+        body["scheduled_restart"] = scheduled;
     }
     if !leads || picture.follows_a_site() {
         add_lag(&mut body, picture, name, record);
@@ -260,8 +292,12 @@ pub fn why(picture: &Picture, unread: &[Problem]) -> Value {
         "standings": picture.decision.standings.iter().map(standing).collect::<Vec<_>>(),
         "refused_promises": picture.refused.iter().map(|(member, why)| json!({"member": member, "why": why})).collect::<Vec<_>>(),
         "state_dir": picture.missing.as_ref().map(|missing| json!({"problem": missing.problem, "hint": missing.hint})),
+        "not_listening": picture.not_listening.as_ref().map(|address| {
+            json!({"problem": listening::problem(address), "hint": listening::hint(address, picture.view.me.as_str())})
+        }),
         "overruled": picture.overruled.iter().map(overruled).collect::<Vec<_>>(),
         "parameters": picture.parameters.problems().into_iter().chain(picture.access.problems()).collect::<Vec<_>>(),
+        "certificates": picture.certificates.problems(jiff::Timestamp::now()),
         "slots": picture.slots.to_json(),
         "slot_problems": picture.slots.problems(&picture.view.me),
         "problems": picture.snapshot.as_ref().map(|snapshot| {
@@ -327,6 +363,7 @@ pub fn beat(picture: &Picture, heartbeat: Heartbeat, worked_at: Option<Instant>)
         "streams_from": picture.standby().filter(|standby| standby.streaming).and_then(|standby| standby.follows.as_ref())
             .map(|upstream| &upstream.member),
         "lease_left_ms": picture.lock_until.map(|until| u64::try_from(until.remaining().as_millis()).unwrap_or(u64::MAX)),
+        "clock_ms": jiff::Timestamp::now().as_millisecond(),
         "age_ms": u64::try_from(picture.made_at.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -12,10 +12,12 @@ mod ui;
 pub mod unhealthy;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, OriginalUri, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, OriginalUri, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -37,6 +39,8 @@ pub use server::{listen, registered, serve};
 
 /// No honest question is longer.
 const QUESTION_BYTES_MAX: usize = 4096;
+/// Nor does one take longer to come.
+const QUESTION_WITHIN: Duration = Duration::from_secs(5);
 
 /// What the handlers see.
 #[derive(Clone)]
@@ -104,7 +108,14 @@ async fn not_here(State(elsewhere): State<Arc<str>>, request: Request, next: Nex
 }
 
 /// A leader that has lost etcd asks to be let go on. Writing the promise down takes a moment of the disk, which no health check waits for.
-async fn promise(State(api): State<Api>, headers: HeaderMap, body: String) -> Response {
+async fn promise(State(api): State<Api>, headers: HeaderMap, request: Request) -> Response {
+    let body = match tokio::time::timeout(QUESTION_WITHIN, String::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(rejection)) => return bad(rejection.status(), &rejection.body_text()),
+        Err(_) => {
+            return bad(StatusCode::REQUEST_TIMEOUT, &format!("the body has not come within {QUESTION_WITHIN:?}"));
+        }
+    };
     let seal = headers.get(promises::SEAL).and_then(|seal| seal.to_str().ok()).unwrap_or_default().to_owned();
     let judged = tokio::task::spawn_blocking(move || {
         let picture = api.board.load();
@@ -182,7 +193,15 @@ struct Asked {
     path: Option<String>,
 }
 
-async fn why(State(api): State<Api>, Query(asked): Query<Asked>) -> Response {
+fn bad(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({"error": why}))).into_response()
+}
+
+async fn why(State(api): State<Api>, asked: Result<Query<Asked>, QueryRejection>) -> Response {
+    let asked = match asked {
+        Ok(Query(asked)) => asked,
+        Err(rejection) => return bad(rejection.status(), &rejection.body_text()),
+    };
     let picture = api.board.load();
     let mut body = bodies::why(&picture, &api.ledger.problems());
     if let Some(asked) = asked.path {

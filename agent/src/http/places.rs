@@ -220,6 +220,11 @@ impl Seat {
         self.leave.notified().await;
     }
 
+    /// The other end has sent what nobody understands, or what it may not.
+    pub fn is_invalid(&self) {
+        self.places.numbers.invalid.inc();
+    }
+
     /// A request has come.
     pub fn busy(self: &Arc<Self>) -> Busy {
         self.places.held().change(self.id, |requests| requests + 1);

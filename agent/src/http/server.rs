@@ -1,6 +1,7 @@
 //! Serving what `accept` takes in. Each connection is a task of its own with a limit on how long it may stay silent and on how much of it is kept, and
 //! it goes when its place is wanted (`places`); so ten thousand clients that say nothing cannot fail a load balancer's check.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -120,8 +121,14 @@ where
     let service = service_fn(move |mut request: Request<Incoming>| {
         let busy = at_work.busy();
         request.extensions_mut().insert(peer.clone());
-        let answer = router.call(request);
-        async move { answer.await.map(|answer| answer.map(|body| Held { body, _busy: busy })) }
+        let (answer, seat) = (router.call(request), Arc::clone(&at_work));
+        async move {
+            let answer = answer.await?;
+            if answer.status().is_client_error() {
+                seat.is_invalid();
+            }
+            Ok::<_, Infallible>(answer.map(|body| Held { body, _busy: busy }))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -129,7 +136,9 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
-        _ = connection => {}
+        ended = connection => if ended.is_err_and(|error| error.is_parse()) {
+            seat.is_invalid();
+        },
         () = seat.told_to_leave() => {}
     }
 }

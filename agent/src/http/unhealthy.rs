@@ -25,6 +25,8 @@ pub enum Unhealthy {
     Unproven,
     /// A primary that neither sees etcd nor has enough standbys for its commits.
     CutOff,
+    /// Its Postgres does not listen on the address by which it is known.
+    NotListening(String),
     /// Its Postgres is no standby that runs.
     NotStandby(Server),
     /// It is the standby that leads a site which follows another.
@@ -118,6 +120,7 @@ impl Unhealthy {
             Unhealthy::SiteFollows => "site_follows",
             Unhealthy::Unproven => "unproven",
             Unhealthy::CutOff => "cut_off",
+            Unhealthy::NotListening(_) => "not_listening",
             Unhealthy::NotStandby(_) => "not_standby",
             Unhealthy::LeadsSite => "leads_site",
             Unhealthy::NotSiteLeader => "not_site_leader",
@@ -154,6 +157,10 @@ impl fmt::Display for Unhealthy {
             }
             Unhealthy::CutOff => f.write_str(
                 "it sees neither etcd nor as many standbys as its commits wait for, so writes cannot be acknowledged",
+            ),
+            Unhealthy::NotListening(address) => write!(
+                f,
+                "its Postgres does not listen on {address}, where clients look for it: another program had that port when it started"
             ),
             Unhealthy::NotStandby(server) => write!(f, "it is no standby that serves reads: {server}"),
             Unhealthy::LeadsSite => {

@@ -34,6 +34,9 @@ fn page() -> String {
     metrics.recorded.set(&[record], jiff::Timestamp::now());
     let (gauges, standby) = (&metrics.gauges, "pg2".to_owned());
     gauges.slots.get_or_create(&SlotLabels { slot: "pg2".into(), active: "true".into() }).set(1.0);
+    let certificate = CertificateLabels { of: "control", file: "/etc/pgvigil/tls/pg1.crt".into() };
+    gauges.certificates_left.get_or_create(&certificate).set(1.0);
+    gauges.certificates_lifetime.get_or_create(&certificate).set(1.0);
     gauges.mode.get_or_create(&ModeLabels { mode: "quorum".into() }).set(1.0);
     gauges.lag_seconds.get_or_create(&LagLabels { standby: standby.clone(), stage: "replay" }).set(1.0);
     gauges.lag.get_or_create(&MemberLabels { standby }).set(1.0);

@@ -23,6 +23,8 @@ pub struct ListenerNumbers {
     pub evicted: Counter,
     /// Those that found none.
     pub refused: Counter,
+    /// Requests that nobody could understand, or that were turned away.
+    pub invalid: Counter,
 }
 
 /// All listeners.
@@ -31,6 +33,7 @@ pub(super) struct Listeners {
     connections: Family<Labels, Gauge<i64, AtomicI64>>,
     evicted: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
+    invalid: Family<Labels, Counter>,
 }
 
 impl Listeners {
@@ -51,6 +54,11 @@ impl Listeners {
             "Connections that were turned away: everybody who was there had a request under way, or file descriptors had run out",
             it.refused.clone(),
         );
+        registry.register(
+            "pgvigil_http_invalid",
+            "What clients did wrong: no HTTP, no TLS where it takes TLS, or an answer of 4xx",
+            it.invalid.clone(),
+        );
         it
     }
 
@@ -60,6 +68,7 @@ impl Listeners {
             connections: self.connections.get_or_create(&labels).clone(),
             evicted: self.evicted.get_or_create(&labels).clone(),
             refused: self.refused.get_or_create(&labels).clone(),
+            invalid: self.invalid.get_or_create(&labels).clone(),
         }
     }
 }

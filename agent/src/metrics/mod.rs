@@ -16,6 +16,7 @@ use std::time::Instant;
 use consensus::records::Transition;
 use decision::names::Lsn;
 use decision::view::{Primary, Server};
+use jiff::Timestamp;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -85,6 +86,13 @@ struct LagLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ModeLabels {
     mode: String,
+}
+
+/// Labels of a certificate.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CertificateLabels {
+    of: &'static str,
+    file: String,
 }
 
 /// Labels of the program.
@@ -239,7 +247,7 @@ impl Metrics {
     pub fn render(&self, picture: &Picture, records: &[Transition]) -> String {
         let Ok(registry) = self.registry.lock() else { return "# EOF\n".into() };
         self.gauges.set(picture, &self.trail.lock().unwrap_or_else(PoisonError::into_inner));
-        self.recorded.set(records, jiff::Timestamp::now());
+        self.recorded.set(records, Timestamp::now());
         let mut page = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut page, &registry);
@@ -260,6 +268,8 @@ struct Gauges {
     lag_seconds: Family<LagLabels, Real>,
     mode: Family<ModeLabels, Real>,
     slots: Family<SlotLabels, Real>,
+    certificates_left: Family<CertificateLabels, Real>,
+    certificates_lifetime: Family<CertificateLabels, Real>,
 }
 
 /// Name, help, reading.
@@ -297,6 +307,10 @@ impl Gauges {
         registry.register("pgvigil_durability_mode", "1 for the mode in force", self.mode.clone());
         let help = "WAL that each replication slot of this server keeps";
         registry.register("pgvigil_slot_retained_bytes", help, self.slots.clone());
+        let help = "Until a certificate ends, by what it is for and its file; negative: it has ended";
+        registry.register("pgvigil_certificate_left_seconds", help, self.certificates_left.clone());
+        let help = "From the first to the last instant of a certificate";
+        registry.register("pgvigil_certificate_lifetime_seconds", help, self.certificates_lifetime.clone());
     }
 
     fn set(&self, picture: &Picture, trail: &Trail) {
@@ -308,6 +322,7 @@ impl Gauges {
             let labels = SlotLabels { slot: slot.name.to_string(), active: slot.active.to_string() };
             self.slots.get_or_create(&labels).set(slot.retained_bytes as f64);
         }
+        self.set_certificates(picture, Timestamp::now());
         self.mode.clear();
         if let Some(sync) = picture.cluster().and_then(|cluster| cluster.sync.as_ref()) {
             self.mode.get_or_create(&ModeLabels { mode: sync.mode.to_string() }).set(1.0);
@@ -316,6 +331,16 @@ impl Gauges {
         self.lag_seconds.clear();
         if let Some(Server::Primary(primary)) = picture.postgres().map(|postgres| &postgres.server) {
             self.set_lags(primary, trail);
+        }
+    }
+
+    fn set_certificates(&self, picture: &Picture, now: Timestamp) {
+        self.certificates_left.clear();
+        self.certificates_lifetime.clear();
+        for found in picture.certificates.all() {
+            let labels = CertificateLabels { of: found.of.word(), file: found.file.display().to_string() };
+            self.certificates_left.get_or_create(&labels).set(found.left(now).as_secs_f64());
+            self.certificates_lifetime.get_or_create(&labels).set(found.lifetime().as_secs_f64());
         }
     }
 

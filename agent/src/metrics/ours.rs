@@ -56,6 +56,9 @@ pub(super) const OURS: &[Row] = &[
         p.snapshot.as_ref().map_or(0.0, |snapshot| snapshot.problems.len() as f64)
     }),
     ("pgvigil_postgres_up", "1 while Postgres answers", |p| yes(p.primary().is_some() || p.standby().is_some())),
+    ("pgvigil_copying", "1 while a copy of the data is made here, and Postgres is down for it", |p| {
+        yes(p.copying.is_some())
+    }),
     ("pgvigil_timeline", "The timeline of Postgres", |p| p.timeline().map_or(0.0, |t| f64::from(t.0))),
     (
         "pgvigil_etcd_last_contact_age_seconds",
@@ -72,7 +75,7 @@ pub(super) const OURS: &[Row] = &[
     ("pgvigil_streaming", "1 while this standby streams", |p| yes(p.standby().is_some_and(|s| s.streaming))),
     ("pgvigil_paused", "1 while automatic actions are paused", |p| yes(p.view.settings.paused)),
     ("pgvigil_hold_active", "1 while planned actions are held", |p| {
-        p.snapshot.as_ref().map_or(0.0, |snapshot| yes(Shown::of(&snapshot.hold, jiff::Timestamp::now()).is_some()))
+        p.snapshot.as_ref().map_or(0.0, |snapshot| yes(Shown::of(snapshot, jiff::Timestamp::now()).is_some()))
     }),
     ("pgvigil_hold_until_timestamp_seconds", "When the hold ends by itself, 0 where there is none", |p| {
         let hold = p.snapshot.as_ref().and_then(|snapshot| snapshot.hold.in_force(jiff::Timestamp::now()));

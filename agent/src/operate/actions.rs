@@ -1,15 +1,20 @@
 //! What operators have asked for, found by its id. The id is that of the record which the agents write of it, and all that is known lies in etcd: so
 //! any agent of the cluster can tell how it stands, whoever was asked and whoever has died since.
 
-use consensus::Snapshot;
-use consensus::records::{FailoverRecord, OrderRecord, Phase, Transition, order_id, order_of, request_id, request_of};
+use consensus::records::{
+    FailoverRecord, OrderRecord, Phase, Transition, order_id, order_of, planned_id, planned_of, request_id, request_of,
+};
+use consensus::{Snapshot, Subject};
 use decision::names::MemberName;
+use decision::schedule::Turn;
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::follow::has_all_from;
+use super::schedule::shown::Shown as Planned;
 use super::world::Reach;
-use super::{Unable, orders, switchover};
+use super::{Kind, Unable, orders, schedule, switchover};
 use crate::transitions::{CANCELLED, OVERTAKEN};
 
 /// The word by which programs know what they read.
@@ -21,6 +26,8 @@ const SCHEMA: &str = "pgvigil.action/v1";
 pub enum State {
     /// It has just been written down.
     Accepted,
+    /// It is to begin at a time, which may have come: something may be in the way.
+    Scheduled,
     /// Nobody has begun.
     Waiting,
     /// Somebody has begun.
@@ -42,7 +49,7 @@ pub enum State {
 impl State {
     /// Whether it stays so.
     pub fn is_final(self) -> bool {
-        !matches!(self, State::Accepted | State::Waiting | State::InProgress)
+        !matches!(self, State::Accepted | State::Scheduled | State::Waiting | State::InProgress)
     }
 }
 
@@ -77,6 +84,10 @@ pub struct Action {
     pub to: Option<String>,
     /// Whose Postgres it is about, where it is about one alone.
     pub member: Option<String>,
+    /// Not before this (RFC 3339), while it is scheduled.
+    pub at: Option<String>,
+    /// Until when it may begin (RFC 3339), while it is scheduled.
+    pub until: Option<String>,
     /// Who has asked.
     pub requested_by: String,
     /// Why.
@@ -108,14 +119,28 @@ impl Action {
         Self { member: Some(member.to_string()), ..action }
     }
 
+    /// Something that is to begin at a time.
+    pub fn of_planned(planned: &Planned) -> Self {
+        let told = (planned.by.clone(), planned.reason.clone());
+        Self {
+            from: planned.from.clone(),
+            to: planned.to.clone(),
+            member: planned.member.clone(),
+            at: Some(planned.at.clone()),
+            until: Some(planned.until.clone()),
+            ..Self::new(planned.id.clone(), &planned.kind, State::Scheduled, told)
+        }
+    }
+
     /// As its record says.
     pub fn of_record(record: Transition) -> Self {
         let reason = Some(record.reason.clone()).filter(|reason| !reason.is_empty());
         let by = record.requested_by.clone();
         let mut action = Self::new(record.id.clone(), &record.kind, state_of(&record), (by, reason));
-        match order_of(&record.id) {
-            Some(_) => action.member.clone_from(&record.to),
-            None => (action.from, action.to) = (record.from.clone(), record.to.clone()),
+        let of_one = order_of(&record.id).is_some() || planned_of(&record.id).is_some() && record.kind == "restart";
+        match of_one {
+            true => action.member.clone_from(&record.to),
+            false => (action.from, action.to) = (record.from.clone(), record.to.clone()),
         }
         action.phases.clone_from(&record.phases);
         action.record = Some(record);
@@ -130,7 +155,7 @@ impl Action {
             events: format!("/v1/actions/{id}/events"),
             transition: format!("/v1/transitions/{id}"),
         };
-        let (from, to, member) = (None, None, None);
+        let (from, to, member, at, until) = (None, None, None, None, None);
         Self {
             schema: SCHEMA,
             id,
@@ -139,6 +164,8 @@ impl Action {
             from,
             to,
             member,
+            at,
+            until,
             requested_by,
             reason,
             phases: Vec::new(),
@@ -177,30 +204,68 @@ pub async fn find(reach: &Reach, id: &str) -> Result<Option<Action>, Unable> {
     let snapshot = orders::read(reach).await?;
     let record = reach.store.transition(id).await;
     let record = record.map_err(|error| Unable::by_etcd(&error, "its record cannot be read"))?;
-    Ok(record.map(Action::of_record).or_else(|| waiting(&snapshot, id)))
+    Ok(record.map(Action::of_record).or_else(|| Some(place(&snapshot, id)?.action(&snapshot, id))))
 }
 
 fn names_an_action(id: &str) -> bool {
     let number = |revision: i64| revision > 0;
     request_of(id).is_some_and(|revision| number(revision) && request_id(revision) == id)
         || order_of(id).is_some_and(|revision| number(revision) && order_id(revision) == id)
+        || planned_of(id).is_some_and(|revision| number(revision) && planned_id(revision) == id)
 }
 
-/// What nobody has begun yet.
-fn waiting(snapshot: &Snapshot, id: &str) -> Option<Action> {
-    if let Some(revision) = request_of(id) {
-        let asked = snapshot.request_record.as_ref().filter(|_| snapshot.failover_revision == revision)?;
-        return Some(Action::of_request(id.to_owned(), State::Waiting, asked));
+/// Where something lies that nobody has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place<'a> {
+    /// Where things wait for their time.
+    Planned(Subject),
+    /// Where requests wait, at this revision.
+    Request(i64, &'a FailoverRecord),
+    /// Where orders to a node wait, at this revision.
+    Order(&'a MemberName, i64, &'a OrderRecord),
+}
+
+/// Where something of this id lies.
+fn place<'a>(snapshot: &'a Snapshot, id: &str) -> Option<Place<'a>> {
+    let scheduled = &snapshot.scheduled;
+    if scheduled.switchover.as_ref().is_some_and(|planned| planned.id() == id) {
+        return Some(Place::Planned(Subject::Switchover));
     }
-    let (of, _) = order_with(snapshot, order_of(id)?)?;
-    let asked = snapshot.order_records.get(of).cloned().unwrap_or_default();
-    Some(Action::of_order(id.to_owned(), State::Waiting, of, &asked))
-}
-
-fn order_with(snapshot: &Snapshot, revision: i64) -> Option<(&MemberName, i64)> {
+    if let Some((of, _)) = scheduled.restarts.iter().find(|(_, planned)| planned.id() == id) {
+        return Some(Place::Planned(Subject::Restart(of.clone())));
+    }
+    let revision = snapshot.failover_revision;
+    if let Some(asked) = snapshot.request_record.as_ref().filter(|asked| asked.record_id(revision) == id) {
+        return Some(Place::Request(revision, asked));
+    }
     let orders = snapshot.cluster.orders.iter().map(|(name, order)| (name, order.revision));
     let reloads = snapshot.reloads.iter().map(|(name, revision)| (name, *revision));
-    orders.chain(reloads).find(|(_, at)| *at == revision)
+    let known = orders.chain(reloads).filter_map(|(of, at)| Some((of, at, snapshot.order_records.get(of)?)));
+    let mut named = known.filter(|(_, at, asked)| asked.record_id(*at) == id);
+    named.next().map(|(of, at, asked)| Place::Order(of, at, asked))
+}
+
+impl Place<'_> {
+    fn action(&self, snapshot: &Snapshot, id: &str) -> Action {
+        let (id, now) = (id.to_owned(), Timestamp::now());
+        match self {
+            Place::Request(_, asked) => Action::of_request(id, State::Waiting, asked),
+            Place::Order(of, _, asked) => Action::of_order(id, State::Waiting, of, asked),
+            Place::Planned(subject) => {
+                let shown = match subject {
+                    Subject::Switchover => {
+                        let planned = snapshot.scheduled.switchover.as_ref();
+                        planned.map(|planned| Planned::of_switchover(planned, Turn::Ahead, now))
+                    }
+                    Subject::Restart(of) => {
+                        let planned = snapshot.scheduled.restarts.get(of);
+                        planned.map(|planned| Planned::of_restart(of, planned, Turn::Ahead, now))
+                    }
+                };
+                Action::of_planned(&shown.unwrap_or_default())
+            }
+        }
+    }
 }
 
 /// What came of taking something back.
@@ -220,16 +285,19 @@ pub enum TakenBack {
 /// etcd does not answer.
 pub async fn take_back(reach: &Reach, id: &str, by: &str) -> Result<TakenBack, Unable> {
     let Some(action) = find(reach, id).await? else { return Ok(TakenBack::Unknown) };
-    if action.state != State::Waiting {
+    if !matches!(action.state, State::Waiting | State::Scheduled) {
         return Ok(TakenBack::TooLate(action));
     }
     let snapshot = orders::read(reach).await?;
-    let withdrawn = match request_of(id) {
-        Some(revision) => switchover::withdraw(reach, &snapshot, revision, by).await?,
-        None => match order_of(id).and_then(|revision| order_with(&snapshot, revision)) {
-            Some(order) => orders::withdraw(reach, &snapshot, order, by).await?,
-            None => None,
+    let withdrawn = match place(&snapshot, id) {
+        Some(Place::Planned(subject)) => match schedule::cancel(reach, &snapshot, &subject, by).await {
+            // It has just begun: where it is by now is told below.
+            Err(unable) if unable.kind == Kind::Overtaken => None,
+            withdrawn => withdrawn?,
         },
+        Some(Place::Request(revision, _)) => switchover::withdraw(reach, &snapshot, revision, by).await?,
+        Some(Place::Order(of, revision, _)) => orders::withdraw(reach, &snapshot, (of, revision), by).await?,
+        None => None,
     };
     match withdrawn {
         Some(record) => Ok(TakenBack::Now(Action::of_record(record))),
@@ -238,68 +306,5 @@ pub async fn take_back(reach: &Reach, id: &str, by: &str) -> Result<TakenBack, U
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::super::testing::name;
-    use super::*;
-
-    fn record(id: &str, kind: &str, outcome: &str, cause: &str) -> Transition {
-        let (from, to) = (Some("pg1".to_owned()), Some("pg2".to_owned()));
-        let [id, kind, outcome, cause] = [id, kind, outcome, cause].map(str::to_owned);
-        Transition { id, kind, outcome, cause, from, to, ..Transition::default() }
-    }
-
-    #[test]
-    fn a_record_says_how_it_stands() {
-        for (outcome, cause, state) in [
-            ("in_progress", "switchover", State::InProgress),
-            ("done", "switchover", State::Done),
-            ("failed", "switchover", State::Failed),
-            ("failed", OVERTAKEN, State::DoneOtherwise),
-            ("refused", "request_refused", State::Refused),
-            ("refused", CANCELLED, State::Cancelled),
-        ] {
-            assert_eq!(
-                Action::of_record(record("s-7", "switchover", outcome, cause)).state,
-                state,
-                "{outcome} {cause}"
-            );
-        }
-        let copied = Action::of_record(record("o-8", "reinit", "done", "ordered"));
-        assert_eq!((copied.kind.as_str(), copied.member.as_deref(), copied.to), ("reinitialize", Some("pg2"), None));
-    }
-
-    #[test]
-    fn what_nobody_has_begun_is_found_by_its_revision() {
-        let asked = FailoverRecord { member: Some("pg2".to_owned()), ..FailoverRecord::default() };
-        let mut snapshot = Snapshot::default();
-        (snapshot.request_record, snapshot.failover_revision) = (Some(asked), 70);
-        snapshot.reloads.insert(name("pg3"), 71);
-        let order = OrderRecord { order: "reload".to_owned(), ..OrderRecord::default() };
-        snapshot.order_records.insert(name("pg3"), order);
-        let found = waiting(&snapshot, "s-70").unwrap();
-        assert_eq!((found.kind.as_str(), found.to.as_deref(), found.state), ("failover", Some("pg2"), State::Waiting));
-        let found = waiting(&snapshot, "o-71").unwrap();
-        assert_eq!((found.kind.as_str(), found.member.as_deref()), ("reload", Some("pg3")));
-        assert_eq!((waiting(&snapshot, "s-71"), waiting(&snapshot, "o-70")), (None, None));
-    }
-
-    #[test]
-    fn only_ids_as_they_are_given_out_name_an_action() {
-        for (id, names) in
-            [("s-7", true), ("o-7", true), ("s-07", false), ("s-+7", false), ("s--7", false), ("t-7", false)]
-        {
-            assert_eq!(names_an_action(id), names, "{id}");
-        }
-    }
-
-    #[test]
-    fn one_that_is_done_is_complete_once_the_old_leader_has_told_its_phases() {
-        let mut done = record("s-7", "switchover", "done", "switchover");
-        assert!(!Action::of_record(done.clone()).is_complete());
-        done.phases.push(Phase { measured_on: "pg1".to_owned(), ..Phase::default() });
-        assert!(Action::of_record(done).is_complete());
-        assert!(Action::of_record(record("s-7", "switchover", "failed", "switchover")).is_complete());
-        assert!(!Action::of_record(record("s-7", "switchover", "in_progress", "switchover")).is_complete());
-    }
-}
+#[path = "actions_tests.rs"]
+mod tests;

@@ -1,6 +1,8 @@
 //! A failover as it is asked for, where nobody leads: when it is refused and in which words, what is known before somebody accepts a loss, and the
 //! request in etcd.
 
+use std::path::Path;
+
 use consensus::records::FailoverRecord;
 use consensus::{Lead, Snapshot};
 use decision::names::MemberName;
@@ -8,6 +10,7 @@ use decision::reason::bytes;
 use serde_json::Value;
 
 use super::follow::{Asked, Kind};
+use super::preflight::{Check, Grade, Preflight};
 use super::proviso::another_leads;
 use super::switchover::write_request;
 use super::world::{Reach, World};
@@ -90,6 +93,36 @@ pub fn unproven(world: &World, to: &MemberName, accepted: bool) -> Option<String
     })
 }
 
+/// Every check before a failover, as those of a switchover are told.
+pub fn checked(
+    world: &World,
+    snapshot: &Snapshot,
+    to: &MemberName,
+    expected: Option<&MemberName>,
+    accepted: bool,
+) -> Preflight {
+    let mut checks = Vec::new();
+    checks.extend(expected.map(|expected| match lead(snapshot, Some(expected)) {
+        Ok(_) => Check::ok(format!("{expected} led last")),
+        Err(unable) => Check::fail(unable.text()),
+    }));
+    // Whoever named another leader is told that alone.
+    if checks.iter().all(|check| check.grade != Grade::Fail) {
+        match refusal(world, snapshot, to) {
+            Some(why) => checks.push(Check::fail(why)),
+            None => {
+                checks.push(Check::ok(format!("nobody leads, and the agent of {to} answers")));
+                checks.push(match unproven(world, to, accepted) {
+                    Some(why) => Check::fail(why),
+                    None => Check::warn(at_risk(snapshot, to)),
+                });
+            }
+        }
+    }
+    let leader = snapshot.cluster.leader.clone();
+    Preflight { leader, candidate: Some(to.clone()), checks, instead: None }
+}
+
 fn missing(why: &Value) -> String {
     let names = why["reason"]["missing"].as_array().into_iter().flatten().filter_map(Value::as_str);
     words::list(names)
@@ -123,6 +156,24 @@ fn at_risk(snapshot: &Snapshot, to: &MemberName) -> String {
         }
         _ => format!("at risk: unknown, for {to} or the last leader has not said how far it had come"),
     }
+}
+
+/// What there is to know once somebody leads by such a word: where the rest lies, and how long. `None`: nobody else had anything.
+pub fn afterwards(snapshot: &Snapshot, to: &MemberName, data_dir: &Path) -> Option<String> {
+    let cluster = &snapshot.cluster;
+    let last = cluster.sync.as_ref().map(|sync| &sync.leader).filter(|last| *last != to)?;
+    let received = cluster.current_ballots().get(to).map(|ballot| ballot.received);
+    let behind = received.zip(cluster.leader_lsn).map(|(received, leader)| received.bytes_behind(leader));
+    // What was published, and what it wrote after that, which nobody can count here.
+    let amount = match behind {
+        Some(behind) if behind > 0 => format!("{} or more are there alone", bytes(behind)),
+        _ => "writes may be there alone".to_owned(),
+    };
+    Some(format!(
+        "before you start the agent of {last}: {amount}, and its agent rewinds them away; copy its data directory first if you want them \
+         (on this host that is {})",
+        data_dir.display()
+    ))
 }
 
 /// Asks for it, by whom and why.

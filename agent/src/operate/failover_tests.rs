@@ -57,3 +57,43 @@ fn the_bytes_at_risk_are_counted_where_they_are_known() {
     snapshot.cluster.leader_lsn = Some(Lsn(1500));
     assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: 500 bytes that"));
 }
+
+#[test]
+fn afterwards_it_is_told_where_the_rest_lies_before_it_is_rewound() {
+    let mut snapshot = vacant();
+    let told = |snapshot: &Snapshot, to: &str| afterwards(snapshot, &name(to), Path::new("/data"));
+    assert_eq!(told(&snapshot, "pg2"), None, "who led last is not known");
+    let (mode, timeline) = (decision::settings::Mode::Async, Timeline(1));
+    snapshot.cluster.sync = Some(decision::view::SyncRecord::of_reign(name("pg3"), Term(7), mode, vec![], timeline));
+    let unknown = told(&snapshot, "pg2").unwrap();
+    assert!(unknown.starts_with("before you start the agent of pg3: writes may be there alone"), "{unknown}");
+    let ballot =
+        Ballot { revoked: Term(7), wal_term: Term(7), received: Lsn(1000), timeline: Timeline(1), revision: 3 };
+    snapshot.cluster.ballots.insert(name("pg2"), ballot);
+    snapshot.cluster.leader_lsn = Some(Lsn(1500));
+    let counted = told(&snapshot, "pg2").unwrap();
+    assert!(counted.contains("500 bytes or more are there alone") && counted.contains("/data"), "{counted}");
+    assert_eq!(told(&snapshot, "pg3"), None, "it has its own");
+}
+
+#[test]
+fn the_checks_say_all_that_a_failover_would_be_refused_for_and_what_it_puts_at_risk() {
+    let mut snapshot = vacant();
+    let why = json!({"sentence": "nobody is promoted", "reason": {"code": "not_proven", "missing": ["pg1", "pg3"]}});
+    let world = world(&snapshot, &[("pg2", Answer { why, ..Answer::default() })]);
+    let pg2 = name("pg2");
+    let lines = |snapshot: &Snapshot, expected: Option<&MemberName>, accepted| {
+        let preflight = checked(&world, snapshot, &pg2, expected, accepted);
+        (preflight.passed(), preflight.checks.iter().map(Check::line).collect::<Vec<_>>())
+    };
+    let (passed, told) = lines(&snapshot, None, false);
+    assert!(!passed && told[0] == "[ok]   nobody leads, and the agent of pg2 answers", "{told:?}");
+    assert!(told[1].starts_with("[FAIL] acknowledged writes may be only on pg1, pg3"), "{told:?}");
+    let (passed, told) = lines(&snapshot, None, true);
+    assert!(passed && told[1].starts_with("[warn] at risk: unknown"), "{told:?}");
+    let (passed, told) = lines(&snapshot, Some(&name("pg1")), true);
+    assert!(!passed && told.len() == 1 && told[0].contains("who led last is not known"), "{told:?}");
+    snapshot.cluster.leader = Some(name("pg1"));
+    let (passed, told) = lines(&snapshot, None, true);
+    assert!(!passed && told[0].starts_with("[FAIL] pg1 still holds the leader lock"), "{told:?}");
+}

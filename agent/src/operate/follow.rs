@@ -25,6 +25,16 @@ pub enum Kind {
     Failover,
 }
 
+impl Kind {
+    /// Its word in records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Switchover => "switchover",
+            Kind::Failover => "failover",
+        }
+    }
+}
+
 /// A request that has been written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {

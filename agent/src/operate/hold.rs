@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use consensus::records::{Hold, HoldRecord, Transition};
-use consensus::{Error, Outcome, Snapshot};
+use consensus::{Error, Outcome, SettingsFrom, Snapshot};
 use decision::names::MemberName;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,8 @@ const TRIES: usize = 5;
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// A record that says "in progress" for longer is of an agent that did not live to close it, unless it is of a copy that goes on.
 const GOES_ON_FOR: SignedDuration = SignedDuration::from_hours(1);
+/// A pause may be among what nobody can read, and only automatic actions are worth the doubt.
+const SETTINGS_UNKNOWN: &str = "nobody can read the settings of the cluster in etcd, nor remembers any";
 
 /// A hold as it is shown, to people and to programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -46,12 +48,13 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// The hold for which planned actions wait now, if they do.
-    pub fn of(hold: &Hold, now: Timestamp) -> Option<Self> {
-        if let Hold::Unreadable(why) = hold {
-            return Some(Self { error: Some(why.clone()), ..Self::default() });
+    /// The hold for which planned actions wait now, if they do. They wait as well where nobody knows whether the cluster is paused.
+    pub fn of(seen: &Snapshot, now: Timestamp) -> Option<Self> {
+        let without_record = |why: &str| Some(Self { error: Some(why.to_owned()), ..Self::default() });
+        if let Hold::Unreadable(why) = &seen.hold {
+            return without_record(why);
         }
-        hold.in_force(now).map(|record| Self {
+        let taken = seen.hold.in_force(now).map(|record| Self {
             id: Some(record.id.clone()),
             by: Some(record.by.clone()),
             reason: Some(record.reason.clone()),
@@ -60,11 +63,21 @@ impl Shown {
             remaining_s: u64::try_from(record.until.as_second() - now.as_second()).ok(),
             host: Some(record.host.clone()),
             error: None,
-        })
+        });
+        let unknown = seen.settings_from == SettingsFrom::Nowhere;
+        taken.or_else(|| unknown.then(|| without_record(SETTINGS_UNKNOWN)).flatten())
+    }
+
+    /// Nobody has taken it: whether the cluster is paused cannot be known.
+    pub fn is_for_settings(&self) -> bool {
+        self.error.as_deref() == Some(SETTINGS_UNKNOWN)
     }
 
     /// `by anna@db1 until 2026-11-22 11:00:00Z (another 12m 3s): flyway V42`
     pub fn in_words(&self) -> String {
+        if self.is_for_settings() {
+            return format!("because {SETTINGS_UNKNOWN}; pgvigil status says what mends it");
+        }
         if let Some(error) = &self.error {
             return format!("by something that nobody can read ({error}); mend it: pgvigil release");
         }
@@ -134,7 +147,7 @@ pub async fn take(reach: &Reach, record: &HoldRecord, lease: Option<i64>, provis
 
 /// What forbids a hold in what etcd says.
 fn in_the_way(snapshot: &Snapshot, mine: &str, now: Timestamp) -> Option<String> {
-    if let Some(other) = Shown::of(&snapshot.hold, now).filter(|other| other.id.as_deref() != Some(mine)) {
+    if let Some(other) = Shown::of(snapshot, now).filter(|other| other.id.as_deref() != Some(mine)) {
         return Some(format!("planned actions are held already, {}; one hold at a time", other.in_words()));
     }
     what_waits(snapshot).map(|what| format!("{what} waits to be carried out: wait for its end"))

@@ -134,3 +134,21 @@ fn what_was_done_against_a_hold_says_so() {
     assert_eq!(reason_against(None, &pass).as_deref(), Some(told));
     assert_eq!(reason_against(Some("it burns"), &Pass::default()).as_deref(), Some("it burns"));
 }
+
+#[test]
+fn what_is_planned_waits_where_nobody_knows_whether_the_cluster_is_paused() {
+    let from = |settings_from, mut seen: Snapshot| {
+        seen.settings_from = settings_from;
+        seen
+    };
+    let unknown = from(SettingsFrom::Nowhere, formed());
+    let told = pass(&unknown, now(), false).unwrap_err();
+    assert!(told.kind == Kind::Held && told.text().contains("nobody can read the settings"), "{}", told.text());
+    let ignored = pass(&unknown, now(), true).unwrap().ignored.unwrap();
+    assert!(ignored.contains("settings"), "{ignored}");
+    let both = pass(&from(SettingsFrom::Nowhere, held("h1")), now(), false).unwrap_err();
+    assert!(both.text().contains("flyway V42"), "somebody's hold says more: {}", both.text());
+    for known in [SettingsFrom::Stored, SettingsFrom::Before, SettingsFrom::Row(3)] {
+        assert!(pass(&from(known, formed()), now(), false).is_ok(), "{known:?}");
+    }
+}

@@ -10,6 +10,8 @@ pub mod orders;
 pub mod pause;
 pub mod preflight;
 pub mod proviso;
+pub mod rolling;
+pub mod schedule;
 pub mod settings;
 pub mod status;
 pub mod switchover;

@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use consensus::records::{ClusterConfig, PauseRecord};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::settings::put;
+use super::words::moment;
+
+/// The longest: as a hold, it must not outlive whoever has forgotten it.
+pub const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 /// How long a pause lasts unless somebody says otherwise.
 pub const USUAL: Duration = Duration::from_secs(3600);
@@ -20,6 +25,20 @@ pub fn paused(config: &Map<String, Value>, until: Timestamp, by: &str, reason: O
     put(&mut config, &["pause"], Some(json!(true)));
     put(&mut config, &["pgvigil", "pause"], Some(pause));
     Value::Object(config)
+}
+
+/// The pause that another one would replace.
+pub fn standing(config: &Map<String, Value>, now: Timestamp) -> Option<String> {
+    let (read, _) = ClusterConfig::from_json(&Value::Object(config.clone()).to_string());
+    read.pause.as_ref().filter(|_| read.paused_at(now)).map(in_words)
+}
+
+/// `the pause of anna@db1 until 2026-11-22 12:31:43Z (kernel upgrade)`
+pub fn in_words(pause: &PauseRecord) -> String {
+    let by = pause.by.as_deref().unwrap_or("somebody");
+    let until = pause.until.map(|until| format!(" until {}", moment(&until.to_string()))).unwrap_or_default();
+    let reason = pause.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("the pause of {by}{until}{reason}")
 }
 
 /// The settings without a pause; `None`: there is none.
@@ -53,6 +72,18 @@ mod tests {
         );
         assert_eq!(during["pgvigil"]["durability"]["mode"], "strict");
         assert_eq!(resumed(&object(during)), Some(Value::Object(before)));
+    }
+
+    #[test]
+    fn whose_pause_another_one_replaces_is_known_while_it_lasts() {
+        let (now, until): (Timestamp, Timestamp) =
+            ("2026-11-22T10:00:00Z".parse().unwrap(), "2026-11-22T12:31:43Z".parse().unwrap());
+        let during = object(paused(&Map::new(), until, "anna@db1", Some("kernel upgrade")));
+        let told = "the pause of anna@db1 until 2026-11-22 12:31:43Z (kernel upgrade)";
+        assert_eq!(standing(&during, now).as_deref(), Some(told));
+        assert_eq!(standing(&during, until), None);
+        assert_eq!(standing(&object(json!({"pause": true})), now).as_deref(), Some("the pause of somebody"));
+        assert_eq!(standing(&Map::new(), now), None);
     }
 
     #[test]

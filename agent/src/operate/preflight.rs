@@ -50,7 +50,8 @@ impl Check {
     pub fn ok(text: impl Into<String>) -> Self {
         Self { grade: Grade::Ok, text: text.into(), fleeting: false }
     }
-    fn warn(text: impl Into<String>) -> Self {
+    /// It works, with a drawback.
+    pub fn warn(text: impl Into<String>) -> Self {
         Self { grade: Grade::Warn, text: text.into(), fleeting: false }
     }
     /// It forbids what was asked for.
@@ -196,7 +197,7 @@ fn of_cluster(world: &World, snapshot: &Snapshot, wish: &Wish, now: Timestamp) -
             None => Check::fail("in a pause nobody is chosen: name the candidate (`--to`), or `pgvigil resume` first"),
         });
     }
-    if let Some(shown) = hold::Shown::of(&snapshot.hold, now) {
+    if let Some(shown) = hold::Shown::of(snapshot, now) {
         checks.push(match wish.ignore_hold {
             true => Check::warn(format!("planned actions are held {}: ignored", shown.in_words())),
             false => Check::fail(hold::waits(&shown)),
@@ -226,6 +227,9 @@ fn of_candidate(world: &World, snapshot: &Snapshot, leader: &MemberName, name: &
     }
     if let Some(why) = &member.no_fence {
         checks.push(Check::fail(format!("the fence of {name} cannot be armed: {why}")));
+    }
+    if let Some(address) = &member.not_listening {
+        checks.push(Check::fail(format!("Postgres of {name} does not listen on {address}: no client would reach it")));
     }
     match world.agents.get(name).map(|agent| &agent.says) {
         Some(Ok(says)) => checks.extend(of_standby(world, leader, name, says)),

@@ -64,13 +64,14 @@ impl Proviso {
     /// Another leads, or nobody; or it waits, and for whom and until when.
     pub fn planned(&self, snapshot: &Snapshot, now: Timestamp) -> Result<Pass, Unable> {
         let condition = Condition { lead: self.lead(snapshot)?, hold: Some(snapshot.hold_revision) };
-        let Some(shown) = Shown::of(&snapshot.hold, now) else { return Ok(Pass { condition, ignored: None }) };
+        let Some(shown) = Shown::of(snapshot, now) else { return Ok(Pass { condition, ignored: None }) };
         if !self.ignore_hold {
             return Err(Unable::new(Kind::Held, waits(&shown)));
         }
         let ignored = match &snapshot.hold {
-            Hold::Taken(record) => record.by_and_why(),
-            Hold::Nothing | Hold::Unreadable(_) => "somebody whose record nobody can read".to_owned(),
+            Hold::Taken(record) if record.lasts(now) => record.by_and_why(),
+            _ if shown.is_for_settings() => "settings that nobody can read or remembers".to_owned(),
+            Hold::Taken(_) | Hold::Nothing | Hold::Unreadable(_) => "somebody whose record nobody can read".to_owned(),
         };
         Ok(Pass { condition, ignored: Some(ignored) })
     }

@@ -4,13 +4,15 @@
 use std::time::{Duration, Instant};
 
 use consensus::records::{FailoverRecord, Transition};
-use consensus::{Condition, Error, Lead, Outcome, Snapshot};
+use consensus::{Condition, Error, Lead, Outcome, Snapshot, Subject};
 use decision::names::{MemberName, Term};
+use decision::schedule::Turn;
 use jiff::Timestamp;
 
 use super::follow::{Asked, Kind as AskedKind};
 use super::preflight::{Preflight, Wish};
 use super::proviso::Proviso;
+use super::schedule::{self, shown::Shown};
 use super::world::{Reach, World};
 use super::{Kind, Unable, asks};
 use crate::transitions::{CANCELLED, refused};
@@ -118,12 +120,40 @@ pub struct Cancelled {
     pub unrecorded: Option<String>,
 }
 
-/// Takes an operator's request back, that of a failover as well, if it is still the one that was seen. What the agents have begun for its sake and
-/// has not moved the lock is void from then on, and goes back. `None`: none waits.
+/// Takes back the switchover that is scheduled, and the request that waits, that of a failover as well: what was asked for does not come afterwards.
+/// What the agents have begun for its sake and has not moved the lock is void from then on, and goes back. Nothing: nothing is scheduled, and none waits.
 ///
 /// # Errors
 /// etcd does not answer, or the request was answered at this very moment.
-pub async fn cancel(reach: &Reach, by: &str) -> Result<Option<Cancelled>, Unable> {
+pub async fn cancel(reach: &Reach, by: &str) -> Result<Vec<Cancelled>, Unable> {
+    let failed = |error: Error| Unable::by_etcd(&error, "the request cannot be taken back");
+    let snapshot = reach.store.read().await.map_err(failed)?;
+    let mut taken: Vec<Cancelled> = Vec::new();
+    match schedule::cancel(reach, &snapshot, &Subject::Switchover, by).await {
+        Ok(Some(record)) => taken.push(Cancelled { what: scheduled(&snapshot, &record), unrecorded: None }),
+        Ok(None) => {}
+        // It has begun at this moment, so it is the request by now.
+        Err(unable) if unable.kind == Kind::Overtaken => {}
+        Err(unable) => return Err(unable),
+    }
+    match cancel_request(reach, by).await {
+        Ok(request) => taken.extend(request),
+        Err(mut unable) => {
+            unable.why.extend(taken.iter().map(|taken| format!("taken back: {}", taken.what)));
+            return Err(unable);
+        }
+    }
+    Ok(taken)
+}
+
+fn scheduled(snapshot: &Snapshot, record: &Transition) -> String {
+    match &snapshot.scheduled.switchover {
+        Some(planned) => Shown::of_switchover(planned, Turn::Ahead, Timestamp::now()).in_words(),
+        None => format!("{}: a scheduled switchover that nobody could read", record.id),
+    }
+}
+
+async fn cancel_request(reach: &Reach, by: &str) -> Result<Option<Cancelled>, Unable> {
     let failed = |error: Error| Unable::by_etcd(&error, "the request cannot be taken back");
     let snapshot = reach.store.read().await.map_err(failed)?;
     let key = reach.store.keys().failover();

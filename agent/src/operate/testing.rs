@@ -24,6 +24,7 @@ pub fn standby(name: &str) -> Member {
         rewind_source_ready: true,
         no_fence: None,
         disk_low: false,
+        not_listening: None,
         capacities: Default::default(),
         slots: Default::default(),
         zone: None,

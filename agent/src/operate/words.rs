@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use consensus::records::Transition;
+use consensus::records::{Discarded, Transition};
 use decision::durability::Quorum;
 use decision::reason::bytes;
 
@@ -48,6 +48,29 @@ pub fn lost(record: &Transition) -> String {
         (_, Some(count)) => format!("up to {}", bytes(count)),
         (_, None) => "unknown".to_owned(),
     }
+}
+
+/// The same, or what members that came back have counted and thrown away, where they have: no estimate any more, though another may still come.
+pub fn lost_or_discarded(record: &Transition) -> String {
+    let (mut transactions, mut sum) = (0, 0);
+    for one in &record.discarded {
+        (transactions, sum) = (transactions + one.transactions, sum + one.bytes);
+    }
+    match lost(record).as_str() {
+        // What was thrown away there had not been acknowledged.
+        "nothing" => "nothing".to_owned(),
+        _ if sum > 0 => format!("{}, {}", counted(transactions), bytes(sum)),
+        bound => bound.to_owned(),
+    }
+}
+
+/// `67 transactions, 5.7 MB on pg3`
+pub fn discarded(one: &Discarded) -> String {
+    format!("{}, {} on {}", counted(one.transactions), bytes(one.bytes), one.member)
+}
+
+fn counted(transactions: u64) -> String {
+    format!("{transactions} {}", if transactions == 1 { "transaction" } else { "transactions" })
 }
 
 /// The same as the end of a sentence.

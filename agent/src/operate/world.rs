@@ -7,6 +7,7 @@ use std::time::Duration;
 use consensus::records::api_base;
 use consensus::{Snapshot, Store};
 use decision::names::MemberName;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::config::Config;
@@ -56,6 +57,8 @@ pub struct Answer {
     pub why: Value,
     /// `/cluster`
     pub cluster: Value,
+    /// By how much its wall clock is ahead of the one here, in milliseconds, at least; below 0: behind.
+    pub clock_ahead_ms: i64,
 }
 
 impl Reach {
@@ -138,9 +141,21 @@ impl Reach {
 
 async fn ask(peers: &Peers, api_url: &str) -> Result<Answer, String> {
     let get = |path| peers.get(api_url, path, AGENT_WITHIN);
+    let asked_ms = Timestamp::now().as_millisecond();
     let told = tokio::try_join!(get("/patroni"), get("/beat"), get("/why"), get("/cluster"));
     let (patroni, beat, why, cluster) = told.map_err(|error| reason_of(&error))?;
-    Ok(Answer { patroni, beat, why, cluster })
+    let clock_ahead_ms = ahead_ms(beat["clock_ms"].as_i64(), asked_ms, Timestamp::now().as_millisecond());
+    Ok(Answer { patroni, beat, why, cluster, clock_ahead_ms })
+}
+
+/// By how much a clock is surely ahead that was read some time between a question and its answer.
+fn ahead_ms(clock_ms: Option<i64>, asked_ms: i64, answered_ms: i64) -> i64 {
+    match clock_ms {
+        Some(clock) if clock > answered_ms => clock.saturating_sub(answered_ms),
+        Some(clock) if clock < asked_ms => clock.saturating_sub(asked_ms),
+        // A version that does not tell its clock is not suspected of anything.
+        Some(_) | None => 0,
+    }
 }
 
 /// The last cause says what happened; the first only repeats the address.
@@ -286,6 +301,15 @@ mod tests {
         assert_eq!(told(json!({"patroni": {"scope": "orders"}})), None);
         assert_eq!(told(json!({})), None, "an older one");
         assert_eq!(told(json!({"patroni": {"scope": "users"}})).as_deref(), Some("that is an agent of cluster users"));
+    }
+
+    #[test]
+    fn a_clock_is_ahead_or_behind_by_what_the_time_of_its_answer_does_not_explain() {
+        for (clock, ahead) in [(None, 0), (Some(1_000), 0), (Some(1_050), 0), (Some(1_100), 0)] {
+            assert_eq!(ahead_ms(clock, 1_000, 1_100), ahead, "{clock:?}");
+        }
+        assert_eq!((ahead_ms(Some(6_100), 1_000, 1_100), ahead_ms(Some(-4_000), 1_000, 1_100)), (5_000, -5_000));
+        assert_eq!(ahead_ms(Some(i64::MIN), 1_000, 1_100), i64::MIN);
     }
 
     #[test]

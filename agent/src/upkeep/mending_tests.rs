@@ -31,8 +31,14 @@ fn seen(keys: &str) -> Snapshot {
     seen
 }
 
-fn own() -> Own {
-    Own { record: record("pg1", 7), lease: 9 }
+/// What the leader knows, and Postgres waits for nothing.
+fn own() -> Known {
+    let own = Own { record: record("pg1", 7), lease: 9 };
+    Known { noted: Some(own.record.clone()), own: Some(own), running: None }
+}
+
+fn unknown() -> Known {
+    Known::default()
 }
 
 /// What stood there in `keys`, pg1 leading.
@@ -42,6 +48,7 @@ fn remembered_by_etcd(keys: &str) -> Mend {
         leader: is("leader").then(|| Holder::Member(name("pg1"), 9)),
         term: is("term").then_some(Term(7)),
         sync: is("sync").then(|| record("pg1", 7)),
+        sync_is_behind: false,
     }
 }
 
@@ -51,16 +58,16 @@ const WHERE: [&str; 7] = ["leader", "term", "sync", "leader+term", "leader+sync"
 fn what_etcd_remembers_is_put_back_whole_by_the_leader_and_all_but_the_record_by_others() {
     for keys in WHERE {
         let before = remembered_by_etcd(keys);
-        assert_eq!(to_put_back(&name("pg1"), &seen(keys), before.clone(), None, None), before, "{keys}");
+        assert_eq!(to_put_back(&name("pg1"), &seen(keys), before.clone(), &unknown()), before, "{keys}");
         let others = Mend { sync: None, ..before.clone() };
-        assert_eq!(to_put_back(&name("pg2"), &seen(keys), before, None, None), others, "{keys}");
+        assert_eq!(to_put_back(&name("pg2"), &seen(keys), before, &unknown()), others, "{keys}");
     }
 }
 
 #[test]
 fn a_record_is_not_put_back_once_another_has_led() {
     let of_mine = remembered_by_etcd("sync");
-    let put_back = |seen: &Snapshot, before: &Mend| to_put_back(&name("pg1"), seen, before.clone(), None, None).sync;
+    let put_back = |seen: &Snapshot, before: &Mend| to_put_back(&name("pg1"), seen, before.clone(), &unknown()).sync;
     assert!(put_back(&seen("sync"), &of_mine).is_some());
     let mut later = seen("sync");
     later.cluster.term = Term(8);
@@ -77,10 +84,10 @@ fn a_record_is_not_put_back_once_another_has_led() {
 #[test]
 fn what_etcd_has_forgotten_the_leader_knows_while_one_key_says_that_it_leads() {
     for keys in WHERE {
-        let put_back = to_put_back(&name("pg1"), &seen(keys), Mend::default(), Some(&own()), None);
+        let put_back = to_put_back(&name("pg1"), &seen(keys), Mend::default(), &own());
         let all = if keys == "leader+term+sync" { Mend::default() } else { remembered_by_etcd(keys) };
         assert_eq!(put_back, all, "{keys}");
-        assert!(to_put_back(&name("pg1"), &seen(keys), Mend::default(), None, None).is_empty());
+        assert!(to_put_back(&name("pg1"), &seen(keys), Mend::default(), &unknown()).is_empty());
     }
     let mut raised = seen("sync");
     raised.cluster.term = Term(8);
@@ -89,7 +96,7 @@ fn what_etcd_has_forgotten_the_leader_knows_while_one_key_says_that_it_leads() {
     let mut of_another = seen("leader+term");
     of_another.cluster.sync = Some(record("pg2", 8));
     for seen in [raised, under_another_lease, of_another] {
-        assert!(to_put_back(&name("pg1"), &seen, Mend::default(), Some(&own()), None).is_empty(), "{seen:?}");
+        assert!(to_put_back(&name("pg1"), &seen, Mend::default(), &own()).is_empty(), "{seen:?}");
     }
 }
 
@@ -98,7 +105,8 @@ fn a_record_that_is_put_back_covers_what_postgres_waits_for() {
     let running = |voters: &[&str], term| Some((any(1, voters), Term(term)));
     let put_back = |running: Option<(Quorum, Term)>| {
         let before = remembered_by_etcd("sync");
-        to_put_back(&name("pg1"), &seen("sync"), before, None, running.as_ref()).sync.map(|sync| sync.policies)
+        let known = Known { running, ..unknown() };
+        to_put_back(&name("pg1"), &seen("sync"), before, &known).sync.map(|sync| sync.policies)
     };
     let recorded = any(1, &["pg2", "pg3"]);
     assert_eq!(put_back(running(&["pg2", "pg3"], 7)), Some(vec![recorded.clone()]));
@@ -132,4 +140,43 @@ fn a_record_made_of_notes_holds_every_quorum_that_may_be_in_force() {
     let made = of_ground(&ground, &name("pg1"), Timeline(4));
     assert_eq!(made, Some(SyncRecord { policies: vec![one, other], ..record("pg1", 7) }));
     assert_eq!(of_ground(&Ground { records: Vec::new(), ..ground }, &name("pg1"), Timeline(4)), None);
+}
+
+#[test]
+fn a_record_that_is_put_back_promises_no_less_than_what_a_newer_version_noted() {
+    let put_back = |is_behind, noted: Option<SyncRecord>| {
+        let before = Mend { sync_is_behind: is_behind, ..remembered_by_etcd("sync") };
+        to_put_back(&name("pg1"), &seen("sync"), before, &Known { noted, ..unknown() }).sync
+    };
+    let (one, other) = (any(1, &["pg2", "pg3"]), any(1, &["pg4"]));
+    let noted = SyncRecord { mode: Mode::Strict, policies: vec![other.clone()], ..record("pg1", 7) };
+    for is_behind in [false, true] {
+        let back = put_back(is_behind, Some(noted.clone())).expect("notes of this term");
+        assert_eq!((back.mode, back.policies), (Mode::Strict, vec![other.clone(), one.clone()]));
+        assert_eq!(put_back(is_behind, Some(record("pg1", 7))), Some(record("pg1", 7)), "it is what was noted");
+    }
+    let of_another_term = Some(SyncRecord { term: Term(6), ..noted });
+    assert_eq!(put_back(true, None), None);
+    assert_eq!(put_back(true, of_another_term.clone()), None);
+    assert_eq!(put_back(false, of_another_term), Some(record("pg1", 7)), "it stood right below");
+}
+
+#[test]
+fn the_leader_of_an_etcd_that_went_back_puts_its_own_record_back_while_the_lock_is_its_own() {
+    let put_back = |seen: &Snapshot| to_put_back(&name("pg1"), seen, Mend::default(), &own()).sync;
+    let mut went_back = seen("sync");
+    went_back.cluster.term = Term(5);
+    assert_eq!(put_back(&went_back), Some(record("pg1", 7)));
+    let mut under_another_lease = went_back.clone();
+    under_another_lease.leader_lease = 10;
+    let mut of_another = went_back.clone();
+    of_another.cluster.leader = Some(name("pg2"));
+    let mut vacant = went_back.clone();
+    (vacant.cluster.leader, vacant.leader_lease) = (None, 0);
+    for seen in [under_another_lease, of_another, vacant] {
+        assert_eq!(put_back(&seen), None, "{:?}", seen.cluster);
+    }
+    // What the backup remembers of a later term was never there.
+    let later = Mend { sync: Some(record("pg1", 7)), ..Mend::default() };
+    assert_eq!(to_put_back(&name("pg1"), &went_back, later, &unknown()).sync, None);
 }

@@ -7,6 +7,7 @@ mod frozen;
 mod identity;
 mod listed;
 mod mending;
+mod pauses;
 mod reigning;
 mod returning;
 mod site;
@@ -32,6 +33,7 @@ use frozen::Frozen;
 use identity::Identity;
 use listed::Listed;
 use mending::Mending;
+use pauses::Pauses;
 use reigning::Reigning;
 use returning::WayBack;
 use site::AnotherSite;
@@ -50,6 +52,7 @@ pub struct Upkeep {
     listed: Listed,
     mending: Mending,
     departures: Departures,
+    pauses: Pauses,
     reigning: Reigning,
     way_back: WayBack,
     standby: AsStandby,
@@ -68,6 +71,7 @@ impl Upkeep {
             listed: Listed::new(Arc::clone(&hands)),
             mending: Mending::new(Arc::clone(&hands)),
             departures: Departures::new(Arc::clone(&hands)),
+            pauses: Pauses::new(Arc::clone(&hands)),
             reigning: Reigning::new(Arc::clone(&hands)),
             way_back: WayBack::new(Arc::clone(&hands)),
             standby: AsStandby::new(Arc::clone(&hands)),
@@ -122,6 +126,7 @@ impl Upkeep {
                 self.identity.restore(postgres, cluster, term);
                 self.listed.keep(view, cluster, term);
                 self.departures.see(cluster, term);
+                seen.iter().for_each(|seen| self.pauses.see(seen));
                 self.reigning.publish_position(view, cluster, primary, term);
             }
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent::demo::cluster::ClusterOptions;
 use anyhow::{Context, Result, ensure};
@@ -135,6 +136,9 @@ async fn over_tcp_a_token_says_who_it_is_and_what_they_may() {
         is(&control.ask("anna", "PUT", "/cluster").send().await?, 405, "only reads")?;
         is(&control.ask("anna", "POST", "/no/such/path").send().await?, 404, "no such path")?;
 
+        let secret = control.ask("anna", "POST", "/failover").json("{\"candidate\": [\"hunter2\"]}").send().await?;
+        is(&secret, 400, "`candidate`: ")?;
+
         files_of_tokens_are_read_again(stage, &control).await?;
         the_audit_tells_all_of_it(stage).await
     })
@@ -149,8 +153,21 @@ async fn files_of_tokens_are_read_again(stage: &Stage, control: &Controlled) -> 
         };
         stage.eventually(&format!("the token is not answered with {status}"), ask).await
     };
+    let mut stream = control.ask("ansible", "GET", "/v1/events").stream()?;
+    let begun = async || Ok(stream.text()?.contains("event: cluster"));
+    stage.eventually("the stream does not begin", begun).await?;
     let another = "fedcba9876543210-ansible";
     control.give("ansible", another, 0o600)?;
+    let ended =
+        async || Ok(stream.text()?.contains("event: denied\ndata: {\"error\":\"that is nobody's token here\"}"));
+    stage.eventually("whoever has no token any more reads on", ended).await?;
+    tokio::time::timeout(SOON, async {
+        while !stream.is_over() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .context("the stream does not end")?;
     answers(another, 202).await?;
     answers(&token("ansible"), 401).await?;
     control.give("ansible", another, 0o644)?;
@@ -161,6 +178,13 @@ async fn the_audit_tells_all_of_it(stage: &Stage) -> Result<()> {
     let told = std::fs::read_to_string(stage.node("n1")?.agent().log())?;
     for expected in [
         "audit: POST /reload by nobody: denied",
+        "what=\"that is nobody's token here\"",
+        "what=\"no token: send the header",
+        "what=\"looker has the role read; that takes operate\"",
+        "audit: POST /failover by anna: invalid",
+        "what=\"a body that will not do\"",
+        "audit: look by ansible: denied",
+        "what=\"the stream was ended: that is nobody's token here\"",
         "audit: look by nobody: denied",
         "audit: POST /reload by looker: denied",
         "audit: POST /reload by ansible: accepted",
@@ -172,7 +196,9 @@ async fn the_audit_tells_all_of_it(stage: &Stage) -> Result<()> {
     ] {
         ensure!(told.contains(expected), "the log does not say {expected:?}: {told}");
     }
-    ensure!(!told.contains("0123456789abcdef") && !told.contains("fedcba98"), "a token is in the log");
+    for secret in ["0123456789abcdef", "fedcba98", "hunter2"] {
+        ensure!(!told.contains(secret), "{secret} is in the log");
+    }
     let metrics = crate::http::ask(stage.node("n1")?, "GET", "/metrics").await?.body;
     let counted = metrics.lines().any(|line| {
         line.starts_with("pgvigil_control_requests_total")
@@ -227,8 +253,16 @@ async fn members_of_the_group_operate(stage: &Stage) -> Result<()> {
     restarted_with(stage, &[]).await?;
     stage.eventually("there is no socket", async || Ok(ask("GET", "/patroni").send().await.is_ok())).await?;
     is(&ask("GET", "/patroni").by_user(NOBODY, owner.gid()).send().await?, 403, "no [control] group is set")?;
+    // Each of them is on record, as the kernel knows it.
     let told = std::fs::read_to_string(stage.node("n1")?.agent().log())?;
-    ensure!(told.contains("audit: look by nobody: denied"), "{told}");
+    for (record, words) in [
+        ("audit: POST /reload by root: accepted", ["from=socket", "role=\"admin\"", "status=202"]),
+        ("audit: POST /reload by nobody: accepted", ["from=socket", "role=\"operate\"", "status=202"]),
+        ("audit: look by nobody: denied", ["from=socket", "no [control] group is set", "status=403"]),
+    ] {
+        let is_it = |line: &str| line.contains(record) && words.iter().all(|word| line.contains(word));
+        ensure!(told.lines().any(is_it), "no record of {record} with {words:?}: {told}");
+    }
     Ok(())
 }
 

@@ -6,27 +6,51 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::control::{Controlled, begins, is, one_node, token};
 use crate::curl::Curl;
 use crate::stage::{Stage, on_empty_stage};
 
 /// An authority, and what it has signed, in files that the agents may read.
-struct Authority(PathBuf);
+pub struct Authority(PathBuf);
 
 impl Authority {
-    fn found(directory: PathBuf) -> Result<Self> {
+    /// A new one.
+    pub fn found(directory: PathBuf) -> Result<Self> {
         let new = Self(directory);
         new.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -keyout ca.key -out ca.pem -subj /CN=test-ca")?;
         Ok(new)
     }
 
+    /// A certificate of this common name that runs out at that instant.
+    fn sign_until(&self, file: &str, until: Timestamp) -> Result<()> {
+        let settings = "[ca]\ndefault_ca=it\n[it]\ndatabase=index.txt\nnew_certs_dir=.\nrand_serial=yes\nunique_subject=no\n\
+            default_md=sha256\npolicy=names\nx509_extensions=more\n[names]\ncommonName=supplied\n[more]\nbasicConstraints=critical,CA:FALSE\n";
+        std::fs::write(self.file("ca.cnf"), settings)?;
+        std::fs::write(self.file("index.txt"), "")?;
+        self.openssl(&format!(
+            "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {file}.key -out {file}.csr -subj /CN=ansible"
+        ))?;
+        let at = |time: Timestamp| time.strftime("%Y%m%d%H%M%SZ").to_string();
+        let (from, until) = (at(until - SignedDuration::from_hours(48)), at(until));
+        self.openssl(&format!(
+            "ca -batch -config ca.cnf -cert ca.pem -keyfile ca.key -in {file}.csr -out {file}.pem -notext -startdate {from} -enddate {until}"
+        ))?;
+        self.hand_over(file)
+    }
+
     /// A certificate and its key under the name of a file.
-    fn sign(&self, file: &str, subject: &str, names: &str) -> Result<()> {
+    pub fn sign(&self, file: &str, subject: &str, names: &str) -> Result<()> {
         self.openssl(&format!(
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -CA ca.pem -CAkey ca.key -keyout {file}.key -out {file}.pem \
              -subj {subject} -addext subjectAltName={names} -addext basicConstraints=critical,CA:FALSE"
         ))?;
+        self.hand_over(file)
+    }
+
+    /// To the user of the agents, and to nobody else.
+    fn hand_over(&self, file: &str) -> Result<()> {
         let owner = std::fs::metadata(&self.0)?;
         for name in ["ca.pem".to_owned(), format!("{file}.pem"), format!("{file}.key")] {
             let path = self.file(&name);
@@ -66,16 +90,17 @@ fn quoted(path: &Path) -> String {
     format!("{:?}", path.display().to_string())
 }
 
-fn configure(stage: &Stage, authority: &Authority) -> Result<()> {
+/// TLS for the control API of a node.
+pub fn configure(stage: &Stage, node: &str, authority: &Authority) -> Result<()> {
     let tls = format!(
         "{{ cert = {}, key = {}, client_ca = {} }}",
         quoted(&authority.file("server.pem")),
         quoted(&authority.file("server.key")),
         quoted(&authority.file("ca.pem"))
     );
-    stage.set("n1", "control.tls", &tls)?;
+    stage.set(node, "control.tls", &tls)?;
     let known = "[{ name = \"ansible\", role = \"operate\" }, { name = \"looker.example.org\", role = \"read\" }]";
-    stage.set("n1", "control.certificates", known)
+    stage.set(node, "control.certificates", known)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -87,7 +112,7 @@ async fn certificates_say_who_it_is_and_are_replaced_while_it_runs() {
         authority.sign("ansible", "/O=Acme/CN=ansible", "DNS:automation.example.org")?;
         authority.sign("looker", "/CN=whoever", "DNS:looker.example.org")?;
         authority.sign("stranger", "/CN=stranger", "DNS:stranger.example.org")?;
-        configure(stage, &authority)?;
+        configure(stage, "n1", &authority)?;
         stage.set("n1", "control.on_health_listener", "true")?;
         begins(stage).await?;
         let address = control.address("n1");
@@ -111,10 +136,71 @@ async fn certificates_say_who_it_is_and_are_replaced_while_it_runs() {
         );
         ensure!(Curl::new("POST", &format!("http://{address}/reload")).send().await.is_err(), "clear text is answered");
 
+        let until = Timestamp::now() + SignedDuration::from_secs(10);
+        authority.sign_until("short", until)?;
+        let stream = authority.showing("short", "GET", &address, "/v1/events").stream()?;
+        let begun = async || Ok(stream.text()?.contains("event: cluster"));
+        stage.eventually("the stream does not begin", begun).await?;
         another_authority_is_not_trusted(stage, &address).await?;
-        certificates_are_replaced(stage, &authority, &address).await
+        authority.sign_until("old", Timestamp::now() - SignedDuration::from_secs(60))?;
+        let old = authority.showing("old", "POST", &address, "/reload").send().await;
+        ensure!(old.is_err(), "a certificate that has run out is let in: {old:?}");
+        certificates_are_replaced(stage, &authority, &address).await?;
+        let ended = async || Ok(stream.text()?.contains("event: denied") && stream.text()?.contains("has run out"));
+        stage.eventually("whoever's certificate has run out reads on", ended).await?;
+        ensure!(Timestamp::now() > until, "it has ended before");
+        the_audit_tells_who_was_turned_away(stage)?;
+        their_ends_are_counted_down_to(stage, &authority).await
     })
     .await;
+}
+
+fn the_audit_tells_who_was_turned_away(stage: &Stage) -> Result<()> {
+    let told = std::fs::read_to_string(stage.node("n1")?.agent().log())?;
+    let records: Vec<&str> = told.lines().filter(|line| line.contains("audit: ")).collect();
+    for (verb, words) in [
+        ("audit: TLS by nobody: denied", ["a certificate that does not count: ", "BadSignature", "from=127.0.0.1"]),
+        ("audit: TLS by nobody: denied", ["a certificate that does not count: ", "xpired", "from=127.0.0.1"]),
+        ("audit: POST /reload by nobody: denied", ["no token: send the header", "status=401", "from=127.0.0.1"]),
+        ("audit: POST /reload by nobody: denied", ["control is by TLS alone", "status=401", "from=127.0.0.1"]),
+        ("audit: POST /reload by looker.example.org: denied", ["that takes operate", "status=403", "role=\"read\""]),
+        ("audit: POST /reload by stranger.example.org: denied", ["none of the names", "status=401", "role=\"none\""]),
+        ("audit: look by ansible: denied", ["the stream was ended: ", "has run out", "role=\"operate\""]),
+        ("audit: POST /reload by ansible: accepted", ["from=127.0.0.1", "status=202", "role=\"operate\""]),
+    ] {
+        let is_it = |line: &&&str| line.contains(verb) && words.iter().all(|word| line.contains(word));
+        ensure!(records.iter().any(|line| is_it(&line)), "no record of {verb} with {words:?}: {records:#?}");
+    }
+    Ok(())
+}
+
+/// By the metric, and in `status` once there is a day for each of the two that they live.
+async fn their_ends_are_counted_down_to(stage: &Stage, authority: &Authority) -> Result<()> {
+    let left = async |of: &str| {
+        let page = crate::http::ask(stage.node("n1")?, "GET", "/metrics").await?.body;
+        let line = page.lines().find(|line| line.starts_with("pgvigil_certificate_left_seconds") && line.contains(of));
+        let left = line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        left.with_context(|| format!("nothing is told of {of}: {page}"))
+    };
+    for of in ["of=\"control\"", "of=\"control_clients\""] {
+        ensure!((86_400.0..=172_800.0).contains(&left(of).await?), "{of}: {}", left(of).await?);
+    }
+    let status = stage.pgvigil("n1", &["status", "-o", "json"]).await?;
+    ensure!(!status.contains("certificate_ends"), "it is told too soon: {status}");
+    authority.sign_until("server", Timestamp::now() + SignedDuration::from_hours(9))?;
+    stage.stop("n1").await?;
+    stage.start("n1")?;
+    let told = async || {
+        let status = stage.cluster.pgvigil("n1", &["status", "-o", "json"]).await?;
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        Ok(status.contains("certificate_ends")
+            && status.contains("ends in 8 h")
+            && status.contains("counts without a restart"))
+    };
+    stage.eventually("status does not tell of a certificate that ends soon", told).await?;
+    let log = std::fs::read_to_string(stage.node("n1")?.agent().log())?;
+    ensure!(log.contains("`control.tls.cert` (") && log.contains("ends in 8 h"), "the log does not tell: {log}");
+    Ok(())
 }
 
 async fn another_authority_is_not_trusted(stage: &Stage, address: &str) -> Result<()> {

@@ -2,10 +2,11 @@
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 /// One request.
 pub struct Curl(Command);
@@ -25,6 +26,31 @@ impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.body).with_context(|| format!("no JSON: {self:?}"))
+    }
+}
+
+/// An answer that goes on, which somebody reads in the background into a file.
+pub struct Stream {
+    child: Child,
+    file: NamedTempFile,
+}
+
+impl Stream {
+    /// What has come, with its head.
+    pub fn text(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.file.path())?)
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|ended| ended.is_some())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
     }
 }
 
@@ -61,6 +87,13 @@ impl Curl {
     pub fn by_user(mut self, uid: u32, gid: u32) -> Self {
         self.0.uid(uid).gid(gid);
         self
+    }
+
+    /// Sends it, for an answer that goes on.
+    pub fn stream(mut self) -> Result<Stream> {
+        let file = NamedTempFile::new()?;
+        self.0.args(["-N", "--max-time", "120"]).stdout(file.reopen()?).stderr(Stdio::null());
+        Ok(Stream { child: self.0.spawn().context("curl")?, file })
     }
 
     /// Sends it.

@@ -47,3 +47,10 @@ pub async fn put_bytes(cluster: &LocalCluster, key: &str, value: &[u8]) -> Resul
 pub async fn delete(cluster: &LocalCluster, key: &str) -> Result<()> {
     etcdctl(cluster, &["del", &format!("{BASE}{key}")]).await.map(|_| ())
 }
+
+/// Has etcd forget what was written before now.
+pub async fn forget_the_past(cluster: &LocalCluster) -> Result<()> {
+    let answer: serde_json::Value = serde_json::from_str(&etcdctl(cluster, &["get", BASE, "-w", "json"]).await?)?;
+    let revision = answer["header"]["revision"].as_i64().context("a revision")?;
+    etcdctl(cluster, &["compact", &revision.to_string()]).await.map(|_| ())
+}

@@ -77,7 +77,17 @@ async fn it_is_not_promoted(stage: &Stage, behind: &str) -> Result<()> {
     let output = stage.cluster.pgvigil(behind, &["failover", "--to", behind, "-y"]).await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.code() == Some(3) && said.contains("--accept-data-loss"), "{}: {said}", output.status);
-    Ok(())
+    let status = stage.pgvigil(behind, &["status"]).await?;
+    let resort = format!("Last resort: pgvigil failover --to {behind} --accept-data-loss");
+    ensure!(status.contains(" first: it led last and has ") && status.contains(&resort), "{status}");
+    for (word, code, passed) in [(None, 3, false), (Some("--accept-data-loss"), 0, true)] {
+        let arguments = ["failover", "--to", behind, "--dry-run", "-o", "json"].into_iter().chain(word);
+        let output = stage.cluster.pgvigil(behind, &arguments.collect::<Vec<_>>()).await?;
+        let told: Value = serde_json::from_slice(&output.stdout)?;
+        ensure!(output.status.code() == Some(code) && told["passed"] == passed, "{}: {told}", output.status);
+        ensure!(told["schema"] == "pgvigil.preflight/v1" && told["candidate"] == behind, "{told}");
+    }
+    nobody_leads(stage).await
 }
 
 /// A node that has everything comes back, with a tag that bars it.

@@ -23,6 +23,7 @@ async fn a_dead_member_is_removed_and_whoever_comes_back_under_its_name_is_a_mem
         stage.say("it comes back as another node, with nothing");
         std::fs::remove_dir_all(stage.node(&gone)?.data_dir())?;
         comes_back(stage, &gone).await?;
+        its_postgres_goes_on(stage, &leader, &gone).await?;
         stage.say("what it acknowledges counts again");
         stage.node(&leader)?.kill_everything()?;
         stage.leader_other_than(&leader).await?;
@@ -51,6 +52,26 @@ async fn removed(stage: &mut Stage, leader: &str, gone: &str) -> Result<()> {
     }
     stage.pgvigil(leader, &["member", "remove", gone, "-y"]).await.context("said twice")?;
     stage.writes_go_on().await
+}
+
+/// Only its agent was stopped, as a service manager does it: what is left to do is told with the removal, and by `status` until it is done.
+async fn its_postgres_goes_on(stage: &Stage, leader: &str, gone: &str) -> Result<()> {
+    stage.stop(gone).await?;
+    let key = format!("members/{gone}");
+    let away = async || Ok(etcdctl::get(&stage.cluster, &key).await?.is_empty());
+    stage.eventually("its lease does not end", away).await?;
+    let told = format!("{gone} is removed, but its Postgres still streams from {leader}");
+    let said = stage.pgvigil(leader, &["member", "remove", gone, "-y"]).await?;
+    ensure!(said.contains(&told) && said.contains("stop -m fast"), "{said}");
+    let shown = async || {
+        let status = stage.pgvigil(leader, &["status"]).await?;
+        Ok(status.contains(&told) && status.contains("stop -m fast"))
+    };
+    stage.eventually("status does not say so", shown).await?;
+    stage.node(gone)?.kill_everything()?;
+    let over = async || Ok(!stage.pgvigil(leader, &["status"]).await?.contains("still streams"));
+    stage.eventually("it is still told", over).await?;
+    comes_back(stage, gone).await
 }
 
 async fn the_last_voter_of_a_strict_cluster_stays(stage: &Stage, leader: &str, last: &str) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
 use crate::etcdctl::etcdctl;
+use crate::secrets::{self, Lookout};
 use crate::stage::{Stage, on_empty_stage, options};
 
 const FIRST: &str = "the-first-password";
@@ -39,6 +40,10 @@ async fn logins_run_out_and_passwords_change_and_no_lease_is_lost() {
         stage.begins_to_write().await?;
         let leader = stage.leader().await?;
         let term = term(stage, &leader).await?;
+        let secrets =
+            [vec![FIRST.to_owned(), SECOND.to_owned()], secrets::of_members(stage, &format!("pgvigil:{FIRST}")).await?]
+                .concat();
+        let lookout = Lookout::begin(stage.cluster.directory().to_owned(), secrets.clone());
         let began = Instant::now();
         tokio::time::sleep(WATCHED_FOR).await;
         let silence = stage.silence_since(began)?;
@@ -66,6 +71,11 @@ async fn logins_run_out_and_passwords_change_and_no_lease_is_lost() {
         stage.whole().await?;
         stage.pgvigil(&next, &["switchover", "--to", &leader, "-y"]).await?;
         a_wrong_password_is_told(stage, &file, &leader).await?;
+        let standby = stage.others(&leader).remove(0);
+        stage.pgvigil(&leader, &["reinit", &standby, "-y"]).await?;
+        stage.whole().await?;
+        lookout.saw_none()?;
+        secrets::are_in_no_log(stage, &secrets)?;
         stage.ends_well().await
     })
     .await;

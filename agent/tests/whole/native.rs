@@ -1,13 +1,11 @@
 //! The native API (`/v1`) as programs use it: what is asked for is answered at once, and any agent of the cluster tells how it stands, now and as a
 //! stream that ends with the record.
 
-use std::process::{Child, Command, Stdio};
-
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::control::{Controlled, is, token};
-use crate::curl::Answer;
+use crate::curl::{Answer, Stream};
 use crate::stage::{Stage, on_empty_stage, options};
 
 /// As docs/api.md has it.
@@ -40,32 +38,17 @@ async fn look(control: &Controlled, node: &str, path: &str) -> Result<Answer> {
     control.at(node, "GET", path).token(&token("looker")).send().await
 }
 
-/// A stream that somebody reads in the background, and whose events are in a file.
-struct Open {
-    child: Child,
-    file: tempfile::NamedTempFile,
-}
+/// A stream that somebody reads in the background.
+struct Open(Stream);
 
 impl Open {
     fn begin(control: &Controlled, node: &str, path: &str) -> Result<Self> {
-        let file = tempfile::NamedTempFile::new()?;
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "-N", "--max-time", "120", "-H", &format!("Authorization: Bearer {}", token("looker"))]);
-        curl.arg(format!("http://{}{path}", control.address(node))).stdout(file.reopen()?).stderr(Stdio::null());
-        Ok(Self { child: curl.spawn().context("curl")?, file })
+        Ok(Self(control.at(node, "GET", path).token(&token("looker")).stream()?))
     }
 
     fn read(&self) -> Result<Vec<Event>> {
-        let text = std::fs::read_to_string(self.file.path())?;
         // The last one may be on its way.
-        events(text.rsplit_once("\n\n").map_or("", |(whole, _)| whole))
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        _ = self.child.kill();
-        _ = self.child.wait();
+        events(self.0.text()?.rsplit_once("\n\n").map_or("", |(whole, _)| whole))
     }
 }
 

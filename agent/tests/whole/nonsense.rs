@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::etcdctl;
@@ -135,6 +135,62 @@ async fn nonsense_under_several_keys_of_a_reign_at_once_stops_no_write() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_nobody_can_read_outlive_the_agent_that_knew_them() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        let on = stage.others(&leader).remove(0);
+        let set = ["config", "set", "durability.mode=strict", "-p", "work_mem=5MB", "-y", "--reason", "test"];
+        stage.pgvigil(&leader, &set).await?;
+        in_force(stage, &leader).await?;
+
+        etcdctl::put(&stage.cluster, "config", "nonsense").await?;
+        starts_anew(stage, &leader, "the settings that stood there before stay in force").await?;
+        let said = stage.pgvigil(&on, &["config", "rollback", "1", "-y"]).await?;
+        ensure!(said.contains("what nobody can read gives way"), "{said}");
+        let mended = async || Ok(problems(stage, &leader).await?.is_empty());
+        stage.eventually("the settings are not put back", mended).await?;
+        let good = etcdctl::get(&stage.cluster, "config").await?;
+
+        etcdctl::put(&stage.cluster, "config", "nonsense").await?;
+        etcdctl::forget_the_past(&stage.cluster).await?;
+        starts_anew(stage, &leader, "of the history is in force").await?;
+
+        etcdctl::etcdctl(&stage.cluster, &["del", "--prefix", "/service/demo/config_history/"]).await?;
+        starts_anew(stage, &leader, "planned actions wait").await?;
+        let Err(refused) = stage.pgvigil(&on, &["switchover", "--to", &on, "-y"]).await else {
+            bail!("a switchover was not held");
+        };
+        ensure!(format!("{refused:#}").contains("nobody can read the settings"), "{refused:#}");
+        etcdctl::put(&stage.cluster, "config", &good).await?;
+        stage.eventually("the settings that were put there are not taken up", mended).await?;
+        in_force(stage, &leader).await?;
+        ensure!(stage.leader().await? == leader, "another leads");
+        Ok(())
+    })
+    .await;
+}
+
+/// The agent is started anew upon nonsense in the place of the settings: it says what is in force, and nothing changes.
+async fn starts_anew(stage: &Stage, leader: &str, told: &str) -> Result<()> {
+    stage.stop(leader).await?;
+    stage.start(leader)?;
+    let says = async || Ok(problems(stage, leader).await?.iter().any(|(_, why)| why.contains(told)));
+    stage.eventually(&format!("nobody says {told:?}"), says).await?;
+    // Time in which an agent that goes by defaults would have changed both.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    in_force(stage, leader).await?;
+    stage.writes_go_on().await
+}
+
+async fn in_force(stage: &Stage, leader: &str) -> Result<()> {
+    let so = async || {
+        let strict = etcdctl::get(&stage.cluster, "sync").await?.contains("strict");
+        Ok(strict && stage.cluster.psql(leader, "SHOW work_mem").await? == "5MB")
+    };
+    stage.eventually("the settings are not in force", so).await
+}
+
 async fn of_a_reign(stage: &Stage) -> Result<Vec<String>> {
     let mut values = Vec::new();
     for key in ["leader", "term", "sync", "initialize"] {
@@ -143,11 +199,13 @@ async fn of_a_reign(stage: &Stage) -> Result<Vec<String>> {
     Ok(values)
 }
 
-fn pids(stage: &Stage) -> Vec<Option<i32>> {
+/// The process of each agent.
+pub fn pids(stage: &Stage) -> Vec<Option<i32>> {
     stage.cluster.nodes().iter().map(|node| node.agent().pid()).collect()
 }
 
-fn nothing_panicked(stage: &Stage) -> Result<()> {
+/// Whatever happened, no agent has panicked.
+pub fn nothing_panicked(stage: &Stage) -> Result<()> {
     for node in stage.cluster.nodes() {
         let log = String::from_utf8_lossy(&std::fs::read(node.agent().log())?).into_owned();
         let panicked = log.lines().find(|line| line.contains("panicked at"));

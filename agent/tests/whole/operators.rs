@@ -32,9 +32,23 @@ async fn a_pause_is_kept_and_its_end_mends_everything() {
         ensure!(!stage.survey().await.iter().any(|sight| sight.writable), "somebody writes in a pause");
         ensure!(stage.node(&leader)?.postmaster_pid().is_none(), "Postgres was started in a pause");
         stage.pgvigil(&leader, &["resume"]).await?;
-        stage.writes_go_on().await
+        stage.writes_go_on().await?;
+        a_pause_has_its_limits(stage, &leader).await
     })
     .await;
+}
+
+/// None for ever, none replaced unseen, and none left in the settings.
+async fn a_pause_has_its_limits(stage: &Stage, node: &str) -> Result<()> {
+    let for_ever = stage.cluster.pgvigil(node, &["pause", "--for", "1000d"]).await?;
+    let said = String::from_utf8_lossy(&for_ever.stderr).into_owned();
+    ensure!(for_ever.status.code() == Some(2) && said.contains("at most 7 days"), "{}: {said}", for_ever.status);
+    stage.pgvigil(node, &["pause", "--for", "10m", "--reason", "kernel upgrade"]).await?;
+    let second = stage.cluster.pgvigil(node, &["pause", "--for", "1s"]).await?;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    ensure!(said.contains("replaces the pause of ") && said.contains("(kernel upgrade)"), "{said}");
+    let gone = async || Ok(!etcdctl::get(&stage.cluster, "config").await?.contains("\"pause\""));
+    stage.eventually("a pause that has ended is left in the settings", gone).await
 }
 
 /// An operator who names the candidate gets a switchover in a pause, too: the others follow, and the old leader comes back.

@@ -24,7 +24,14 @@ fn curl(url: &str, seconds: &str) -> Result<String> {
 fn in_a_browser(url: &str) -> Result<Option<String>> {
     let home = tempfile::tempdir()?;
     let mut command = Command::new("chromium");
-    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--timeout=4000", "--dump-dom"]);
+    command.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--timeout=4000",
+        "--dump-dom",
+    ]);
     command.arg(format!("--user-data-dir={}", home.path().display())).arg(url).env("HOME", home.path());
     let output = match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -85,7 +92,8 @@ fn what_is_served_comes_from_here_alone(url: &str) -> Result<()> {
 /// What comes first, and may be followed by more.
 fn first_event(url: &str) -> Result<(String, Value)> {
     let told = curl(&format!("{url}/ui/events"), "3")?;
-    let data = told.lines().find_map(|line| line.strip_prefix("data: ")).with_context(|| format!("no event: {told}"))?;
+    let data =
+        told.lines().find_map(|line| line.strip_prefix("data: ")).with_context(|| format!("no event: {told}"))?;
     let picture = serde_json::from_str(data)?;
     Ok((told, picture))
 }

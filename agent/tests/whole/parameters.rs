@@ -1,13 +1,14 @@
 //! Parameters of Postgres, set for the whole cluster while clients write: what can be taken up at once is, what needs a restart waits and says
 //! so, and what nobody may say or Postgres does not take changes nothing.
 
+use agent::demo::cluster::ClusterOptions;
 use agent::demo::processes;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::etcdctl;
-use crate::stage::{Stage, on_stage, options};
+use crate::stage::{Stage, on_empty_stage, on_stage, options};
 
 async fn set(stage: &Stage, arguments: &[&str]) -> Result<String> {
     stage.pgvigil("n1", &[&["config", "set", "-y"], arguments].concat()).await
@@ -47,6 +48,13 @@ async fn is_told(stage: &Stage, code: &str, words: &str, so: bool) -> Result<()>
         Ok(told == so)
     };
     stage.eventually(&format!("{code} with {words:?} told: not {so}"), told).await
+}
+
+/// What a command says that ends with this code.
+async fn fails(stage: &Stage, arguments: &[&str], code: &str) -> Result<String> {
+    let told = stage.pgvigil("n1", arguments).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(told.contains(&format!("exit status: {code}")), "{arguments:?} did not end with {code}: {told}");
+    Ok(told)
 }
 
 /// Ends its Postgres, which its agent starts again.
@@ -111,6 +119,7 @@ async fn refused(stage: &Stage) -> Result<()> {
         ("work_mem=lots", "2", "expected a whole number, or one with a unit"),
         ("work_men=9MB", "2", "did you mean `work_mem`?"),
         ("max_connections=2", "3", "too small for a cluster"),
+        ("max_connections=abc", "2", "expected a whole number"),
     ] {
         let told = set(stage, &["-p", assignment]).await.err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(told.contains(expected) && told.contains(&format!("exit status: {code}")), "{assignment}: {told}");
@@ -147,6 +156,11 @@ async fn raised_on_standbys_first(stage: &Stage) -> Result<()> {
         waits_for_restart(stage, &standby, "max_connections", "150").await?;
         let told = stage.ask(&leader, "/patroni").await?;
         ensure!(told["pending_restart"].is_null(), "the leader would outrun a standby: {told}");
+        let shown = stage.pgvigil("n1", &["status"]).await?;
+        let later = format!("{leader} waits for a restart: max_connections 100 -> 150 (after the standbys)");
+        ensure!(shown.contains(&later), "{shown}");
+        let refused = fails(stage, &["restart", &leader, "--pending", "-y"], "3").await?;
+        ensure!(refused.contains("comes after the standbys: pgvigil restart --pending"), "{refused}");
         restarts(stage, &standby).await?;
         ensure!(shows(stage, &standby, "max_connections", "150").await?, "{standby} was not raised");
     }
@@ -175,4 +189,85 @@ async fn too_much_to_start_with(stage: &Stage) -> Result<()> {
         ensure!(shows(stage, &node, "work_mem", "9MB").await?, "going back took too much");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_that_postgres_does_not_take_is_named_before_anything_is_created() {
+    let one = ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() };
+    on_empty_stage(&one, async |stage| {
+        stage.set("n1", "postgres.parameters.max_conections", "\"100\"")?;
+        stage.cluster.start_etcd().await?;
+        let file = stage.node("n1")?.config().to_string_lossy();
+        let checked = stage.cluster.pgvigil("n1", &["validate", &file]).await?;
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        ensure!(!checked.status.success() && said.contains("did you mean `max_connections`?"), "{said}");
+
+        stage.start("n1")?;
+        let told = async || {
+            let why = stage.ask("n1", "/why").await?;
+            let failed = why["failed"]["error"].as_str().unwrap_or_default();
+            Ok(failed.contains("max_conections: Postgres has no parameter") && why["reason"]["code"] == "retrying")
+        };
+        stage.eventually("its agent does not name the parameter", told).await?;
+        ensure!(etcdctl::get(&stage.cluster, "initialize").await?.is_empty(), "it has begun to create the cluster");
+        ensure!(!stage.node("n1")?.data_dir().join("PG_VERSION").exists(), "it has run initdb");
+
+        stage.stop("n1").await?;
+        stage.unset("n1", "postgres.parameters.max_conections")?;
+        stage.start("n1")?;
+        ensure!(stage.leader().await? == "n1");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rolling_restarts_bring_what_waits_everywhere_or_say_where_it_does_not() {
+    on_stage(&options(), async |stage| {
+        // At once: no node has taken it up yet.
+        set(stage, &["-p", "max_connections=150"]).await?;
+        let first = stage.leader().await?;
+        let said = stage.pgvigil("n1", &["restart", "--rolling", "--pending", "-y"]).await?;
+        ensure!(said.contains("all of them were restarted"), "{said}");
+        everywhere(stage, "max_connections", "150").await?;
+        let leader = stage.leader().await?;
+        ensure!(leader != first, "the leader was restarted where it takes writes");
+        set(stage, &["--unset", "postgres.parameters.max_connections"]).await?;
+        let said = stage.pgvigil("n1", &["restart", "--pending", "-y"]).await?;
+        ensure!(said.contains("all of them were restarted"), "{said}");
+        everywhere(stage, "max_connections", "100").await?;
+        ensure!(stage.leader().await? == leader, "whoever came to lead would have had as many as before");
+        carries_nothing_on(stage, &leader).await
+    })
+    .await;
+}
+
+async fn everywhere(stage: &Stage, name: &str, expected: &str) -> Result<()> {
+    for node in all(stage) {
+        ensure!(shows(stage, &node, name, expected).await?, "{name} is not {expected} on {node}");
+    }
+    let nothing = stage.pgvigil("n1", &["restart", "--pending", "-y"]).await?;
+    ensure!(nothing.contains("nothing waits for a restart"), "{nothing}");
+    stage.whole().await
+}
+
+/// Good by itself, and more than there are connections: the first node that is restarted tells it.
+async fn carries_nothing_on(stage: &Stage, leader: &str) -> Result<()> {
+    let (wrong, others) = ("superuser_reserved_connections", stage.others(leader));
+    let server = |name: &str| anyhow::Ok(stage.node(name)?.postmaster_pid());
+    set(stage, &["-p", &format!("{wrong}=500")]).await?;
+    let before = [server(leader)?, server(&others[1])?];
+    let told = fails(stage, &["restart", "--rolling", "-y"], "1").await?;
+    let (ends, rest) = (
+        format!("{} runs again, but without {wrong} = 500 (", others[0]),
+        format!("{}, {leader} were not touched", others[1]),
+    );
+    for expected in [&ends, "Mend: pgvigil config rollback 2", &rest] {
+        ensure!(told.contains(expected), "{expected:?} is not told: {told}");
+    }
+    ensure!([server(leader)?, server(&others[1])?] == before, "it was carried on to other nodes");
+    let told = fails(stage, &["restart", "--pending", "-y"], "3").await?;
+    ensure!(told.contains(&format!("{} does not take {wrong} = 500", others[0])), "{told}");
+    stage.pgvigil("n1", &["config", "rollback", "2", "-y"]).await?;
+    stage.whole().await
 }

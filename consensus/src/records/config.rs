@@ -61,13 +61,8 @@ impl ClusterConfig {
     pub fn from_json(text: &str) -> (Self, Vec<String>) {
         match serde_json::from_str(text) {
             Ok(raw @ Value::Object(_)) => Self::from_value(raw),
-            Ok(_) => (
-                Self::unreadable(),
-                vec!["it is no JSON object; the settings known before stay in force, where any are".to_owned()],
-            ),
-            Err(error) => {
-                (Self::unreadable(), vec![format!("{error}; the settings known before stay in force, where any are")])
-            }
+            Ok(_) => (Self::unreadable(), vec!["it is no JSON object".to_owned()]),
+            Err(error) => (Self::unreadable(), vec![error.to_string()]),
         }
     }
 

@@ -64,6 +64,9 @@ pub struct MemberRecord {
     /// `Some(true)`: its disk is about to fill.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_low: Option<bool>,
+    /// The address by which it is known and at which its Postgres does not listen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_listening: Option<String>,
     /// `Some(true)`: parameters have been changed that wait for a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_restart: Option<bool>,
@@ -73,6 +76,9 @@ pub struct MemberRecord {
     /// What its server runs with of what a standby must not have less of than its primary.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub capacities: Capacities,
+    /// What of the settings its server has been configured with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Configured>,
     /// The replication slots of its server by which members can stream from it.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub slots: BTreeSet<SlotName>,
@@ -91,6 +97,19 @@ pub struct PendingChange {
     pub old_value: String,
     /// What it will be.
     pub new_value: String,
+}
+
+/// What a running server has been configured with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Configured {
+    /// The revision in etcd of the settings of the cluster.
+    pub config_revision: i64,
+    /// The process id of the server that all of this is said of.
+    pub postmaster: i32,
+    /// What is asked for and it does not take, or did not start with.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
 }
 
 impl Default for MemberRecord {
@@ -113,9 +132,11 @@ impl Default for MemberRecord {
             no_fence: None,
             pause: None,
             disk_low: None,
+            not_listening: None,
             pending_restart: None,
             pending_restart_reason: BTreeMap::new(),
             capacities: Capacities::new(),
+            parameters: None,
             slots: BTreeSet::new(),
             zone: None,
             streams_from: None,
@@ -169,6 +190,7 @@ impl MemberRecord {
             rewind_source_ready: self.checkpoint_after_promote != Some(false),
             no_fence: self.no_fence.clone(),
             disk_low: self.disk_low == Some(true),
+            not_listening: self.not_listening.clone(),
             capacities: self.capacities.clone(),
             slots: self.slots.clone(),
             zone: self.zone.clone(),

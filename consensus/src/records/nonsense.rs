@@ -13,6 +13,8 @@ const DECODERS: &[(&str, Decode)] = &[
     ("failover", |text| FailoverRecord::from_json(text).and_then(|record| record.to_request(1)).is_ok()),
     ("members", |text| MemberRecord::from_json(text).and_then(|record| record.to_member()).is_ok()),
     ("orders", |text| OrderRecord::from_json(text).and_then(|record| record.to_order(1)).is_ok()),
+    ("scheduled/switchover", |text| PlannedSwitchover::from_json(text).is_ok()),
+    ("scheduled/restarts", |text| PlannedRestart::from_json(text).is_ok()),
     ("ballots", |text| pledge::ballot_from_stored(text, 1).is_ok()),
     ("floors", |text| pledge::floor_from_stored(text).is_ok()),
     ("status", |text| progress::status_from_stored(text).is_ok()),
@@ -38,6 +40,14 @@ const GOOD: &[(&str, &str)] = &[
         r#"{"conn_url":"postgres://h:5432/postgres","api_url":"http://h:8008/patroni","state":"running","role":"replica","version":"4.1.5","pgvigil":"1","timeline":5,"tags":{"nosync":true},"lock_lease":"7","slots":["a"],"capacities":{"max_connections":100}}"#,
     ),
     ("orders", r#"{"order":"restart","role":"replica","requested_by":"anna"}"#),
+    (
+        "scheduled/switchover",
+        r#"{"at":"2026-11-22T10:00:00Z","window_s":600,"requested_by":"anna","reason":"x","leader":"pg1","member":"pg2"}"#,
+    ),
+    (
+        "scheduled/restarts",
+        r#"{"at":"2026-11-22T10:00:00Z","window_s":600,"ignore_hold":true,"requested_by":"anna","role":"replica","only_pending":true}"#,
+    ),
     ("ballots", r#"{"revoked":7,"wal_term":6,"received":"0/3000148","timeline":4}"#),
     ("floors", r#"{"lsn":"0/3000148"}"#),
     ("status", r#"{"optime":67393608,"slots":{"pg2":67393608},"retain_slots":["pg2"]}"#),

@@ -5,6 +5,7 @@ use decision::order::{Order, OrderKind};
 use decision::view::MemberRole;
 use serde::{Deserialize, Serialize};
 
+use super::scheduled::named;
 use super::{from_json, to_json};
 
 /// An order as it is stored.
@@ -24,6 +25,12 @@ pub struct OrderRecord {
     /// The hold against which it was given, by whom and why; `None`: there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignored_hold: Option<String>,
+    /// The id that it was given when it was planned; `None`: that of its own revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The time for which it was planned (RFC 3339), for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_for: Option<String>,
 }
 
 impl OrderRecord {
@@ -38,6 +45,11 @@ impl OrderRecord {
     /// The text to store.
     pub fn to_json(&self) -> String {
         to_json(self)
+    }
+
+    /// The id of the record that tells how it went, at this revision.
+    pub fn record_id(&self, revision: i64) -> String {
+        named(self.id.as_deref()).unwrap_or_else(|| order_id(revision))
     }
 
     /// What a decision needs of it; `None`: nothing, for it is obeyed whatever is decided.
@@ -61,7 +73,7 @@ impl OrderRecord {
     }
 }
 
-/// The id of the record that tells how the order of this revision went.
+/// The id of the record that tells how the order of this revision went, unless it was planned and has one already.
 pub fn order_id(revision: i64) -> String {
     format!("o-{revision}")
 }

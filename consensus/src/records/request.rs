@@ -4,6 +4,7 @@ use decision::names::MemberName;
 use decision::view::{Request, RequestKind};
 use serde::{Deserialize, Serialize};
 
+use super::scheduled::named;
 use super::{from_json, to_json};
 
 /// An operator's request as it is stored; all fields may be missing, and `{}` asks for nothing.
@@ -16,7 +17,7 @@ pub struct FailoverRecord {
     /// The candidate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub member: Option<String>,
-    /// Patroni's time of a scheduled switchover; not carried out here.
+    /// Patroni's time of a scheduled switchover, which has a key of its own here: nothing that waits for a time lies under this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<String>,
     /// `switchover` or `failover`; when missing: a switchover if `leader` is given, else a failover.
@@ -34,9 +35,12 @@ pub struct FailoverRecord {
     /// The hold against which it was asked for, by whom and why; `None`: there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignored_hold: Option<String>,
-    /// The name under which the asker will look for the outcome.
+    /// The id that it was given when it was planned, under which whoever asked looks for the outcome; `None`: that of its own revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// The time for which it was planned (RFC 3339), for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned_for: Option<String>,
 }
 
 impl FailoverRecord {
@@ -50,6 +54,11 @@ impl FailoverRecord {
         to_json(self)
     }
 
+    /// The id of the record that tells what came of it, at this revision.
+    pub fn record_id(&self, revision: i64) -> String {
+        named(self.id.as_deref()).unwrap_or_else(|| request_id(revision))
+    }
+
     /// What is asked for; `None` where nothing is. The error says why the request cannot be followed.
     pub fn to_request(&self, revision: i64) -> Result<Option<Request>, String> {
         let name = |text: &Option<String>| match text.as_deref() {
@@ -57,7 +66,8 @@ impl FailoverRecord {
             Some(text) => MemberName::new(text).map(Some).map_err(|bad| bad.to_string()),
         };
         if self.scheduled_at.as_deref().is_some_and(|at| !at.is_empty()) {
-            return Err("a scheduled switchover is not supported; ask for it when it is due".to_owned());
+            return Err("`scheduled_at` is not followed under this key: pgvigil switchover --at, or POST /switchover"
+                .to_owned());
         }
         let (from, to) = (name(&self.leader)?, name(&self.member)?);
         let kind = match self.kind.as_deref() {
@@ -72,7 +82,7 @@ impl FailoverRecord {
     }
 }
 
-/// The id of the record that tells what came of the request of this revision.
+/// The id of the record that tells what came of the request of this revision, unless it was planned and has one already.
 pub fn request_id(revision: i64) -> String {
     format!("s-{revision}")
 }
@@ -112,6 +122,17 @@ mod tests {
     fn a_scheduled_request_is_never_carried_out_early() {
         assert!(read(r#"{"leader":"pg1","scheduled_at":"2026-09-24T10:36:00+02:00"}"#).is_err());
         assert!(read(r#"{"kind":"restart"}"#).is_err());
+    }
+
+    #[test]
+    fn what_was_planned_keeps_its_id_and_nothing_else_is_taken_for_one() {
+        let named = |id: Option<&str>| FailoverRecord { id: id.map(str::to_owned), ..FailoverRecord::default() };
+        assert_eq!(named(Some("p-70")).record_id(77), "p-70");
+        for id in
+            [None, Some(""), Some("s-70"), Some("t-3"), Some("p-070"), Some("p--70"), Some("p-0"), Some("../sync")]
+        {
+            assert_eq!(named(id).record_id(77), "s-77", "{id:?}");
+        }
     }
 
     #[test]

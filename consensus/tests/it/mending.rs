@@ -1,7 +1,7 @@
 //! What somebody has put in the place of a record is written over by its owner, and by nobody else.
 
 use consensus::records::{MemberRecord, Secrets};
-use consensus::{Holder, Mend, Outcome, Snapshot, Store};
+use consensus::{Error, Guard, Holder, Mend, Outcome, Snapshot, Store, Write};
 use decision::action::Claim;
 use decision::names::Term;
 
@@ -105,6 +105,29 @@ async fn a_claim_that_came_before_the_nonsense_is_what_is_put_back() {
     let mend = store.before_nonsense(&seen).await.unwrap();
     assert_eq!((mend.leader, mend.term), (Some(Holder::Member(name("pg2"), lease)), Some(Term(2))));
     assert_eq!(mend.sync.map(|sync| (sync.leader, sync.term)), Some((name("pg2"), Term(2))));
+    assert!(mend.sync_is_behind, "two values lie over it");
+}
+
+#[tokio::test]
+async fn a_ballot_whose_answer_was_lost_is_unknown_over_nonsense_for_the_term_is_put_back() {
+    let etcd = Etcd::start(1).await;
+    let store = led(&etcd).await;
+    let key = store.keys().ballot(&name("pg2"));
+    let writes = [Write::put(&key, "a ballot against term 1")];
+    let lost = "the answer was lost";
+    let of_term = [Guard::unchanged(&key, 0), store.term_guard(Term(1))];
+    let of_reign = store.leadership_guard(Term(1), &name("pg1"));
+    for (what, guards) in [("term", of_term.as_slice()), ("leader", of_reign.as_slice())] {
+        put_nonsense(&etcd, &[what]).await;
+        let unknown = store.read_back(guards, &writes, lost).await;
+        assert!(matches!(unknown, Err(Error::Unknown(_))), "{what}: {unknown:?}");
+        let seen = store.read().await.unwrap();
+        let mend = store.before_nonsense(&seen).await.unwrap();
+        assert!(store.put_right(&seen, &mend).await.unwrap().applied());
+    }
+    assert!(store.commit(&of_term, &writes).await.unwrap().applied(), "it comes after all");
+    let another = [Guard::is(store.keys().term(), "2")];
+    assert_eq!(store.read_back(&another, &[Write::put(&key, "b")], lost).await, Ok(Outcome::Refused), "a term is told");
 }
 
 #[tokio::test]
@@ -178,6 +201,12 @@ async fn passwords_that_nobody_can_read_are_told_without_a_word_of_them_and_writ
     assert_eq!(store.put_secrets_right(&name("pg2"), Term(1), &secrets, at).await, Ok(Outcome::Refused));
     assert!(store.put_secrets_right(&name("pg1"), Term(1), &secrets, at).await.unwrap().applied());
     assert_eq!((store.secrets().await, store.problems_beside().await), (Ok(Some(secrets)), Ok(Vec::new())));
+    etcd.client().await.put(key.as_str(), "nonsense", None).await.unwrap();
+    let at = store.problems_beside().await.unwrap()[0].revision;
+    let stood = Secrets { replication_password: "a".to_owned(), rewind_password: "b".to_owned() };
+    assert_eq!(store.secrets_before(at).await, Ok(Some(stood)), "what members without a file go by");
+    etcd.client().await.compact(at, None).await.unwrap();
+    assert_eq!(store.secrets_before(at).await, Ok(None));
     // serde quotes what it did not expect.
     let quoted = r#"{"replication_password": {"hush": 1}, "rewind_password": "hush"}"#;
     for bad in [quoted, r#"{"replication_password": "a", "rewind_password": 7070}"#, "[]"] {

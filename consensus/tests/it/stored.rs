@@ -150,3 +150,33 @@ async fn a_dump_has_every_key_and_no_password() {
     assert!(!format!("{stored:?}").contains("tellnobody"), "{stored:?}");
     assert!(stored.iter().all(|one| one.value.is_some() != one.key.contains("secrets")));
 }
+
+#[tokio::test]
+async fn a_dump_may_be_larger_than_an_answer_of_etcd_usually_is() {
+    let etcd = Etcd::start(1).await;
+    let (store, mut client) = (etcd.store(), etcd.client().await);
+    for number in 0..5 {
+        client.put(format!("{}transitions/{number}", store.keys().base()), vec![b'x'; 1 << 20], None).await.unwrap();
+    }
+    assert_eq!(store.dump().await.unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn whatever_changes_beside_the_picture_changes_its_fingerprint_and_nothing_else_does() {
+    let etcd = Etcd::start(1).await;
+    let (store, mut client) = (etcd.store(), etcd.client().await);
+    let fingerprint = async || store.fingerprint_of_bulk().await.unwrap();
+    let mut known = vec![fingerprint().await];
+    for key in ["config_history/0000000001", "secrets/replication", "transitions/t-1"] {
+        let key = format!("{}{key}", store.keys().base());
+        for value in ["one", "another"] {
+            client.put(key.as_str(), value, None).await.unwrap();
+            known.push(fingerprint().await);
+        }
+    }
+    client.delete(format!("{}transitions/t-1", store.keys().base()), None).await.unwrap();
+    known.push(fingerprint().await);
+    assert!(known.windows(2).all(|pair| pair[0] != pair[1]), "{known:?}");
+    client.put(store.keys().status(), "{}", None).await.unwrap();
+    assert_eq!(Some(&fingerprint().await), known.last(), "a position is no part of it");
+}

@@ -43,6 +43,7 @@ pub(crate) fn member(role: MemberRole) -> Member {
         rewind_source_ready: role == MemberRole::Primary,
         no_fence: None,
         disk_low: false,
+        not_listening: None,
         capacities: Default::default(),
         slots: Default::default(),
         zone: None,

@@ -42,6 +42,11 @@ fn without_a_name_the_best_standby_is_asked() {
     says(&asked_for(None).runs(Server::Primary(server)), "pg3 is getting ready to hold the lock");
     let barred = with_cluster(asked_for(None), |it| it.without("pg2").member("pg3", |m| m.tags.nofailover = true));
     refused(&barred, "no standby streams and may lead");
+    let unheard = |member: &mut Member| member.not_listening = Some("pg2:5432".to_owned());
+    let level = Primary { standbys: vec![streaming("pg2", 1000), streaming("pg3", 1000)], ..primary() };
+    let level = |asked: View| with_cluster(asked, |it| it.member("pg2", unheard)).runs(Server::Primary(level.clone()));
+    says(&level(asked_for(None)), "pg3 is getting ready to hold the lock");
+    refused(&level(asked_for(Some("pg2"))), "Postgres of pg2 does not listen on pg2:5432");
 }
 
 #[test]

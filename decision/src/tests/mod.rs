@@ -20,6 +20,8 @@ mod pause;
 mod promise;
 mod quorum_worlds;
 mod rejoin;
+mod rolling;
+mod schedule;
 mod site;
 mod site_walk;
 mod site_worlds;

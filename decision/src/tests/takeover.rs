@@ -142,6 +142,17 @@ fn a_voter_that_may_not_lead_is_heard_and_nobody_leads_who_has_less() {
 }
 
 #[test]
+fn among_equals_one_whom_no_client_would_reach_comes_last_and_elsewhere_it_is_barred_by_nothing() {
+    let unheard = |received| {
+        let at = |member: &mut Member| member.not_listening = Some("pg2:5432".to_owned());
+        pg1_died().ballot("pg3", 4, received).member("pg2", at)
+    };
+    check(&pg2_sees(pg1_died().ballot("pg3", 4, 1000)), "acquire: elected");
+    check(&pg2_sees(unheard(1000)), "wait: outranked");
+    check(&pg2_sees(unheard(990)), "acquire: elected");
+}
+
+#[test]
 fn ballots_of_an_older_term_or_of_the_dead_or_forgetful_do_not_count() {
     let good = || pg1_died().ballot("pg3", 4, 990);
     check(&pg2_sees(good()), "acquire: elected");

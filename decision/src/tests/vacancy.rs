@@ -31,6 +31,11 @@ fn no_cluster_is_created_over_data_or_beside_another_creator() {
     let waiting = uninitialized("pg1", Data::Empty).within(in_progress);
     check(&waiting, "wait: not_initialized");
     says(&waiting, "another node is creating the cluster");
+    let mine = waiting.aged(|ages| {
+        (ages.last_failure, ages.failed_action) = (Some(secs(1)), Some("bootstrap".to_owned()));
+    });
+    check(&mine, "wait: retrying");
+    check(&mine.aged(|ages| ages.last_failure = Some(secs(3))), "wait: not_initialized");
 }
 
 #[test]

@@ -223,6 +223,7 @@ impl World {
             rewind_source_ready: ready,
             no_fence: None,
             disk_low: node.disk.low,
+            not_listening: None,
             capacities: Default::default(),
             slots: Default::default(),
             zone: None,

@@ -8,6 +8,8 @@ mod post;
 mod restore;
 mod roles;
 
+pub use roles::shown_roles;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -32,9 +32,23 @@ impl Instance {
 /// Least privilege: the agent observes, writes checkpoints and its own table; the others do one thing each. Passwords go in as verifiers,
 /// so that no log of statements ever shows one.
 fn roles(config: &InstanceConfig, secrets: &Secrets, further: &str) -> String {
+    let password = |secret: &str| format!(" PASSWORD '{}'", scram_sha_256(secret.as_bytes()));
+    statements(config, &password(&secrets.replication_password), &password(&secrets.rewind_password), further)
+}
+
+/// The same for people to read, or to run before the agent does: without passwords, which the agent makes and sets.
+pub fn shown_roles(config: &InstanceConfig) -> String {
+    let shown = statements(config, "", "", "");
+    let lines: Vec<&str> = shown.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!(
+        "-- Made by `pgvigil show sql-roles`: what the agent does by itself when it makes or adopts a cluster. Safe to repeat.\n\
+         -- The passwords of the last two are made by the agents and set then; the first comes over the unix socket alone and has none.\n{};\n",
+        lines.join("\n")
+    )
+}
+
+fn statements(config: &InstanceConfig, replication: &str, rewind: &str, further: &str) -> String {
     let InstanceConfig { control_user, replication_user, rewind_user, .. } = config;
-    let replication = scram_sha_256(secrets.replication_password.as_bytes());
-    let rewind = scram_sha_256(secrets.rewind_password.as_bytes());
     let there: String = [control_user, replication_user, rewind_user]
         .map(|user| {
             format!(
@@ -48,8 +62,8 @@ fn roles(config: &InstanceConfig, secrets: &Secrets, further: &str) -> String {
              {there}
          END $$;
          ALTER ROLE \"{control_user}\" LOGIN;
-         ALTER ROLE \"{replication_user}\" LOGIN REPLICATION PASSWORD '{replication}';
-         ALTER ROLE \"{rewind_user}\" LOGIN PASSWORD '{rewind}';
+         ALTER ROLE \"{replication_user}\" LOGIN REPLICATION{replication};
+         ALTER ROLE \"{rewind_user}\" LOGIN{rewind};
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean) TO \"{rewind_user}\";
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_stat_file(text, boolean) TO \"{rewind_user}\";
          GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_binary_file(text) TO \"{rewind_user}\";
@@ -72,5 +86,6 @@ mod tests {
         let statements = roles(&config, &secrets, "");
         assert!(!statements.contains("hunter"), "{statements}");
         assert!(statements.contains("SCRAM-SHA-256$"));
+        assert!(!shown_roles(&config).contains("PASSWORD"), "{}", shown_roles(&config));
     }
 }

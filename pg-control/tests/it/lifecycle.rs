@@ -205,3 +205,20 @@ pub async fn a_stale_pid_file_of_another_process_is_no_server() -> Outcome {
     node.instance.kill_all().await?;
     Ok(())
 }
+
+pub async fn an_address_that_somebody_else_has_is_known() -> Outcome {
+    let mut taken = None;
+    let node = world::primary_with("pg1", |config| {
+        config.listen_addresses = "127.0.0.1, 127.0.0.2".to_owned();
+        taken = std::net::TcpListener::bind(("127.0.0.1", config.port)).ok();
+    })
+    .await?;
+    let listening = node.instance.listening().await?.ok_or("it runs, and its sockets can be seen")?;
+    assert!(listening.misses("127.0.0.1") && !listening.misses("127.0.0.2"), "{listening:?}");
+    // It was not told to listen there: whoever does may do so on purpose.
+    assert!(!listening.misses("127.0.0.3"), "{listening:?}");
+    let takes =
+        |host: [u8; 4]| pg_control::server_takes(&node.instance.config().data_dir, (host, listening.port).into());
+    assert_eq!((takes([127, 0, 0, 1]), takes([127, 0, 0, 2])), (Some(false), Some(true)));
+    Ok(())
+}

@@ -41,7 +41,7 @@ fn all() -> Vec<Test> {
         lifecycle: a_new_cluster_has_roles_of_least_privilege, another_agent_adopts_the_running_server,
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
             orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early, a_server_that_dies_without_its_shutdown_checkpoint_is_not_waited_for,
-            a_stale_pid_file_of_another_process_is_no_server;
+            a_stale_pid_file_of_another_process_is_no_server, an_address_that_somebody_else_has_is_known;
         cloning: a_copy_that_cannot_be_made_one_way_is_made_another;
         origin: a_new_cluster_is_restored_to_the_end_of_an_archive_and_to_a_restore_point,
             a_backup_of_a_cluster_of_the_same_name_is_refused, what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else,
@@ -79,7 +79,7 @@ fn all() -> Vec<Test> {
             a_backend_frozen_inside_its_commit_stops_all_writes_and_is_noticed,
             a_postmaster_stopped_alone_is_noticed, an_open_transaction_and_many_commits_are_no_stuck_writes,
             a_backend_that_is_killed_cuts_every_session_and_postgres_mends_itself;
-        settings: every_parameter_is_known_and_what_it_is_would_do, parameters_are_taken_up_while_the_server_runs,
+        settings: every_parameter_is_known_and_what_it_is_would_do, what_the_program_does_not_take_is_known_before_there_is_a_database, parameters_are_taken_up_while_the_server_runs,
             a_start_that_fails_with_other_parameters_goes_back_once, a_copy_keeps_the_parameters_of_its_node;
         slots: a_standby_streams_by_a_slot_and_has_slots_of_its_own, what_an_agent_has_made_is_known_to_its_next_life,
             a_slot_that_has_lost_its_wal_is_made_anew;

@@ -111,3 +111,18 @@ pub async fn a_copy_keeps_the_parameters_of_its_node() -> Outcome {
     assert_eq!(shows(&node, "work_mem").await?, "7MB");
     Ok(())
 }
+
+pub async fn what_the_program_does_not_take_is_known_before_there_is_a_database() -> Outcome {
+    let node = empty("pg1")?;
+    let bin_dir = &node.instance.config().bin_dir;
+    let good = [("max_connections", "150"), ("work_mem", "8MB"), ("some_extension.level", "3"), ("jit", "off")];
+    let mut parameters = good.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    assert_eq!(pg_control::objections(bin_dir, &parameters)?, []);
+    parameters = with(&with(&parameters, "max_conections", "150"), "work_mem", "8 cows");
+    let told = pg_control::objections(bin_dir, &parameters)?;
+    let [(one, meant), (two, invalid)] = &told[..] else { return Err(format!("{told:?}").into()) };
+    assert_eq!((one.as_str(), two.as_str()), ("max_conections", "work_mem"));
+    assert!(meant.contains("did you mean `max_connections`?"), "{meant}");
+    assert!(invalid.starts_with("invalid value for parameter \"work_mem\": \"8 cows\"; Valid units"), "{invalid}");
+    Ok(())
+}

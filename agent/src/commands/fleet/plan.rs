@@ -132,6 +132,7 @@ mod tests {
                 patroni: json!({"replication_state": "streaming"}),
                 cluster: json!({"members": listed}),
                 why: json!({"sentence": "says why", "standings": []}),
+                clock_ahead_ms: 0,
             };
             agents.insert(name(member), Agent { api_url: String::new(), says: Ok(says) });
         }

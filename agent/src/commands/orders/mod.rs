@@ -1,12 +1,14 @@
 //! `pgvigil restart`, `pgvigil reload` and `pgvigil reinit`: an order to one node, left in etcd, and followed until its record says how it went.
 
+mod planned;
 mod rolling;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consensus::Snapshot;
 use consensus::records::{OrderRecord, Transition, order_id};
 use decision::names::MemberName;
+use decision::rolling::lowered;
 
 use crate::cli::{Exit, OrderArgs, ReinitArgs, ReloadArgs, RestartArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask, who};
@@ -15,12 +17,27 @@ use crate::commands::world::Reach;
 use crate::commands::{told as unable, words};
 use crate::operate::orders::{self, refusal, waits_for_restart};
 use crate::operate::proviso::Proviso;
+use crate::operate::rolling::{self as facts, WITHOUT};
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How soon an agent has told what came of its parameters.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
 
 /// Restarts the Postgres of one node.
 pub async fn restart(arguments: &RestartArgs) -> Exit {
     let Some(member) = &arguments.member else {
+        if arguments.later.is_said() {
+            tell("error: a restart is scheduled of one member: name it");
+            return Exit::Usage;
+        }
         return ended(rolling::restart(&arguments.order, arguments.pending).await);
     };
+    if arguments.cancel {
+        return ended(planned::cancel(member, &arguments.order).await);
+    }
+    if arguments.later.is_said() {
+        return ended(planned::run(member, arguments).await);
+    }
     if arguments.pending {
         match nothing_is_pending(member, &arguments.order).await {
             Ok(false) => {}
@@ -74,11 +91,16 @@ fn named(member: &str) -> Result<MemberName, Exit> {
 async fn nothing_is_pending(member: &str, arguments: &OrderArgs) -> Result<bool, Exit> {
     let snapshot = read(&Reach::new(&arguments.config)?).await?;
     proviso(arguments).lead(&snapshot).map_err(unable)?;
-    let nothing = !waits_for_restart(&snapshot, &named(member)?);
-    if nothing {
-        answer(&format!("nothing waits for a restart on {member}"));
+    let name = named(member)?;
+    if waits_for_restart(&snapshot, &name) {
+        return Ok(false);
     }
-    Ok(nothing)
+    if let Some(later) = facts::after_others(&snapshot, &name) {
+        tell(&format!("refused: a restart of {name} would change nothing: {later}"));
+        return Err(Exit::Refused);
+    }
+    answer(&format!("nothing waits for a restart on {member}"));
+    Ok(true)
 }
 
 /// Copies the data of one node anew.
@@ -137,27 +159,54 @@ async fn read(reach: &Reach) -> Result<Snapshot, Exit> {
 
 /// What the order means, before it is given.
 fn consequence(snapshot: &Snapshot, to: &MemberName, order: &OrderRecord) -> String {
-    let leads = snapshot.cluster.leader.as_ref() == Some(to);
-    match (order.order.as_str(), leads) {
-        ("restart", true) => format!(
+    if order.order != "restart" {
+        return format!(
+            "the data of {to} is copied anew from the leader; what is there now is kept aside until the copy streams"
+        );
+    }
+    let pending = facts::nodes(snapshot).remove(to).unwrap_or_default().pending;
+    let lowered = lowered(&pending);
+    let mut what = match (snapshot.cluster.leader.as_ref() == Some(to), lowered.is_empty()) {
+        (true, true) => format!(
             "{to} leads: writes stop until its Postgres is back, about a second; without that pause: pgvigil switchover, then restart it as a standby"
         ),
-        ("restart", false) => format!("the Postgres of {to} is stopped and started again; readers there are cut off"),
-        _ => format!(
-            "the data of {to} is copied anew from the leader; what is there now is kept aside until the copy streams"
+        (true, false) => format!(
+            "{to} leads: writes stop until its Postgres is back, about a second; no switchover spares that, for {} is lowered on the leader first",
+            words::list(&lowered)
         ),
-    }
+        (false, _) => format!("the Postgres of {to} is stopped and started again; readers there are cut off"),
+    };
+    what.extend(facts::after_others(snapshot, to).map(|later| format!("; {later}")));
+    what
 }
 
 /// Waits until the node has taken the order up and its record is closed.
 async fn follow(reach: &Reach, to: &MemberName, revision: i64, within: Duration) -> Result<Exit, Exit> {
     let warn = |why: &str| tell(&format!("warning: {why}"));
     if let Some(record) = orders::follow(reach, revision, within, |_| false, warn).await {
-        return Ok(told(&record));
+        let exit = told(&record);
+        if record.notes.iter().any(|note| note.contains(WITHOUT)) {
+            mend(reach, to).await;
+        }
+        return Ok(exit);
     }
     let id = order_id(revision);
     tell(&format!("{to} is not done after {}; its record: pgvigil transitions {id}", words::length(within)));
     Ok(Exit::StillRunning)
+}
+
+/// Says how what a server did not take is taken back, as soon as its agent tells what that is.
+async fn mend(reach: &Reach, of: &MemberName) {
+    let begun = Instant::now();
+    while begun.elapsed() < TOLD_WITHIN {
+        let refused = read(reach).await.ok().and_then(|snapshot| facts::refused(&snapshot).remove(of));
+        if let Some(refused) = refused {
+            let (history, _) = reach.store.config_history().await.unwrap_or_default();
+            tell(&format!("Mend: {}", facts::mend(&refused, &history)));
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 fn told(record: &Transition) -> Exit {

@@ -5,6 +5,7 @@ mod edit;
 mod known;
 mod shown;
 
+use consensus::SettingsFrom;
 use serde_json::{Map, Value};
 
 use super::operator::{agrees, must_be_able_to_ask};
@@ -111,11 +112,14 @@ impl Plan<'_> {
         let before = change::settings(self.reach, &snapshot)?;
         let Checked { after, notes } = checked(self.reach, &snapshot, &before, new(&before)?).await.map_err(told)?;
         let lines = diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone()));
-        if lines.is_empty() {
-            answer("nothing to change");
-            return Ok(Exit::Done);
-        }
-        answer(&lines.join("\n"));
+        match (lines.is_empty(), snapshot.settings_from) {
+            (true, SettingsFrom::Stored) => {
+                answer("nothing to change");
+                return Ok(Exit::Done);
+            }
+            (true, _) => answer("what nobody can read gives way to the settings in force"),
+            (false, _) => answer(&lines.join("\n")),
+        };
         notes.iter().for_each(|note| tell(note));
         if self.dry_run {
             tell("nothing was changed (--dry-run)");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use consensus::records::PendingChange;
+use decision::parameters::CAPACITIES;
 use decision::reason::bytes;
 
 use super::super::screen::{self, Tone, paint};
@@ -25,11 +26,14 @@ pub fn render(status: &Status, colours: bool) -> String {
         _ => line.to_owned(),
     }));
     for member in status.members.iter().filter(|member| !member.pending_restart.is_empty()) {
-        let change =
-            |(name, change): (&String, &PendingChange)| format!("{name} {} -> {}", change.old_value, change.new_value);
+        let change = |(name, change): (&String, &PendingChange)| {
+            let after = after_whom(status, member, name, change).unwrap_or_default();
+            format!("{name} {} -> {}{after}", change.old_value, change.new_value)
+        };
         let changes: Vec<String> = member.pending_restart.iter().map(change).collect();
         lines.push(format!("  {} waits for a restart: {}", member.name, changes.join(", ")));
     }
+    lines.extend(status.scheduled.iter().map(|planned| format!("  scheduled {}", planned.in_words())));
     for trouble in &status.problems {
         let told = paint(&format!("! {}", trouble.problem), Tone::Doubtful, colours);
         lines.push(format!("{told}   HINT: {}", trouble.hint));
@@ -41,6 +45,21 @@ pub fn render(status: &Status, colours: bool) -> String {
     };
     lines.push(format!("{} - {}", paint(status.verdict.word.text(), tone, colours), status.verdict.sentence));
     lines.join("\n")
+}
+
+/// Whether it comes once others have been restarted: what a standby must not have less of than its primary is raised on the standbys first, and
+/// lowered on the leader first.
+fn after_whom(status: &Status, member: &MemberStatus, name: &str, change: &PendingChange) -> Option<&'static str> {
+    CAPACITIES.iter().find(|(capacity, _)| *capacity == name)?;
+    let (now, then): (u64, u64) = (change.old_value.parse().ok()?, change.new_value.parse().ok()?);
+    let leads = |member: &MemberStatus| member.role == "leader";
+    let waits = |other: &&MemberStatus| leads(other) != leads(member) && other.pending_restart.contains_key(name);
+    status.members.iter().find(waits)?;
+    match (leads(member), then > now) {
+        (true, true) => Some(" (after the standbys)"),
+        (false, false) => Some(" (after the leader)"),
+        _ => None,
+    }
 }
 
 /// One line on the cluster.
@@ -99,6 +118,8 @@ pub fn row(member: &MemberStatus, leader: Option<&str>) -> Vec<String> {
 fn candidate(member: &MemberStatus) -> String {
     match member.may_lead {
         None => "-".to_owned(),
+        // A dead leader holds its lock until the lease ends.
+        Some(true) if member.role == "leader" && !member.reachable => "has the lock".to_owned(),
         Some(true) if member.role == "leader" => "leads".to_owned(),
         Some(true) => "yes".to_owned(),
         Some(false) => format!("no: {}", words::list(member.bars.iter().map(|bar| &bar.sentence))),
@@ -122,6 +143,7 @@ mod tests {
             timeline: Some(8),
             sync: "leader".to_owned(),
             may_lead: Some(true),
+            reachable: true,
             seen_ms: Some(200),
             ..MemberStatus::default()
         };
@@ -163,6 +185,7 @@ mod tests {
             }),
             pause: None,
             hold: None,
+            scheduled: Vec::new(),
             request: None,
             members: vec![leader, laggard],
             problems: vec![Trouble::new("replay_behind", "pg3 is slow", "pgvigil why pg3")],
@@ -181,6 +204,9 @@ pg3     standby  streaming  8   0 bytes      18.0 MB     -       no: its tags ba
 ! pg3 is slow   HINT: pgvigil why pg3
 DEGRADED - writes work on pg1";
         assert_eq!(render(&status(), false), expected);
+        let mut silent = status();
+        silent.members[0].reachable = false;
+        assert!(render(&silent, false).contains("leader  has the lock "), "{}", render(&silent, false));
         assert!(render(&status(), true).contains("\x1b[33mDEGRADED\x1b[0m - writes"));
     }
 }

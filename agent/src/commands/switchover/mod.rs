@@ -2,18 +2,19 @@
 //! on the new leader. The agents do all the work: whoever interrupts this program interrupts nothing else.
 
 mod cancel;
+mod planned;
 
 use consensus::records::Transition;
 use decision::names::MemberName;
 use jiff::Timestamp;
 
+use super::checks::report;
 use super::follow::{conclude, follow};
 use super::operator::{agrees, must_be_able_to_ask, who};
-use super::screen::{answer, tell};
-use super::transitions::exit_word;
+use super::screen::tell;
 use super::world::Reach;
 use super::{told, words};
-use crate::cli::{Exit, Output, SwitchoverArgs};
+use crate::cli::{Exit, SwitchoverArgs};
 use crate::operate::preflight::{Preflight, Wish};
 use crate::operate::switchover::{look, request};
 
@@ -34,6 +35,9 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
     if !arguments.dry_run {
         must_be_able_to_ask(arguments.yes, "shall this member lead?")?;
     }
+    if arguments.later.is_said() {
+        return planned::run(arguments).await;
+    }
     let wish = wish(arguments)?;
     let reach = Reach::new(&arguments.config)?;
     let world = look(&reach, &wish).await;
@@ -43,11 +47,12 @@ async fn steps(arguments: &SwitchoverArgs) -> Result<Exit, Exit> {
     })?;
     let preflight = Preflight::of(&world, snapshot, &wish, Timestamp::now());
     let expected_pause_ms = expected_pause_ms(&reach).await;
+    let how = (arguments.output, arguments.dry_run);
     let (Some(from), Some(to), true) = (&preflight.leader, &preflight.candidate, preflight.passed()) else {
-        report(&preflight, arguments, None, Exit::Refused);
+        report(&preflight, how, None, None);
         return Ok(Exit::Refused);
     };
-    report(&preflight, arguments, expected_pause_ms, Exit::Done);
+    report(&preflight, how, Some(&ready(from, to, expected_pause_ms)), expected_pause_ms);
     if arguments.dry_run {
         return Ok(Exit::Done);
     }
@@ -70,27 +75,11 @@ fn wish(arguments: &SwitchoverArgs) -> Result<Wish, Exit> {
     Ok(Wish { to, expect_leader, ignore_hold: arguments.ignore_hold })
 }
 
-/// The checks are the answer of a dry run and of a refusal, and chatter before the deed.
-fn report(preflight: &Preflight, arguments: &SwitchoverArgs, expected_pause_ms: Option<f64>, exit: Exit) {
-    let final_word = arguments.dry_run || exit != Exit::Done;
-    if arguments.output == Output::Json && final_word {
-        answer(&preflight.to_json(expected_pause_ms, exit_word(exit)).to_string());
-        return;
-    }
-    let print = |text: &str| if final_word { _ = answer(text) } else { tell(text) };
-    for check in &preflight.checks {
-        print(&check.line());
-    }
-    match (&preflight.leader, &preflight.candidate) {
-        (Some(from), Some(to)) if exit == Exit::Done => {
-            let pause = expected_pause_ms
-                .map_or("no earlier switchover tells how long writes will pause".to_owned(), |ms| {
-                    format!("expected write pause about {}", words::outage(ms))
-                });
-            print(&format!("Ready: {from} -> {to}; {pause}."));
-        }
-        _ => print(&preflight.refusal()),
-    }
+/// What is ready to be done, and for how long writes will pause.
+fn ready(from: &MemberName, to: &MemberName, expected_pause_ms: Option<f64>) -> String {
+    let unknown = "no earlier switchover tells how long writes will pause".to_owned();
+    let pause = expected_pause_ms.map_or(unknown, |ms| format!("expected write pause about {}", words::outage(ms)));
+    format!("Ready: {from} -> {to}; {pause}.")
 }
 
 /// The median of the last switchovers, and of an even number the lower one of the two in the middle: where there are only two, one that was

@@ -32,7 +32,8 @@ pub fn draw(frame: &mut Frame, scene: &Scene) {
         frame.render_widget(Paragraph::new(told.to_owned()).wrap(Wrap { trim: true }).block(titled(scene)), area);
         return;
     };
-    let told = told(scene, status);
+    let mut told = told(scene, status);
+    told.extend(status.scheduled.iter().map(|planned| Line::raw(format!("scheduled {}", planned.in_words()))));
     let rows = u16::try_from(status.members.len()).unwrap_or(u16::MAX).saturating_add(3);
     let high = height(&told, area.width.saturating_sub(2)).saturating_add(2);
     let [above, table, middle, below] = Layout::vertical([

@@ -11,6 +11,7 @@ use super::changes::changes;
 use super::draw::draw;
 use super::keys::Wish;
 use super::scene::{Scene, Sight};
+use crate::operate::schedule::shown::Shown as Scheduled;
 
 fn member(name: &str, role: &str, state: &str) -> MemberStatus {
     let may_lead = Some(state != "unreachable");
@@ -64,10 +65,13 @@ fn screen(scene: &Scene, (width, height): (u16, u16)) -> String {
 #[test]
 fn the_screen_has_members_lease_transition_and_events() {
     let mut scene = watching();
-    scene.sees(Sight { status: Ok(status("pg2")), records: vec![failover()] });
+    let [id, kind, at] = ["p-70", "switchover", "2026-11-29T02:00:00Z"].map(str::to_owned);
+    let scheduled = vec![Scheduled { id, kind, at, ..Scheduled::default() }];
+    scene.sees(Sight { status: Ok(Status { scheduled, ..status("pg2") }), records: vec![failover()] });
     let drawn = screen(&scene, (140, 40));
     for told in [
         "pgvigil orders",
+        "scheduled p-70: switchover from whoever leads to the best standby at 2026-11-29 02:00:00Z",
         "lease pg2",
         "[##########..........]",
         "RECEIVE LAG",

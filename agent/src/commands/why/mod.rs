@@ -140,9 +140,9 @@ fn render(why: &Value) -> String {
         let text = |key: &str| refused[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {} has not promised to let this leader go on: {}", text("member"), text("why")));
     }
-    let state_dir = why.get("state_dir").filter(|state_dir| !state_dir.is_null());
+    let own = ["not_listening", "state_dir"].into_iter().filter_map(|key| why.get(key).filter(|one| !one.is_null()));
     let told = ["overruled", "slot_problems"].into_iter().flat_map(|key| why[key].as_array().into_iter().flatten());
-    for trouble in state_dir.into_iter().chain(told) {
+    for trouble in own.chain(told) {
         let text = |key: &str| trouble[key].as_str().unwrap_or("unknown");
         lines.push(format!("! {}\n  {}", text("problem"), text("hint")));
     }

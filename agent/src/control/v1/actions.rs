@@ -14,6 +14,7 @@ use super::streams::{self, Gone, Teller};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
+use crate::control::standing::Standing;
 use crate::operate::actions::{self, Action, State as Stands, TakenBack};
 
 /// How often a stream looks.
@@ -72,11 +73,12 @@ pub async fn take_back(
     ))]
 pub async fn stream(
     State(control): State<Control>,
+    Extension(standing): Extension<Standing>,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Answer> {
     let action = found(&control, id).await?;
     let room = control.streams.clone();
-    streams::open(&room, |teller| follow(control, action, teller))
+    streams::open(&room, standing.lost(), |teller| follow(control, action, teller))
 }
 
 async fn follow(control: Control, mut action: Action, teller: Teller) -> Result<(), Gone> {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::response::Response;
 use consensus::records::Transition;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use super::streams::{self, Gone, Teller};
 use crate::control::Control;
 use crate::control::answer::Answer;
+use crate::control::standing::Standing;
 use crate::http::bodies;
 use crate::published::Picture;
 
@@ -79,9 +80,12 @@ pub struct TransitionSeen {
 #[utoipa::path(get, path = "/v1/events", tag = "cluster", operation_id = "events",
     responses((status = 200, description = "Server-sent events: `cluster` first, with all there is; then `leader`, `member`, `pause` and \
         `transition`, each with what is so from then on", body = String, content_type = "text/event-stream")))]
-pub async fn stream(State(control): State<Control>) -> Result<Response, Answer> {
+pub async fn stream(
+    State(control): State<Control>,
+    Extension(standing): Extension<Standing>,
+) -> Result<Response, Answer> {
     let room = control.streams.clone();
-    streams::open(&room, |teller| tell(control, teller))
+    streams::open(&room, standing.lost(), |teller| tell(control, teller))
 }
 
 async fn tell(control: Control, teller: Teller) -> Result<(), Gone> {

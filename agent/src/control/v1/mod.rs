@@ -5,6 +5,7 @@ mod actions;
 mod answers;
 mod cluster;
 mod events;
+mod later;
 mod orders;
 mod pause;
 mod requests;
@@ -16,7 +17,7 @@ use axum::routing::{get, post};
 use utoipa::OpenApi;
 
 use super::Control;
-use super::verbs::{Verb, verb};
+use super::verbs::{Verb, another_method, verb};
 use crate::config::Role;
 
 pub use streams::STREAMS_MAX;
@@ -78,5 +79,6 @@ pub fn router(control: Control) -> Router {
         .route("/v1/resume", post(pause::resume))
         .route("/v1/actions/{id}", get(actions::look).delete(actions::take_back))
         .route("/v1/actions/{id}/events", get(actions::stream))
+        .method_not_allowed_fallback(another_method)
         .with_state(control)
 }

@@ -3,19 +3,24 @@
 use axum::http::StatusCode;
 use consensus::records::{OrderRecord, order_id};
 use decision::names::MemberName;
+use decision::schedule::Turn;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::answers::{accepted, expected, passes};
+use super::answers::{accepted, expected, passes, refused};
+use super::later::{plan, scheduled};
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
 use crate::control::verbs::may_ignore;
 use crate::openapi::Name;
 use crate::operate::actions::{Action, State};
 use crate::operate::orders::{self, read, refusal};
-use crate::operate::preflight::Check;
+use crate::operate::preflight::{Check, Grade};
 use crate::operate::proviso::Proviso;
+use crate::operate::schedule::shown::Shown;
+use crate::operate::schedule::{self, Plan};
 
 /// The role that a node must have.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -43,6 +48,12 @@ pub struct RestartWanted {
     /// Go on against a hold. Takes admin.
     #[serde(default)]
     ignore_hold: bool,
+    /// Not at once, but not before this time, which says its zone (RFC 3339).
+    #[schema(example = "2030-01-01T03:00:00+01:00")]
+    at: Option<String>,
+    /// For how long after that it may still begin, in seconds; missing: 600.
+    #[schema(minimum = 1, maximum = 604800)]
+    window_s: Option<u32>,
     /// Why, for the records.
     reason: Option<String>,
 }
@@ -91,11 +102,11 @@ pub struct Reloaded {
     changes: Vec<String>,
 }
 
-/// Restarts the Postgres of a node.
+/// Restarts the Postgres of a node, at once or at a time.
 #[utoipa::path(post, path = "/v1/restart", tag = "actions", operation_id = "restart", request_body = RestartWanted,
     responses(
-        (status = 202, description = "It is ordered", body = Action),
-        (status = 409, description = "Another order waits there", body = super::answers::Refusal),
+        (status = 202, description = "It is ordered, or scheduled", body = Action),
+        (status = 409, description = "Another order waits there, or another restart is scheduled", body = super::answers::Refusal),
         (status = 412, description = "A check forbids it", body = super::answers::Refusal),
     ))]
 pub async fn restart(call: Call) -> Result<Answer, Answer> {
@@ -104,8 +115,31 @@ pub async fn restart(call: Call) -> Result<Answer, Answer> {
         OnlyRole::Primary => "primary".to_owned(),
         OnlyRole::Standby => "replica".to_owned(),
     });
+    let told = (call.caller.who(), call.asides.or(wanted.reason.clone()));
+    if let Some(plan) = plan(wanted.at.as_deref(), wanted.window_s, wanted.ignore_hold, told)? {
+        return later(&call, &wanted, role, &plan).await;
+    }
     let order = OrderRecord { order: "restart".to_owned(), role, reason: wanted.reason, ..OrderRecord::default() };
     give(&call, &wanted.member, (wanted.expect_leader.as_ref(), wanted.ignore_hold), order).await
+}
+
+/// Leaves it in etcd for its time.
+async fn later(call: &Call, wanted: &RestartWanted, role: Option<String>, plan: &Plan) -> Result<Answer, Answer> {
+    may_ignore(&call.caller, wanted.ignore_hold)?;
+    let (snapshot, of, leader) = (read(&call.control.reach).await?, &wanted.member, wanted.expect_leader.as_ref());
+    let mut checks: Vec<Check> = expected(&snapshot, leader).into_iter().collect();
+    checks.push(match schedule::restart::refusal(&snapshot, of, Timestamp::now()) {
+        Some(why) => Check::fail(why),
+        None => Check::ok(format!("{of} is registered")),
+    });
+    if checks.iter().any(|check| check.grade == Grade::Fail) {
+        let another = snapshot.scheduled.restarts.contains_key(of);
+        let status = if another { StatusCode::CONFLICT } else { StatusCode::PRECONDITION_FAILED };
+        return Err(refused(status, &checks, None).about(format!("of {of}")));
+    }
+    let proviso = Proviso::expecting(leader.cloned());
+    let planned = schedule::restart::request(&call.control.reach, &snapshot, of, (role, false), plan, &proviso).await?;
+    Ok(scheduled(&Shown::of_restart(of, &planned, Turn::Ahead, Timestamp::now())))
 }
 
 /// Copies the data of a node anew.

@@ -1,5 +1,7 @@
 //! `POST /v1/pause` and `POST /v1/resume`: done when they are answered, in the settings that all agents follow.
 
+use std::sync::{Mutex, PoisonError};
+
 use axum::http::StatusCode;
 use decision::names::MemberName;
 use jiff::{SignedDuration, Timestamp};
@@ -11,12 +13,12 @@ use super::answers::{expected, passes};
 use crate::control::answer::Answer;
 use crate::control::guard::Call;
 use crate::openapi::Name;
-use crate::operate::pause::{USUAL, paused, resumed};
+use crate::operate::pause::{USUAL, paused, resumed, standing};
 use crate::operate::proviso::Proviso;
 use crate::operate::settings;
 
-/// A year is no pause.
-const LONGEST_S: u32 = 31_536_000;
+/// As [`LONGEST`](crate::operate::pause::LONGEST), in seconds.
+const LONGEST_S: u32 = 604_800;
 
 /// A pause.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -24,7 +26,7 @@ const LONGEST_S: u32 = 31_536_000;
 #[schema(example = json!({"for_s": 5400, "reason": "kernel upgrade"}))]
 pub struct PauseWanted {
     /// How long, in seconds from now; missing: an hour.
-    #[schema(minimum = 1, maximum = 31536000)]
+    #[schema(minimum = 1, maximum = 604800)]
     for_s: Option<u32>,
     /// Who must lead now; where another does, nothing is done.
     #[schema(value_type = Option<Name>)]
@@ -60,6 +62,8 @@ pub struct Paused {
     by: Option<String>,
     /// Why.
     reason: Option<String>,
+    /// Whose pause this one takes the place of; null: nobody's.
+    replaces: Option<String>,
 }
 
 /// Stops automatic actions for a while.
@@ -80,11 +84,17 @@ pub async fn pause(call: Call) -> Result<Answer, Answer> {
     let length = SignedDuration::from_secs(wanted.for_s.map_or(usual, i64::from));
     let until = Timestamp::now().saturating_add(length).unwrap_or(Timestamp::MAX);
     let (by, reason) = (call.caller.who(), call.asides.or(wanted.reason));
-    let new = |settings: &serde_json::Map<String, Value>| Ok(Some(paused(settings, until, &by, reason.as_deref())));
+    let replaced = Mutex::new(None);
+    let new = |settings: &serde_json::Map<String, Value>| {
+        *replaced.lock().unwrap_or_else(PoisonError::into_inner) = standing(settings, Timestamp::now());
+        Ok(Some(paused(settings, until, &by, reason.as_deref())))
+    };
     settings::change(&call.control.reach, &by, reason.as_deref(), &proviso, new).await?;
     let what = format!("until {until}");
     let (until, by) = (Some(until.to_string()), Some(by.clone()));
-    let now = Paused { schema: "pgvigil.pause/v1", paused: true, changed: true, until, by, reason: reason.clone() };
+    let replaces = replaced.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let reason = reason.clone();
+    let now = Paused { schema: "pgvigil.pause/v1", paused: true, changed: true, until, by, reason, replaces };
     Ok(Answer::object(StatusCode::OK, json!(now)).about(what))
 }
 
@@ -100,7 +110,8 @@ pub async fn resume(call: Call) -> Result<Answer, Answer> {
     let (by, reason) = (call.caller.who(), call.asides.or(wanted.reason).unwrap_or_else(|| "resumed".to_owned()));
     let changed = settings::change(&call.control.reach, &by, Some(&reason), &proviso, |now| Ok(resumed(now)));
     let changed = changed.await?.is_some();
-    let now = Paused { schema: "pgvigil.pause/v1", paused: false, changed, until: None, by: None, reason: None };
+    let schema = "pgvigil.pause/v1";
+    let now = Paused { schema, paused: false, changed, until: None, by: None, reason: None, replaces: None };
     Ok(Answer::object(StatusCode::OK, json!(now)).about(if changed { "resumed" } else { "it was not paused" }))
 }
 

@@ -10,6 +10,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::poll_fn;
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::control::answer::Answer;
@@ -45,11 +46,15 @@ impl Teller {
     }
 }
 
-/// Answers with whatever `work` tells, until it ends or the reader has gone.
+/// Answers with whatever `work` tells, until it ends, the reader has gone, or may not read any more: `lost` says why, and that is the last event.
 ///
 /// # Errors
 /// 503: as many as may be are there already.
-pub fn open<W>(room: &Arc<Semaphore>, work: impl FnOnce(Teller) -> W) -> Result<Response, Answer>
+pub fn open<W>(
+    room: &Arc<Semaphore>,
+    lost: impl Future<Output = String> + Send + 'static,
+    work: impl FnOnce(Teller) -> W,
+) -> Result<Response, Answer>
 where
     W: Future<Output = Result<(), Gone>> + Send + 'static,
 {
@@ -64,6 +69,7 @@ where
         tokio::select! {
             _ = work => {}
             () = sender.closed() => {}
+            why = lost => drop(Teller(sender.clone()).tell("denied", None, &json!({"error": why})).await),
         }
         drop(permit);
     });
@@ -74,16 +80,28 @@ where
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::future::pending;
+
     use http_body_util::BodyExt;
 
     use super::*;
 
     #[tokio::test]
+    async fn whoever_may_not_read_any_more_is_told_so_and_no_more() {
+        let room = Arc::new(Semaphore::new(1));
+        let never = |_| async move { pending().await };
+        let lost = async { "that is nobody's token here".to_owned() };
+        let text = open(&room, lost, never).unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(text, "event: denied\ndata: {\"error\":\"that is nobody's token here\"}\n\n");
+        assert!(tokio::time::timeout(Duration::from_secs(5), room.acquire()).await.is_ok(), "it is not given back");
+    }
+
+    #[tokio::test]
     async fn a_stream_ends_with_its_work_and_gives_its_room_back() {
         let room = Arc::new(Semaphore::new(1));
         let work = |teller: Teller| async move { teller.tell("end", Some("7"), &serde_json::json!({"a": 1})).await };
-        let first = open(&room, work).unwrap();
-        assert_eq!(open(&room, work).unwrap_err().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+        let first = open(&room, pending(), work).unwrap();
+        assert_eq!(open(&room, pending(), work).unwrap_err().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
         let text = first.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(text, "event: end\ndata: {\"a\":1}\nid: 7\n\n");
         assert!(tokio::time::timeout(Duration::from_secs(5), room.acquire()).await.is_ok(), "it is not given back");
@@ -96,7 +114,7 @@ mod tests {
             std::future::pending::<()>().await;
             teller.tell("end", None, &1).await
         };
-        drop(open(&room, never).unwrap());
+        drop(open(&room, pending(), never).unwrap());
         assert!(tokio::time::timeout(Duration::from_secs(5), room.acquire()).await.is_ok(), "it is not given back");
     }
 
@@ -108,7 +126,7 @@ mod tests {
                 teller.tell("noise", None, &1).await?;
             }
         };
-        let unread = open(&room, talks).unwrap();
+        let unread = open(&room, pending(), talks).unwrap();
         assert!(tokio::time::timeout(READ_WITHIN * 50, room.acquire()).await.is_ok(), "it is kept for ever");
         let text = unread.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(

@@ -1,6 +1,7 @@
 //! `PATCH /config` and `PUT /config`: the cluster's settings, checked as `pgvigil config set` checks them. `pause` in a patch pauses and resumes.
 
 use axum::http::StatusCode;
+use consensus::SettingsFrom;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
@@ -115,7 +116,8 @@ impl<'a> Change<'a> {
         let by = self.caller.who();
         let made = settings::change(reach, &by, self.reason, &self.proviso, |now| {
             unchanged(now, &before)?;
-            Ok((after != Value::Object(before.clone())).then(|| after.clone()))
+            let changes = after != Value::Object(before.clone()) || snapshot.settings_from != SettingsFrom::Stored;
+            Ok(changes.then(|| after.clone()))
         });
         made.await.map_err(|unable| Answer::from(unable).about(what.clone()))?;
         Ok(Answer::object(StatusCode::OK, after).about(what))

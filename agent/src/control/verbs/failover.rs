@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use consensus::Lead;
 
+use super::later::later;
 use super::switchover::{Wanted, asked_for, followed, unreachable};
 use super::{may_lose, member};
 use crate::control::Control;
@@ -17,7 +18,8 @@ use crate::operate::failover::{refusal, request, unproven};
         (status = 200, description = "Somebody leads", body = String, content_type = "text/plain"),
         (status = 409, description = "Another request waits", body = crate::openapi::Error),
         (status = 412, description = "A check forbids it", body = crate::openapi::Error),
-        (status = 422, description = "It is scheduled", body = crate::openapi::Error),
+        (status = 202, description = "The switchover is scheduled, where `leader` makes it one", body = String, content_type = "text/plain"),
+        (status = 422, description = "The time for which it is to be scheduled will not do", body = crate::openapi::Error),
         (status = 503, description = "It failed, or what came of it is not known yet", body = crate::openapi::Error),
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
@@ -37,7 +39,7 @@ async fn fail_over(control: &Control, caller: &Caller, asides: &Asides, wanted: 
     let bad = |why: &str| Answer::error(StatusCode::BAD_REQUEST, why);
     let to = member("candidate", wanted.candidate.as_deref())?
         .ok_or_else(|| bad("Failover could be performed only to a specific candidate"))?;
-    if super::not_later("scheduled_at", wanted.scheduled_at.as_ref()).is_err() {
+    if !matches!(later("scheduled_at", wanted.scheduled_at.as_ref(), wanted.window_s), Ok(None)) {
         return Err(bad("Failover can't be scheduled"));
     }
     let accepts = if wanted.accept_data_loss { ", a loss of data accepted" } else { "" };

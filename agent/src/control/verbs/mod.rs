@@ -4,16 +4,18 @@
 mod config;
 mod failover;
 mod gate;
+mod later;
 mod reinitialize;
 mod reload;
 mod restart;
+mod scheduled;
 mod switchover;
 
 use axum::Router;
+use axum::extract::OriginalUri;
 use axum::http::{Method, StatusCode};
 use axum::routing::{get, patch, post};
 use decision::names::MemberName;
-use serde_json::Value;
 use utoipa::OpenApi;
 
 use super::Control;
@@ -129,9 +131,22 @@ pub fn router(control: Control) -> Router {
         .route("/restart", post(restart::ask).delete(restart::cancel))
         .route("/reload", post(reload::ask))
         .route("/reinitialize", post(reinitialize::ask))
-        .route("/config", patch(config::patch).put(config::put))
         .route("/gate/migrate", get(gate::ask))
+        .method_not_allowed_fallback(another_method)
+        // Its GET is among the paths that only look, whose answer to other methods it shares.
+        .route("/config", patch(config::patch).put(config::put))
         .with_state(control)
+}
+
+/// There is something under this path, and it is asked for otherwise.
+pub(super) async fn another_method(method: Method, OriginalUri(uri): OriginalUri) -> Answer {
+    let allowed: Vec<&str> =
+        all().filter(|verb| fits(verb.path, uri.path())).map(|verb| verb.method.as_str()).collect();
+    let by = if allowed.is_empty() { "GET".to_owned() } else { allowed.join(", ") };
+    Answer::error(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{method} is not answered here; {by} is (GET /openapi.json has all)"),
+    )
 }
 
 /// A member as somebody has named it; an empty name is none.
@@ -156,19 +171,6 @@ fn takes_admin(caller: &Caller, wanted: bool, what: &str) -> Result<(), Answer> 
     }
     let why = format!("{} may not {what}: that takes admin", caller.name);
     Err(Answer::error(StatusCode::FORBIDDEN, why))
-}
-
-/// Nothing waits here for a later time.
-fn not_later(field: &str, at: Option<&Value>) -> Result<(), Answer> {
-    match at {
-        None | Some(Value::Null) => Ok(()),
-        Some(text) if text == "" => Ok(()),
-        Some(_) => {
-            let why =
-                format!("`{field}`: nothing is scheduled here; ask for it when it is due (cron, a systemd timer)");
-            Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why))
-        }
-    }
 }
 
 /// Tells the log what keeps a wait blind, and only what is new.

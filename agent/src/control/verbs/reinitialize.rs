@@ -57,7 +57,7 @@ pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer
         Some(_) => {}
     }
     let (requested_by, reason) = (caller.who(), asides.or(wanted.reason));
-    let order = OrderRecord { order: "reinit".to_owned(), role: None, requested_by, reason, ignored_hold: None };
+    let order = OrderRecord { order: "reinit".to_owned(), requested_by, reason, ..OrderRecord::default() };
     if let Some(why) = orders::refusal(&snapshot, me, &order) {
         return Err(refused(&why));
     }

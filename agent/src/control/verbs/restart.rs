@@ -10,13 +10,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{may_ignore, not_later, once, waits};
+use super::later::later;
+use super::scheduled::{self, Conditions};
+use super::{may_ignore, once, waits};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::Call;
 use crate::operate::orders::{self, refusal};
 use crate::operate::proviso::Proviso;
+use crate::operate::schedule::restart::cancel as cancel_restart;
 use crate::operate::words;
 
 /// How long whoever asks waits unless they say otherwise, and at most.
@@ -28,8 +31,10 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 #[serde(default, deny_unknown_fields)]
 #[schema(as = PatroniRestart, example = json!({"role": "replica", "timeout": 60}))]
 pub struct Wanted {
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, example = "2030-01-01T03:00:00+01:00")]
     schedule: Option<Value>,
+    #[schema(minimum = 1, maximum = 604800)]
+    window_s: Option<u32>,
     role: Option<String>,
     postgres_version: Option<String>,
     timeout: Option<Value>,
@@ -45,24 +50,37 @@ pub struct Wanted {
         pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 48)),
     responses(
         (status = 200, description = "It was restarted", body = String, content_type = "text/plain"),
+        (status = 202, description = "It is scheduled", body = String, content_type = "text/plain"),
+        (status = 409, description = "Another is scheduled already", body = crate::openapi::Error),
         (status = 412, description = "Another leads, or planned actions are held", body = crate::openapi::Error),
-        (status = 422, description = "It is scheduled", body = crate::openapi::Error),
+        (status = 422, description = "The time for which it is to be scheduled will not do", body = crate::openapi::Error),
+        (status = 500, description = "It is to be scheduled in a pause", body = crate::openapi::Error),
         (status = 503, description = "Its conditions are not satisfied, or it failed", body = crate::openapi::Error),
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
     let proviso = Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold };
     may_ignore(&caller, wanted.ignore_hold)?;
-    not_later("schedule", wanted.schedule.as_ref())?;
+    let later = later("schedule", wanted.schedule.as_ref(), wanted.window_s)?;
     let role = role(wanted.role.as_deref())?;
     let within = patience(wanted.timeout.as_ref())?;
     let older_than = wanted.postgres_version.as_deref().map(version).transpose()?;
+    if let Some(later) = later {
+        if older_than.is_some() {
+            return Err(bad("`postgres_version` goes with a restart at once, and not with `schedule`"));
+        }
+        let what = format!("at {}", later.text);
+        let conditions = Conditions { role, only_pending: wanted.restart_pending.is_some() };
+        let plan = later.plan("restart", &caller, (wanted.ignore_hold, asides.or(wanted.reason)))?;
+        let scheduled = scheduled::restart(&control, conditions, &plan, &proviso).await;
+        return scheduled.map(|answer| answer.about(what.clone())).map_err(|answer| answer.about(what));
+    }
     conditions(&control, older_than, wanted.restart_pending.is_some())?;
     let snapshot = orders::read(&control.reach).await?;
     proviso.lead(&snapshot)?;
     let reason = asides.or(wanted.reason);
     let order =
-        OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason, ignored_hold: None };
+        OrderRecord { order: "restart".to_owned(), role, requested_by: caller.who(), reason, ..OrderRecord::default() };
     let me = control.hands.me();
     if let Some(why) = refusal(&snapshot, me, &order) {
         return Err(unsatisfied(&why));
@@ -155,24 +173,16 @@ fn told(record: Option<&Transition>, revision: i64, within: Duration) -> Answer 
     }
 }
 
-/// Takes an order back that this node has not begun.
+/// Takes back the restart of this node that is scheduled, and the one that it has not begun.
 #[utoipa::path(delete, path = "/restart", tag = "patroni", operation_id = "patroni_cancel_restart",
     responses(
         (status = 200, description = "It is taken back", body = String, content_type = "text/plain"),
-        (status = 404, description = "None waits", body = crate::openapi::Error),
+        (status = 404, description = "None is scheduled, and none waits", body = crate::openapi::Error),
     ))]
 pub async fn cancel(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
-    let none = || Answer::error(StatusCode::NOT_FOUND, "no restarts are scheduled");
-    let snapshot = match orders::read(&control.reach).await {
-        Ok(snapshot) => snapshot,
-        Err(unable) => return unable.into(),
-    };
-    let me = control.hands.me();
-    let waits = snapshot.order_records.get(me).is_some_and(|order| order.order == "restart");
-    let Some(order) = snapshot.cluster.orders.get(me).filter(|_| waits) else { return none() };
-    match orders::withdraw(&control.reach, &snapshot, (me, order.revision), &caller.who()).await {
-        Ok(Some(_)) => Answer::sentence(StatusCode::OK, "scheduled restart deleted"),
-        Ok(None) => none(),
+    match cancel_restart(&control.reach, control.hands.me(), &caller.who()).await {
+        Ok(taken) if taken.is_empty() => Answer::error(StatusCode::NOT_FOUND, "no restarts are scheduled"),
+        Ok(taken) => Answer::sentence(StatusCode::OK, "scheduled restart deleted").about(taken.join("; ")),
         Err(unable) => unable.into(),
     }
 }

@@ -11,14 +11,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{may_ignore, member, not_later};
+use super::later::later;
+use super::{may_ignore, member, scheduled};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
 use crate::control::guard::{Asides, Call};
 use crate::operate::follow::{Asked, End, Followed, Kind, follow};
 use crate::operate::hold::Shown;
-use crate::operate::preflight::{Grade, Preflight, Wish};
+use crate::operate::preflight::{Preflight, Wish};
 use crate::operate::switchover::{self, look, request};
 use crate::operate::words;
 
@@ -35,9 +36,12 @@ pub struct Wanted {
     /// Who is to lead.
     #[serde(alias = "member")]
     pub candidate: Option<String>,
-    /// When.
-    #[schema(value_type = Option<String>)]
+    /// When, with the time zone; missing: at once.
+    #[schema(value_type = Option<String>, example = "2030-01-01T03:00:00+01:00")]
     pub scheduled_at: Option<Value>,
+    /// For how long after that it may still begin, in seconds (600).
+    #[schema(minimum = 1, maximum = 604800)]
+    pub window_s: Option<u32>,
     /// Why.
     pub reason: Option<String>,
     /// It goes on against a hold.
@@ -50,9 +54,10 @@ pub struct Wanted {
 #[utoipa::path(post, path = "/switchover", tag = "patroni", operation_id = "patroni_switchover", request_body = Wanted,
     responses(
         (status = 200, description = "Somebody leads", body = String, content_type = "text/plain"),
-        (status = 409, description = "Another request waits", body = crate::openapi::Error),
+        (status = 202, description = "It is scheduled", body = String, content_type = "text/plain"),
+        (status = 409, description = "Another request waits, or another switchover is scheduled", body = crate::openapi::Error),
         (status = 412, description = "A check forbids it", body = crate::openapi::Error),
-        (status = 422, description = "It is scheduled", body = crate::openapi::Error),
+        (status = 422, description = "The time for which it is to be scheduled will not do", body = crate::openapi::Error),
         (status = 503, description = "It failed, or what came of it is not known yet", body = crate::openapi::Error),
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
@@ -76,13 +81,19 @@ pub(super) async fn asked_for(
     let leader = member("leader", wanted.leader.as_deref())?
         .ok_or_else(|| bad("Switchover could be performed only from a specific leader"))?;
     let candidate = member("candidate", wanted.candidate.as_deref())?;
-    not_later("scheduled_at", wanted.scheduled_at.as_ref())?;
+    let later = later("scheduled_at", wanted.scheduled_at.as_ref(), wanted.window_s)?;
     if candidate.as_ref() == Some(&leader) {
         return Err(bad("Switchover target and source are the same"));
     }
     let to = candidate.as_ref().map_or_else(|| "the best standby".to_owned(), ToString::to_string);
     let what = format!("from {leader} to {to}");
     let reason = asides.or(wanted.reason.clone());
+    if let Some(later) = later {
+        let what = format!("{what}, at {}", later.text);
+        let wish = Wish { to: candidate, expect_leader: Some(leader), ignore_hold: wanted.ignore_hold };
+        let scheduled = scheduled::switchover(control, caller, wish, &later, reason).await;
+        return scheduled.map(|answer| answer.about(what.clone())).map_err(|answer| answer.about(what));
+    }
     let wish = Wish { to: candidate, expect_leader: Some(leader), ignore_hold: wanted.ignore_hold };
     let handed_over = hand_over(control, caller, wish, reason.as_deref()).await;
     handed_over.map(|answer| answer.about(what.clone())).map_err(|answer| answer.about(what))
@@ -109,22 +120,26 @@ pub(super) fn unreachable(why: &str) -> Answer {
 fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
     let leads = |expected: &MemberName| preflight.leader.as_ref() == Some(expected);
     let is_member = |name: &MemberName| snapshot.cluster.members.contains_key(name);
-    let failed = preflight.checks.iter().filter(|check| check.grade == Grade::Fail).map(|check| check.text.as_str());
-    let failed = failed.collect::<Vec<_>>().join("; ");
     let precondition = StatusCode::PRECONDITION_FAILED;
     let (status, sentence) = if !wish.expect_leader.as_ref().is_some_and(leads) {
-        (precondition, "leader name does not match".to_owned())
+        (precondition, "leader name does not match")
     } else if wish.to.as_ref().is_some_and(|name| !is_member(name)) {
-        (precondition, "candidate does not exists".to_owned())
+        (precondition, "candidate does not exists")
     } else if snapshot.request_record.is_some() {
-        (StatusCode::CONFLICT, "another switchover or failover is under way".to_owned())
-    } else if !wish.ignore_hold && Shown::of(&snapshot.hold, Timestamp::now()).is_some() {
-        (precondition, "planned actions are held".to_owned())
+        (StatusCode::CONFLICT, "another switchover or failover is under way")
+    } else if !wish.ignore_hold && Shown::of(snapshot, Timestamp::now()).is_some() {
+        (precondition, "planned actions are held")
     } else if snapshot.config.paused_at(Timestamp::now()) && wish.to.is_none() {
-        (StatusCode::BAD_REQUEST, "Switchover is possible only to a specific candidate in a paused state".to_owned())
+        (StatusCode::BAD_REQUEST, "Switchover is possible only to a specific candidate in a paused state")
     } else {
-        (precondition, "switchover is not possible: no good candidates have been found".to_owned())
+        (precondition, "switchover is not possible: no good candidates have been found")
     };
+    refused(preflight, status, sentence)
+}
+
+/// A refusal in this sentence, with every check.
+pub(super) fn refused(preflight: &Preflight, status: StatusCode, sentence: &str) -> Answer {
+    let failed = preflight.failures().collect::<Vec<_>>().join("; ");
     let body = json!({
         "error": format!("{sentence} ({failed})"),
         "checks": preflight.checks,
@@ -167,22 +182,23 @@ pub(super) async fn followed(control: &Control, asked: &Asked) -> Answer {
     conclusion(asked, &follow(&control.reach, asked, WITHIN, &mut |_| {}).await)
 }
 
-/// Takes the request back that waits, that of a failover as well.
+/// Takes back the switchover that is scheduled, and the request that waits, that of a failover as well.
 #[utoipa::path(delete, path = "/switchover", tag = "patroni", operation_id = "patroni_cancel_switchover",
     responses(
         (status = 200, description = "It is taken back", body = String, content_type = "text/plain"),
-        (status = 404, description = "None waits", body = crate::openapi::Error),
+        (status = 404, description = "None is scheduled, and none waits", body = crate::openapi::Error),
         (status = 409, description = "It was answered at this very moment", body = crate::openapi::Error),
     ))]
 pub async fn cancel(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
     match switchover::cancel(&control.reach, &caller.who()).await {
-        Ok(Some(cancelled)) => {
-            if let Some(why) = cancelled.unrecorded {
+        Ok(taken) if !taken.is_empty() => {
+            for why in taken.iter().filter_map(|taken| taken.unrecorded.as_ref()) {
                 tracing::warn!(why, "that a request was taken back is not on record");
             }
-            Answer::sentence(StatusCode::OK, "scheduled switchover deleted").about(cancelled.what)
+            let what: Vec<String> = taken.into_iter().map(|taken| taken.what).collect();
+            Answer::sentence(StatusCode::OK, "scheduled switchover deleted").about(what.join("; "))
         }
-        Ok(None) => Answer::error(StatusCode::NOT_FOUND, "no switchover is scheduled"),
+        Ok(_) => Answer::error(StatusCode::NOT_FOUND, "no switchover is scheduled"),
         Err(unable) => unable.into(),
     }
 }

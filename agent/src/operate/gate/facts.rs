@@ -111,7 +111,7 @@ fn paused(snapshot: &Snapshot, now: Timestamp) -> Option<String> {
 }
 
 fn held(snapshot: &Snapshot, limits: &Limits, now: Timestamp) -> Option<String> {
-    let shown = Shown::of(&snapshot.hold, now)?;
+    let shown = Shown::of(snapshot, now)?;
     let mine = limits.hold.is_some() && shown.id == limits.hold;
     (!mine).then(|| format!("planned actions are held {}", shown.in_words()))
 }

@@ -6,7 +6,7 @@ mod parameters;
 mod patch;
 
 use consensus::records::{ClusterConfig, ConfigRevision};
-use consensus::{ConfigChange, Outcome, Snapshot};
+use consensus::{ConfigChange, Outcome, SettingsFrom, Snapshot};
 use serde_json::{Map, Value};
 
 use super::hold;
@@ -92,22 +92,22 @@ pub async fn read(reach: &Reach) -> Result<Snapshot, Unable> {
     reach.store.read().await.map_err(|error| Unable::by_etcd(&error, "the settings cannot be read"))
 }
 
-/// The settings as they are; empty where there are none.
+/// The settings that are in force; empty where there are none. Where nobody can read what is stored, a change begins from what stood there before.
 ///
 /// # Errors
-/// What is stored is no JSON object.
+/// Nobody can read what is stored, or remembers what stood there before.
 pub fn settings(reach: &Reach, snapshot: &Snapshot) -> Result<Map<String, Value>, Unable> {
-    match &snapshot.config.raw {
-        Value::Object(config) => Ok(config.clone()),
-        _ if snapshot.config_revision == 0 => Ok(Map::new()),
-        _ => {
+    match (&snapshot.config.raw, snapshot.settings_from) {
+        (Value::Object(config), _) => Ok(config.clone()),
+        (_, SettingsFrom::Nowhere) => {
             let key = reach.store.keys().config();
             let why = format!(
-                "the settings in etcd ({key}) are no JSON object; agents go on with those that they knew before. Put an earlier state back \
-                 first: pgvigil config history, then pgvigil config show --revision N | etcdctl put {key}"
+                "nobody can read the settings in etcd ({key}), nor remembers any: parameters stay as each server has them, and durability as \
+                 it is recorded. Put there what is to be set: etcdctl put {key} '{{...}}'"
             );
             Err(Unable::new(Kind::Failed, why))
         }
+        _ => Ok(Map::new()),
     }
 }
 

@@ -35,9 +35,10 @@ pub async fn checked(
     if changed.is_empty() && removed.is_empty() {
         return Ok((after, Vec::new()));
     }
-    refuse(&changed, mode(reach, &after))?;
+    let allowed = refuse(&changed, mode(reach, &after));
     let catalogue = match catalogue(reach, snapshot).await {
         Some(catalogue) => catalogue,
+        None if allowed.is_err() => return allowed.map(|()| (after, Vec::new())),
         // What is taken out needs no check.
         None if changed.is_empty() => Catalogue::new(),
         None => {
@@ -59,13 +60,33 @@ pub async fn checked(
     if !mistakes.is_empty() {
         return Err(Unable { kind: Kind::Misused, why: mistakes });
     }
+    allowed?;
     let names = changed.iter().map(|(name, _)| *name).chain(removed);
     let restart =
         names.filter(|name| catalogue.get(&name.to_lowercase()).is_some_and(|one| one.takes == Takes::Restart));
-    let notes = restart
-        .map(|name| format!("{name} takes a restart: each node tells that it waits for one until it has had it"));
+    let notes = restart.map(|name| {
+        let new = new.get(name).and_then(text);
+        format!("{name} takes a restart: {}", how_it_comes(snapshot, &name.to_lowercase(), new.as_deref()))
+    });
     let notes = notes.collect();
     Ok((after, notes))
+}
+
+/// In which order a parameter that takes a restart comes to the nodes.
+fn how_it_comes(snapshot: &Snapshot, name: &str, new: Option<&str>) -> String {
+    const TOLD: &str = "each node tells that it waits for one until it has had it (pgvigil restart --pending)";
+    let leader = snapshot.cluster.leader.as_ref().and_then(|leader| snapshot.cluster.members.get(leader));
+    let now = leader.and_then(|leader| leader.capacities.get(name)).copied();
+    let new = new.and_then(|new| new.trim().parse::<u64>().ok());
+    let how = match (now, new) {
+        (Some(now), Some(new)) if new > now => "; the standbys come first, then the leader, by a switchover",
+        (Some(now), Some(new)) if new < now => {
+            "; the leader comes first, in place (about a second without writes), then the standbys"
+        }
+        (Some(_), None) => "; it is raised on the standbys first, and lowered on the leader first, in place",
+        _ => "",
+    };
+    format!("{TOLD}{how}")
 }
 
 /// What may not be said for the whole cluster.

@@ -16,6 +16,7 @@ use super::problems::{self, Trouble};
 use super::verdict::{self, Verdict};
 use crate::config::Config;
 use crate::operate::hold::Shown;
+use crate::operate::schedule::shown::Shown as Scheduled;
 
 /// The cluster as it stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
@@ -44,6 +45,8 @@ pub struct Status {
     pub pause: Option<PauseStatus>,
     /// For whom planned actions wait.
     pub hold: Option<Shown>,
+    /// What is to begin at a time, the next first.
+    pub scheduled: Vec<Scheduled>,
     /// An operator's request that waits.
     #[schema(value_type = Option<Object>)]
     pub request: Option<Value>,
@@ -111,13 +114,14 @@ impl Status {
             durability: snapshot.and_then(durability),
             pause: pause(world, now),
             hold: hold(world, now),
+            scheduled: snapshot.map(|snapshot| Scheduled::all(world, snapshot, now)).unwrap_or_default(),
             request: snapshot.and_then(|snapshot| snapshot.request_record.as_ref()).map(|record| json!(record)),
             members: member::members(world, now),
             problems: Vec::new(),
             verdict: Verdict::default(),
         };
         status.problems = problems::problems(&status, world, config.timing.ttl);
-        status.verdict = verdict::verdict(&status, world);
+        status.verdict = verdict::verdict(&status, world, config.timing.ttl);
         if let Some(snapshot) = snapshot {
             let asked = snapshot.config.durability.unwrap_or(config.durability).mode;
             status.verdict = std::mem::take(&mut status.verdict).because_of_two_nodes(snapshot, asked);
@@ -151,7 +155,7 @@ fn pause(world: &World, now: Timestamp) -> Option<PauseStatus> {
 /// Where etcd is silent, as the agents remember.
 fn hold(world: &World, now: Timestamp) -> Option<Shown> {
     match &world.etcd {
-        Ok(snapshot) => Shown::of(&snapshot.hold, now),
+        Ok(snapshot) => Shown::of(snapshot, now),
         Err(_) => world.answers().find_map(|(_, answer)| {
             serde_json::from_value::<Option<Shown>>(answer.patroni["pgvigil"]["hold"].clone()).ok().flatten()
         }),

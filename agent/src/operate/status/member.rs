@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::super::rolling;
 use super::super::world::{Answer, World};
 
 /// For how long a former leader without a living agent is still expected back.
@@ -87,6 +88,20 @@ pub fn members(world: &World, now: Timestamp) -> Vec<MemberStatus> {
     names.iter().map(|name| member(world, name)).collect()
 }
 
+/// From whom the Postgres of a member streams on whose agent is gone.
+pub fn streams_on(world: &World, name: &MemberName) -> Option<MemberName> {
+    let leader = world.leader().filter(|leader| leader != name)?;
+    streaming(world.leader_answer()?).any(|other| other == *name).then_some(leader)
+}
+
+/// What an operator is told who has taken a member out of the cluster whose Postgres goes on.
+pub fn told_of_streaming(name: &str, leader: &str) -> (String, &'static str) {
+    (
+        format!("{name} is removed, but its Postgres still streams from {leader}"),
+        "on that host: pg_ctl -D DATA_DIR stop -m fast",
+    )
+}
+
 /// Whose Postgres streams from this one.
 fn streaming(leader: &Answer) -> impl Iterator<Item = MemberName> {
     let senders = leader.patroni["replication"].as_array().into_iter().flatten();
@@ -117,14 +132,10 @@ fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     names
 }
 
-/// As it has registered itself; where etcd is silent, as its agent says.
+/// As it and the others have registered themselves; where etcd is silent, as its agent says.
 fn pending_restart(world: &World, name: &MemberName) -> BTreeMap<String, PendingChange> {
     if let Ok(snapshot) = &world.etcd {
-        return snapshot
-            .member_records
-            .get(name)
-            .map(|record| record.pending_restart_reason.clone())
-            .unwrap_or_default();
+        return rolling::pending(snapshot, name);
     }
     let told = world.answer(name).map(|answer| answer.patroni["pending_restart_reason"].clone());
     told.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default()

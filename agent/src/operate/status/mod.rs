@@ -5,4 +5,5 @@ pub mod facts;
 pub mod member;
 pub mod problems;
 mod told;
+mod vacancy;
 pub mod verdict;

@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 use super::super::words;
 use super::super::world::{Answer, World};
 use super::facts::Status;
-use super::member::MemberStatus;
-use super::told;
+use super::member::{MemberStatus, streams_on, told_of_streaming};
+use super::{told, vacancy};
+use crate::operate::schedule::clocks::differing;
 
 /// Replay this far behind prolongs a failover noticeably.
 const REPLAY_BEHIND_BYTES: u64 = 16 << 20;
@@ -26,6 +27,9 @@ pub const UNREADABLE: &str = "etcd_unreadable";
 pub const OVERRULED: &str = "durability_overruled";
 /// Clients may not write, by a setting.
 pub const FORBIDDEN: &str = "writes_forbidden";
+
+/// Postgres does not listen where everybody looks for it.
+pub const NOT_LISTENING: &str = "not_listening";
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -56,7 +60,9 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
         }));
         found.extend(told::beside(world, snapshot));
     }
-    found.extend(status.members.iter().filter_map(|member| of_member(member, status, ttl)));
+    found.extend(vacancy::way_out(status, world));
+    found.extend(world.answers().filter_map(|(name, answer)| not_listening(name, &answer.why)));
+    found.extend(status.members.iter().filter_map(|member| of_member(member, status, world, ttl)));
     let degraded = status.durability.as_ref().filter(|durability| durability.mode != Mode::Async);
     if degraded.is_some_and(|durability| durability.policies.iter().any(|quorum| quorum.k == 0)) {
         let problem = "commits wait for nobody although the mode promises that they do: there is no voter";
@@ -69,10 +75,15 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
     found.extend(world.answers().filter_map(|(name, answer)| state_dir(name, &answer.why)));
     found.extend(told::parameters(world));
     found.extend(told::slots(world));
+    found.extend(told::certificates(world));
     found.extend(told::overruled(world.leader_answer().map_or(&Value::Null, |leader| &leader.why)));
     if let Some(pause) = &status.pause {
         let problem = format!("automatic actions are paused {}", pause.in_words());
         found.push(Trouble::new("paused", problem, "pgvigil resume"));
+    }
+    if !status.scheduled.is_empty() {
+        let hint = "what is scheduled counts by the clock of whoever leads then: chronyc tracking, or timedatectl, on both hosts";
+        found.extend(differing(world).into_iter().map(|clock| Trouble::new("clocks_differ", clock, hint)));
     }
     if status.request.is_some() {
         let problem = "an operator's request waits to be carried out";
@@ -112,6 +123,13 @@ fn of_etcd(error: &str, world: &World, ttl: Duration) -> Trouble {
     Trouble::new("etcd_unreachable", problem, hint)
 }
 
+/// A server that nobody reaches.
+fn not_listening(name: &MemberName, why: &Value) -> Option<Trouble> {
+    let text = |key: &str| why["not_listening"][key].as_str();
+    let problem = format!("on {name}: {}", text("problem")?);
+    Some(Trouble::new(NOT_LISTENING, problem, text("hint").unwrap_or("see postgres.log there")))
+}
+
 /// What an agent misses of its own directory.
 fn state_dir(name: &MemberName, why: &Value) -> Option<Trouble> {
     let text = |key: &str| why["state_dir"][key].as_str();
@@ -120,7 +138,7 @@ fn state_dir(name: &MemberName, why: &Value) -> Option<Trouble> {
 }
 
 /// The gravest thing that is wrong with one member.
-fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Trouble> {
+fn of_member(member: &MemberStatus, status: &Status, world: &World, ttl: Duration) -> Option<Trouble> {
     let name = &member.name;
     let trouble = |code, problem, hint: String| Some(Trouble::new(code, problem, hint));
     let why = || format!("pgvigil why {name}");
@@ -129,6 +147,10 @@ fn of_member(member: &MemberStatus, status: &Status, ttl: Duration) -> Option<Tr
         return trouble("member_down", problem, format!("start the agent on {name}; its log says why it ended"));
     }
     if member.state == "leaving" {
+        if let Some(leader) = MemberName::new(name.as_str()).ok().and_then(|name| streams_on(world, &name)) {
+            let (problem, hint) = told_of_streaming(name, leader.as_str());
+            return trouble("leaving", problem, hint.to_owned());
+        }
         let problem = format!("{name} was removed by an operator, and something still counts on it");
         return trouble("leaving", problem, "pgvigil why says what the leader is at".to_owned());
     }
@@ -201,6 +223,23 @@ mod tests {
             let trouble = of_etcd("late", &world, Duration::from_secs(5));
             assert!(trouble.code == code && trouble.problem.contains(told), "{why}: {trouble:?}");
         }
+    }
+
+    #[test]
+    fn of_a_removed_member_whose_postgres_goes_on_the_mend_is_told() {
+        let (pg1, pg3) = (MemberName::new("pg1").unwrap(), MemberName::new("pg3").unwrap());
+        let told = |senders: Value| {
+            let patroni = json!({"replication": senders});
+            let says = Ok(Answer { patroni, beat: json!({"leader": true}), ..Answer::default() });
+            let agents = [(pg1.clone(), Agent { api_url: String::new(), says })].into();
+            let world = World { etcd: Err("late".to_owned()), agents, me: pg1.clone() };
+            let gone = MemberStatus { name: pg3.to_string(), state: "leaving".to_owned(), ..MemberStatus::default() };
+            of_member(&gone, &Status::default(), &world, Duration::from_secs(5)).unwrap()
+        };
+        let streams = told(json!([{"application_name": "pg3_t4"}]));
+        assert_eq!(streams.problem, "pg3 is removed, but its Postgres still streams from pg1");
+        assert!(streams.hint.contains("pg_ctl") && streams.hint.contains("stop -m fast"), "{streams:?}");
+        assert!(told(json!([])).hint.contains("pgvigil why"));
     }
 
     #[test]

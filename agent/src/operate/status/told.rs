@@ -11,6 +11,8 @@ use super::problems::{CORRUPT, FORBIDDEN, OVERRULED, Trouble};
 const IGNORED: &str = "parameter_ignored";
 /// The cluster's rules for connections are not in force.
 const ACCESS: &str = "access_rejected";
+/// A certificate ends soon, or has.
+const CERTIFICATE: &str = "certificate_ends";
 /// Postgres does not take a parameter.
 const REJECTED: &str = "parameters_rejected";
 
@@ -50,6 +52,19 @@ pub fn slots(world: &World) -> Vec<Trouble> {
             let code = CODES.into_iter().find(|code| one["code"] == *code);
             found.extend(code.map(|code| Trouble::new(code, format!("{name}: {}", text("problem")), text("hint"))));
         }
+    }
+    found
+}
+
+/// What agents say of certificates that end soon, or have.
+pub fn certificates(world: &World) -> Vec<Trouble> {
+    let mut found = Vec::new();
+    for (name, answer) in world.answers() {
+        let told = answer.why["certificates"].as_array().into_iter().flatten();
+        found.extend(told.map(|one| {
+            let text = |key: &str| one[key].as_str().unwrap_or("unknown");
+            Trouble::new(CERTIFICATE, format!("{name}: {}", text("problem")), text("hint"))
+        }));
     }
     found
 }

@@ -2,6 +2,7 @@
 //! nothing else should be right to go back to sleep on `OK`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use consensus::Snapshot;
 use decision::durability::{Policies, count_of_voters, proven};
@@ -16,6 +17,7 @@ use super::super::world::World;
 use super::facts::Status;
 use super::member::MemberStatus;
 use super::problems::{FORBIDDEN, OVERRULED, UNREADABLE};
+use super::vacancy;
 
 /// How things stand, in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -72,9 +74,12 @@ enum Cost {
 }
 
 /// The verdict on all of it.
-pub fn verdict(status: &Status, world: &World) -> Verdict {
+pub fn verdict(status: &Status, world: &World, ttl: Duration) -> Verdict {
     let is_told = |code: &str| status.problems.iter().any(|problem| problem.code == code);
+    let ends = vacancy::lease_ends(status, world, ttl).filter(|_| status.writable.is_none());
     let cost = match cost(status) {
+        // What is so under its lease says nothing of what comes after it.
+        _ if ends.is_some() => Cost::Unknown,
         Cost::Nothing if is_told(OVERRULED) => Cost::Uncounted,
         cost => cost,
     };
@@ -98,14 +103,33 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
             let why = "no agent has ever registered; is `cluster` in the node's file right? (pgvigil fleet status)";
             (Word::NoPrimary, format!("cluster {} is not in this etcd: {why}", status.cluster))
         }
-        Some(false) => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
-        None if status.leader.is_some() => (
-            Word::Degraded,
-            format!("{leader} holds the lock, but its agent does not answer here: whether writes work is not known"),
-        ),
+        Some(false) => match unheard(world) {
+            Some(why) => (Word::NoPrimary, format!("no client reaches {leader}, which leads: {why}")),
+            None => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
+        },
+        None if status.leader.is_some() => {
+            let unknown = || {
+                format!("{leader} holds the lock, but its agent does not answer here: whether writes work is not known")
+            };
+            (Word::Degraded, ends.unwrap_or_else(unknown))
+        }
         None => (Word::Degraded, "who leads is not known: etcd is silent, and no agent that answers leads".to_owned()),
     };
-    let told = match (&cost, status.writable) {
+    let told = price(&cost, status);
+    let sentence = told.map_or_else(|| writes.clone(), |told| format!("{writes}; {told}"));
+    let (failover_possible, failover_lost_bytes_bound) = match cost {
+        Cost::Nothing => (Some(true), Some(0)),
+        Cost::UpTo { behind_bytes, .. } => (Some(true), behind_bytes),
+        Cost::Uncounted => (Some(true), None),
+        Cost::Impossible(_) => (Some(false), None),
+        Cost::Unknown => (None, None),
+    };
+    Verdict { word, sentence, because: None, failover_possible, failover_lost_bytes_bound }
+}
+
+/// What a failover would cost, as the second half of the sentence; where nobody takes writes there is none to be had.
+fn price(cost: &Cost, status: &Status) -> Option<String> {
+    match (cost, status.writable) {
         (_, Some(false)) | (Cost::Unknown, _) => None,
         (Cost::Nothing, _) if status.pause.is_some() => {
             Some("a failover would lose nothing, but none happens while paused".to_owned())
@@ -120,16 +144,7 @@ pub fn verdict(status: &Status, world: &World) -> Verdict {
             Some(format!("a failover now would lose what {best} has not received yet"))
         }
         (Cost::Impossible(why), _) => Some(format!("no failover is possible now: {why}")),
-    };
-    let sentence = told.map_or_else(|| writes.clone(), |told| format!("{writes}; {told}"));
-    let (failover_possible, failover_lost_bytes_bound) = match cost {
-        Cost::Nothing => (Some(true), Some(0)),
-        Cost::UpTo { behind_bytes, .. } => (Some(true), behind_bytes),
-        Cost::Uncounted => (Some(true), None),
-        Cost::Impossible(_) => (Some(false), None),
-        Cost::Unknown => (None, None),
-    };
-    Verdict { word, sentence, because: None, failover_possible, failover_lost_bytes_bound }
+    }
 }
 
 impl Verdict {
@@ -153,6 +168,11 @@ fn follows(world: &World) -> bool {
 
 fn streams_from_there(world: &World) -> bool {
     world.leader_answer().is_some_and(|leader| leader.patroni["replication_state"] == "streaming")
+}
+
+/// The leader would take writes, and its Postgres does not listen where clients look for it.
+fn unheard(world: &World) -> Option<&str> {
+    world.leader_answer().filter(|leader| leader.leads())?.why["not_listening"]["problem"].as_str()
 }
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
@@ -212,6 +232,7 @@ mod tests {
     use super::super::member::BarStatus;
     use super::super::told::overruled;
     use super::*;
+    use crate::operate::world::{Agent, Answer};
 
     fn standby(name: &str, lag: u64) -> MemberStatus {
         MemberStatus {
@@ -292,6 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_whom_no_client_reaches_is_not_called_writable_and_the_mend_is_told() {
+        let name = |text: &str| MemberName::new(text).unwrap();
+        let why = serde_json::json!({"member": "pg1", "not_listening": {"problem": "it does not listen on h:1", "hint": "ss"}});
+        let says =
+            Ok(Answer { beat: serde_json::json!({"leader": true, "writable": false}), why, ..Answer::default() });
+        let agents = BTreeMap::from([(name("pg1"), Agent { api_url: String::new(), says })]);
+        let world = World { etcd: Err(String::new()), agents, me: name("pg1") };
+        let status = Status { leader: Some("pg1".to_owned()), writable: Some(false), ..Status::default() };
+        let verdict = verdict(&status, &world, Duration::from_secs(5));
+        assert_eq!(verdict.word, Word::NoPrimary);
+        assert_eq!(verdict.sentence, "no client reaches pg1, which leads: it does not listen on h:1");
+        let told = super::super::problems::problems(&status, &world, Duration::from_secs(5));
+        assert!(told.iter().any(|one| (one.code, one.hint.as_str()) == ("not_listening", "ss")), "{told:?}");
+    }
+
+    #[test]
     fn what_is_set_against_the_promises_is_a_problem_and_nobody_says_that_nothing_would_be_lost() {
         let told = |code: &str| serde_json::json!({"overruled": [{"code": code, "problem": "set", "hint": "mend"}]});
         for (code, sentence) in [
@@ -316,7 +353,7 @@ mod tests {
             };
             let world =
                 World { etcd: Err(String::new()), agents: BTreeMap::new(), me: MemberName::new("pg1").unwrap() };
-            let verdict = verdict(&status, &world);
+            let verdict = verdict(&status, &world, Duration::from_secs(5));
             assert_eq!((verdict.word, verdict.sentence.as_str()), (Word::Degraded, sentence));
             let bound = if code == FORBIDDEN { Some(0) } else { None };
             assert_eq!(verdict.failover_lost_bytes_bound, bound);

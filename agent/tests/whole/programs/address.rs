@@ -1,4 +1,5 @@
-//! vip-manager, beside each node, with an address that follows the leader: once by the key in etcd, once by `GET /leader`. It runs in a network of
+//! vip-manager, beside each node, with an address that follows the leader: once by the key in etcd, once by the health API, as
+//! `pgvigil show vip-manager` has it. It runs in a network of
 //! its own, where it may do as it likes, with an interface for each node; what it asks for passes through sockets in the file system.
 
 use std::path::{Path, PathBuf};
@@ -54,7 +55,7 @@ impl Addresses {
         }
         let passages = passages(stage, &directory)?;
         let names: Vec<&str> = stage.cluster.nodes().iter().map(|node| node.name()).collect();
-        let script = [NETWORK, &watchers(program, stage), LOOK].concat();
+        let script = [NETWORK, &watchers(program, stage, &directory).await?, LOOK].concat();
         let log = std::fs::File::create(directory.join("log"))?;
         let mut network = Command::new("unshare");
         network.args(&unshare).args(["sh", "-c", &script]).env("NODES", names.join(" ")).env("DIRECTORY", &directory);
@@ -89,20 +90,23 @@ fn unshare() -> Vec<&'static str> {
     arguments
 }
 
-/// Two for each node, as an operator would start them on it.
-fn watchers(program: &Path, stage: &Stage) -> String {
+/// Two for each node, as an operator would start them on it: one is told what to do on its command line, one by the file that pgvigil prints.
+async fn watchers(program: &Path, stage: &Stage, directory: &Path) -> Result<String> {
     let etcd = stage.cluster.etcd_urls().join(",");
-    let watcher = |node: &str, address: &str, rest: &str| {
-        let common = format!("--interface={node} --ip={address} --netmask=24 --interval=200");
-        format!("{} {common} {rest} &\n", program.display())
-    };
-    let of_node = |node: &agent::demo::node::Node| {
-        let (name, api) = (node.name(), node.api_url());
+    let mut watchers = String::new();
+    for node in stage.cluster.nodes() {
+        let name = node.name();
+        let common = format!("--interface={name} --ip={BY_KEY} --netmask=24 --interval=200");
         let by_key = format!("--trigger-key=/service/demo/leader --trigger-value={name} --dcs-endpoints={etcd}");
-        let by_api = format!("--dcs-type=patroni --trigger-key=/leader --dcs-endpoints={api}");
-        watcher(name, BY_KEY, &by_key) + &watcher(name, BY_API, &by_api)
-    };
-    stage.cluster.nodes().iter().map(of_node).collect()
+        watchers += &format!("{} {common} {by_key} &\n", program.display());
+        let ip = format!("{BY_API}/24");
+        let shown = stage.cluster.pgvigil(name, &["show", "vip-manager", "--ip", &ip, "--interface", name]).await?;
+        ensure!(shown.status.success(), "show vip-manager: {}", String::from_utf8_lossy(&shown.stderr));
+        let file = directory.join(format!("{name}.yml"));
+        std::fs::write(&file, shown.stdout)?;
+        watchers += &format!("{} --config={} &\n", program.display(), file.display());
+    }
+    Ok(watchers)
 }
 
 /// From loopback in there to loopback out here, by the same ports: HAProxy leads to a socket, and this process on from that.

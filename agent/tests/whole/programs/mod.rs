@@ -109,7 +109,10 @@ impl Programs {
         }
         documented::every_path_is_served(stage).await?;
         match &self.nagios {
-            Some(nagios) => nagios.every_check_is_good(stage, &leader).await,
+            Some(nagios) => {
+                nagios.every_check_is_good(stage, &leader).await?;
+                nagios.something_is_scheduled(stage).await
+            }
             None => Ok(()),
         }
     }

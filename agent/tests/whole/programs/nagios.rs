@@ -112,6 +112,15 @@ impl Nagios {
         format!("node_tl_has_changed --state-file {}", self.timeline)
     }
 
+    /// A switchover that is to come is told, and forgotten when it has been taken back.
+    pub async fn something_is_scheduled(&self, stage: &Stage) -> Result<()> {
+        let told = |expected| [(At::Cluster, expected, "cluster_has_scheduled_action")];
+        stage.pgvigil("n1", &["switchover", "--in", "1h", "-y"]).await?;
+        self.come_true(&told(CRITICAL)).await?;
+        stage.pgvigil("n1", &["switchover", "--cancel"]).await?;
+        self.come_true(&told(OK)).await
+    }
+
     /// What was changed is told once, and nothing else.
     pub async fn a_restart_is_pending(&self, leader: &str) -> Result<()> {
         let settings = self.changed();

@@ -1,0 +1,238 @@
+//! Settings that nobody can read, because somebody has put nonsense in their place: those that stood there before are in force, as this agent knows
+//! them, else as etcd remembers them, else by the newest row of their history. Where nobody remembers any, what the durability record promises is kept.
+//!
+//! **Invariant: nonsense in the place of the settings never makes a promise smaller.** What stood there before is what an operator has asked for.
+//! A row of the history may be older than that (another tool writes none), and nothing at all says nothing: so a mode that the record shows to be
+//! stricter stays in force, no site begins to follow or ceases to, and no replication slot is dropped for its sake.
+
+use decision::settings::{Durability, Mode};
+use decision::site::Site;
+use etcd_client::{GetOptions, SortOrder, SortTarget};
+
+use crate::error::Error;
+use crate::keys::Keys;
+use crate::mending::Before;
+use crate::records::{ClusterConfig, ConfigRevision};
+use crate::snapshot::Snapshot;
+use crate::store::{Store, text_of};
+
+/// So many rows of the history travel in one answer, each of which may be a megabyte of anything.
+const ROWS_AT_ONCE: i64 = 8;
+
+/// Which settings are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SettingsFrom {
+    /// Those that are stored; or there are none, and none are.
+    #[default]
+    Stored,
+    /// Nobody can read those that are stored: the ones that stood there before.
+    Before,
+    /// Nor does etcd remember what stood there: the state of this number in their history.
+    Row(u64),
+    /// Nobody knows: neither is remembered.
+    Nowhere,
+}
+
+impl SettingsFrom {
+    /// What is in force and what mends it, for whoever reads of a key that nobody can read.
+    fn in_words(self, key: &str) -> String {
+        let rollback = "pgvigil config history, then pgvigil config rollback N";
+        match self {
+            SettingsFrom::Stored => String::new(),
+            SettingsFrom::Before => format!("the settings that stood there before stay in force ({rollback})"),
+            SettingsFrom::Row(number) => format!(
+                "etcd does not remember what stood there before, and revision {number} of the history is in force ({rollback})"
+            ),
+            SettingsFrom::Nowhere => format!(
+                "neither etcd nor the history remembers any: the durability that `sync` records stays in force, parameters and rules for \
+                 connections stay as each server has them, and planned actions wait (etcdctl put {key} '{{}}', with what is to be set)"
+            ),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Settings that nobody can read leave those in force that were known before: neither parameters nor a pause are forgotten for them. Says whether
+    /// that was so; otherwise etcd is to be asked.
+    pub(crate) fn keep_settings_of(&mut self, before: &Self) -> bool {
+        let seen = before.cluster.revision != 0;
+        let asked_already = before.config_revision == self.config_revision;
+        let known = match before.settings_from {
+            SettingsFrom::Nowhere => asked_already,
+            SettingsFrom::Stored | SettingsFrom::Before | SettingsFrom::Row(_) => true,
+        };
+        if self.settings_from == SettingsFrom::Stored || !seen || !known {
+            return self.settings_from == SettingsFrom::Stored;
+        }
+        let from = match before.settings_from {
+            SettingsFrom::Stored => SettingsFrom::Before,
+            from => from,
+        };
+        self.put_in_force(before.config.clone(), from);
+        true
+    }
+
+    /// Puts settings in force in the place of those that nobody can read.
+    fn put_in_force(&mut self, mut config: ClusterConfig, from: SettingsFrom) {
+        let follows = self.cluster.follows();
+        match from {
+            SettingsFrom::Stored | SettingsFrom::Before => {}
+            SettingsFrom::Row(_) => {
+                let remote = config.site.remote.take().filter(|_| follows);
+                config.site = Site { remote, promote: None };
+                config.durability = self.promised().filter(|promised| exceeds(promised, &config)).or(config.durability);
+                config.slots.doubtful = true;
+            }
+            SettingsFrom::Nowhere => {
+                config.durability = self.promised().or(config.durability);
+                config.slots.doubtful = true;
+            }
+        }
+        self.cluster.site = config.site.clone();
+        self.cluster.prefer_zone.clone_from(&config.prefer_zone);
+        (self.config, self.settings_from) = (config, from);
+    }
+
+    /// What the durability record promises; `None`: there is none that can be read.
+    fn promised(&self) -> Option<Durability> {
+        let sync = self.cluster.sync.as_ref().filter(|_| self.nonsense.sync == 0)?;
+        let most = sync.policies.iter().map(|quorum| quorum.k).max().unwrap_or_default();
+        Some(Durability { mode: sync.mode, acknowledgers: most.max(1), ..Durability::default() })
+    }
+
+    /// Adds to the problem of the settings which are in force instead.
+    pub(crate) fn tell_settings(&mut self, keys: &Keys) {
+        let key = keys.config();
+        let (from, known) = (self.settings_from, self.problems.iter_mut().find(|problem| problem.key == key));
+        if let Some(problem) = known.filter(|_| from != SettingsFrom::Stored) {
+            problem.why = format!("{}; {}", problem.why, from.in_words(&key));
+        }
+    }
+}
+
+/// Whether more is promised than settings ask for. `auto` goes by the record itself.
+fn exceeds(promised: &Durability, config: &ClusterConfig) -> bool {
+    let strictness = |mode: Mode| match mode {
+        Mode::Async => 0,
+        Mode::Quorum => 1,
+        Mode::Strict => 2,
+        Mode::Auto => 3,
+    };
+    config.durability.is_some_and(|asked| strictness(promised.mode) > strictness(asked.mode))
+}
+
+impl Store {
+    /// Looks for the settings that were in force before somebody put what nobody can read in their place.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub(crate) async fn recall_settings(&self, seen: &mut Snapshot) -> Result<(), Error> {
+        let readable = |text: &str| {
+            let (config, _) = ClusterConfig::from_json(text);
+            Some(config).filter(|config| config.raw.is_object())
+        };
+        let stood = self.before(&self.keys().config(), seen.config_revision, |kv| readable(&text_of(kv))).await?;
+        if let Before::Was(config, _) = stood {
+            seen.put_in_force(config, SettingsFrom::Before);
+        } else if let Some(row) = self.newest_readable_row().await? {
+            let config = readable(&row.config.to_string()).unwrap_or_default();
+            seen.put_in_force(config, SettingsFrom::Row(row.number));
+        } else if let Before::Nothing = stood {
+            // Nothing was ever set.
+            seen.put_in_force(ClusterConfig::default(), SettingsFrom::Before);
+        } else {
+            seen.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        }
+        Ok(())
+    }
+
+    /// The newest row of the history of the settings that can be understood.
+    async fn newest_readable_row(&self) -> Result<Option<ConfigRevision>, Error> {
+        let folder = self.keys().config_history();
+        let mut end = Keys::end_of(&folder);
+        loop {
+            let newest = GetOptions::new().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(ROWS_AT_ONCE);
+            let found = self.read_range(&folder, newest.with_range(end.as_str())).await?;
+            let understood = |kv| crate::settings::row(&folder, kv).ok().filter(|row| row.config.is_object());
+            if let Some(row) = found.iter().find_map(understood) {
+                return Ok(Some(row));
+            }
+            match found.last() {
+                Some(oldest) => end = String::from_utf8_lossy(oldest.key()).into_owned(),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use decision::durability::Quorum;
+    use decision::names::{MemberName, Term, Timeline};
+    use decision::view::SyncRecord;
+
+    use super::*;
+
+    fn promising(mode: Mode, k: u32) -> Snapshot {
+        let name = |text| MemberName::new(text).expect("a good name");
+        let quorum = Quorum::of(k, ["pg2", "pg3"].map(name).into());
+        let record = SyncRecord::of_reign(name("pg1"), Term(7), mode, vec![quorum], Timeline(1));
+        let mut seen = Snapshot { config_revision: 9, settings_from: SettingsFrom::Nowhere, ..Snapshot::default() };
+        (seen.cluster.revision, seen.cluster.sync) = (20, Some(record));
+        seen
+    }
+
+    fn set(text: &str) -> ClusterConfig {
+        ClusterConfig::from_json(text).0
+    }
+
+    #[test]
+    fn a_row_of_the_history_makes_no_promise_smaller() {
+        let in_force = |mode, k, text: &str| {
+            let mut seen = promising(mode, k);
+            seen.put_in_force(set(text), SettingsFrom::Row(3));
+            seen.config.durability.map(|durability| (durability.mode, durability.acknowledgers))
+        };
+        let asked = |mode: &str| format!(r#"{{"pgvigil":{{"durability":{{"mode":"{mode}","acknowledgers":1}}}}}}"#);
+        assert_eq!(in_force(Mode::Quorum, 2, &asked("async")), Some((Mode::Quorum, 2)));
+        assert_eq!(in_force(Mode::Strict, 1, &asked("quorum")), Some((Mode::Strict, 1)));
+        assert_eq!(in_force(Mode::Quorum, 1, &asked("strict")), Some((Mode::Strict, 1)));
+        assert_eq!(in_force(Mode::Async, 0, &asked("async")), Some((Mode::Async, 1)));
+        assert_eq!(in_force(Mode::Strict, 2, &asked("auto")), Some((Mode::Auto, 1)), "it goes by the record");
+    }
+
+    #[test]
+    fn a_row_of_the_history_makes_no_site_follow_and_ends_nothing() {
+        let row = r#"{"standby_cluster":{"host":"west"},"pgvigil":{"site":{"promote":{}}}}"#;
+        let mut leads = promising(Mode::Quorum, 1);
+        leads.put_in_force(set(row), SettingsFrom::Row(3));
+        assert_eq!(leads.cluster.site, Site::default());
+        let mut follows = promising(Mode::Async, 0);
+        follows.cluster.sync.as_mut().expect("a record").follows = true;
+        follows.put_in_force(set(row), SettingsFrom::Row(3));
+        assert!(follows.cluster.site.remote.is_some() && follows.cluster.site.promote.is_none());
+        assert!(follows.config.slots.doubtful);
+    }
+
+    #[test]
+    fn what_was_known_before_stays_in_force_and_what_was_not_is_asked_for_once() {
+        let stored = Snapshot { config: set(r#"{"pause":true}"#), config_revision: 5, ..promising(Mode::Quorum, 1) };
+        let stored = Snapshot { settings_from: SettingsFrom::Stored, ..stored };
+        let mut seen = promising(Mode::Quorum, 1);
+        assert!(!seen.keep_settings_of(&Snapshot::default()), "nothing was seen before");
+        assert!(seen.keep_settings_of(&stored) && seen.config.pause.is_some());
+        assert_eq!(seen.settings_from, SettingsFrom::Before);
+
+        let mut unknown = promising(Mode::Strict, 2);
+        unknown.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        let mut next = promising(Mode::Quorum, 1);
+        assert!(next.keep_settings_of(&unknown));
+        assert_eq!(next.config.durability.map(|it| (it.mode, it.acknowledgers)), Some((Mode::Quorum, 1)));
+        next.nonsense.sync = 11;
+        let mut unreadable = Snapshot { nonsense: next.nonsense, ..promising(Mode::Strict, 2) };
+        assert!(unreadable.keep_settings_of(&next));
+        assert_eq!(unreadable.config.durability.map(|it| it.mode), Some(Mode::Quorum), "as it was known");
+        let mut further = Snapshot { config_revision: 12, ..promising(Mode::Quorum, 1) };
+        assert!(!further.keep_settings_of(&unknown), "other nonsense");
+    }
+}
