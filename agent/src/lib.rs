@@ -48,6 +48,7 @@ pub mod run;
 mod scheduler;
 pub mod secret;
 pub mod show;
+pub mod slo;
 mod slots;
 mod state_dir;
 mod task;

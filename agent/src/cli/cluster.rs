@@ -155,6 +155,17 @@ pub struct ResumeArgs {
     pub expect: Expect,
 }
 
+/// Arguments of `slo`.
+#[derive(Debug, Args)]
+pub struct SloArgs {
+    /// Where the cluster is described.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
 /// Arguments of `transitions`.
 #[derive(Debug, Args)]
 pub struct TransitionsArgs {
@@ -163,6 +174,9 @@ pub struct TransitionsArgs {
     pub config: ConfigArg,
     /// Only this one, in full.
     pub id: Option<String>,
+    /// As the beginning of a post-mortem in Markdown.
+    #[arg(long, requires = "id", conflicts_with = "output")]
+    pub md: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

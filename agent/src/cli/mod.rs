@@ -28,7 +28,7 @@ use decision::names::MemberName;
 pub use adopt::AdoptArgs;
 pub use check::{CheckArgs, What};
 pub use cluster::{
-    FailoverArgs, PauseArgs, ResumeArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WatchArgs, WhyArgs,
+    FailoverArgs, PauseArgs, ResumeArgs, SloArgs, StatusArgs, SwitchoverArgs, TransitionsArgs, WatchArgs, WhyArgs,
 };
 pub use config::{ConfigCommand, DiffArgs, EditArgs, HistoryArgs, RollbackArgs, SetArgs, ShowConfigArgs};
 pub use demo::{DemoArgs, Fault};
@@ -269,6 +269,8 @@ pub enum Command {
     /// Which of two sites leads: let this one lead, or follow the other.
     #[command(subcommand)]
     Site(SiteCommand),
+    /// What is left of the month's 99.95 %, and what each transition has cost of it.
+    Slo(SloArgs),
     /// What happened: every failover, switchover and restart with its phases.
     Transitions(TransitionsArgs),
     /// One file with what somebody needs who was not there, and no secret.

@@ -18,11 +18,13 @@ mod member;
 mod operator;
 mod orders;
 mod pause;
+mod postmortem;
 mod report;
 mod screen;
 mod settings;
 mod shown;
 mod site;
+mod slo;
 mod status;
 mod switchover;
 mod transitions;
@@ -60,6 +62,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Resume(arguments) => in_runtime(pause::resume(&arguments)),
         Command::Config(command) => in_runtime(settings::run(&command)),
         Command::Site(command) => in_runtime(site::run(&command)),
+        Command::Slo(arguments) => in_runtime(slo::run(&arguments)),
         Command::Transitions(arguments) => in_runtime(transitions::run(&arguments)),
         Command::Report(arguments) => in_runtime(report::run(&arguments)),
         Command::Validate(arguments) => validate::run(&arguments),

@@ -1,18 +1,15 @@
 //! `pgvigil transitions [ID]`: what happened, from the records that the agents wrote: a table of all, or one in full with its phases. From
 //! etcd, or from an agent's memory where etcd is silent.
 
-use std::time::Duration;
-
 use consensus::records::Transition;
 use serde_json::{Value, json};
 
+use super::postmortem;
 use super::screen::{self, answer, tell};
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{Exit, Output, TransitionsArgs};
-
-/// How long writes may be unavailable in a month of 30 days under 99.95 %.
-const MONTHLY_BUDGET: Duration = Duration::from_secs(1296);
+use crate::slo::BUDGET_MS;
 
 /// Prints the records, or one of them.
 pub async fn run(arguments: &TransitionsArgs) -> Exit {
@@ -27,6 +24,7 @@ pub async fn run(arguments: &TransitionsArgs) -> Exit {
     match &arguments.id {
         None => list(&records, arguments.output),
         Some(id) => match records.iter().find(|record| record.id == *id) {
+            Some(record) if arguments.md => answer(&postmortem::stub(&reach.config.cluster, record)),
             Some(record) => one(record, arguments.output),
             None => {
                 tell(&format!("error: there is no transition {id}; `pgvigil transitions` lists them"));
@@ -38,7 +36,7 @@ pub async fn run(arguments: &TransitionsArgs) -> Exit {
 }
 
 /// All records, the oldest first.
-async fn records(reach: &Reach) -> Result<Vec<Transition>, Exit> {
+pub async fn records(reach: &Reach) -> Result<Vec<Transition>, Exit> {
     let why = match reach.store.transitions().await {
         Ok((records, problems)) => {
             for problem in problems {
@@ -154,7 +152,7 @@ fn phases(record: &Transition) -> Vec<String> {
     let mut lines: Vec<String> =
         screen::table(&["", "phase", "took", "on"], &rows).lines().map(str::to_owned).collect();
     if let Some(outage) = record.write_outage_ms {
-        let share = outage / 1000.0 / MONTHLY_BUDGET.as_secs_f64() * 100.0;
+        let share = outage / BUDGET_MS * 100.0;
         let sum =
             format!("  -> WRITE OUTAGE {} ({share:.3} % of what 99.95 % allows in a month)", words::outage(outage));
         lines.insert(during + 1, sum);

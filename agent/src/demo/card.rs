@@ -6,7 +6,7 @@ use super::audit::Audit;
 use crate::cli::Fault;
 
 /// The outage that 99.95 % allows in a month of 30 days.
-const MONTH_BUDGET_MS: f64 = 1_296_000.0;
+const MONTH_BUDGET_MS: f64 = crate::slo::BUDGET_MS;
 
 /// A pause that nobody would call one.
 const SHORT_MS: f64 = 100.0;

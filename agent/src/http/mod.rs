@@ -31,6 +31,7 @@ use crate::control::is_verb;
 use crate::metrics::Metrics;
 use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
+use crate::slo::Slo;
 use crate::transitions::Ledger;
 
 pub use accept::{Arrived, arrivals, bind};
@@ -77,6 +78,7 @@ pub fn reading(api: Api) -> Router {
         .route("/slots", open(get(slots)))
         .route("/activity", open(get(activity)))
         .route("/transitions", open(get(transitions)))
+        .route("/slo", open(get(slo)))
         .route("/beat", open(get(beat)))
         .route("/metrics", open(get(metrics)))
         .route("/openapi.json", open(get(openapi)))
@@ -230,6 +232,10 @@ async fn activity(State(api): State<Api>) -> Response {
 
 async fn transitions(State(api): State<Api>) -> Response {
     Json(json!({"schema": "pgvigil.transitions/v1", "transitions": api.ledger.all()})).into_response()
+}
+
+async fn slo(State(api): State<Api>) -> Response {
+    Json(Slo::of(&api.ledger.all(), jiff::Timestamp::now())).into_response()
 }
 
 async fn beat(State(api): State<Api>) -> Response {

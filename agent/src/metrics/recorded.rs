@@ -9,9 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use super::Real;
-
-/// The window of the objective for availability.
-const WINDOW_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
+use crate::slo::counts;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
@@ -62,7 +60,6 @@ impl Recorded {
 
     /// Replaces what they say by what the records say at `now`.
     pub(super) fn set(&self, records: &[Transition], now: jiff::Timestamp) {
-        let now = now.as_duration().as_secs_f64();
         self.count.clear();
         self.last_at.clear();
         self.last_outage.clear();
@@ -77,8 +74,7 @@ impl Recorded {
             let last = self.last_at.get_or_create(&labels);
             last.set(last.get().max(at));
             let Some(took_ms) = record.write_outage_ms else { continue };
-            // Before a cluster was made nobody could miss it.
-            if now - at <= WINDOW_SECONDS && record.kind != "bootstrap" {
+            if counts(record, now).is_some() {
                 outage_ms += took_ms;
             }
             let known = newest.entry(&record.kind).or_insert((at, took_ms));

@@ -26,6 +26,7 @@ const READING: &[(&str, Answers, &str)] = &[
         "What goes on in this server: its oldest transaction, who waits for locks, its standbys",
     ),
     ("/transitions", Answers::Object, "The records that this agent remembers"),
+    ("/slo", Answers::Object, "What the last 30 days have cost of the objective, by the records"),
     ("/beat", Answers::Object, "The few facts that agents tell each other often"),
     ("/metrics", Answers::Text("application/openmetrics-text"), "Metrics"),
     ("/openapi.json", Answers::Object, "This document"),

@@ -67,10 +67,20 @@ async fn a_browser_is_shown_who_leads_who_follows_and_what_happened() {
         let to = stage.others(&leader)[1].clone();
         stage.pgvigil(&leader, &["switchover", "--to", &to, "--reason", "<b>not bold</b>", "-y"]).await?;
         stage.whole().await?;
-        let wanted = [format!("{to} leads"), format!("{leader} → {to}"), "&lt;b&gt;not bold&lt;/b&gt;".to_owned()];
+        let wanted = [
+            "99.95 % allows are left".to_owned(),
+            format!("{to} leads"),
+            format!("{leader} → {to}"),
+            "&lt;b&gt;not bold&lt;/b&gt;".to_owned(),
+        ];
         shows(&format!("{url}/ui"), &wanted).await?;
         let (_, picture) = first_event(&url)?;
         ensure!(picture["transitions"].as_array().is_some_and(|all| all.len() >= 2), "{picture}");
+        let told = stage.pgvigil(&leader, &["slo", "-o", "json"]).await?;
+        let slo: Value = serde_json::from_str(&told)?;
+        ensure!(slo["schema"] == "pgvigil.slo/v1" && slo["costs"][0]["kind"] == "switchover", "{slo}");
+        ensure!(slo["write_outage_ms"].as_f64().is_some_and(|outage| outage > 0.0), "{slo}");
+        ensure!(stage.ask(&leader, "/slo").await?["costs"] == slo["costs"], "the agent tells otherwise");
         Ok(())
     })
     .await;

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::{Api, beats, bodies};
+use crate::slo::Slo;
 
 /// So many pages at once are told what changes; each is worth a few kilobytes a second.
 const READERS_MAX: usize = 16;
@@ -95,5 +96,6 @@ fn picture(api: &Api) -> Value {
         "why": bodies::why(&picture, &api.ledger.problems()),
         "beat": beats::beat(api),
         "transitions": newest,
+        "slo": Slo::of(&records, jiff::Timestamp::now()),
     })
 }
