@@ -10,7 +10,7 @@ pub const OBJECTIVE: f64 = 0.9995;
 /// Over so many days.
 pub const WINDOW_DAYS: i64 = 30;
 /// What the objective allows in the window, in milliseconds: 1296 s.
-pub const BUDGET_MS: f64 = WINDOW_DAYS as f64 * 86_400_000.0 * (1.0 - OBJECTIVE);
+pub const BUDGET_MS: f64 = 1_296_000.0;
 
 /// What one transition has cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,6 +8,7 @@
 use decision::settings::{Durability, Mode};
 use decision::site::Site;
 use etcd_client::{GetOptions, SortOrder, SortTarget};
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::keys::Keys;
@@ -80,11 +81,19 @@ impl Snapshot {
             SettingsFrom::Row(_) => {
                 let remote = config.site.remote.take().filter(|_| follows);
                 config.site = Site { remote, promote: None };
-                config.durability = self.promised().filter(|promised| exceeds(promised, &config)).or(config.durability);
+                config.durability = no_less(self.promised(), config.durability);
                 config.slots.doubtful = true;
+                // Whoever changes one of the settings stores all of them.
+                config.raw = as_in_force(&config);
             }
             SettingsFrom::Nowhere => {
-                config.durability = self.promised().or(config.durability);
+                config.durability = match (self.promised(), config.durability) {
+                    // A voter that is away makes the record smaller for a while, and not what is wanted.
+                    (Some(now), Some(before)) if now.mode == before.mode => {
+                        Some(Durability { acknowledgers: now.acknowledgers.max(before.acknowledgers), ..now })
+                    }
+                    (now, before) => now.or(before),
+                };
                 config.slots.doubtful = true;
             }
         }
@@ -93,11 +102,12 @@ impl Snapshot {
         (self.config, self.settings_from) = (config, from);
     }
 
-    /// What the durability record promises; `None`: there is none that can be read.
+    /// What the durability record comes to promise, by its last quorum: those before it cover a change under way. `None`: there is none that can
+    /// be read.
     fn promised(&self) -> Option<Durability> {
         let sync = self.cluster.sync.as_ref().filter(|_| self.nonsense.sync == 0)?;
-        let most = sync.policies.iter().map(|quorum| quorum.k).max().unwrap_or_default();
-        Some(Durability { mode: sync.mode, acknowledgers: most.max(1), ..Durability::default() })
+        let last = sync.policies.last().map_or(0, |quorum| quorum.k);
+        Some(Durability { mode: sync.mode, acknowledgers: last.max(1), ..Durability::default() })
     }
 
     /// Adds to the problem of the settings which are in force instead.
@@ -110,15 +120,39 @@ impl Snapshot {
     }
 }
 
-/// Whether more is promised than settings ask for. `auto` goes by the record itself.
-fn exceeds(promised: &Durability, config: &ClusterConfig) -> bool {
+/// What old settings ask for, and never less than is promised. `auto` may come to be `quorum`, and no more.
+fn no_less(promised: Option<Durability>, asked: Option<Durability>) -> Option<Durability> {
     let strictness = |mode: Mode| match mode {
         Mode::Async => 0,
-        Mode::Quorum => 1,
+        Mode::Auto | Mode::Quorum => 1,
         Mode::Strict => 2,
-        Mode::Auto => 3,
     };
-    config.durability.is_some_and(|asked| strictness(promised.mode) > strictness(asked.mode))
+    match (promised.filter(|promised| promised.mode != Mode::Async), asked) {
+        (Some(promised), Some(asked)) if strictness(asked.mode) >= strictness(promised.mode) => {
+            Some(Durability { acknowledgers: asked.acknowledgers.max(promised.acknowledgers), ..asked })
+        }
+        (Some(promised), _) => Some(promised),
+        (None, asked) => asked,
+    }
+}
+
+/// The settings as they are stored, with the site and the durability that are in force.
+fn as_in_force(config: &ClusterConfig) -> Value {
+    let mut raw = config.raw.clone();
+    let Value::Object(settings) = &mut raw else { return raw };
+    if config.site.remote.is_none() {
+        settings.remove("standby_cluster");
+    }
+    let ours = settings.entry("pgvigil").or_insert_with(|| json!({}));
+    if let Value::Object(ours) = ours {
+        ours.remove("site");
+        if let Some(durability) = config.durability {
+            let known = ours.entry("durability").or_insert_with(|| json!({}));
+            known["mode"] = json!(durability.mode.to_string());
+            known["acknowledgers"] = json!(durability.acknowledgers);
+        }
+    }
+    raw
 }
 
 impl Store {
@@ -149,16 +183,16 @@ impl Store {
     /// The newest row of the history of the settings that can be understood.
     async fn newest_readable_row(&self) -> Result<Option<ConfigRevision>, Error> {
         let folder = self.keys().config_history();
-        let mut end = Keys::end_of(&folder);
+        let mut end: Vec<u8> = Keys::end_of(&folder).into();
         loop {
             let newest = GetOptions::new().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(ROWS_AT_ONCE);
-            let found = self.read_range(&folder, newest.with_range(end.as_str())).await?;
+            let found = self.read_range(&folder, newest.with_range(end.clone())).await?;
             let understood = |kv| crate::settings::row(&folder, kv).ok().filter(|row| row.config.is_object());
             if let Some(row) = found.iter().find_map(understood) {
                 return Ok(Some(row));
             }
             match found.last() {
-                Some(oldest) => end = String::from_utf8_lossy(oldest.key()).into_owned(),
+                Some(oldest) => end = oldest.key().to_vec(),
                 None => return Ok(None),
             }
         }
@@ -198,7 +232,39 @@ mod tests {
         assert_eq!(in_force(Mode::Strict, 1, &asked("quorum")), Some((Mode::Strict, 1)));
         assert_eq!(in_force(Mode::Quorum, 1, &asked("strict")), Some((Mode::Strict, 1)));
         assert_eq!(in_force(Mode::Async, 0, &asked("async")), Some((Mode::Async, 1)));
-        assert_eq!(in_force(Mode::Strict, 2, &asked("auto")), Some((Mode::Auto, 1)), "it goes by the record");
+        assert_eq!(in_force(Mode::Strict, 2, &asked("auto")), Some((Mode::Strict, 2)), "auto may come to be quorum");
+        assert_eq!(in_force(Mode::Quorum, 2, &asked("quorum")), Some((Mode::Quorum, 2)));
+        assert_eq!(in_force(Mode::Strict, 1, r#"{"ttl":30}"#), Some((Mode::Strict, 1)), "the usual row");
+        assert_eq!(in_force(Mode::Async, 0, r#"{"ttl":30}"#), None, "the node's own file says it");
+    }
+
+    #[test]
+    fn whoever_changes_one_setting_of_a_row_stores_what_is_in_force() {
+        let mut seen = promising(Mode::Strict, 2);
+        let row = r#"{"ttl":30,"standby_cluster":{"host":"west"},"pgvigil":{"site":{"promote":{}}}}"#;
+        seen.put_in_force(set(row), SettingsFrom::Row(3));
+        let stored = json!({"ttl": 30, "pgvigil": {"durability": {"mode": "strict", "acknowledgers": 2}}});
+        assert_eq!(seen.config.raw, stored);
+        let again = set(&seen.config.raw.to_string());
+        assert_eq!(again.durability.map(|it| (it.mode, it.acknowledgers)), Some((Mode::Strict, 2)));
+        assert_eq!(again.site, Site::default());
+    }
+
+    #[test]
+    fn where_nothing_is_remembered_a_change_under_way_does_not_count_and_no_number_falls() {
+        let name = |text| MemberName::new(text).expect("a good name");
+        let mut seen = promising(Mode::Strict, 1);
+        let quorums =
+            vec![Quorum::of(2, ["pg1", "pg2", "pg3"].map(name).into()), Quorum::of(1, ["pg1", "pg3"].map(name).into())];
+        seen.cluster.sync.as_mut().expect("a record").policies = quorums;
+        seen.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        let known = |seen: &Snapshot| seen.config.durability.map(|it| (it.mode, it.acknowledgers));
+        assert_eq!(known(&seen), Some((Mode::Strict, 1)));
+        let mut two = promising(Mode::Quorum, 2);
+        two.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        let mut one = promising(Mode::Quorum, 1);
+        assert!(one.keep_settings_of(&two));
+        assert_eq!(known(&one), Some((Mode::Quorum, 2)), "a voter is away for a while");
     }
 
     #[test]

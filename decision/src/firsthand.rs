@@ -22,9 +22,13 @@ const ASKED_IN_VAIN: Duration = Duration::from_secs(2);
 /// How long the preparation of a hand-over may take on a full disk. With room for it, it takes about 150 ms.
 const PREPARED_WITHIN: Duration = Duration::from_millis(300);
 
-/// Those that can take over at once without losing anything; nobody, where they have just left the lock to me.
+/// Those that can take over at once without losing anything, and that clients can reach; nobody, where they have just left the lock to me.
 pub(crate) fn sure_successors(view: &View, cluster: &Cluster, sync: &SyncRecord) -> Vec<MemberName> {
-    if sync.mode == Mode::Async || sync.reclaimed { Vec::new() } else { others_ready(view, cluster, sync) }
+    if sync.mode == Mode::Async || sync.reclaimed {
+        return Vec::new();
+    }
+    let listens = |name: &MemberName| cluster.members.get(name).is_some_and(|member| member.not_listening.is_none());
+    others_ready(view, cluster, sync).into_iter().filter(listens).collect()
 }
 
 /// My server does not answer, or something of it does not go on.

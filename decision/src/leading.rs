@@ -253,7 +253,10 @@ fn requested(view: &View, cluster: &Cluster, primary: &Primary, request: &Reques
     }
     // A standby that has just come back goes from one timeline to the next, and is not there for an instant.
     let may_pass = asked < CANDIDATE_MAY_COME;
-    let any = || cluster.eligible().into_iter().find(|name| may_pass && *name != view.me);
+    let any = || {
+        let may_come = |name: &MemberName| may_pass && *name != view.me && never_fit(view, cluster, name).is_none();
+        cluster.eligible().into_iter().find(may_come)
+    };
     let best = || best_standby(cluster, &primary.standbys).or_else(any);
     let Some(to) = request.to.clone().or_else(best) else {
         return refuse("no standby streams and may lead".to_owned());

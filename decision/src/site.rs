@@ -340,7 +340,8 @@ fn requested(view: &View, cluster: &Cluster, request: &Request) -> Choice {
         let priority = member.map_or(0, |member| member.tags.failover_priority);
         (member.and_then(|member| member.timeline), priority, Reverse(name.clone()))
     };
-    let best = || cluster.eligible().into_iter().filter(|name| stands_by(view, cluster, name)).max_by_key(rank);
+    let fits = |name: &MemberName| stands_by(view, cluster, name) && never_fit(view, cluster, name).is_none();
+    let best = || cluster.eligible().into_iter().filter(fits).max_by_key(rank);
     let Some(to) = request.to.clone().or_else(best) else {
         return refuse("no standby runs here that may lead".to_owned());
     };

@@ -202,7 +202,7 @@ pub struct Expect {
 impl Expect {
     /// It as a condition, under which no hold is ignored.
     pub fn proviso(&self) -> Proviso {
-        Proviso { expect_leader: self.expect_leader.clone(), ignore_hold: false }
+        Proviso::expecting(self.expect_leader.clone())
     }
 }
 

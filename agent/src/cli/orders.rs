@@ -9,7 +9,7 @@ use super::{ConfigArg, Expect, Later};
 use crate::commands::members;
 
 /// What every order needs.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct OrderArgs {
     /// Where the cluster is described.
     #[command(flatten)]

@@ -63,6 +63,13 @@ pub(super) fn postgres(config: &Config, report: &mut Report) {
             held = true;
             continue;
         }
+        // A server whose sockets this user may not see, or that has been told to listen elsewhere since, may be the one that has it.
+        let own = config.postgres.data_dir.join("postmaster.pid");
+        if own.try_exists().unwrap_or(true) {
+            let help = "where it is another program's, `ss -ltnp` names it: no client would reach Postgres".to_owned();
+            report.warn("W07", format!("{address} is in use, as it seems by the Postgres of this node"), help);
+            continue;
+        }
         let text = format!(
             "{address} is taken by another program, and Postgres is to listen there: no client would reach it at {advertise}"
         );

@@ -89,7 +89,11 @@ impl Encryption {
         let stream = in_time.map_err(|_| Disagreed::Otherwise(anyhow!("it took too long")))??;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let names = chain.first().map(names).unwrap_or_default().into();
-        let until = chain.iter().filter_map(|one| validity(one)).map(|validity| validity.until).min();
+        let ends = |one: &CertificateDer<'_>| validity(one).map(|validity| validity.until);
+        // Of the others only those were needed that had not ended: a client may show more than its chain.
+        let now = Timestamp::now();
+        let others = chain.iter().skip(1).filter_map(ends).filter(|until| *until > now);
+        let until = others.chain(chain.first().and_then(ends)).min();
         Ok((stream, Shown { names, until }))
     }
 

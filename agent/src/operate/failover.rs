@@ -36,9 +36,12 @@ pub fn refusal(world: &World, snapshot: &Snapshot, to: &MemberName) -> Option<St
             "another request waits, by {by}; `pgvigil why` says what for, `pgvigil switchover --cancel` takes it back"
         ));
     }
-    if !snapshot.cluster.members.contains_key(to) {
+    let Some(member) = snapshot.cluster.members.get(to) else {
         let members = words::list(snapshot.cluster.members.keys());
         return Some(format!("{to} is not registered: is its agent running? Registered: {members}"));
+    };
+    if let Some(why) = &member.no_fence {
+        return Some(format!("the fence of {to} cannot be armed, so it would not be promoted: {why}"));
     }
     if snapshot.config.paused_at(jiff::Timestamp::now()) {
         return Some(

@@ -17,6 +17,8 @@ pub struct Proviso {
     pub expect_leader: Option<MemberName>,
     /// It goes on against a hold.
     pub ignore_hold: bool,
+    /// It may be the first word in a cluster that is only to be.
+    pub founds: bool,
 }
 
 /// What something that was asked for goes by.
@@ -31,7 +33,7 @@ pub struct Pass {
 impl Proviso {
     /// It matters who leads, and no hold is ignored.
     pub fn expecting(leader: Option<MemberName>) -> Self {
-        Self { expect_leader: leader, ignore_hold: false }
+        Self { expect_leader: leader, ..Self::default() }
     }
 
     /// Who must lead when it is written.
@@ -39,7 +41,7 @@ impl Proviso {
     /// # Errors
     /// Another leads, or nobody; or there is no such cluster, as where its name in the node's file is misspelt.
     pub fn lead(&self, snapshot: &Snapshot) -> Result<Lead, Unable> {
-        if snapshot.is_of_nothing() {
+        if snapshot.is_of_nothing() && !self.founds {
             return Err(Unable::new(Kind::Refused, UNKNOWN_CLUSTER));
         }
         let Some(expected) = &self.expect_leader else { return Ok(Lead::Whoever) };
@@ -124,6 +126,8 @@ mod tests {
         assert_eq!(Proviso::default().lead(&under(Some("pg2"))), Ok(Lead::Whoever));
         let nothing = Proviso::default().lead(&Snapshot::default()).expect_err("no such cluster");
         assert_eq!((nothing.kind, nothing.text().as_str()), (Kind::Refused, UNKNOWN_CLUSTER));
+        let founds = Proviso { founds: true, ..Proviso::default() };
+        assert_eq!(founds.lead(&Snapshot::default()), Ok(Lead::Whoever));
         assert_eq!(expecting("pg1").lead(&under(Some("pg1"))), Ok(Lead::Of(name("pg1"))));
         for (leader, told) in [(Some("pg2"), "pg2 leads, not pg1"), (None, "nobody leads")] {
             for refused in

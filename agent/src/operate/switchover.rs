@@ -52,7 +52,7 @@ pub async fn request(
     reason: Option<&str>,
     ignore_hold: bool,
 ) -> Result<Asked, Unable> {
-    let proviso = Proviso { expect_leader: Some(from.clone()), ignore_hold };
+    let proviso = Proviso { expect_leader: Some(from.clone()), ignore_hold, ..Proviso::default() };
     let pass = proviso.planned(snapshot, Timestamp::now())?;
     let record = FailoverRecord {
         leader: Some(from.to_string()),

@@ -193,6 +193,10 @@ fn an_elected_standby_is_promoted_to_the_timeline_of_its_claim() {
 fn a_crashed_leader_lets_go_where_the_voters_can_prove_that_they_have_everything() {
     let crashed = view("pg1").stopped(crashed_primary());
     check(&crashed, "abdicate: primary_died");
+    // Nobody is left for those whom no client would reach.
+    let unheard = |member: &mut Member| member.not_listening = Some("pg2:5432".to_owned());
+    let unheard = cluster().member("pg2", unheard).member("pg3", unheard);
+    check(&crashed.clone().within(unheard), "start_primary: restart_in_place");
     says(
         &crashed,
         "Postgres died; pg2, pg3 can take over in about 200 ms, a restart here would take about 200 ms: let go of the lock",

@@ -228,7 +228,7 @@ async fn keep(reach: &Reach, arguments: &AdoptArgs, carried: &Parameters) -> Res
         }
         Ok((after != *before).then_some(Value::Object(after)))
     };
-    match change(reach, Some(&reason), &Proviso::default(), with_them).await {
+    match change(reach, Some(&reason), &Proviso { founds: true, ..Proviso::default() }, with_them).await {
         Ok(_) => Ok(()),
         Err(_) => bail!("the settings of the cluster could not be written"),
     }

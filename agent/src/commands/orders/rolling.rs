@@ -9,7 +9,7 @@ use consensus::Snapshot;
 use consensus::records::OrderRecord;
 use decision::names::MemberName;
 use decision::rolling::{Plan, Step, plan};
-use decision::view::{Cluster, MemberRole};
+use decision::view::{Cluster, Member, MemberRole};
 
 use super::{LOOK_EVERY, may_be, obeyed, read};
 use crate::cli::{Exit, Expect, Later, OrderArgs, Output, Role, SwitchoverArgs};
@@ -52,7 +52,9 @@ pub(super) async fn restart(arguments: &OrderArgs, pending: bool) -> Result<Exit
     // A standby that had not replayed yet that its leader has less keeps what it has until it is restarted again.
     steps = what_is_left(&after);
     if !steps.is_empty() && steps.iter().all(|step| matches!(step, Step::Standby(_))) {
-        carry_out(&reach, &steps, arguments).await?;
+        // Whoever leads by now does so by what was asked for.
+        let expect = Expect { expect_leader: after.cluster.leader.clone() };
+        carry_out(&reach, &steps, &OrderArgs { expect, ..arguments.clone() }).await?;
         after = came_to_rest(&reach, &before, &restarted).await?;
     }
     Ok(judged(&before, &after, &restarted))
@@ -143,6 +145,7 @@ async fn carry_out(reach: &Reach, steps: &[Step], arguments: &OrderArgs) -> Resu
 }
 
 async fn one(reach: &Reach, name: &MemberName, role: Role, arguments: &OrderArgs) -> Result<(), Exit> {
+    let before = read(reach).await?;
     // Whoever has come to lead meanwhile is not restarted where it takes writes.
     let only = Some(role.word().to_owned());
     let order = OrderRecord { order: "restart".to_owned(), role: only, ..OrderRecord::default() };
@@ -153,9 +156,9 @@ async fn one(reach: &Reach, name: &MemberName, role: Role, arguments: &OrderArgs
     if role == Role::Standby {
         return waits_for(reach, name, arguments).await;
     }
-    let snapshot = read(reach).await?;
-    let standbys = snapshot.cluster.members.iter().filter(|(_, member)| member.role == MemberRole::Standby);
-    for (standby, _) in standbys {
+    let standbys = before.cluster.members.iter().filter(|(_, member)| member.role == MemberRole::Standby);
+    // One that had not been back before is not waited for.
+    for (standby, _) in standbys.filter(|(standby, _)| is_back(&before, standby)) {
         waits_for(reach, standby, arguments).await?;
     }
     Ok(())
@@ -183,7 +186,7 @@ async fn waits_for(reach: &Reach, name: &MemberName, arguments: &OrderArgs) -> R
             return Err(Exit::Failed);
         }
         if begun.elapsed() > arguments.wait {
-            tell(&format!("{name} was restarted and does not stream again: nothing more is restarted before it does"));
+            tell(&format!("{name} does not stream again: nothing more is restarted before it does"));
             return Err(Exit::StillRunning);
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -240,10 +243,9 @@ fn judged(before: &Snapshot, after: &Snapshot, restarted: &BTreeSet<MemberName>)
 
 /// Whether it streams again, and commits may wait for it where they waited for anybody.
 fn is_back(snapshot: &Snapshot, name: &MemberName) -> bool {
-    let streams = snapshot
-        .member_records
-        .get(name)
-        .is_some_and(|record| record.replication_state.as_deref() == Some("streaming"));
+    let state = snapshot.member_records.get(name).and_then(|record| record.replication_state.as_deref());
+    let comes_by_archive = |member: &Member| member.tags.nostream && member.role == MemberRole::Standby;
+    let streams = state == Some("streaming") || snapshot.cluster.members.get(name).is_some_and(comes_by_archive);
     let votes = snapshot.cluster.sync.as_ref().and_then(|sync| sync.policies.last()).is_none_or(|quorum| {
         let never = snapshot.cluster.members.get(name).is_some_and(|member| member.never_leads() || member.tags.nosync);
         quorum.k == 0 || never || quorum.voters.contains(name)

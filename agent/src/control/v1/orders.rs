@@ -206,7 +206,7 @@ async fn give(
         checks.push(Check::fail("nobody leads: there is nothing to copy from"));
     }
     passes(&checks).map_err(|answer| answer.about(what.clone()))?;
-    let proviso = Proviso { expect_leader: leader.cloned(), ignore_hold };
+    let proviso = Proviso { expect_leader: leader.cloned(), ignore_hold, ..Proviso::default() };
     let given = orders::give(&call.control.reach, member, &order, &proviso).await;
     let revision = given.map_err(|unable| Answer::from(unable).about(what.clone()))?;
     Ok(accepted(&Action::of_order(order_id(revision), State::Accepted, member, &order)).about(what))

@@ -43,7 +43,8 @@ pub struct Wanted {
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
-    let proviso = Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold };
+    let proviso =
+        Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold, ..Proviso::default() };
     if wanted.from_leader == Some(true) {
         let why = "`from_leader`: where data comes from is the node file's to say (clone.methods = [\"leader\"])";
         return Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, why));

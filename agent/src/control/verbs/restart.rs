@@ -59,7 +59,8 @@ pub struct Wanted {
     ))]
 pub async fn ask(Call { control, caller, asides, words }: Call) -> Result<Answer, Answer> {
     let wanted: Wanted = words.read()?;
-    let proviso = Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold };
+    let proviso =
+        Proviso { expect_leader: asides.expect_leader.clone(), ignore_hold: wanted.ignore_hold, ..Proviso::default() };
     may_ignore(&caller, wanted.ignore_hold)?;
     let later = later("schedule", wanted.schedule.as_ref(), wanted.window_s)?;
     let role = role(wanted.role.as_deref())?;

@@ -40,12 +40,13 @@ function verdict(told) {
   const leader = members.find(leads);
   if (!leader) return ["bad", "✖ NO LEADER", "nobody holds the leader lock"];
   const mine = told.beat.leader === true;
-  if (mine && told.beat.writable !== true) return ["bad", "✖ NO WRITES", `${leader.name} holds the lock, and does not accept writes`];
-  const ill = members.filter((member) => !leads(member) && !healthy(member));
-  const writes = leader.role === "standby_leader" ? `this site follows another, led by ${leader.name}` : `${leader.name} leads`;
+  const follows = leader.role === "standby_leader";
+  if (mine && !follows && told.beat.writable !== true) return ["bad", "✖ NO WRITES", `${leader.name} holds the lock, and does not accept writes`];
+  const ill = members.filter((member) => !leads(member) && member.state !== "streaming");
+  const writes = follows ? `this site follows another, led by ${leader.name}` : `${leader.name} leads`;
   if (!healthy(leader)) return ["doubtful", "▲ DEGRADED", `${leader.name} holds the lock, and its Postgres is ${leader.state}`];
   if (ill.length) return ["doubtful", "▲ DEGRADED", `${writes}; not streaming: ${ill.map((member) => member.name).join(", ")}`];
-  return ["good", "● OK", writes];
+  return ["good", "● OK", mine || follows ? writes : `${writes}; whether it takes writes, its own page says`];
 }
 
 function notes(told) {
@@ -53,7 +54,7 @@ function notes(told) {
   if (told.cluster.pause) found.push("Automatic actions are paused: nothing fails over (pgvigil resume).");
   if (told.cluster.pgvigil?.hold) found.push("Planned actions are held; failovers are not (pgvigil release).");
   for (const problem of told.why.problems ?? []) found.push(`${problem.key} in etcd cannot be understood: ${problem.why}`);
-  for (const problem of [told.why.state_dir, ...(told.why.overruled ?? []), ...(told.why.slot_problems ?? [])]) {
+  for (const problem of [told.why.state_dir, told.why.not_listening, ...(told.why.certificates ?? []), ...(told.why.parameters ?? []), ...(told.why.overruled ?? []), ...(told.why.slot_problems ?? [])]) {
     if (problem) found.push(`${problem.problem}. ${problem.hint}`);
   }
   if (typeof told.why.etcd_age_ms === "number" && told.why.etcd_age_ms > STALE_MS) {
