@@ -16,7 +16,6 @@ use crate::hands::Hands;
 use crate::operate::hold::{told, under_way};
 use crate::operate::orders::waits_for_restart;
 use crate::operate::proviso::Proviso;
-use crate::operate::rolling::{after_others, not_settled};
 use crate::operate::schedule::turn::{of_restart, of_switchover};
 use crate::operate::schedule::{between, not_begun};
 use crate::operate::world::Reach;
@@ -125,14 +124,6 @@ impl Scheduler {
             return self.not_yet(reign, &subject, (planned.revision, &window), turn).await;
         }
         if planned.record.only_pending && !waits_for_restart(reign.seen, of) {
-            let settles = || format!("{of} has not taken the settings up yet");
-            let late = || not_settled(reign.seen).contains(of).then(settles);
-            if let Some(why) = after_others(reign.seen, of).or_else(late) {
-                let window = between(&planned.record.schedule);
-                let turn =
-                    planned.record.schedule.due(None).turn(reign.now.as_millisecond(), Some(reign.me), Some(why));
-                return self.not_yet(reign, &subject, (planned.revision, &window), turn).await;
-            }
             let why = format!("no parameter waits for a restart of {of}");
             return self.drop(reign, &subject, planned.revision, NOT_NEEDED, why).await;
         }

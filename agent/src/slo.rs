@@ -52,17 +52,17 @@ pub struct Slo {
     pub sentence: String,
 }
 
-/// When a record begins to count, or that it does not: it is older than the window or of no readable time, or from before anybody could miss the cluster.
-pub fn counts(record: &Transition, now: Timestamp) -> Option<Timestamp> {
-    let at = record.started_at.parse::<Timestamp>().ok()?;
-    let is_in = now.duration_since(at) <= SignedDuration::from_hours(WINDOW_DAYS * 24);
-    (is_in && record.kind != "bootstrap").then_some(at)
+/// Whether a record counts: it is of the window, its time can be read, and the cluster was there to be missed.
+pub fn counts(record: &Transition, now: Timestamp) -> bool {
+    let window = SignedDuration::from_hours(WINDOW_DAYS * 24);
+    let is_in = record.started_at.parse::<Timestamp>().is_ok_and(|at| now.duration_since(at) <= window);
+    is_in && record.kind != "bootstrap"
 }
 
 impl Slo {
     /// By these records.
     pub fn of(records: &[Transition], now: Timestamp) -> Self {
-        let counted = records.iter().filter(|record| counts(record, now).is_some());
+        let counted = records.iter().filter(|record| counts(record, now));
         let mut costs: Vec<Cost> = counted.filter(|record| tells_of_an_outage(record)).map(Cost::of).collect();
         costs.sort_by(|one, other| other.write_outage_ms.unwrap_or(0.0).total_cmp(&one.write_outage_ms.unwrap_or(0.0)));
         let write_outage_ms = costs.iter().filter_map(|cost| cost.write_outage_ms).sum::<f64>();

@@ -3,7 +3,7 @@
 
 use consensus::records::{Phase, Transition};
 
-use super::transitions::direction;
+use super::transitions::{direction, is_afterwards};
 use super::words;
 
 /// What nobody but people can answer.
@@ -14,8 +14,6 @@ const QUESTIONS: [&str; 5] = [
     "What would have made it shorter, or not happen?",
     "Who does what until when?",
 ];
-/// What follows once writes work again.
-const AFTERWARDS: [&str; 3] = ["redundancy", "rejoin", "route"];
 
 /// The document.
 pub fn stub(cluster: &str, record: &Transition) -> String {
@@ -70,8 +68,7 @@ fn timeline(record: &Transition) -> Vec<String> {
     if record.phases.is_empty() {
         return Vec::new();
     }
-    let is_after = |phase: &&Phase| AFTERWARDS.contains(&phase.name.as_str());
-    let (after, during): (Vec<&Phase>, Vec<&Phase>) = record.phases.iter().partition(is_after);
+    let (after, during): (Vec<&Phase>, Vec<&Phase>) = record.phases.iter().partition(|phase| is_afterwards(phase));
     let mut lines =
         ["", "## What took how long", "", "| phase | took | until then | measured on |", "|---|---|---|---|"]
             .map(str::to_owned)

@@ -3,20 +3,15 @@
 use jiff::Timestamp;
 
 use super::screen::{self, answer};
-use super::transitions::records;
+use super::transitions::recorded;
 use super::words;
-use super::world::Reach;
 use crate::cli::{Exit, Output, SloArgs};
 use crate::slo::{Cost, Slo};
 
 /// Prints it.
 pub async fn run(arguments: &SloArgs) -> Exit {
-    let reach = match Reach::new(&arguments.config) {
-        Ok(reach) => reach,
-        Err(exit) => return exit,
-    };
-    let records = match records(&reach).await {
-        Ok(records) => records,
+    let (_, records) = match recorded(&arguments.config).await {
+        Ok(found) => found,
         Err(exit) => return exit,
     };
     let slo = Slo::of(&records, Timestamp::now());

@@ -1,24 +1,20 @@
 //! `pgvigil transitions [ID]`: what happened, from the records that the agents wrote: a table of all, or one in full with its phases. From
 //! etcd, or from an agent's memory where etcd is silent.
 
-use consensus::records::Transition;
+use consensus::records::{Phase, Transition};
 use serde_json::{Value, json};
 
 use super::postmortem;
 use super::screen::{self, answer, tell};
 use super::words;
 use super::world::{AGENT_WITHIN, Reach};
-use crate::cli::{Exit, Output, TransitionsArgs};
+use crate::cli::{ConfigArg, Exit, Output, TransitionsArgs};
 use crate::slo::BUDGET_MS;
 
 /// Prints the records, or one of them.
 pub async fn run(arguments: &TransitionsArgs) -> Exit {
-    let reach = match Reach::new(&arguments.config) {
-        Ok(reach) => reach,
-        Err(exit) => return exit,
-    };
-    let records = match records(&reach).await {
-        Ok(records) => records,
+    let (reach, records) = match recorded(&arguments.config).await {
+        Ok(found) => found,
         Err(exit) => return exit,
     };
     match &arguments.id {
@@ -35,8 +31,14 @@ pub async fn run(arguments: &TransitionsArgs) -> Exit {
     Exit::Done
 }
 
-/// All records, the oldest first.
-pub async fn records(reach: &Reach) -> Result<Vec<Transition>, Exit> {
+/// All records, the oldest first, and from where they were asked for; what keeps anybody from that is told.
+pub async fn recorded(config: &ConfigArg) -> Result<(Reach, Vec<Transition>), Exit> {
+    let reach = Reach::new(config)?;
+    let records = records(&reach).await?;
+    Ok((reach, records))
+}
+
+async fn records(reach: &Reach) -> Result<Vec<Transition>, Exit> {
     let why = match reach.store.transitions().await {
         Ok((records, problems)) => {
             for problem in problems {
@@ -132,23 +134,27 @@ fn render(record: &Transition) -> String {
     lines.join("\n")
 }
 
+/// Whether writes worked again by then.
+pub fn is_afterwards(phase: &Phase) -> bool {
+    matches!(phase.name.as_str(), "redundancy" | "rejoin" | "route")
+}
+
 /// The phases without writes first, their sum, and then what followed while writes worked again.
 fn phases(record: &Transition) -> Vec<String> {
     if record.phases.is_empty() {
         return Vec::new();
     }
-    let after = |name: &str| matches!(name, "redundancy" | "rejoin" | "route");
-    let cells = |phase: &consensus::records::Phase| {
+    let cells = |phase: &Phase| {
         vec![String::new(), phase.name.clone(), words::phase(phase.duration_ms), phase.measured_on.clone()]
     };
     let rows: Vec<Vec<String>> = record
         .phases
         .iter()
-        .filter(|phase| !after(&phase.name))
-        .chain(record.phases.iter().filter(|phase| after(&phase.name)))
+        .filter(|phase| !is_afterwards(phase))
+        .chain(record.phases.iter().filter(|phase| is_afterwards(phase)))
         .map(cells)
         .collect();
-    let during = record.phases.iter().filter(|phase| !after(&phase.name)).count();
+    let during = record.phases.iter().filter(|phase| !is_afterwards(phase)).count();
     let mut lines: Vec<String> =
         screen::table(&["", "phase", "took", "on"], &rows).lines().map(str::to_owned).collect();
     if let Some(outage) = record.write_outage_ms {
@@ -187,7 +193,7 @@ pub fn exit_word(exit: Exit) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use consensus::records::{Discarded, Phase};
+    use consensus::records::Discarded;
 
     use super::*;
 

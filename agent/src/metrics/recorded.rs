@@ -74,7 +74,7 @@ impl Recorded {
             let last = self.last_at.get_or_create(&labels);
             last.set(last.get().max(at));
             let Some(took_ms) = record.write_outage_ms else { continue };
-            if counts(record, now).is_some() {
+            if counts(record, now) {
                 outage_ms += took_ms;
             }
             let known = newest.entry(&record.kind).or_insert((at, took_ms));

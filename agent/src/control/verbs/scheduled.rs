@@ -3,11 +3,10 @@
 
 use axum::http::StatusCode;
 use consensus::Snapshot;
-use decision::names::MemberName;
 use jiff::Timestamp;
 
 use super::later::Later;
-use super::switchover::{refused, unreachable};
+use super::switchover::{misnamed, refused, unreachable};
 use crate::control::Control;
 use crate::control::access::Caller;
 use crate::control::answer::{Answer, Outcome};
@@ -47,13 +46,9 @@ pub(super) async fn switchover(
 }
 
 fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
-    let leads = |expected: &MemberName| preflight.leader.as_ref() == Some(expected);
-    let is_member = |name: &MemberName| snapshot.cluster.members.contains_key(name);
     let precondition = StatusCode::PRECONDITION_FAILED;
-    let (status, sentence) = if !wish.expect_leader.as_ref().is_some_and(leads) {
-        (precondition, "leader name does not match")
-    } else if wish.to.as_ref().is_some_and(|name| !is_member(name)) {
-        (precondition, "candidate does not exists")
+    let (status, sentence) = if let Some(sentence) = misnamed(preflight, snapshot, wish) {
+        (precondition, sentence)
     } else if snapshot.scheduled.switchover.is_some() {
         (StatusCode::CONFLICT, "Another switchover is already scheduled")
     } else {

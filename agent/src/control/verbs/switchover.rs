@@ -118,13 +118,9 @@ pub(super) fn unreachable(why: &str) -> Answer {
 
 /// Why it is not asked for: in Patroni's words where it has any, and with every check.
 fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
-    let leads = |expected: &MemberName| preflight.leader.as_ref() == Some(expected);
-    let is_member = |name: &MemberName| snapshot.cluster.members.contains_key(name);
     let precondition = StatusCode::PRECONDITION_FAILED;
-    let (status, sentence) = if !wish.expect_leader.as_ref().is_some_and(leads) {
-        (precondition, "leader name does not match")
-    } else if wish.to.as_ref().is_some_and(|name| !is_member(name)) {
-        (precondition, "candidate does not exists")
+    let (status, sentence) = if let Some(sentence) = misnamed(preflight, snapshot, wish) {
+        (precondition, sentence)
     } else if snapshot.request_record.is_some() {
         (StatusCode::CONFLICT, "another switchover or failover is under way")
     } else if !wish.ignore_hold && Shown::of(snapshot, Timestamp::now()).is_some() {
@@ -135,6 +131,16 @@ fn refusal(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Answer {
         (precondition, "switchover is not possible: no good candidates have been found")
     };
     refused(preflight, status, sentence)
+}
+
+/// Who is named does not lead, or is nobody: Patroni's words for it.
+pub(super) fn misnamed(preflight: &Preflight, snapshot: &Snapshot, wish: &Wish) -> Option<&'static str> {
+    let leads = |expected: &MemberName| preflight.leader.as_ref() == Some(expected);
+    let is_nobody = |name: &MemberName| !snapshot.cluster.members.contains_key(name);
+    if !wish.expect_leader.as_ref().is_some_and(leads) {
+        return Some("leader name does not match");
+    }
+    wish.to.as_ref().is_some_and(is_nobody).then_some("candidate does not exists")
 }
 
 /// A refusal in this sentence, with every check.

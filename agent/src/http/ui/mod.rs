@@ -15,7 +15,7 @@ use axum::routing::get;
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Api, beats, bodies};
 use crate::slo::Slo;
@@ -80,7 +80,7 @@ fn events(api: Api, readers: &Arc<Semaphore>) -> Response {
     // The place is given back with the stream.
     let held = pictures.take_until(Box::pin(async move {
         let _permit = permit;
-        let _ = timeout(TOLD_FOR, std::future::pending::<()>()).await;
+        sleep(TOLD_FOR).await;
     }));
     Sse::new(held).into_response()
 }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::super::hold::{Shown, what_waits};
 use super::super::orders;
 use super::super::preflight::{Preflight, Wish};
+use super::super::rolling::{after_others, not_settled};
 use super::super::world::World;
 
 /// What the operator had said. A hold is seen to apart: nobody is there to be told how to go on against it.
@@ -40,8 +41,19 @@ pub fn of_restart(snapshot: &Snapshot, of: &MemberName, planned: &Planned<Planne
     let refused = || orders::refusal(snapshot, of, &planned.record.order());
     let another = || what_waits(snapshot).map(|what| format!("{what} waits to be carried out"));
     let short = || short_of_voters(snapshot, of);
-    let obstacle = told_to_wait(snapshot, schedule, now).or_else(refused).or_else(another).or_else(short);
+    let later = || not_yet_pending(snapshot, of).filter(|_| planned.record.only_pending);
+    let obstacle =
+        told_to_wait(snapshot, schedule, now).or_else(refused).or_else(another).or_else(short).or_else(later);
     schedule.due(None).turn(now.as_millisecond(), snapshot.cluster.leader.as_ref(), obstacle)
+}
+
+/// Nothing waits for a restart of this node so far, and something will: others take it first, or it has not read the settings yet.
+fn not_yet_pending(snapshot: &Snapshot, of: &MemberName) -> Option<String> {
+    if orders::waits_for_restart(snapshot, of) {
+        return None;
+    }
+    let settles = || format!("{of} has not taken the settings up yet");
+    after_others(snapshot, of).or_else(|| not_settled(snapshot).contains(of).then(settles))
 }
 
 /// Commits would wait for a standby that is to be restarted, while others that could take its place are not back yet. Where there are none, as with two
