@@ -125,7 +125,7 @@ pub async fn all_are_there(stage: &Stage, name: &str, acknowledged: &[Acknowledg
     let session = stage.cluster.connect(name).await?;
     for row in acknowledged {
         let there = session.query_one("SELECT count(*) FROM rows WHERE id = $1", &[&row.id]).await?;
-        ensure!(there.get::<_, i64>(0) == 1, "row {} of {} is lost", row.id, acknowledged.len());
+        ensure!(there.get::<_, i64>(0) == 1, "UNSAFE: row {} of {} is lost", row.id, acknowledged.len());
     }
     Ok(())
 }

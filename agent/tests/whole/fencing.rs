@@ -70,7 +70,7 @@ async fn no_second_primary(stage: &mut Stage, old: &str, fault: Fault) -> Result
     stage.writes_go_on().await?;
     let rows = sticking.stop();
     let last = rows.last().context("it got rows")?;
-    ensure!(last.at < leads, "the old leader has acknowledged a row after the new one led");
+    ensure!(last.at < leads, "UNSAFE: the old leader has acknowledged a row after the new one led");
     stage.say(&format!("its last row was acknowledged {:.1} s before that", (leads - last.at).as_secs_f64()));
     if asynchronous {
         stage.may_be_lost(begin);

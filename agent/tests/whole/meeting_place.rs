@@ -141,7 +141,7 @@ async fn without_etcd_and_without_promises_the_primary_stops_before_its_lease_is
         tokio::time::sleep_until((frozen + TTL + GRACE).into()).await;
         let (rows, others) = (stage.rows()?, sticking.count());
         tokio::time::sleep(TTL).await;
-        ensure!((stage.rows()?, sticking.count()) == (rows, others), "writes are acknowledged without a lease");
+        ensure!((stage.rows()?, sticking.count()) == (rows, others), "UNSAFE: writes are acknowledged without a lease");
         for standby in stage.others(&leader) {
             stage.node(&standby)?.agent().thaw()?;
         }

@@ -314,7 +314,7 @@ impl Stage {
                 }
                 Err(error) => return Err(error),
             };
-            ensure!(found.lost_rows == 0, "acknowledged rows are missing: {:?}", found.missing);
+            ensure!(found.lost_rows == 0, "UNSAFE: acknowledged rows are missing: {:?}", found.missing);
             if found.missing.len() == self.cluster.nodes().len() {
                 return Ok(());
             }

@@ -99,7 +99,7 @@ async fn promoted_by_hand(stage: &Stage) -> Result<String> {
     is_counted(stage, &leader, &standby).await?;
     stage.whole().await?;
     let acknowledged: usize = clients.into_iter().map(|client| client.stop().len()).sum();
-    ensure!(acknowledged == 0, "{acknowledged} rows were acknowledged by {standby}, and are lost");
+    ensure!(acknowledged == 0, "UNSAFE: {acknowledged} rows were acknowledged by {standby}, and are lost");
     ensure!(stage.leader().await? == leader, "{leader} does not lead any more");
     Ok(leader)
 }
