@@ -2,22 +2,25 @@
 //! what it draws comes as server-sent events, each of them the whole picture, so that whoever comes late has missed nothing.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
+use consensus::BootInstant;
 use futures_util::stream::{self, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::{Api, beats, bodies};
+use crate::control::Standing;
 use crate::slo::Slo;
 
 /// So many pages at once are told what changes; each is worth a few kilobytes a second.
@@ -46,7 +49,12 @@ pub fn pages() -> Router<Api> {
         .route("/ui/", get(|| async { Redirect::permanent("/ui") }))
         .route("/ui/page.css", get(|| async { page("text/css; charset=utf-8", CSS) }))
         .route("/ui/page.js", get(|| async { page("text/javascript; charset=utf-8", JS) }))
-        .route("/ui/events", get(move |State(api): State<Api>| async move { events(api, &readers) }))
+        .route(
+            "/ui/events",
+            get(move |State(api): State<Api>, known: Option<Extension<Standing>>| async move {
+                events(api, &readers, known.map(|Extension(standing)| standing))
+            }),
+        )
 }
 
 fn page(kind: &'static str, text: &'static str) -> Response {
@@ -60,22 +68,22 @@ fn page(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-/// The picture now, and whenever there is another one.
-fn events(api: Api, readers: &Arc<Semaphore>) -> Response {
+/// The picture now, and whenever there is another one. Where only some may look, it ends with the right of whoever does.
+fn events(api: Api, readers: &Arc<Semaphore>, standing: Option<Standing>) -> Response {
     let Ok(permit) = Arc::clone(readers).try_acquire_owned() else {
         let error = format!("{READERS_MAX} pages are open at this agent, and no more may be: look at another one's");
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": error}))).into_response();
     };
-    let pictures = stream::unfold((api, None), move |(api, told)| async move {
-        let made_at = match told {
-            None => api.board.load().made_at,
-            Some(before) => {
-                sleep(TOLD_AT_MOST_EVERY).await;
-                api.board.after(before, TOLD_EVERY).await.made_at
-            }
+    let reading = Reading { api, told: None, lost: Box::pin(lost(standing)) };
+    let pictures = stream::unfold(Some(reading), |reading| async move {
+        let mut reading = reading?;
+        let made_at = tokio::select! {
+            biased;
+            why = &mut reading.lost => return Some((Ok(event("denied", &json!({"error": why}))), None)),
+            made_at = next(&reading.api, reading.told) => made_at,
         };
-        let event = Event::default().event("picture").data(picture(&api).to_string());
-        Some((Ok::<_, Infallible>(event), (api, Some(made_at))))
+        reading.told = Some(made_at);
+        Some((Ok::<_, Infallible>(event("picture", &picture(&reading.api))), Some(reading)))
     });
     // The place is given back with the stream.
     let held = pictures.take_until(Box::pin(async move {
@@ -83,6 +91,38 @@ fn events(api: Api, readers: &Arc<Semaphore>) -> Response {
         sleep(TOLD_FOR).await;
     }));
     Sse::new(held).into_response()
+}
+
+/// Whoever looks at a page.
+struct Reading {
+    api: Api,
+    /// When the picture was made that they have seen last.
+    told: Option<BootInstant>,
+    /// Resolves once they may not look any more.
+    lost: Pin<Box<dyn Future<Output = String> + Send>>,
+}
+
+fn event(name: &str, data: &Value) -> Event {
+    Event::default().event(name).data(data.to_string())
+}
+
+/// When the next picture was made that is worth telling.
+async fn next(api: &Api, told: Option<BootInstant>) -> BootInstant {
+    match told {
+        None => api.board.load().made_at,
+        Some(before) => {
+            sleep(TOLD_AT_MOST_EVERY).await;
+            api.board.after(before, TOLD_EVERY).await.made_at
+        }
+    }
+}
+
+/// Resolves once whoever reads may not any more; where everybody may, never.
+async fn lost(standing: Option<Standing>) -> String {
+    match standing {
+        Some(standing) => standing.lost().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// All that the page draws.
