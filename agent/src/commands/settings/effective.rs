@@ -85,7 +85,8 @@ fn of_setting(name: &str, stored: &Value, config: &Config, written: &BTreeSet<St
         None if written.contains(name) => (of_node(name, config), Said::Node),
         None => (of_node(name, config), Said::Default),
     };
-    Counts { name: name.to_owned(), value, from }
+    let unit = if name == "durability.max_lag_on_failover" { "B" } else { "" };
+    Counts { name: name.to_owned(), value: format!("{value}{unit}"), from }
 }
 
 /// What the node's file says, or what holds where it says nothing.
@@ -134,7 +135,7 @@ mod tests {
         };
         assert_eq!(told("durability.mode"), ("\"strict\"".to_owned(), Said::Cluster));
         assert_eq!(told("durability.acknowledgers"), ("2".to_owned(), Said::Node));
-        assert_eq!(told("durability.max_lag_on_failover"), ("1048576".to_owned(), Said::Default));
+        assert_eq!(told("durability.max_lag_on_failover"), ("1048576B".to_owned(), Said::Default));
         assert_eq!(told("slots.absent_for"), ("\"30min\"".to_owned(), Said::Default));
     }
 
