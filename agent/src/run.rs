@@ -151,6 +151,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         disk: hands.disk.clone(),
         promises: Arc::clone(&hands.promises),
         activity: Arc::new(ActivityLook::new(hands.instance.clone())),
+        page: http::Shared::new(),
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;

@@ -63,6 +63,7 @@ mod slots;
 mod slots_logical;
 mod slots_native;
 mod small;
+mod spoken;
 mod stage;
 mod state_dir;
 mod storm;

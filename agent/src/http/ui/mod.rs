@@ -1,27 +1,36 @@
 //! `/ui`: the cluster on a page, for whoever has a browser and no shell. The page is part of the program, asks nobody else for anything, and only reads;
 //! what it draws comes as server-sent events, each of them the whole picture, so that whoever comes late has missed nothing.
 
+mod shared;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
-use futures_util::stream::{self, StreamExt};
+use consensus::Snapshot;
+use decision::names::MemberName;
+use futures_util::stream::{self, Stream, StreamExt};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+pub use shared::Shared;
+
 use super::{Api, beats, bodies};
+use crate::operate::status::facts::PauseStatus;
+use crate::operate::status::member::expected;
 use crate::slo::Slo;
 
-/// So many pages at once are told what changes; each is worth a few kilobytes a second.
-const READERS_MAX: usize = 16;
+/// So many pages at once are told what changes. The picture is made once for all; each page is worth a few kilobytes a second of the network.
+const READERS_MAX: usize = 128;
 /// A page that is told nothing for so long would take the agent for dead.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// No page is told more often, however much changes.
@@ -66,7 +75,19 @@ fn events(api: Api, readers: &Arc<Semaphore>) -> Response {
         let error = format!("{READERS_MAX} pages are open at this agent, and no more may be: look at another one's");
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": error}))).into_response();
     };
-    let pictures = stream::unfold((api, None), move |(api, told)| async move {
+    let told = api.page.look(|| pictures(api.clone()));
+    // The place is given back with the stream.
+    let held = told.take_until(Box::pin(async move {
+        let _permit = permit;
+        sleep(TOLD_FOR).await;
+    }));
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(held.map(Ok::<_, Infallible>))).into_response()
+}
+
+/// An event for the picture now, and for each other one.
+fn pictures(api: Api) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold((api, None), |(api, told)| async move {
         let made_at = match told {
             None => api.board.load().made_at,
             Some(before) => {
@@ -74,28 +95,31 @@ fn events(api: Api, readers: &Arc<Semaphore>) -> Response {
                 api.board.after(before, TOLD_EVERY).await.made_at
             }
         };
-        let event = Event::default().event("picture").data(picture(&api).to_string());
-        Some((Ok::<_, Infallible>(event), (api, Some(made_at))))
-    });
-    // The place is given back with the stream.
-    let held = pictures.take_until(Box::pin(async move {
-        let _permit = permit;
-        sleep(TOLD_FOR).await;
-    }));
-    Sse::new(held).into_response()
+        // JSON is one line, so one line of data.
+        let event = Bytes::from(format!("event: picture\ndata: {}\n\n", picture(&api)));
+        Some((event, (api, Some(made_at))))
+    })
 }
 
 /// All that the page draws.
 fn picture(api: &Api) -> Value {
     let picture = api.board.load();
+    let now = Timestamp::now();
     let records = api.ledger.all();
     let newest = &records[records.len().saturating_sub(RECORDS_MAX)..];
     json!({
         "schema": "pgvigil.ui/v1",
         "cluster": bodies::cluster(&picture),
+        "missing": picture.snapshot.as_ref().map(|snapshot| missing(snapshot, now)),
+        "pause": picture.snapshot.as_ref().and_then(|snapshot| PauseStatus::of(snapshot, now)).map(|pause| pause.in_words()),
         "why": bodies::why(&picture, &api.ledger.problems()),
         "beat": beats::beat(api),
         "transitions": newest,
-        "slo": Slo::of(&records, jiff::Timestamp::now()),
+        "slo": Slo::of(&records, now),
     })
+}
+
+/// Members that ought to be registered and are not: their agents are down.
+fn missing(snapshot: &Snapshot, now: Timestamp) -> Vec<MemberName> {
+    expected(snapshot, now).into_iter().filter(|name| !snapshot.member_records.contains_key(name)).collect()
 }
