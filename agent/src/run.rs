@@ -11,6 +11,7 @@ use consensus::{Adopted, ClusterWatch, Endpoints, EtcdOptions, Keys, LeaseKeeper
 use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse, Watched};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::activity::ActivityLook;
 use crate::authority::Authority;
@@ -110,6 +111,9 @@ pub async fn run(config: Config) -> Result<()> {
         );
     }
     descriptors::raise();
+    if let Some(open) = config.etcd.open_key() {
+        tracing::warn!("`etcd.tls.key`: {open}");
+    }
     // A postmaster that dies is an orphan; reaped by us at once, it does not linger as a zombie and look alive.
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -133,6 +137,7 @@ pub async fn run(config: Config) -> Result<()> {
         _ = terminate.recv() => body.say_goodbye("SIGTERM"),
         _ = interrupt.recv() => body.say_goodbye("SIGINT"),
     }
+    body.come_to_rest().await;
     Ok(())
 }
 
@@ -203,6 +208,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         ledger,
         name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
+        works: TaskTracker::new(),
         look_now: Notify::new(),
         etcd_silent_at: Mutex::new(None),
         known: ArcSwap::default(),

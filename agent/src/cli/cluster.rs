@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 use decision::names::MemberName;
 
 use super::{ConfigArg, Expect, Later, Output, member_name};
-use crate::commands::{explained, health_paths, members};
+use crate::commands::{explained, health_paths, members, transition_ids};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -173,6 +173,7 @@ pub struct TransitionsArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// Only this one, in full.
+    #[arg(add = ArgValueCandidates::new(transition_ids))]
     pub id: Option<String>,
     /// As the beginning of a post-mortem in Markdown.
     #[arg(long, requires = "id", conflicts_with = "output")]

@@ -20,7 +20,7 @@ mod tests;
 pub(crate) mod value;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use decision::names::MemberName;
@@ -111,6 +111,13 @@ pub struct Etcd {
     pub namespace: String,
 }
 
+impl Etcd {
+    /// What is wrong with the rights of the key of our own certificate.
+    pub fn open_key(&self) -> Option<String> {
+        crate::secret::key_is_open(&self.tls.as_ref()?.identity.as_ref()?.key)
+    }
+}
+
 /// The files of a TLS client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tls {
@@ -195,6 +202,12 @@ pub struct Log {
 pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
     let layers::Layered { raw, origins } = layers::read(path, env)?;
     resolve::resolve(path, raw, &origins).map_err(|problems| origins.errors(problems))
+}
+
+/// The keys that somebody has written, in the file or in the environment; none where the file cannot be read.
+pub fn written_keys(path: &Path, env: impl Iterator<Item = (String, String)>) -> BTreeSet<String> {
+    let Ok(layers::Layered { origins, .. }) = layers::read(path, env) else { return BTreeSet::new() };
+    origins.keys.into_keys().chain(origins.variables.into_keys()).collect()
 }
 
 impl Config {

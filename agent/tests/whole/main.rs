@@ -20,6 +20,7 @@ mod disks;
 mod divergence;
 mod documents;
 mod doomed;
+mod ending;
 mod etcdctl;
 mod exits;
 mod failover;

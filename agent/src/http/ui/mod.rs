@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
@@ -25,6 +25,7 @@ use tokio::time::sleep;
 pub use shared::Shared;
 
 use super::{Api, beats, bodies};
+use crate::control::Standing;
 use crate::operate::status::facts::PauseStatus;
 use crate::operate::status::member::expected;
 use crate::slo::Slo;
@@ -55,7 +56,12 @@ pub fn pages() -> Router<Api> {
         .route("/ui/", get(|| async { Redirect::permanent("/ui") }))
         .route("/ui/page.css", get(|| async { page("text/css; charset=utf-8", CSS) }))
         .route("/ui/page.js", get(|| async { page("text/javascript; charset=utf-8", JS) }))
-        .route("/ui/events", get(move |State(api): State<Api>| async move { events(api, &readers) }))
+        .route(
+            "/ui/events",
+            get(move |State(api): State<Api>, known: Option<Extension<Standing>>| async move {
+                events(api, &readers, known.map(|Extension(standing)| standing))
+            }),
+        )
 }
 
 fn page(kind: &'static str, text: &'static str) -> Response {
@@ -69,13 +75,21 @@ fn page(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-/// The picture now, and whenever there is another one.
-fn events(api: Api, readers: &Arc<Semaphore>) -> Response {
+/// The picture now, and whenever there is another one. Where only some may look, it ends with the right of whoever does.
+fn events(api: Api, readers: &Arc<Semaphore>, standing: Option<Standing>) -> Response {
     let Ok(permit) = Arc::clone(readers).try_acquire_owned() else {
         let error = format!("{READERS_MAX} pages are open at this agent, and no more may be: look at another one's");
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": error}))).into_response();
     };
-    let told = api.page.look(|| pictures(api.clone()));
+    let reading = (api.page.look(|| pictures(api.clone())), Box::pin(lost(standing)));
+    let told = stream::unfold(Some(reading), |reading| async move {
+        let (mut pictures, mut lost) = reading?;
+        tokio::select! {
+            biased;
+            why = &mut lost => Some((event("denied", &json!({"error": why})), None)),
+            picture = pictures.next() => Some((picture?, Some((pictures, lost)))),
+        }
+    });
     // The place is given back with the stream.
     let held = told.take_until(Box::pin(async move {
         let _permit = permit;
@@ -95,10 +109,21 @@ fn pictures(api: Api) -> impl Stream<Item = Bytes> + Send {
                 api.board.after(before, TOLD_EVERY).await.made_at
             }
         };
-        // JSON is one line, so one line of data.
-        let event = Bytes::from(format!("event: picture\ndata: {}\n\n", picture(&api)));
-        Some((event, (api, Some(made_at))))
+        Some((event("picture", &picture(&api)), (api, Some(made_at))))
     })
+}
+
+/// JSON is one line, so one line of data.
+fn event(name: &str, data: &Value) -> Bytes {
+    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
+}
+
+/// Resolves once whoever reads may not any more; where everybody may, never.
+async fn lost(standing: Option<Standing>) -> String {
+    match standing {
+        Some(standing) => standing.lost().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// All that the page draws.
