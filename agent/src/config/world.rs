@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, Uid, User, access};
 
+use super::neighbours;
 use super::ports::{self, connect};
 use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode};
 
@@ -117,9 +118,11 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
         report.error(code, format!("`control`: {text}"), help);
     }
     etcd(&config.etcd, report);
+    neighbours::haproxy(config, report);
+    neighbours::pgbouncer(config, report);
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host == "::1" || host.starts_with("127.")
 }
 

@@ -17,8 +17,8 @@ fn entry(name: &str) -> String {
 
 const TEMPLATE: &str = "\
 ; Made by `pgvigil show pgbouncer`. HAProxy on this host, with what `pgvigil show haproxy` prints, leads on to the primary and to the standbys.
-; Around a planned switchover clients see a pause and no error where the pooler is told to hold them:
-;     psql -p 6432 -U pgbouncer pgbouncer -c 'PAUSE'; pgvigil switchover --yes; psql -p 6432 -U pgbouncer pgbouncer -c 'RESUME'
+; Around a planned switchover clients see a pause and no error where pgvigil tells the pooler to hold them: `[pgbouncer]` in its file, with the user
+; pgbouncer, who is to be in auth_file as well.
 
 [databases]
 ; Writes, and reads from a standby.
