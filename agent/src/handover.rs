@@ -44,8 +44,7 @@ const ASK_EVERY: Duration = Duration::from_millis(1);
 /// # Errors
 /// Why it was broken off; Postgres is then stopped or running, and the next decision sees to it.
 pub async fn hand_over(hands: &Arc<Hands>, seen: &Snapshot, to: &MemberName, request: i64) -> Result<Effect> {
-    let mut record = begun(hands, seen, to, request);
-    record.clients = (!hands.config.pgbouncer.admin.is_empty()).then(|| pooler::HELD.to_owned());
+    let record = begun(hands, seen, to, request);
     hands.store.create_transition(&record).await?;
     let mut plan = Plan::new(hands, seen, to, request, record.id.clone())?;
     let ended = plan.carry_out().await;
@@ -177,8 +176,7 @@ impl<'a> Plan<'a> {
         if self.hands.config.pgbouncer.admin.is_empty() {
             return;
         }
-        pooler::not_for_ever(Arc::clone(self.hands), self.record.clone());
-        self.notes = pooler::hold(self.hands).await;
+        self.notes = pooler::hold(self.hands, &self.record).await;
         crash_point("hand_over", "held");
         self.watch.lap("hold");
     }

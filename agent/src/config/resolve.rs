@@ -44,8 +44,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let state_dir = raw.state_dir.unwrap_or_else(|| beside(&postgres.data_dir));
     rules::directories(&postgres, &state_dir, found);
     let control = control::resolve(raw.control, &api.listen, &state_dir, found);
-    let haproxy = routes::haproxy(raw.haproxy, found);
-    let pgbouncer = routes::pgbouncer(raw.pgbouncer, found);
+    let (haproxy, pgbouncer) = (routes::haproxy(raw.haproxy, found), routes::pgbouncer(raw.pgbouncer, found));
     rules::site(&name, bootstrap_site.as_ref(), &postgres, found);
     let log = Log { format: raw.log.format.unwrap_or_default(), filter: raw.log.filter.unwrap_or("info".into()) };
     let max_lag_on_failover_bytes = raw.durability.max_lag_on_failover.map_or(1024 * 1024, |size| size.0);

@@ -16,10 +16,10 @@ use crate::http::health::{self, Query};
 use crate::published::{Board, Picture};
 use crate::secret::Secret;
 
-/// What stands in a record while clients are held for its sake.
-pub const HELD: &str = "held";
+/// What stands in a record while clients are held for its sake begins so, and the time is behind it: of two attempts at one switchover each has its own.
+const HELD: &str = "held since ";
 /// What stands there when they have been let go.
-pub const LET_GO: &str = "let_go";
+const LET_GO: &str = "let_go";
 
 /// How long PgBouncer may take to let us in, and to answer what needs no waiting.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -31,29 +31,38 @@ const FOUND_WITHIN: Duration = Duration::from_millis(60);
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Asks every PgBouncer to hold its clients, and waits until they have nothing under way, or for as long as is allowed. Whatever comes of it the
-/// switchover goes on; what a reader of its record should know is returned.
-pub async fn hold(hands: &Hands) -> Vec<String> {
+/// Puts on record that clients are held for the sake of this switchover, asks every PgBouncer to hold them, and waits until they have nothing under
+/// way, or for as long as is allowed. Whatever comes of it the switchover goes on; what a reader of its record should know is returned.
+pub async fn hold(hands: &Arc<Hands>, record: &str) -> Vec<String> {
+    let since = format!("{HELD}{}", jiff::Timestamp::now());
+    let noted = hands.store.amend_transition(record, |record| record.clients = Some(since.clone())).await;
+    if !noted.is_ok_and(|outcome| outcome.applied()) {
+        // Nobody would know that they are to be let go.
+        tracing::warn!("it could not be put on record that clients are held: they are not, and the switchover goes on");
+        return vec!["PgBouncer was not told to hold its clients: etcd did not take note of it".to_owned()];
+    }
+    not_for_ever(Arc::clone(hands), record.to_owned(), since);
     let settings = &hands.config.pgbouncer;
-    let holding = settings.admin.iter().map(|address| async move {
-        let began = Instant::now();
-        let held = tokio::time::timeout(settings.pause_within, pause(settings, address)).await;
-        let held = held.unwrap_or_else(|_| Err(anyhow!("not all had ended within {:?}", settings.pause_within)));
-        let outcome = if held.is_ok() { "done" } else { "failed" };
-        hands.metrics.told_pgbouncer("pause", outcome);
-        match held {
-            Ok(()) => {
-                let took_ms = began.elapsed().as_secs_f64() * 1000.0;
-                tracing::info!(pgbouncer = %address, took_ms, "PgBouncer holds its clients");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(pgbouncer = %address, "PgBouncer does not hold all its clients: {error:#}; the switchover goes on");
-                Some(format!("PgBouncer {address} did not hold all its clients: {error:#}"))
-            }
+    join_all(settings.admin.iter().map(|address| hold_at(hands, address))).await.into_iter().flatten().collect()
+}
+
+/// What went wrong there, if anything.
+async fn hold_at(hands: &Hands, address: &HostPort) -> Option<String> {
+    let (settings, began) = (&hands.config.pgbouncer, Instant::now());
+    let held = tokio::time::timeout(settings.pause_within, pause(settings, address)).await;
+    let held = held.unwrap_or_else(|_| Err(anyhow!("not all had ended within {:?}", settings.pause_within)));
+    hands.metrics.told_pgbouncer("pause", if held.is_ok() { "done" } else { "failed" });
+    match held {
+        Ok(()) => {
+            let took_ms = began.elapsed().as_secs_f64() * 1000.0;
+            tracing::info!(pgbouncer = %address, took_ms, "PgBouncer holds its clients");
+            None
         }
-    });
-    join_all(holding).await.into_iter().flatten().collect()
+        Err(error) => {
+            tracing::warn!(pgbouncer = %address, "PgBouncer does not hold all its clients: {error:#}; the switchover goes on");
+            Some(format!("PgBouncer {address} did not hold all its clients: {error:#}"))
+        }
+    }
 }
 
 async fn pause(settings: &Pgbouncer, address: &HostPort) -> Result<()> {
@@ -154,11 +163,14 @@ fn takes_writes(picture: &Picture) -> bool {
     !hands_over && health::judge(picture, "/primary", &Query::default()).is_ok()
 }
 
-/// Lets clients go where a record says that they are held: the record `of`, or any.
-async fn let_go(hands: &Hands, board: Option<&Board>, of: Option<&str>) -> Result<()> {
+/// Lets clients go where a record says that they are held: the record `of` by these words, or any.
+async fn let_go(hands: &Hands, board: Option<&Board>, of: Option<(&str, &str)>) -> Result<()> {
     let (records, _) = hands.store.transitions().await?;
-    let held = records.iter().filter(|record| record.clients.as_deref() == Some(HELD));
-    let held: Vec<&Transition> = held.filter(|record| of.is_none_or(|id| record.id == id)).collect();
+    let is_meant = |record: &&Transition| {
+        let held = record.clients.as_deref().filter(|clients| clients.starts_with(HELD));
+        held.is_some_and(|held| of.is_none_or(|(id, since)| record.id == id && held == since))
+    };
+    let held: Vec<&Transition> = records.iter().filter(is_meant).collect();
     if held.is_empty() {
         return Ok(());
     }
@@ -176,16 +188,22 @@ async fn let_go(hands: &Hands, board: Option<&Board>, of: Option<&str>) -> Resul
     }
     all.into_iter().collect::<Result<Vec<()>>>()?;
     for record in held {
-        hands.store.amend_transition(&record.id, |record| record.clients = Some(LET_GO.to_owned())).await?;
+        // Another attempt may have begun to hold them anew.
+        let amend = |now: &mut Transition| {
+            if now.clients == record.clients {
+                now.clients = Some(LET_GO.to_owned());
+            }
+        };
+        hands.store.amend_transition(&record.id, amend).await?;
     }
     Ok(())
 }
 
-/// Lets the clients of this record go after a while even if nobody comes to take writes: better an error than silence.
-pub fn not_for_ever(hands: Arc<Hands>, record: String) {
+/// Lets these clients go after a while even if nobody comes to take writes: better an error than silence.
+fn not_for_ever(hands: Arc<Hands>, record: String, since: String) {
     tokio::spawn(async move {
         tokio::time::sleep(HELD_AT_MOST).await;
-        if let Err(error) = let_go(&hands, None, Some(&record)).await {
+        if let Err(error) = let_go(&hands, None, Some((&record, &since))).await {
             tracing::warn!("clients may still be held by PgBouncer: {error:#}");
         }
     });

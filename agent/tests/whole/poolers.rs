@@ -2,8 +2,8 @@
 //! of the roles, which finds everything as it says.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent::demo::cluster::{ClusterOptions, LocalCluster};
@@ -11,6 +11,7 @@ use agent::demo::ports::Ports;
 use agent::demo::session::{DATABASE, Session, USER};
 use anyhow::{Context, Result, ensure};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::doomed::die_at_each;
@@ -65,43 +66,66 @@ async fn held(stage: &mut Stage, port: u16) -> Result<()> {
     let leader = stage.leader().await?;
     let _pooler = pooler(&stage.cluster, &leader, port).await?;
     connected(port).await?.batch_execute("CREATE TABLE held (client int, i int)").await?;
-    let going_on = Arc::new(AtomicBool::new(true));
-    let writers: Vec<_> =
-        (0..CLIENTS).map(|client| tokio::spawn(write_until(port, client, Arc::clone(&going_on)))).collect();
-    let validated = stage.pgvigil(&leader, &["validate", &stage.node(&leader)?.config().display().to_string()]).await?;
-    ensure!(validated.contains("can be told to hold clients of demo"), "{validated}");
+    let config = stage.node(&leader)?.config().display().to_string();
+    let validated = stage.cluster.pgvigil(&leader, &["validate", &config]).await?;
+    let said = String::from_utf8_lossy(&validated.stdout).into_owned();
+    ensure!(said.contains("can be told to hold clients of demo"), "{said}");
 
+    let clients = Clients::begin(port);
     let there = stage.standby().await?;
     stage.pgvigil(&there, &["switchover", "--to", &there, "-y"]).await?;
     let_go(stage, port, &there).await.context("after a switchover")?;
-    stage.whole().await?;
+    let mut rows = clients.end(stage).await.context("over a switchover")?;
 
     // Its agent dies when clients are held and nothing has been stopped; the next one leads on, or hands over after all.
     let candidate = stage.standby().await?;
+    let begun = Mutex::new(None);
     let asked = async || {
-        let asked =
-            stage.cluster.pgvigil(&candidate, &["switchover", "--to", &candidate, "-y", "--wait", "1s"]).await?;
-        ensure!(asked.status.code().is_some(), "it was killed");
-        Ok(())
+        stage.whole().await?;
+        *begun.lock().expect("nobody has panicked") = Some(Clients::begin(port));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let arguments = ["switchover", "--to", &candidate, "--expect-leader", &there, "-y", "--wait", "100ms"];
+        stage.cluster.pgvigil(&candidate, &arguments).await.map(|_| ())
     };
     die_at_each(stage, std::slice::from_ref(&there), &["hand_over:held"], asked).await?;
     let_go(stage, port, &candidate).await.context("after the death of an agent")?;
     stage.whole().await?;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let clients = begun.lock().expect("nobody has panicked").take().context("nobody wrote")?;
+    rows += clients.end(stage).await.context("over the death of an agent")?;
 
-    going_on.store(false, Ordering::SeqCst);
-    let mut rows = 0;
-    let mut longest = Duration::ZERO;
-    for writer in writers {
-        let (written, pause) = writer.await??;
-        rows += written;
-        longest = longest.max(pause);
-    }
-    stage.say(&format!("{rows} rows without an error, the longest pause {} ms", longest.as_millis()));
-    let there = stage.cluster.connect(&stage.leader().await?).await?;
-    let counted: i64 = there.query_one("SELECT count(*) FROM held", &[]).await?.get(0);
+    let session = stage.cluster.connect(&stage.leader().await?).await?;
+    let counted: i64 = session.query_one("SELECT count(*) FROM held", &[]).await?.get(0);
     ensure!(usize::try_from(counted)? == rows, "{rows} rows are acknowledged, {counted} are there");
     Ok(())
+}
+
+/// Some who write.
+struct Clients {
+    going_on: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<Result<(usize, Duration)>>>,
+}
+
+impl Clients {
+    fn begin(port: u16) -> Self {
+        let going_on = Arc::new(AtomicBool::new(true));
+        let write = |client| tokio::spawn(write_until(port, client, Arc::clone(&going_on)));
+        let writers = (0..CLIENTS).map(write).collect();
+        Self { going_on, writers }
+    }
+
+    /// How many rows they got acknowledged, if none of them has seen an error.
+    async fn end(self, stage: &Stage) -> Result<usize> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.going_on.store(false, Ordering::SeqCst);
+        let (mut rows, mut longest) = (0, Duration::ZERO);
+        for writer in self.writers {
+            let (written, pause) = writer.await??;
+            rows += written;
+            longest = longest.max(pause);
+        }
+        stage.say(&format!("{rows} rows without an error, the longest pause {} ms", longest.as_millis()));
+        Ok(rows)
+    }
 }
 
 /// Nobody is held any more, and the record says so.
@@ -120,7 +144,8 @@ async fn let_go(stage: &Stage, port: u16, node: &str) -> Result<()> {
             |row: &SimpleQueryMessage| matches!(row, SimpleQueryMessage::Row(row) if row.get("paused") == Some("1"));
         let records = stage.transitions(node).await?;
         let told = records.iter().any(|record| record["clients"] == "let_go");
-        let open = records.iter().any(|record| record["clients"] == "held");
+        let open =
+            records.iter().any(|record| record["clients"].as_str().is_some_and(|clients| clients.starts_with("held")));
         Ok(told && !open && !rows.iter().any(held))
     };
     stage.eventually("clients are still held", none_is_held).await

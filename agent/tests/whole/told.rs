@@ -88,9 +88,10 @@ async fn wrong_names_are_told(stage: &Stage, node: &str, port: u16) -> Result<()
     let client = Ports::choose(None, 1)?;
     let _proxy = proxy(stage, "wrong", &format!("ipv4@127.0.0.1:{port}"), client.at(0))?;
     let said = async |key: &str, value: &str| {
+        let before = std::fs::read_to_string(stage.node(node)?.config())?;
         stage.set(node, key, value)?;
         let validated = stage.cluster.pgvigil(node, &["validate", &config(stage, node)?]).await?;
-        stage.unset(node, key)?;
+        std::fs::write(stage.node(node)?.config(), before)?;
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&validated.stdout).into_owned())
     };
     for (key, value, wanted) in [

@@ -55,7 +55,7 @@ pub struct Transition {
     pub phases: Vec<Phase>,
     /// How long no write could be acknowledged, in milliseconds.
     pub write_outage_ms: Option<f64>,
-    /// Whether a pooler holds clients for its sake: `held`, or `let_go` since they were let go; `None`: nobody was told to hold any.
+    /// Whether a pooler holds clients for its sake: `held since` and when, or `let_go`; `None`: nobody was told to hold any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clients: Option<String>,
     /// Anything else that a reader should know.

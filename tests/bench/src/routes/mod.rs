@@ -12,6 +12,7 @@ use agent::demo::ports::Ports;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::results::Results;
 use client::Writing;
@@ -74,6 +75,9 @@ pub async fn run(pgvigil: &Path, runs: usize, results: &Results) -> Result<()> {
     let mut plays: Vec<(&str, usize)> =
         plays.filter(|(fault, run)| !results.has("routes", &file(fault, *run))).collect();
     plays.reverse();
+    // In a world of its own not even loopback is there by itself.
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().await.context("running ip")?;
+    ensure!(up.success(), "loopback cannot be set up");
     let mut failures = 0;
     while !plays.is_empty() && failures < FAILURES {
         if let Err(error) = on_new_ground(pgvigil, &mut plays, results).await {
