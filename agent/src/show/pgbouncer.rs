@@ -43,8 +43,8 @@ default_pool_size = 20
 ; pgjdbc and others send it; it has no effect here.
 ignore_startup_parameters = extra_float_digits
 
-; A server that refuses is tried again after 1 s. The default of 15 s would be the outage of every failover.
-server_login_retry = 1
+; A server that refuses is tried again after 0.1 s. The default of 15 s would be the outage of every failover.
+server_login_retry = 0.1
 ; HAProxy accepts at once and leads nowhere while there is no primary.
 server_connect_timeout = 2
 ; A dead server is noticed before it is given to a client that waits.
