@@ -71,6 +71,7 @@ mod storm;
 mod stray;
 mod switchover;
 mod taken;
+mod told;
 mod verbs;
 mod volume;
 mod watching;
