@@ -44,6 +44,7 @@ mod published;
 mod recorder;
 mod registrar;
 mod reload;
+mod routing;
 pub mod run;
 mod scheduler;
 pub mod secret;

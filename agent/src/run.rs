@@ -29,6 +29,7 @@ use crate::promises::{Asker, Promises};
 use crate::recorder::Recorder;
 use crate::registrar::keep_registered;
 use crate::reload;
+use crate::routing;
 use crate::secret::Secret;
 use crate::transitions::Ledger;
 
@@ -156,6 +157,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         disk: hands.disk.clone(),
         promises: Arc::clone(&hands.promises),
         activity: Arc::new(ActivityLook::new(hands.instance.clone())),
+        page: http::Shared::new(),
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;
@@ -170,6 +172,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     control.keep_schedule();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     tokio::spawn(certificates::watch(Arc::clone(&hands)));
+    routing::start(&hands, &body.board);
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();
     tokio::spawn(keep_registered(hands, record, body.cluster_views(), patience, taken));

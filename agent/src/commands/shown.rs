@@ -17,7 +17,13 @@ use crate::show::{
 pub async fn run(command: &ShowCommand) -> Exit {
     match command {
         ShowCommand::Haproxy(arguments) => {
-            print(&arguments.config, |members| haproxy(members, &HaproxyOptions::default())).await
+            let reach = match Reach::new(&arguments.config) {
+                Ok(reach) => reach,
+                Err(exit) => return exit,
+            };
+            let runtime_sockets = reach.config.haproxy.sockets.clone();
+            let options = HaproxyOptions { runtime_sockets, ..HaproxyOptions::default() };
+            print(&arguments.config, |members| haproxy(members, &options)).await
         }
         ShowCommand::Uri(arguments) => match driver(arguments) {
             Some(driver) => print(&arguments.config, |members| uri(members, &arguments.database, driver)).await,

@@ -8,12 +8,14 @@ mod clone;
 mod control;
 pub(crate) mod keys;
 mod layers;
+mod neighbours;
 mod pgbackrest;
 mod ports;
 mod problem;
 mod raw;
 mod reload;
 mod resolve;
+mod routes;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ pub use control::{Control, ControlTls, Token};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
+pub use routes::{Haproxy, Pgbouncer, RuntimeSocket};
 pub use value::{HostPort, Size};
 pub use world::{Line, Report, Verdict, validate};
 
@@ -75,6 +78,10 @@ pub struct Config {
     pub api: Api,
     /// The control API.
     pub control: Control,
+    /// The HAProxies that are told of each change.
+    pub haproxy: Haproxy,
+    /// The PgBouncers that hold their clients during a planned switchover.
+    pub pgbouncer: Pgbouncer,
     /// What this node says about its own part.
     pub tags: Tags,
     /// How the agent logs.

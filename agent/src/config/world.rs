@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use consensus::Snapshot;
 use nix::unistd::{AccessFlags, Uid, User, access};
 
+use super::neighbours;
 use super::ports::{self, connect};
 use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode};
 
@@ -130,9 +131,11 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     if etcd(&config.etcd, report) {
         meeting_place(config, report);
     }
+    neighbours::haproxy(config, report);
+    neighbours::pgbouncer(config, report);
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host == "::1" || host.starts_with("127.")
 }
 

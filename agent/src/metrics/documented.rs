@@ -22,6 +22,8 @@ fn page() -> String {
     metrics.acted("promote", "done");
     metrics.asked("POST /switchover", "done");
     metrics.listener("health").connections.inc();
+    metrics.told_pgbouncer("pause", "done");
+    metrics.told_haproxy("done", std::time::Duration::from_millis(1));
     let record = Transition {
         kind: "failover".into(),
         outcome: "done".into(),

@@ -7,6 +7,7 @@ mod listeners;
 mod ours;
 mod patronis;
 mod recorded;
+mod routes;
 mod trail;
 
 use std::sync::atomic::AtomicU64;
@@ -29,6 +30,7 @@ use listeners::Listeners;
 use ours::OURS;
 use patronis::PATRONIS;
 use recorded::Recorded;
+use routes::Routes;
 use trail::Trail;
 
 pub use listeners::ListenerNumbers;
@@ -123,6 +125,7 @@ pub struct Metrics {
     outages: Family<PhaseLabels, Histogram>,
     recorded: Recorded,
     listeners: Listeners,
+    routes: Routes,
     trail: Mutex<Trail>,
 }
 
@@ -175,6 +178,7 @@ impl Metrics {
         ours.register("pgvigil_build_info", "Always 1; the label says which version runs", build);
         let recorded = Recorded::register(ours);
         let listeners = Listeners::register(ours);
+        let routes = Routes::register(ours);
         let (registry, trail) = (Mutex::new(registry), Mutex::default());
         Self {
             registry,
@@ -188,6 +192,7 @@ impl Metrics {
             outages,
             recorded,
             listeners,
+            routes,
             trail,
         }
     }

@@ -55,6 +55,9 @@ pub struct Transition {
     pub phases: Vec<Phase>,
     /// How long no write could be acknowledged, in milliseconds.
     pub write_outage_ms: Option<f64>,
+    /// Whether a pooler holds clients for its sake: `held since` and when, or `let_go`; `None`: nobody was told to hold any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<String>,
     /// Anything else that a reader should know.
     pub notes: Vec<String>,
 }
@@ -83,6 +86,7 @@ impl Default for Transition {
             discarded: Vec::new(),
             phases: Vec::new(),
             write_outage_ms: None,
+            clients: None,
             notes: Vec::new(),
         }
     }

@@ -1,30 +1,37 @@
 //! `/ui`: the cluster on a page, for whoever has a browser and no shell. The page is part of the program, asks nobody else for anything, and only reads;
 //! what it draws comes as server-sent events, each of them the whole picture, so that whoever comes late has missed nothing.
 
+mod shared;
+
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
 use axum::http::{HeaderName, StatusCode, header};
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
-use consensus::BootInstant;
-use futures_util::stream::{self, StreamExt};
+use consensus::Snapshot;
+use decision::names::MemberName;
+use futures_util::stream::{self, Stream, StreamExt};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
+pub use shared::Shared;
+
 use super::{Api, beats, bodies};
 use crate::control::Standing;
+use crate::operate::status::facts::PauseStatus;
+use crate::operate::status::member::expected;
 use crate::slo::Slo;
 
-/// So many pages at once are told what changes; each is worth a few kilobytes a second.
-const READERS_MAX: usize = 16;
+/// So many pages at once are told what changes. The picture is made once for all; each page is worth a few kilobytes a second of the network.
+const READERS_MAX: usize = 128;
 /// A page that is told nothing for so long would take the agent for dead.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// No page is told more often, however much changes.
@@ -74,47 +81,41 @@ fn events(api: Api, readers: &Arc<Semaphore>, standing: Option<Standing>) -> Res
         let error = format!("{READERS_MAX} pages are open at this agent, and no more may be: look at another one's");
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": error}))).into_response();
     };
-    let reading = Reading { api, told: None, lost: Box::pin(lost(standing)) };
-    let pictures = stream::unfold(Some(reading), |reading| async move {
-        let mut reading = reading?;
-        let made_at = tokio::select! {
+    let reading = (api.page.look(|| pictures(api.clone())), Box::pin(lost(standing)));
+    let told = stream::unfold(Some(reading), |reading| async move {
+        let (mut pictures, mut lost) = reading?;
+        tokio::select! {
             biased;
-            why = &mut reading.lost => return Some((Ok(event("denied", &json!({"error": why}))), None)),
-            made_at = next(&reading.api, reading.told) => made_at,
-        };
-        reading.told = Some(made_at);
-        Some((Ok::<_, Infallible>(event("picture", &picture(&reading.api))), Some(reading)))
+            why = &mut lost => Some((event("denied", &json!({"error": why})), None)),
+            picture = pictures.next() => Some((picture?, Some((pictures, lost)))),
+        }
     });
     // The place is given back with the stream.
-    let held = pictures.take_until(Box::pin(async move {
+    let held = told.take_until(Box::pin(async move {
         let _permit = permit;
         sleep(TOLD_FOR).await;
     }));
-    Sse::new(held).into_response()
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    (headers, Body::from_stream(held.map(Ok::<_, Infallible>))).into_response()
 }
 
-/// Whoever looks at a page.
-struct Reading {
-    api: Api,
-    /// When the picture was made that they have seen last.
-    told: Option<BootInstant>,
-    /// Resolves once they may not look any more.
-    lost: Pin<Box<dyn Future<Output = String> + Send>>,
+/// An event for the picture now, and for each other one.
+fn pictures(api: Api) -> impl Stream<Item = Bytes> + Send {
+    stream::unfold((api, None), |(api, told)| async move {
+        let made_at = match told {
+            None => api.board.load().made_at,
+            Some(before) => {
+                sleep(TOLD_AT_MOST_EVERY).await;
+                api.board.after(before, TOLD_EVERY).await.made_at
+            }
+        };
+        Some((event("picture", &picture(&api)), (api, Some(made_at))))
+    })
 }
 
-fn event(name: &str, data: &Value) -> Event {
-    Event::default().event(name).data(data.to_string())
-}
-
-/// When the next picture was made that is worth telling.
-async fn next(api: &Api, told: Option<BootInstant>) -> BootInstant {
-    match told {
-        None => api.board.load().made_at,
-        Some(before) => {
-            sleep(TOLD_AT_MOST_EVERY).await;
-            api.board.after(before, TOLD_EVERY).await.made_at
-        }
-    }
+/// JSON is one line, so one line of data.
+fn event(name: &str, data: &Value) -> Bytes {
+    Bytes::from(format!("event: {name}\ndata: {data}\n\n"))
 }
 
 /// Resolves once whoever reads may not any more; where everybody may, never.
@@ -128,14 +129,22 @@ async fn lost(standing: Option<Standing>) -> String {
 /// All that the page draws.
 fn picture(api: &Api) -> Value {
     let picture = api.board.load();
+    let now = Timestamp::now();
     let records = api.ledger.all();
     let newest = &records[records.len().saturating_sub(RECORDS_MAX)..];
     json!({
         "schema": "pgvigil.ui/v1",
         "cluster": bodies::cluster(&picture),
+        "missing": picture.snapshot.as_ref().map(|snapshot| missing(snapshot, now)),
+        "pause": picture.snapshot.as_ref().and_then(|snapshot| PauseStatus::of(snapshot, now)).map(|pause| pause.in_words()),
         "why": bodies::why(&picture, &api.ledger.problems()),
         "beat": beats::beat(api),
         "transitions": newest,
-        "slo": Slo::of(&records, jiff::Timestamp::now()),
+        "slo": Slo::of(&records, now),
     })
+}
+
+/// Members that ought to be registered and are not: their agents are down.
+fn missing(snapshot: &Snapshot, now: Timestamp) -> Vec<MemberName> {
+    expected(snapshot, now).into_iter().filter(|name| !snapshot.member_records.contains_key(name)).collect()
 }
