@@ -12,6 +12,7 @@ work=$(mktemp -d)
 began=$SECONDS
 . scripts/writes.sh
 tidy_up() {
+    set +e
     end_writer
     docker-compose down --volumes --timeout 5 >"$work/down" 2>&1 || cat "$work/down" >&2
     rm -rf "$work"
@@ -30,15 +31,17 @@ page_of() { echo "http://$(docker inspect --format '{{range .NetworkSettings.Net
 # The events never end: the first one is enough.
 picture() { { curl -sN --max-time 3 "$1/events" || true; } | sed -n '/^data: /{s///p;q}'; }
 tells() { picture "$1" | json "[t for t in d['transitions'] if t['kind'] == 'failover' and (t['from'], t['to']) == ('$2', '$3')][-1]['write_outage_ms'] * 1"; }
+# Without a budget of time what is drawn would be told before the first event has come.
 draws() {
-    chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --timeout=4000 --user-data-dir="$work/chromium" --dump-dom "$1" >"$work/page" 2>/dev/null
+    rm -rf "$work/chromium"
+    timeout 40 chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --virtual-time-budget=3000 --user-data-dir="$work/chromium" --dump-dom "$1" >"$work/page" 2>/dev/null
     grep -q "failover $2 → $3" "$work/page"
 }
 seen_by_people() {
     local page
     page=$(page_of "$asks")
     until_true 20 "/ui/events tells of the failover" tells "$page" "$1" "$2"
-    if command -v chromium >/dev/null; then until_true 40 "/ui draws the failover" draws "$page" "$1" "$2"; fi
+    if command -v chromium >/dev/null; then until_true 120 "/ui draws the failover" draws "$page" "$1" "$2"; fi
     echo "/ui of $asks tells of the failover from $1 to $2: no writes for $(tells "$page" "$1" "$2") ms by the record"
 }
 
