@@ -2,7 +2,7 @@
 # Breaks the cluster of docker-compose.yml under writes and measures what a client of HAProxy sees: the leader's container is killed, its agent
 # alone is killed, its container is stopped. No acknowledged row may be missing afterwards; the page at /ui, Prometheus with its rules and alerts, and every
 # expression of the dashboards must show what happened. Needs a docker daemon that answers, docker-compose, psql, curl and
-# python3, chromium to look at the page, and `make build` before it; removes everything that it has made.
+# python3, and `make build` before it; removes everything that it has made.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,6 +12,7 @@ work=$(mktemp -d)
 began=$SECONDS
 . scripts/writes.sh
 tidy_up() {
+    set +e
     end_writer
     docker-compose down --volumes --timeout 5 >"$work/down" 2>&1 || cat "$work/down" >&2
     rm -rf "$work"
@@ -25,20 +26,16 @@ pgvigil() { local host=$1; shift; inside "$host" pgvigil "$@"; }
 sql() { psql -XqAt -v ON_ERROR_STOP=1 "host=127.0.0.1 port=$PGVIGIL_WRITE_PORT user=app dbname=app connect_timeout=2" -c "$1"; }
 prometheus() { curl -sfG "http://127.0.0.1:$PGVIGIL_PROMETHEUS_PORT/api/v1/$1" "${@:2}"; }
 
-# seen_by_people FROM TO: the page of an agent that lives tells of the failover, in its events and, where there is a browser, in what it draws.
+# seen_by_people FROM TO: the page of an agent that lives is told of the failover. What a browser makes of that is played in agent/tests/whole/pages.rs.
 page_of() { echo "http://$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$(docker-compose ps -q "$1")"):8008/ui"; }
 # The events never end: the first one is enough.
 picture() { { curl -sN --max-time 3 "$1/events" || true; } | sed -n '/^data: /{s///p;q}'; }
 tells() { picture "$1" | json "[t for t in d['transitions'] if t['kind'] == 'failover' and (t['from'], t['to']) == ('$2', '$3')][-1]['write_outage_ms'] * 1"; }
-draws() {
-    chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --timeout=4000 --user-data-dir="$work/chromium" --dump-dom "$1" >"$work/page" 2>/dev/null
-    grep -q "failover $2 → $3" "$work/page"
-}
 seen_by_people() {
     local page
     page=$(page_of "$asks")
     until_true 20 "/ui/events tells of the failover" tells "$page" "$1" "$2"
-    if command -v chromium >/dev/null; then until_true 40 "/ui draws the failover" draws "$page" "$1" "$2"; fi
+    curl -sf --max-time 5 "$page" | grep -q '<script src="ui/page.js"' || fail "/ui is no page"
     echo "/ui of $asks tells of the failover from $1 to $2: no writes for $(tells "$page" "$1" "$2") ms by the record"
 }
 

@@ -30,7 +30,7 @@ FAILOVER = [
     ("cluster", "A change of leader", {}, 1),
     ("cluster", "Last failover: outage", {}, 0.001),
     ("cluster", "Last failover: age", {}, 0),
-    ("cluster", "Phases of transitions", {"kind": "failover", "phase": "elect"}, 0),
+    ("cluster", "Phases of transitions", {"kind": "failover", "phase": "elect"}, 0.001),
     ("cluster", "Recorded transitions", {"kind": "failover", "outcome": "done"}, 1),
     ("fleet", "Changes of leader within an hour", {}, 1),
     ("fleet", "Clusters", {}, 0.001),

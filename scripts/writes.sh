@@ -42,7 +42,8 @@ begin_writer() {
     until_true 60 "the first rows" more_than 60
 }
 end_writer() {
-    if [ -z "$writer" ]; then return; fi
+    # In a trap a bare return would hand on what went wrong before it.
+    if [ -z "$writer" ]; then return 0; fi
     kill "$writer" 2>/dev/null || true
     wait "$writer" 2>/dev/null || true
     writer=

@@ -58,7 +58,7 @@ async fn shows(url: &str, wanted: &[String]) -> Result<()> {
         if missing.is_empty() {
             return Ok(());
         }
-        ensure!(began.elapsed() < SOON, "the page lacks {missing:?}: {page}");
+        ensure!(began.elapsed() < SOON * 3, "the page lacks {missing:?}: {page}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

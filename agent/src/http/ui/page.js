@@ -133,7 +133,7 @@ function memberRow(member, depth, told) {
     cell("State", "one-line", make("span", fine ? "good" : "bad", `${fine ? "●" : "✖"} ${member.state}`)),
     cell("Timeline", "", String(member.timeline ?? "-")),
     cell("Lag", "", lag),
-    cell("Could lead", bars.length ? "wide" : "", may),
+    cell("May lead", bars.length ? "wide" : "", may),
     cell("Address", "small wide", place, link && " ", link));
 }
 
@@ -157,7 +157,7 @@ function memberRows(told) {
   for (const member of members) if (!placed.has(member.name)) rows.push(...branch(member, 0));
   for (const name of told.missing ?? []) {
     rows.push(row(name, 0, cell("Role", "", "-"), cell("State", "one-line", make("span", "bad", "✖ down")), cell("Timeline", "", "-"), cell("Lag", "", "-"),
-      cell("Could lead", "wide", make("span", "why", "no: its agent is not registered in etcd")), cell("Address", "small wide", "")));
+      cell("May lead", "wide", make("span", "why", "no: its agent is not registered in etcd")), cell("Address", "small wide", "-")));
   }
   return rows;
 }
