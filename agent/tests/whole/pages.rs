@@ -25,18 +25,12 @@ fn curl(url: &str, seconds: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The page as a browser has it after a while, or nothing where there is no browser.
-fn in_a_browser(url: &str) -> Result<Option<String>> {
+/// The page as a browser has it after so long, or nothing where there is no browser.
+fn in_a_browser(url: &str, after: Duration) -> Result<Option<String>> {
     let home = tempfile::tempdir()?;
     let mut command = Command::new("chromium");
-    command.args([
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--timeout=4000",
-        "--dump-dom",
-    ]);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--dump-dom"]);
+    command.arg(format!("--timeout={}", after.as_millis()));
     command.arg(format!("--user-data-dir={}", home.path().display())).arg(url).env("HOME", home.path());
     let output = match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -48,18 +42,19 @@ fn in_a_browser(url: &str) -> Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
-/// Waits until the page shows all of this; a browser on a busy machine may need more than one try.
+/// Waits until the page shows all of this; a browser on a busy machine may need more than one try, and more time for each.
 async fn shows(url: &str, wanted: &[String]) -> Result<()> {
-    let began = Instant::now();
+    let (began, mut after) = (Instant::now(), Duration::from_secs(4));
     loop {
         let asked = url.to_owned();
-        let Some(page) = tokio::task::spawn_blocking(move || in_a_browser(&asked)).await?? else { return Ok(()) };
+        let seen = tokio::task::spawn_blocking(move || in_a_browser(&asked, after)).await??;
+        let Some(page) = seen else { return Ok(()) };
         let missing: Vec<&String> = wanted.iter().filter(|text| !page.contains(text.as_str())).collect();
         if missing.is_empty() {
             return Ok(());
         }
         ensure!(began.elapsed() < SOON * 3, "the page lacks {missing:?}: {page}");
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        after = (after * 2).min(SOON / 2);
     }
 }
 
