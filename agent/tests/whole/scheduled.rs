@@ -54,6 +54,7 @@ async fn a_scheduled_switchover_happens_in_its_time_and_is_dropped_where_it_cann
     on_stage(&options(), async |stage| {
         happens_in_its_time(stage).await.context("in its time")?;
         waits_for_the_end_of_a_hold(stage).await.context("a hold")?;
+        waits_until_the_next_life_has_closed_what_one_has_begun(stage).await.context("an earlier life")?;
         is_dropped_at_the_end_of_its_window(stage).await.context("its window")?;
         is_not_done_under_another_leader(stage).await.context("another leader")?;
         is_taken_back(stage).await.context("taken back")?;
@@ -91,6 +92,25 @@ async fn waits_for_the_end_of_a_hold(stage: &Stage) -> Result<()> {
     stage.eventually("it does not wait for the hold", waits).await?;
     ensure!(stage.leader().await? == leader, "it has not waited");
     stage.pgvigil("n1", &["release"]).await?;
+    ends(stage, &id, "done", "switchover").await?;
+    stage.whole().await
+}
+
+/// An agent has died in the middle of an order, which it cannot end any more.
+async fn waits_until_the_next_life_has_closed_what_one_has_begun(stage: &Stage) -> Result<()> {
+    let leader = stage.leader().await?;
+    let other = stage.others(&leader)[0].clone();
+    let (term, now) = (stage.ask(&leader, "/beat").await?["term"].clone(), jiff::Timestamp::now().to_string());
+    let begun = json!({"id": "o-999", "kind": "restart", "from": other, "to": other, "term_before": term, "term_after": term,
+        "started_at": now, "outcome": "in_progress", "requested_by": "anna"});
+    etcdctl::put(&stage.cluster, "transitions/o-999", &begun.to_string()).await?;
+    let id = scheduled(stage, &leader, &["switchover", "--in", "1s", "-y"]).await?;
+    let waits = async || Ok(shown(stage).await?[0]["waits_for"] == format!("restart o-999 of {other} is under way"));
+    stage.eventually("it does not say what it waits for", waits).await?;
+    stage.stop(&other).await?;
+    stage.start(&other)?;
+    let closed = async || Ok(record(stage, "o-999").await?["outcome"] == "failed");
+    stage.eventually("nobody closes what an earlier life has begun", closed).await?;
     ends(stage, &id, "done", "switchover").await?;
     stage.whole().await
 }
