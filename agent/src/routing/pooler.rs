@@ -27,8 +27,10 @@ const ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 const HELD_AT_MOST: Duration = Duration::from_secs(25);
 /// From the new primary's first yes until it is certain to be found by way of HAProxy: its checks are answered at once and come each 20 ms.
 const FOUND_WITHIN: Duration = Duration::from_millis(60);
-/// When it is tried again.
+/// When it is tried again; each time twice as long.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// And no longer than this: whoever is held waits for it once PgBouncer can be reached.
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(4);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Puts on record that clients are held for the sake of this switchover, asks every PgBouncer to hold them, and waits until they have nothing under
@@ -137,19 +139,23 @@ fn quoted(name: &str) -> String {
 
 /// For ever: where this node takes writes and clients are held, lets them go.
 pub async fn let_go_when_it_leads(hands: Arc<Hands>, board: Arc<Board>) {
-    let mut seen_to = false;
+    let (mut seen_to, mut again_after, mut complaint) = (false, AGAIN_AFTER, String::new());
     loop {
         let picture = board.load().clone();
         let leads = takes_writes(&picture);
         if leads && !seen_to {
-            seen_to = match let_go(&hands, Some(&board), None).await {
-                Ok(()) => true,
+            match let_go(&hands, Some(&board), None).await {
+                Ok(()) => (seen_to, again_after, complaint) = (true, AGAIN_AFTER, String::new()),
                 Err(error) => {
-                    tracing::warn!("clients may still be held by PgBouncer: {error:#}");
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                    false
+                    let now = format!("{error:#}");
+                    if complaint != now {
+                        tracing::warn!("clients may still be held by PgBouncer, and it is tried on: {now}");
+                        complaint = now;
+                    }
+                    tokio::time::sleep(again_after).await;
+                    again_after = (again_after * 2).min(AGAIN_AFTER_MAX);
                 }
-            };
+            }
             continue;
         }
         seen_to &= leads;

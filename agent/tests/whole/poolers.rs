@@ -64,7 +64,7 @@ async fn clients_that_are_held_see_a_pause_and_no_error_over_switchovers_and_the
 
 async fn held(stage: &mut Stage, port: u16) -> Result<()> {
     let leader = stage.leader().await?;
-    let _pooler = pooler(&stage.cluster, &leader, port).await?;
+    let pooler = pooler(&stage.cluster, &leader, port).await?;
     connected(port).await?.batch_execute("CREATE TABLE held (client int, i int)").await?;
     let config = stage.node(&leader)?.config().display().to_string();
     let validated = stage.cluster.pgvigil(&leader, &["validate", &config]).await?;
@@ -96,6 +96,27 @@ async fn held(stage: &mut Stage, port: u16) -> Result<()> {
     let session = stage.cluster.connect(&stage.leader().await?).await?;
     let counted: i64 = session.query_one("SELECT count(*) FROM held", &[]).await?.get(0);
     ensure!(usize::try_from(counted)? == rows, "{rows} rows are acknowledged, {counted} are there");
+    who_does_not_end_and_who_is_not_there_hold_up_nothing(stage, pooler, port).await
+}
+
+/// A client that stays in its transaction, and a PgBouncer that is gone.
+async fn who_does_not_end_and_who_is_not_there_hold_up_nothing(stage: &Stage, pooler: Child, port: u16) -> Result<()> {
+    let lingering = connected(port).await?;
+    lingering.batch_execute("BEGIN; INSERT INTO held VALUES (-1, -1)").await?;
+    goes_on(stage, "had ended within").await?;
+    ensure!(lingering.batch_execute("COMMIT").await.is_err(), "what was open on the old primary was acknowledged");
+    let_go(stage, port, &stage.leader().await?).await.context("after a client that stayed")?;
+    drop(pooler);
+    stage.whole().await?;
+    goes_on(stage, "is it running there").await
+}
+
+/// A switchover is done, and its record says what became of the clients.
+async fn goes_on(stage: &Stage, told: &str) -> Result<()> {
+    let to = stage.standby().await?;
+    stage.pgvigil(&to, &["switchover", "--to", &to, "-y"]).await?;
+    let record = stage.transitions(&to).await?.pop().context("it has a record")?;
+    ensure!(record["to"] == to.as_str() && record["notes"].to_string().contains(told), "{record}");
     Ok(())
 }
 
