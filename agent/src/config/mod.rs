@@ -15,6 +15,7 @@ mod raw;
 mod reload;
 mod resolve;
 mod rules;
+mod telling;
 #[cfg(test)]
 mod tests;
 pub(crate) mod value;
@@ -33,6 +34,7 @@ pub use control::{Control, ControlTls, Token};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
+pub use telling::{Hooks, Webhook, unfit};
 pub use value::{HostPort, Size};
 pub use world::{Line, Report, Verdict, validate};
 
@@ -79,6 +81,10 @@ pub struct Config {
     pub tags: Tags,
     /// How the agent logs.
     pub log: Log,
+    /// The programs that are run when something has happened.
+    pub hooks: Hooks,
+    /// The receivers that are told then.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// Whether a zone may have this name.

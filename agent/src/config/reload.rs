@@ -60,6 +60,8 @@ impl Config {
             "api" api,
             "control" control,
             "log.format" log.format,
+            "hooks" hooks,
+            "webhooks" webhooks,
         );
         Reread { config, taken_up, wait }
     }

@@ -11,6 +11,7 @@ use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
 use super::{
     Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, control, keys, rules,
+    telling,
 };
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
@@ -52,6 +53,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         device: raw.watchdog.device.unwrap_or_else(|| "/dev/watchdog".into()),
     };
     rules::watchdog(&watchdog, found);
+    let (hooks, webhooks) = (telling::hooks(raw.hooks, found), telling::webhooks(raw.webhooks, found));
     let config = Config {
         path,
         cluster,
@@ -73,6 +75,8 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         control,
         tags,
         log,
+        hooks,
+        webhooks,
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{AccessFlags, Uid, User, access};
 
 use super::ports::{self, connect};
-use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode};
+use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode, Webhook};
 
 /// The programs of Postgres that the agent runs.
 const PROGRAMS: [&str; 7] =
@@ -113,6 +113,10 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     socket_directory(&config.postgres, report);
     ports::api(config, report);
     ports::postgres(config, report);
+    let told = config.hooks.faults(owner).into_iter().chain(config.webhooks.iter().flat_map(Webhook::faults));
+    for (code, text, help) in told {
+        report.error(code, text, help);
+    }
     for (code, text, help) in config.control.closed_ways() {
         report.error(code, format!("`control`: {text}"), help);
     }

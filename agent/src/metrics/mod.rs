@@ -7,6 +7,7 @@ mod listeners;
 mod ours;
 mod patronis;
 mod recorded;
+mod telling;
 mod trail;
 
 use std::sync::atomic::AtomicU64;
@@ -29,6 +30,7 @@ use listeners::Listeners;
 use ours::OURS;
 use patronis::PATRONIS;
 use recorded::Recorded;
+use telling::Telling;
 use trail::Trail;
 
 pub use listeners::ListenerNumbers;
@@ -119,6 +121,7 @@ pub struct Metrics {
     asked: Family<AskedLabels, Counter>,
     denied: Counter,
     transitions: Family<TransitionLabels, Counter>,
+    telling: Telling,
     phases: Family<PhaseLabels, Histogram>,
     outages: Family<PhaseLabels, Histogram>,
     recorded: Recorded,
@@ -162,6 +165,7 @@ impl Metrics {
         );
         let transitions = Family::default();
         ours.register("pgvigil_transitions", "Finished transitions that this agent led", transitions.clone());
+        let telling = Telling::register(ours);
         let phases = Family::new_with_constructor(buckets as fn() -> Histogram);
         ours.register("pgvigil_transition_phase_seconds", "How long each phase of a transition took", phases.clone());
         let outages = Family::new_with_constructor(buckets as fn() -> Histogram);
@@ -184,6 +188,7 @@ impl Metrics {
             asked,
             denied,
             transitions,
+            telling,
             phases,
             outages,
             recorded,
@@ -223,6 +228,16 @@ impl Metrics {
             Some(flushed) => trail.saw(Instant::now(), flushed),
             None => trail.forget(),
         }
+    }
+
+    /// Nobody leads, and nobody is promoted, for this reason: once an episode.
+    pub fn refused_to_fail_over(&self, reason: &'static str) {
+        self.telling.refused(reason);
+    }
+
+    /// Somebody was told what happened, or was not.
+    pub fn told(&self, to: &str, outcome: &'static str) {
+        self.telling.told(to, outcome);
     }
 
     /// A transition that this agent led is over.

@@ -129,6 +129,15 @@ function reigns(told, now) {
   return [drawn, `from ${new Date(periods[0].begin).toISOString().replace("T", " ").slice(0, 19)}Z until now (${span(whole)})`];
 }
 
+/** What did not happen, and why. */
+function refused(record) {
+  const length = (record.phases ?? []).find((phase) => phase.name === "without_primary")?.duration_ms;
+  const ended = record.outcome === "in_progress" ? "nobody leads still" : `until ${record.to ?? "somebody"} led`;
+  return make("li", "",
+    make("div", "", make("b", "", "✋ did not fail over "), `${record.from ?? "-"} had led, ${ended}${typeof length === "number" ? `, ${span(length)} without a primary` : ""}`),
+    make("div", "small", `${record.started_at}  ${record.id}  ${record.cause}: ${record.cause_text ?? ""}`));
+}
+
 function transition(record) {
   const phases = (record.phases ?? []).map((phase) => {
     const element = make("div", "", `${phase.name} ${span(phase.duration_ms)}`);
@@ -136,7 +145,9 @@ function transition(record) {
     element.title = `${phase.name}: ${phase.duration_ms.toFixed(1)} ms on ${phase.measured_on}`;
     return element;
   });
-  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${span(record.write_outage_ms)}` : "outage not known";
+  if (record.kind === "refused") return refused(record);
+  const least = record.write_outage_at_least ? "≥ " : "";
+  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : "outage not known";
   const sign = record.outcome === "done" ? "●" : record.outcome === "in_progress" ? "…" : "✖";
   return make("li", "",
     make("div", "", make("b", "", `${sign} ${record.kind} `), `${record.from ?? "-"} → ${record.to ?? "-"}, ${record.outcome}, ${outage}, lost ${record.lost}`),
