@@ -39,7 +39,7 @@ operations: setup ## A hundred random operations of an operator on one cluster u
 storm: ## Simulated clusters under random faults (SEEDS=100000, FROM=0); a failure is shortened and told
 	SEEDS=$(or $(SEEDS),100000) FROM=$(or $(FROM),0) cargo test --release -p decision --test simulation clusters -- --nocapture
 
-bench: build ## The same faults on pgvigil, Patroni and pg_auto_failover, side by side: docs/benchmarks.md (an hour; RUNS=5, PEER_RUNS=2, ...)
+bench: build ## The same faults on pgvigil, Patroni and pg_auto_failover, side by side: docs/benchmarks.md (an hour; RUNS=5, PEER_RUNS=2, ROUTES_ONLY=1, ...)
 	@scripts/bench-setup.sh
 	cargo build --release -p bench
 	target/release/bench

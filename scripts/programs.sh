@@ -1,6 +1,6 @@
 #!/bin/bash
 # Prints the directory of programs that tests run against pgvigil: check_patroni and patronictl, made for Patroni, and schemathesis, which makes up
-# requests, from PyPI; vip-manager from Debian 13; each in one version. Debian 12's own vip-manager speaks etcd's old API alone, which knows none of the keys of the new.
+# requests, from PyPI, as is Terraform's own parser; vip-manager from Debian 13; each in one version. Debian 12's own vip-manager speaks etcd's old API alone, which knows none of the keys of the new.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/python.sh
@@ -23,6 +23,11 @@ fi
 
 if ! python_packages "$place/schemathesis" "${schemathesis_pins[@]}"; then
     echo "schemathesis is not here: PyPI could not be reached, as above." >&2
+    exit 1
+fi
+
+if ! python_packages "$place/terraform" "${terraform_pins[@]}"; then
+    echo "Terraform's parser is not here: PyPI could not be reached, as above." >&2
     exit 1
 fi
 

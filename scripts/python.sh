@@ -16,6 +16,9 @@ schemathesis_pins=(
     requests==2.34.2 rich==15.0.0 sortedcontainers==2.4.0 typing_extensions==4.16.0 urllib3==2.8.0 Werkzeug==3.1.9
 )
 
+# Terraform's own parser, as a library: Terraform itself is in no registry of packages.
+terraform_pins=(pygohcl==1.2.9 cffi==2.1.1 pycparser==3.12)
+
 # python_packages DIRECTORY PACKAGE==VERSION...: a virtual environment with these packages and no others. Nothing happens when it is there.
 python_packages() {
     local venv=$1

@@ -46,6 +46,9 @@ const RECLAIM_GRACE: Duration = Duration::from_millis(100);
 /// Positions in the member record are refreshed at most this often, for people and Patroni's tools; nothing depends on them.
 const POSITIONS_EVERY: Duration = Duration::from_secs(10);
 
+/// How long an agent that is told to end waits for what it has begun.
+const RESTS_WITHIN: Duration = Duration::from_secs(2);
+
 /// One agent, alive.
 pub struct Body {
     pub(crate) hands: Arc<Hands>,
@@ -448,6 +451,13 @@ impl Body {
             Some(left) => tracing::warn!(signal, "{}", fence::last_words(left)),
             None => tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent"),
         }
+    }
+
+    /// Waits for a moment until what goes on has ended: it would find the runtime gone under it.
+    pub async fn come_to_rest(&self) {
+        self.tasks.end_children();
+        self.hands.works.close();
+        let _ = tokio::time::timeout(RESTS_WITHIN, self.hands.works.wait()).await;
     }
 }
 

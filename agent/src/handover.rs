@@ -2,6 +2,7 @@
 //! fast shutdown, proof that the candidate has the last byte, and then the lock moves in one transaction. If anything fails before that,
 //! the request and the heir are taken back, and Postgres starts again here.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +18,7 @@ use serde_json::Value;
 use crate::execute::Effect;
 use crate::hands::Hands;
 use crate::peers::{Line, Peers, is_refusal};
+use crate::routing::pooler;
 use crate::task::crash_point;
 use crate::transitions::{Stopwatch, notes_of};
 
@@ -41,19 +43,20 @@ const ASK_EVERY: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// Why it was broken off; Postgres is then stopped or running, and the next decision sees to it.
-pub async fn hand_over(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> Result<Effect> {
+pub async fn hand_over(hands: &Arc<Hands>, seen: &Snapshot, to: &MemberName, request: i64) -> Result<Effect> {
     let record = begun(hands, seen, to, request);
     hands.store.create_transition(&record).await?;
-    let mut plan = Plan::new(hands, seen, to, request)?;
+    let mut plan = Plan::new(hands, seen, to, request, record.id.clone())?;
     let ended = plan.carry_out().await;
     let failure = ended.as_ref().err().map(|error| format!("{error:#}"));
     if failure.is_some() {
         plan.go_back().await;
     }
-    let phases = plan.watch.phases().to_vec();
+    let (phases, notes) = (plan.watch.phases().to_vec(), std::mem::take(&mut plan.notes));
     let amended = hands.store.amend_transition(&record.id, |record| {
         let later = std::mem::take(&mut record.phases);
         record.phases = phases.iter().cloned().chain(later).collect();
+        record.notes.extend(notes.iter().cloned());
         // One that was broken off before the server stopped has cost no write, and knows nothing of what else may have held writes up.
         record.write_outage_ms =
             Some(crate::transitions::write_outage_ms(&record.phases)).filter(|outage| *outage > 0.0);
@@ -94,7 +97,7 @@ pub fn begun(hands: &Hands, seen: &Snapshot, to: &MemberName, request: i64) -> T
 
 /// One hand-over, and how far it has come.
 struct Plan<'a> {
-    hands: &'a Hands,
+    hands: &'a Arc<Hands>,
     seen: &'a Snapshot,
     to: &'a MemberName,
     candidate: &'a Member,
@@ -106,15 +109,26 @@ struct Plan<'a> {
     sync: SyncRecord,
     sync_revision: i64,
     watch: Stopwatch,
+    /// The id of its record.
+    record: String,
+    /// What a reader of that should know.
+    notes: Vec<String>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(hands: &'a Hands, seen: &'a Snapshot, to: &'a MemberName, request: i64) -> Result<Self> {
+    fn new(
+        hands: &'a Arc<Hands>,
+        seen: &'a Snapshot,
+        to: &'a MemberName,
+        request: i64,
+        record: String,
+    ) -> Result<Self> {
         let sync = seen.cluster.sync.clone().context("there is no durability record")?;
         let candidate = seen.cluster.members.get(to).context("the candidate is not registered any more")?;
         let (sync_revision, watch) = (seen.sync_revision, Stopwatch::start(hands.me()));
         let (peers, line) = (Peers::default(), Line::default());
-        Ok(Self { hands, seen, to, candidate, request, peers, line, sync, sync_revision, watch })
+        let notes = Vec::new();
+        Ok(Self { hands, seen, to, candidate, request, peers, line, sync, sync_revision, watch, record, notes })
     }
 
     async fn carry_out(&mut self) -> Result<Effect> {
@@ -129,6 +143,7 @@ impl<'a> Plan<'a> {
         instance.note_readers().await;
         crash_point("hand_over", "prepared");
         self.watch.lap("prepare");
+        self.hold_clients().await;
         if !instance.begin_stop() {
             bail!("Postgres is not running any more");
         }
@@ -154,6 +169,16 @@ impl<'a> Plan<'a> {
         self.hands.authority.unbind();
         tracing::info!(to = %self.to, term = %order.new_term, %last, "handed the leader lock over");
         Ok(Effect { revision })
+    }
+
+    /// Whoever comes by a pooler waits from here on, as far as it can be had in the time that is allowed.
+    async fn hold_clients(&mut self) {
+        if self.hands.config.pgbouncer.admin.is_empty() {
+            return;
+        }
+        self.notes = pooler::hold(self.hands, &self.record).await;
+        crash_point("hand_over", "held");
+        self.watch.lap("hold");
     }
 
     /// Lets the other standbys stream from the candidate before clients have to wait for it. Not more than a kindness: whoever does not go

@@ -11,6 +11,7 @@ use consensus::{BootInstant, LeaseKeeper, Store};
 use decision::names::MemberName;
 use pg_control::{DiskWatch, Instance, Pulse, Watched};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::access;
 use crate::authority::Authority;
@@ -60,6 +61,8 @@ pub struct Hands {
     pub name_is_mine: AtomicBool,
     /// The lock lease that this node publishes while it stands ready for a switchover; 0: it does not.
     pub spare_lease: AtomicI64,
+    /// What goes on on threads of its own and needs the runtime: it ends before that does.
+    pub works: TaskTracker,
     /// Rung by an action that has changed what is seen, long before it ends: the loop looks at once.
     pub look_now: Notify,
     /// When a question was sent to etcd that it has not answered; what was confirmed by an earlier one is not the present any more.

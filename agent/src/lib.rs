@@ -45,6 +45,7 @@ mod recorder;
 mod refusals;
 mod registrar;
 mod reload;
+mod routing;
 pub mod run;
 mod scheduler;
 pub mod secret;

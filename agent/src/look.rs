@@ -177,7 +177,8 @@ struct Glance {
 /// Looks on a thread of its own, for every file that is read there may hang with its disk.
 fn glance(hands: Arc<Hands>, watched: Option<i32>) -> JoinHandle<Glance> {
     let runtime = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
+    let works = hands.works.clone();
+    works.spawn_blocking(move || {
         let asked = Instant::now();
         let observation = runtime.block_on(hands.instance.observe());
         let pid = observation.as_ref().ok().and_then(|seen| seen.extras.as_ref()).map(|extras| extras.postmaster_pid);

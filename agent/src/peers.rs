@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use crate::http::health::BELIEVED;
 use crate::promises::SEAL;
 
 /// No honest answer is longer.
@@ -57,6 +58,23 @@ impl Peers {
             }
             let body = whole(answer.into_body()).await?;
             serde_json::from_slice(&body).context("the answer is no JSON")
+        };
+        answered(&uri, within, ask).await
+    }
+
+    /// Whether a health path answers 200. What the asker believes is told, so that the answer can be held back while it is no news.
+    ///
+    /// # Errors
+    /// No answer within the deadline.
+    pub async fn is_healthy(&self, base: &str, path: &str, believed: bool, within: Duration) -> Result<bool> {
+        let uri = uri_at(base, path)?;
+        let ask = async {
+            let state = if believed { "UP" } else { "DOWN" };
+            let request = Request::options(uri.clone()).header(BELIEVED, state).body(Full::default());
+            let answer = self.client.request(request.context("building the request")?).await?;
+            let status = answer.status();
+            whole(answer.into_body()).await?;
+            Ok(status == StatusCode::OK)
         };
         answered(&uri, within, ask).await
     }

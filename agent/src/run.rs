@@ -11,6 +11,7 @@ use consensus::{Adopted, ClusterWatch, Endpoints, EtcdOptions, Keys, LeaseKeeper
 use pg_control::{DiskWatch, Instance, InstanceConfig, Pulse, Watched};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use crate::activity::ActivityLook;
 use crate::authority::Authority;
@@ -28,6 +29,7 @@ use crate::promises::{Asker, Promises};
 use crate::recorder::Recorder;
 use crate::registrar::keep_registered;
 use crate::reload;
+use crate::routing;
 use crate::secret::Secret;
 use crate::telling;
 use crate::transitions::Ledger;
@@ -111,6 +113,9 @@ pub async fn run(config: Config) -> Result<()> {
         );
     }
     descriptors::raise();
+    if let Some(open) = config.etcd.open_key() {
+        tracing::warn!("`etcd.tls.key`: {open}");
+    }
     // A postmaster that dies is an orphan; reaped by us at once, it does not linger as a zombie and look alive.
     nix::sys::prctl::set_child_subreaper(true)?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -134,6 +139,7 @@ pub async fn run(config: Config) -> Result<()> {
         _ = terminate.recv() => body.say_goodbye("SIGTERM"),
         _ = interrupt.recv() => body.say_goodbye("SIGINT"),
     }
+    body.come_to_rest().await;
     Ok(())
 }
 
@@ -154,6 +160,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         disk: hands.disk.clone(),
         promises: Arc::clone(&hands.promises),
         activity: Arc::new(ActivityLook::new(hands.instance.clone())),
+        page: http::Shared::new(),
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;
@@ -169,6 +176,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     telling::start(&hands, &body.board);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     tokio::spawn(certificates::watch(Arc::clone(&hands)));
+    routing::start(&hands, &body.board);
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();
     tokio::spawn(keep_registered(hands, record, body.cluster_views(), patience, taken));
@@ -206,6 +214,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         ledger,
         name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
+        works: TaskTracker::new(),
         look_now: Notify::new(),
         etcd_silent_at: Mutex::new(None),
         known: ArcSwap::default(),

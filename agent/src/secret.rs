@@ -5,7 +5,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// A text that never shows in a log, an error or a debugger's print.
@@ -70,6 +70,16 @@ impl Secret {
     }
 }
 
+/// What is wrong with the rights of a private key that others read for us. As Postgres has it: nobody but its owner, or, where root owns it, its group.
+pub fn key_is_open(path: &Path) -> Option<String> {
+    let found = std::fs::metadata(path).ok()?;
+    let mode = found.permissions().mode() & 0o7777;
+    let forbidden = if found.uid() == 0 { 0o027 } else { 0o077 };
+    let path = path.display();
+    (mode & forbidden != 0)
+        .then(|| format!("{path} is open to others than its owner (mode {mode:04o}): chmod 600 {path}"))
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
@@ -113,6 +123,20 @@ mod tests {
         let (_keep, path) = file_with("x", 0o640);
         let told = Secret::read(&path).unwrap_err().to_string();
         assert!(told.contains("(mode 0640): chmod 600 /"), "{told}");
+    }
+
+    #[test]
+    fn a_key_that_anybody_can_read_is_told() {
+        let (_keep, path) = file_with("x", 0o644);
+        let told = key_is_open(&path).unwrap();
+        assert!(told.contains("(mode 0644): chmod 600 /"), "{told}");
+        for mode in [0o600, 0o400] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(key_is_open(&path), None);
+        }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let owned_by_root = std::fs::metadata(&path).unwrap().uid() == 0;
+        assert_eq!(key_is_open(&path).is_none(), owned_by_root, "root may let a group read it");
     }
 
     #[test]

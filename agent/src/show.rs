@@ -7,6 +7,8 @@ mod pgbouncer;
 
 use std::fmt::Write;
 
+use crate::config::RuntimeSocket;
+
 pub use address::{Virtual, keepalived, vip_manager};
 pub use pgbouncer::pgbouncer;
 
@@ -44,11 +46,20 @@ pub struct HaproxyOptions {
     pub stats_port: u16,
     /// How many clients at once, each listener.
     pub maxconn: u32,
+    /// Where agents tell HAProxies of a change; none: nowhere.
+    pub runtime_sockets: Vec<RuntimeSocket>,
 }
 
 impl Default for HaproxyOptions {
     fn default() -> Self {
-        Self { bind: "*".into(), rw_port: 5000, ro_port: 5001, stats_port: 7000, maxconn: 1000 }
+        Self {
+            bind: "*".into(),
+            rw_port: 5000,
+            ro_port: 5001,
+            stats_port: 7000,
+            maxconn: 1000,
+            runtime_sockets: Vec::new(),
+        }
     }
 }
 
@@ -64,7 +75,8 @@ pub enum Driver {
 /// A complete configuration of HAProxy 2.6 or newer.
 pub fn haproxy(members: &[ShowMember], options: &HaproxyOptions) -> String {
     let mut text = String::from(HEAD);
-    let HaproxyOptions { bind, rw_port, ro_port, stats_port, maxconn } = options;
+    let HaproxyOptions { bind, rw_port, ro_port, stats_port, maxconn, runtime_sockets } = options;
+    text = text.replace("    log stdout", &format!("{}    log stdout", told_at(runtime_sockets)));
     let whole = maxconn * 2 + 100;
     replace(&mut text, &[("MAXCONN_GLOBAL", whole.to_string()), ("MAXCONN", maxconn.to_string())]);
     text.push_str(READ_WRITE);
@@ -81,6 +93,31 @@ pub fn haproxy(members: &[ShowMember], options: &HaproxyOptions) -> String {
             ("BIND_STATS", format!("127.0.0.1:{stats_port}")),
         ],
     );
+    text
+}
+
+/// The lines by which a HAProxy takes commands. One of this host is certainly meant; which of the others has which address, nobody here knows.
+fn told_at(sockets: &[RuntimeSocket]) -> String {
+    let mut text = String::new();
+    if sockets.is_empty() {
+        return text;
+    }
+    text.push_str(
+        "    # Agents say here at once what a check would find at its next turn, which has the last word. Whoever reaches it commands this HAProxy.\n",
+    );
+    for socket in sockets {
+        let line = match socket {
+            RuntimeSocket::Unix(path) => {
+                format!("    stats socket {} mode 660 group postgres level admin\n", path.display())
+            }
+            RuntimeSocket::Tcp(address) => {
+                format!(
+                    "    # Only on the host of that address, and with no way to it but for the agents:\n    # stats socket ipv4@{address} level admin\n"
+                )
+            }
+        };
+        text.push_str(&line);
+    }
     text
 }
 
@@ -258,6 +295,20 @@ mod tests {
         assert_eq!(settings.len(), 2);
         assert!(settings[0].ends_with("on-marked-down shutdown-sessions"));
         assert!(!settings[1].contains("shutdown-sessions"));
+    }
+
+    #[test]
+    fn where_agents_tell_it_of_a_change_is_in_it_only_where_they_do() {
+        assert!(!haproxy(&members(), &HaproxyOptions::default()).contains("stats socket"));
+        let tcp = crate::config::HostPort { host: "10.0.0.31".into(), port: 9999 };
+        let runtime_sockets = vec![RuntimeSocket::Unix("/run/haproxy/admin.sock".into()), RuntimeSocket::Tcp(tcp)];
+        let text = haproxy(&members(), &HaproxyOptions { runtime_sockets, ..HaproxyOptions::default() });
+        for line in [
+            "\n    stats socket /run/haproxy/admin.sock mode 660 group postgres level admin\n",
+            "\n    # stats socket ipv4@10.0.0.31:9999 level admin\n",
+        ] {
+            assert_eq!(text.matches(line).count(), 1, "{line}{text}");
+        }
     }
 
     #[test]

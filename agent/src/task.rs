@@ -89,7 +89,7 @@ impl Tasks {
         if *action == Action::Cancel
             && let Some(running) = self.running.as_ref().filter(|running| !running.cancel.is_cancelled())
         {
-            tracing::info!(action = running.action.code(), "breaking off");
+            tracing::info!(action = running.action.code(), "what was begun ends: something else is called for now");
             running.cancel.cancel();
         }
         let idle = self.running.is_none() && !matches!(action, Action::Wait | Action::Cancel);
@@ -116,8 +116,15 @@ impl Tasks {
         };
         // Files are read and written on the way, and may hang with their disk: not on a thread that others need.
         let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || runtime.block_on(work));
+        self.hands.works.spawn_blocking(move || runtime.block_on(work));
         self.running = Some(Running { action: action.clone(), began: Instant::now(), cancel, result });
+    }
+
+    /// Ends the children of what is under way, where it has any: nobody else would.
+    pub fn end_children(&self) {
+        if let Some(running) = self.running.as_ref().filter(|running| tidies_up(&running.action)) {
+            running.cancel.cancel();
+        }
     }
 
     /// Resolves with the result of what is under way; never, where nothing is.

@@ -7,7 +7,7 @@
 
 use decision::settings::{Durability, Mode};
 use decision::site::Site;
-use etcd_client::{GetOptions, SortOrder, SortTarget};
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -53,28 +53,37 @@ impl SettingsFrom {
 }
 
 impl Snapshot {
-    /// Settings that nobody can read leave those in force that were known before: neither parameters nor a pause are forgotten for them. Says whether
-    /// that was so; otherwise etcd is to be asked.
-    pub(crate) fn keep_settings_of(&mut self, before: &Self) -> bool {
-        let seen = before.cluster.revision != 0;
-        let asked_already = before.config_revision == self.config_revision;
-        let known = match before.settings_from {
-            SettingsFrom::Nowhere => asked_already,
-            SettingsFrom::Stored | SettingsFrom::Before | SettingsFrom::Row(_) => true,
-        };
-        if self.settings_from == SettingsFrom::Stored || !seen || !known {
-            return self.settings_from == SettingsFrom::Stored;
+    /// Whether it is known without asking which settings are in force: they can be read, or it is the same nonsense as `before`.
+    pub(crate) fn settings_are_known(&mut self, before: &Self) -> bool {
+        if self.settings_from == SettingsFrom::Stored {
+            self.settings_revision = self.config_revision;
+            return true;
         }
+        let was_asked = before.cluster.revision != 0
+            && before.settings_from != SettingsFrom::Stored
+            && before.config_revision == self.config_revision;
+        if was_asked {
+            self.keep_settings_of(before);
+        }
+        was_asked
+    }
+
+    /// Settings that nobody can read leave those in force that were known before: neither parameters nor a pause are forgotten for them.
+    fn keep_settings_of(&mut self, before: &Self) {
         let from = match before.settings_from {
             SettingsFrom::Stored => SettingsFrom::Before,
             from => from,
         };
-        self.put_in_force(before.config.clone(), from);
-        true
+        self.put_in_force(before.config.clone(), from, before.settings_revision);
+    }
+
+    /// Whoever has seen settings of this cluster knows some.
+    fn knows_settings(&self) -> bool {
+        self.cluster.revision != 0 && self.settings_from != SettingsFrom::Nowhere
     }
 
     /// Puts settings in force in the place of those that nobody can read.
-    fn put_in_force(&mut self, mut config: ClusterConfig, from: SettingsFrom) {
+    fn put_in_force(&mut self, mut config: ClusterConfig, from: SettingsFrom, revision: i64) {
         let follows = self.cluster.follows();
         match from {
             SettingsFrom::Stored | SettingsFrom::Before => {}
@@ -99,7 +108,7 @@ impl Snapshot {
         }
         self.cluster.site = config.site.clone();
         self.cluster.prefer_zone.clone_from(&config.prefer_zone);
-        (self.config, self.settings_from) = (config, from);
+        (self.config, self.settings_from, self.settings_revision) = (config, from, revision);
     }
 
     /// What the durability record comes to promise, by its last quorum: those before it cover a change under way. `None`: there is none that can
@@ -156,38 +165,47 @@ fn as_in_force(config: &ClusterConfig) -> Value {
 }
 
 impl Store {
-    /// Looks for the settings that were in force before somebody put what nobody can read in their place.
+    /// Looks for the settings that were in force before somebody put what nobody can read in their place. Those that are `known` from before stay in
+    /// force, unless newer ones were written that this agent has not seen, while etcd did not answer it perhaps.
     ///
     /// # Errors
     /// etcd does not answer.
-    pub(crate) async fn recall_settings(&self, seen: &mut Snapshot) -> Result<(), Error> {
-        let readable = |text: &str| {
-            let (config, _) = ClusterConfig::from_json(text);
-            Some(config).filter(|config| config.raw.is_object())
+    pub(crate) async fn recall_settings(&self, seen: &mut Snapshot, known: &Snapshot) -> Result<(), Error> {
+        let since = if known.knows_settings() { known.settings_revision } else { i64::MIN };
+        let newer = |kv: &KeyValue| match kv.mod_revision() > since {
+            true => readable(&text_of(kv)).map(|config| Some((config, kv.mod_revision()))),
+            false => Some(None),
         };
-        let stood = self.before(&self.keys().config(), seen.config_revision, |kv| readable(&text_of(kv))).await?;
-        if let Before::Was(config, _) = stood {
-            seen.put_in_force(config, SettingsFrom::Before);
-        } else if let Some(row) = self.newest_readable_row().await? {
-            let config = readable(&row.config.to_string()).unwrap_or_default();
-            seen.put_in_force(config, SettingsFrom::Row(row.number));
-        } else if let Before::Nothing = stood {
+        let stood = self.before(&self.keys().config(), seen.config_revision, newer).await?;
+        let row = match stood {
+            Before::Was(..) => None,
+            Before::Nothing | Before::Unknown => self.newest_readable_row().await?.filter(|(_, at)| *at > since),
+        };
+        match (stood, row) {
+            (Before::Was(Some((config, at)), _), _) => seen.put_in_force(config, SettingsFrom::Before, at),
+            (_, Some((row, at))) => {
+                let config = readable(&row.config.to_string()).unwrap_or_default();
+                seen.put_in_force(config, SettingsFrom::Row(row.number), at);
+            }
+            _ if known.knows_settings() => seen.keep_settings_of(known),
             // Nothing was ever set.
-            seen.put_in_force(ClusterConfig::default(), SettingsFrom::Before);
-        } else {
-            seen.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+            (Before::Nothing, None) => seen.put_in_force(ClusterConfig::default(), SettingsFrom::Before, 0),
+            (_, None) => seen.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere, 0),
         }
         Ok(())
     }
 
-    /// The newest row of the history of the settings that can be understood.
-    async fn newest_readable_row(&self) -> Result<Option<ConfigRevision>, Error> {
+    /// The newest row of the history of the settings that can be understood, and the revision at which it was written.
+    async fn newest_readable_row(&self) -> Result<Option<(ConfigRevision, i64)>, Error> {
         let folder = self.keys().config_history();
         let mut end: Vec<u8> = Keys::end_of(&folder).into();
         loop {
             let newest = GetOptions::new().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(ROWS_AT_ONCE);
             let found = self.read_range(&folder, newest.with_range(end.clone())).await?;
-            let understood = |kv| crate::settings::row(&folder, kv).ok().filter(|row| row.config.is_object());
+            let understood = |kv: &KeyValue| {
+                let row = crate::settings::row(&folder, kv).ok().filter(|row| row.config.is_object())?;
+                Some((row, kv.mod_revision()))
+            };
             if let Some(row) = found.iter().find_map(understood) {
                 return Ok(Some(row));
             }
@@ -197,6 +215,11 @@ impl Store {
             }
         }
     }
+}
+
+fn readable(text: &str) -> Option<ClusterConfig> {
+    let (config, _) = ClusterConfig::from_json(text);
+    Some(config).filter(|config| config.raw.is_object())
 }
 
 #[cfg(test)]
@@ -224,7 +247,7 @@ mod tests {
     fn a_row_of_the_history_makes_no_promise_smaller() {
         let in_force = |mode, k, text: &str| {
             let mut seen = promising(mode, k);
-            seen.put_in_force(set(text), SettingsFrom::Row(3));
+            seen.put_in_force(set(text), SettingsFrom::Row(3), 4);
             seen.config.durability.map(|durability| (durability.mode, durability.acknowledgers))
         };
         let asked = |mode: &str| format!(r#"{{"pgvigil":{{"durability":{{"mode":"{mode}","acknowledgers":1}}}}}}"#);
@@ -242,7 +265,7 @@ mod tests {
     fn whoever_changes_one_setting_of_a_row_stores_what_is_in_force() {
         let mut seen = promising(Mode::Strict, 2);
         let row = r#"{"ttl":30,"standby_cluster":{"host":"west"},"pgvigil":{"site":{"promote":{}}}}"#;
-        seen.put_in_force(set(row), SettingsFrom::Row(3));
+        seen.put_in_force(set(row), SettingsFrom::Row(3), 4);
         let stored = json!({"ttl": 30, "pgvigil": {"durability": {"mode": "strict", "acknowledgers": 2}}});
         assert_eq!(seen.config.raw, stored);
         let again = set(&seen.config.raw.to_string());
@@ -257,13 +280,13 @@ mod tests {
         let quorums =
             vec![Quorum::of(2, ["pg1", "pg2", "pg3"].map(name).into()), Quorum::of(1, ["pg1", "pg3"].map(name).into())];
         seen.cluster.sync.as_mut().expect("a record").policies = quorums;
-        seen.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        seen.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere, 0);
         let known = |seen: &Snapshot| seen.config.durability.map(|it| (it.mode, it.acknowledgers));
         assert_eq!(known(&seen), Some((Mode::Strict, 1)));
         let mut two = promising(Mode::Quorum, 2);
-        two.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        two.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere, 0);
         let mut one = promising(Mode::Quorum, 1);
-        assert!(one.keep_settings_of(&two));
+        assert!(one.settings_are_known(&two));
         assert_eq!(known(&one), Some((Mode::Quorum, 2)), "a voter is away for a while");
     }
 
@@ -271,11 +294,11 @@ mod tests {
     fn a_row_of_the_history_makes_no_site_follow_and_ends_nothing() {
         let row = r#"{"standby_cluster":{"host":"west"},"pgvigil":{"site":{"promote":{}}}}"#;
         let mut leads = promising(Mode::Quorum, 1);
-        leads.put_in_force(set(row), SettingsFrom::Row(3));
+        leads.put_in_force(set(row), SettingsFrom::Row(3), 4);
         assert_eq!(leads.cluster.site, Site::default());
         let mut follows = promising(Mode::Async, 0);
         follows.cluster.sync.as_mut().expect("a record").follows = true;
-        follows.put_in_force(set(row), SettingsFrom::Row(3));
+        follows.put_in_force(set(row), SettingsFrom::Row(3), 4);
         assert!(follows.cluster.site.remote.is_some() && follows.cluster.site.promote.is_none());
         assert!(follows.config.slots.doubtful);
     }
@@ -285,20 +308,23 @@ mod tests {
         let stored = Snapshot { config: set(r#"{"pause":true}"#), config_revision: 5, ..promising(Mode::Quorum, 1) };
         let stored = Snapshot { settings_from: SettingsFrom::Stored, ..stored };
         let mut seen = promising(Mode::Quorum, 1);
-        assert!(!seen.keep_settings_of(&Snapshot::default()), "nothing was seen before");
-        assert!(seen.keep_settings_of(&stored) && seen.config.pause.is_some());
-        assert_eq!(seen.settings_from, SettingsFrom::Before);
+        assert!(!seen.settings_are_known(&Snapshot::default()), "nothing was seen before");
+        assert!(!seen.settings_are_known(&stored), "there may be newer ones");
+        seen.keep_settings_of(&stored);
+        assert!(seen.config.pause.is_some() && seen.settings_from == SettingsFrom::Before);
+        let mut again = promising(Mode::Quorum, 1);
+        assert!(again.settings_are_known(&seen) && again.config.pause.is_some(), "it is asked for once");
 
         let mut unknown = promising(Mode::Strict, 2);
-        unknown.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere);
+        unknown.put_in_force(ClusterConfig::default(), SettingsFrom::Nowhere, 0);
         let mut next = promising(Mode::Quorum, 1);
-        assert!(next.keep_settings_of(&unknown));
+        assert!(next.settings_are_known(&unknown));
         assert_eq!(next.config.durability.map(|it| (it.mode, it.acknowledgers)), Some((Mode::Quorum, 1)));
         next.nonsense.sync = 11;
         let mut unreadable = Snapshot { nonsense: next.nonsense, ..promising(Mode::Strict, 2) };
-        assert!(unreadable.keep_settings_of(&next));
+        assert!(unreadable.settings_are_known(&next));
         assert_eq!(unreadable.config.durability.map(|it| it.mode), Some(Mode::Quorum), "as it was known");
         let mut further = Snapshot { config_revision: 12, ..promising(Mode::Quorum, 1) };
-        assert!(!further.keep_settings_of(&unknown), "other nonsense");
+        assert!(!further.settings_are_known(&unknown), "other nonsense");
     }
 }

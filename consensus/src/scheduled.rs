@@ -106,7 +106,7 @@ impl Store {
     }
 
     /// Moves what was planned at this revision to where it is carried out, as its leader: under the hold of `condition`, under the settings that were
-    /// `seen`, in which there is no pause, and where nothing else waits. `Refused`: something of that is otherwise by now.
+    /// `seen`, in which there is no pause, and where nothing else has been asked for or begun since. `Refused`: something of that is otherwise by now.
     ///
     /// # Errors
     /// etcd does not answer.
@@ -122,8 +122,16 @@ impl Store {
         let (planned, (target, text)) = (begin.subject().key(keys), begin.target(keys));
         let mut guards = self.leadership_guard(term, me).to_vec();
         guards.extend(condition.guards(keys));
-        guards.push(Guard::unchanged(&planned, revision));
-        guards.push(Guard::unchanged(keys.config(), seen.config_revision));
+        guards.extend([
+            Guard::unchanged(&planned, revision),
+            Guard::unchanged(keys.config(), seen.config_revision),
+            Guard::none_newer(keys.orders(), seen.cluster.revision),
+            // An order that was given and taken up since then has left its key, and has its record.
+            Guard::none_newer(keys.transitions(), seen.cluster.revision),
+        ]);
+        if let Begin::Restart(..) = begin {
+            guards.push(Guard::unchanged(keys.failover(), seen.failover_revision));
+        }
         let writes = [Write::delete(planned), Write::put(&target, text)];
         let with = |guard: Guard| guards.iter().cloned().chain([guard]).collect::<Vec<_>>();
         match self.commit(&with(Guard::absent(&target)), &writes).await? {

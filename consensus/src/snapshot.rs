@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub config: ClusterConfig,
     /// Where those come from.
     pub settings_from: SettingsFrom,
+    /// The revision at which those were written; 0: there are none, or nobody knows.
+    pub settings_revision: i64,
     /// What each living member says about itself, in full.
     pub member_records: BTreeMap<MemberName, MemberRecord>,
     /// The operator's request as it is stored, in full; `None` where there is none.
@@ -72,6 +74,8 @@ pub struct Snapshot {
     pub nonsense: Nonsense,
     /// Values that could not be understood.
     pub problems: Vec<Problem>,
+    /// The first of them in the place of a request or an order: what was asked for is not known.
+    pub unreadable_request: Option<Problem>,
     pub(crate) fingerprint: Fingerprint,
 }
 
@@ -91,10 +95,15 @@ impl Snapshot {
         for kv in found {
             let full_key = String::from_utf8_lossy(kv.key()).into_owned();
             let Some(key) = keys.strip(&full_key) else { continue };
+            let asks = key == "failover" || key.starts_with("orders/");
             if let Err(why) = snapshot.take(key, kv) {
                 snapshot.nonsense.note(key, kv.mod_revision());
                 let why = bounded(&why);
-                snapshot.problems.push(Problem { key: full_key, why, revision: kv.mod_revision() });
+                let problem = Problem { key: full_key, why, revision: kv.mod_revision() };
+                if asks {
+                    snapshot.unreadable_request.get_or_insert_with(|| problem.clone());
+                }
+                snapshot.problems.push(problem);
             }
         }
         snapshot.cluster.prefer_zone.clone_from(&snapshot.config.prefer_zone);

@@ -71,8 +71,8 @@ impl Store {
     /// The same by somebody who has seen the cluster before, and so knows what settings it had.
     pub(crate) async fn read_after(&self, revision: i64, known: &Snapshot) -> Result<Snapshot, Error> {
         let mut seen = self.read_stored(revision).await?;
-        if !seen.keep_settings_of(known) {
-            self.recall_settings(&mut seen).await?;
+        if !seen.settings_are_known(known) {
+            self.recall_settings(&mut seen, known).await?;
         }
         seen.tell_settings(self.keys());
         Ok(seen)

@@ -170,13 +170,17 @@ pub enum Part<'a> {
     },
 }
 
+/// Whether this is the same on all nodes where the cluster says what it is, whatever their files say.
+pub fn is_alike(name: &str) -> bool {
+    SHARED.contains(&name) || CAPACITIES.iter().any(|(capacity, _)| *capacity == name)
+}
+
 /// What a node's server is to be configured with: the cluster's parameters, over them the node's, save for what must be alike everywhere.
 /// `base` is what `postgresql.conf` says of the capacities without either.
 pub fn effective(cluster: &Parameters, node: &Parameters, base: &Capacities, part: Part<'_>) -> Parameters {
     let mut wanted = cluster.clone();
     for (name, value) in node {
-        let shared = SHARED.contains(&name.as_str()) || CAPACITIES.iter().any(|(capacity, _)| *capacity == name);
-        if !(shared && cluster.contains_key(name)) {
+        if !(is_alike(name) && cluster.contains_key(name)) {
             wanted.insert(name.clone(), value.clone());
         }
     }

@@ -68,7 +68,7 @@ Reason:
     ForeignSystem { mine: SystemId, cluster: SystemId } "foreign_system"
         ("the data directory belongs to system {mine}, the cluster in etcd is system {cluster}: this node stays out; point it at its own cluster or an empty data directory");
     NameNotMine {} "name_not_mine"
-        ("this node is not registered under its name yet; if that lasts, another living agent has the name: nothing is done under it");
+        ("this node is about to register under its name; where that lasts, another living agent has it: nothing is done under it");
     NotInitialized { in_progress: bool } "not_initialized"
         ("{}", if *in_progress { "another node is creating the cluster" } else { "there is a database here or on another member but no cluster in etcd: it is left alone; start with an empty data directory, or restore the etcd keys" });
     NotOurs {} "not_ours"
@@ -98,7 +98,7 @@ Reason:
     TakeSlot { leader: MemberName, slot: SlotName } "take_slot" ("{leader} keeps WAL for this standby in slot {slot} now: stream by it");
     LeaderIsBack { leader: MemberName, term: Term } "leader_is_back" ("{leader} still leads term {term}: take the pledge against it back");
     Candidate {} "candidate" ("a switchover may need this node: stand ready to hold the lock");
-    Regained { floor: Lsn } "regained" ("this node has regained {floor}, which it had forgotten: it counts again");
+    Regained { floor: Lsn } "regained" ("this node has the WAL up to {floor} again that a copy or a rewind had left out: it counts again");
     NotCandidate {} "not_candidate" ("no switchover needs this node: give the spare lease back");
     NothingToCopy {} "nothing_to_copy" ("nobody leads, and there is nothing here to start from");
     Suspect { leader: MemberName, evidence: String } "suspect" ("{leader} is not heard any more ({evidence}): stop following it and report what is here");

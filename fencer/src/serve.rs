@@ -32,11 +32,35 @@ const LONELY_AFTER: Duration = Duration::from_secs(10);
 /// The exit code where another fencer is there already.
 pub const ANOTHER_IS_THERE: u8 = 3;
 
+/// What it says of itself to whoever has found it in a list of processes.
+const HELP: &str = "\
+pgvigil-fencer STATE_DIR
+
+Kills every process of the Postgres beside its agent when the agent's deadline passes, so that nobody accepts writes who may not lead any more.
+The agent starts it, one for each node, and it outlives the agent; nobody else needs to.
+
+  STATE_DIR  the directory of the agent (`state_dir` in its configuration file)
+  --help     this text
+  --version  the version";
+
 /// Runs the fencer for the state directory that is its only argument.
 pub fn main() -> ExitCode {
-    let Some(state_dir) = std::env::args_os().nth(1) else {
-        eprintln!("usage: pgvigil-fencer STATE_DIR (the agent starts it)");
-        return ExitCode::from(2);
+    let mut arguments = std::env::args_os().skip(1);
+    let (first, more) = (arguments.next(), arguments.next());
+    let state_dir = match (first, more) {
+        (Some(word), None) if word == "--help" || word == "-h" => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        (Some(word), None) if word == "--version" || word == "-V" => {
+            println!("pgvigil-fencer {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        (Some(word), None) if !word.as_encoded_bytes().starts_with(b"-") => word,
+        _ => {
+            eprintln!("usage: pgvigil-fencer STATE_DIR (the agent starts it; --help says what it does)");
+            return ExitCode::from(2);
+        }
     };
     match Serve::prepare(Path::new(&state_dir)) {
         Ok(Some(mut serve)) => match serve.run() {

@@ -1,5 +1,6 @@
 # An example that hands over to Ansible: hosts that some provider has made (here: given as a variable, so that it is the same for each of them) become an
 # inventory for packaging/ansible, and the addresses that clients need become outputs.
+# It was never applied (README.md): its text is checked, what Terraform makes of it is not.
 #
 #   terraform init && terraform apply -var-file=orders.tfvars
 #   ansible-playbook -i inventory.ini ../ansible/site.yml

@@ -2,7 +2,7 @@
 //! or a rewind, which brings another node's files along, changes nothing of them. What Postgres refuses never gets into its files, and a
 //! start that fails with new values is tried again with the last ones that were good: a mistake must not end an outage with a longer one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Row;
 use tokio_util::sync::CancellationToken;
 
-use crate::conf::FILE as OUR_FILE;
+use crate::conf::{Conf, FILE as OUR_FILE};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -55,6 +55,22 @@ pub struct Refused {
     instead: Parameters,
     /// In the words of Postgres.
     pub why: String,
+    /// Those that were refused at once. Nobody knows which of them is to blame, so all of them are tried again as soon as one is asked for otherwise.
+    #[serde(default)]
+    together: Vec<BTreeSet<String>>,
+}
+
+impl Refused {
+    /// Forgets what is not asked for any more, and with it what was refused at once with that.
+    fn keep_what_is_asked(&mut self, wanted: &Parameters) {
+        let otherwise = |name: &String| wanted.get(name) != self.values.get(name);
+        let alone = self.values.keys().filter(|name| otherwise(name));
+        let with_it = self.together.iter().filter(|names| names.iter().any(otherwise)).flatten();
+        let again: BTreeSet<String> = alone.chain(with_it).cloned().collect();
+        self.values.retain(|name, _| !again.contains(name));
+        self.instead.retain(|name, _| !again.contains(name));
+        self.together.retain(|names| names.is_disjoint(&again));
+    }
 }
 
 /// What a running server says of its parameters.
@@ -72,13 +88,13 @@ impl Kept {
     /// What is asked for, with what was refused left out.
     fn without_refused(&mut self, wanted: &Parameters) -> Parameters {
         let mut allowed = wanted.clone();
-        let Some(refused) = &self.refused else { return allowed };
-        let still = |(name, value): &(&String, &String)| wanted.get(*name) == Some(value);
-        if !refused.values.iter().any(|one| still(&one)) {
+        let Some(refused) = &mut self.refused else { return allowed };
+        refused.keep_what_is_asked(wanted);
+        if refused.values.is_empty() {
             self.refused = None;
             return allowed;
         }
-        for (name, _) in refused.values.iter().filter(still) {
+        for name in refused.values.keys() {
             match refused.instead.get(name) {
                 Some(instead) => drop(allowed.insert(name.clone(), instead.clone())),
                 None => drop(allowed.remove(name)),
@@ -87,15 +103,16 @@ impl Kept {
         allowed
     }
 
-    /// These values are refused; what is configured otherwise stays.
+    /// These values are refused at once; what is configured otherwise stays.
     fn refuse(&mut self, values: Parameters, why: String) {
         let instead = values.keys().filter_map(|name| Some((name.clone(), self.applied.get(name)?.clone())));
         let instead = instead.collect();
         let before = self.refused.take().unwrap_or_default();
-        let (mut all, mut all_instead) = (before.values, before.instead);
+        let (mut all, mut all_instead, mut together) = (before.values, before.instead, before.together);
+        together.push(values.keys().cloned().collect());
         all.extend(values);
         all_instead.extend::<Parameters>(instead);
-        self.refused = Some(Refused { values: all, instead: all_instead, why });
+        self.refused = Some(Refused { values: all, instead: all_instead, why, together });
     }
 
     /// Back to what was good, if anything else is configured.
@@ -136,7 +153,7 @@ impl Instance {
         let (refused, why) = self.refusals(&new).await?;
         if !refused.is_empty() {
             tracing::warn!(?refused, why, "Postgres refuses parameters; they stay as they were");
-            kept.refuse(refused, why);
+            refused.into_iter().for_each(|values| kept.refuse(values, why.clone()));
             allowed = kept.without_refused(wanted);
         }
         if allowed != kept.applied {
@@ -147,7 +164,9 @@ impl Instance {
         if self.read_conf().is_none() {
             return Ok(());
         }
-        let written = self.update_conf(|_| {}).await?;
+        let floors = self.floors_still_needed().await;
+        let lower = move |conf: &mut Conf| floors.into_iter().for_each(|floors| conf.floors = floors);
+        let written = self.update_conf(lower).await?;
         // An earlier life may have written it and not come to the rest.
         let told = std::mem::replace(&mut self.memory().told_parameters, true);
         if self.postmaster().is_none() || (told && !written) {
@@ -257,18 +276,19 @@ impl Instance {
         Ok(running)
     }
 
-    /// Which of these values Postgres would refuse, and its words. It is asked on the real data directory, whose other settings count as well.
-    async fn refusals(&self, new: &Parameters) -> Result<(Parameters, String)> {
+    /// Which of these values Postgres would refuse, each by itself or all at once, and its words. It is asked on the real data directory, whose other
+    /// settings count as well.
+    async fn refusals(&self, new: &Parameters) -> Result<(Vec<Parameters>, String)> {
         let Some(why) = self.judge_parameters(new).await? else { return Ok(Default::default()) };
-        let mut refused = Parameters::new();
+        let mut refused = Vec::new();
         for (name, value) in new {
             let alone = Parameters::from([(name.clone(), value.clone())]);
             if self.judge_parameters(&alone).await?.is_some() {
-                refused.extend(alone);
+                refused.push(alone);
             }
         }
         // Good each by itself, and not together.
-        Ok((if refused.is_empty() { new.clone() } else { refused }, why))
+        Ok((if refused.is_empty() { vec![new.clone()] } else { refused }, why))
     }
 
     /// What Postgres says against these values; `None`: nothing.
@@ -387,7 +407,8 @@ mod tests {
     #[test]
     fn what_was_refused_stays_out_for_as_long_as_it_is_asked_for() {
         let mut kept = Kept { applied: of(&[("a", "1"), ("b", "1")]), ..Kept::default() };
-        kept.refuse(of(&[("a", "2"), ("c", "2")]), "no".to_owned());
+        kept.refuse(of(&[("a", "2")]), "no".to_owned());
+        kept.refuse(of(&[("c", "2")]), "no".to_owned());
         let allowed = kept.without_refused(&of(&[("a", "2"), ("b", "2"), ("c", "2")]));
         assert_eq!(allowed, of(&[("a", "1"), ("b", "2")]));
         // Another value is another question.
@@ -395,6 +416,27 @@ mod tests {
         assert!(kept.refused.is_some());
         assert_eq!(kept.without_refused(&of(&[("a", "3")])), of(&[("a", "3")]));
         assert_eq!(kept.refused, None);
+    }
+
+    #[test]
+    fn of_several_that_were_refused_at_once_the_good_one_is_taken_when_the_bad_one_is_mended() {
+        let mut kept = Kept { applied: of(&[("a", "1")]), good: Some(of(&[("a", "1")])), ..Kept::default() };
+        kept.refuse(of(&[("d", "2")]), "it is no number".to_owned());
+        kept.applied = of(&[("a", "900GB"), ("b", "2")]);
+        assert!(kept.fall_back("it does not start"));
+        let asked = of(&[("a", "900GB"), ("b", "2"), ("d", "2")]);
+        assert_eq!(kept.without_refused(&asked), of(&[("a", "1")]));
+        // Asked for again and again, it stays so; what an earlier version has kept is read as well.
+        let stored = serde_json::to_string(&kept).unwrap_or_default();
+        kept = serde_json::from_str(&stored).unwrap_or_default();
+        assert_eq!(kept.without_refused(&asked), of(&[("a", "1")]));
+        let mended = of(&[("a", "2GB"), ("b", "2"), ("d", "2")]);
+        assert_eq!(kept.without_refused(&mended), of(&[("a", "2GB"), ("b", "2")]));
+        assert_eq!(
+            kept.refused.map(|refused| refused.values),
+            Some(of(&[("d", "2")])),
+            "that one was refused by itself"
+        );
     }
 
     #[test]

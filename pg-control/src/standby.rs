@@ -234,6 +234,21 @@ impl Instance {
         wanted.iter().all(|word| words.contains(&word.as_str()))
     }
 
+    /// What of the floors of the last start is needed still, by what has been replayed since: then the lower value waits for a restart, and is told.
+    /// A primary needs none. `None`: nobody knows, or there are none.
+    pub(crate) async fn floors_still_needed(&self) -> Option<Capacities> {
+        let before = self.read_conf()?.floors;
+        if before.is_empty() {
+            return None;
+        }
+        if !self.data_dir().join("standby.signal").exists() {
+            return Some(Capacities::new());
+        }
+        let mut now = self.floors_above_conf(self.capacities_on_disk().await.ok()?);
+        now.retain(|name, floor| before.get(name).is_some_and(|before| *floor <= *before));
+        Some(now)
+    }
+
     /// What a standby must be configured with at least, where the configuration has less: its primary had these values, and replay stops
     /// at settings below them.
     fn floors_above_conf(&self, floors: Capacities) -> Capacities {

@@ -80,7 +80,7 @@ impl Instance {
         let mut gave_up = false;
         loop {
             if let Some(running) = self.postmaster() {
-                tracing::info!(pid = running.pid, "postgres is starting");
+                tracing::info!(pid = running.pid, "Postgres is starting");
                 return Ok(running);
             }
             if gave_up || begin.elapsed() > Duration::from_secs(20) {

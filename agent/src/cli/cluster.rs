@@ -7,7 +7,7 @@ use clap_complete::ArgValueCandidates;
 use decision::names::MemberName;
 
 use super::{ConfigArg, Expect, Later, Output, member_name};
-use crate::commands::{explained, health_paths, members};
+use crate::commands::{explained, health_paths, members, transition_ids};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -173,7 +173,7 @@ pub struct TransitionsArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// Only this one, in full; `show ID` is the same, `export ID` is `ID --md`, and `list` is all of them.
-    #[arg(value_name = "ID", num_args = 0..=2)]
+    #[arg(value_name = "ID", num_args = 0..=2, add = ArgValueCandidates::new(transition_ids))]
     pub words: Vec<String>,
     /// As the beginning of a post-mortem in Markdown.
     #[arg(long, requires = "words", conflicts_with = "output")]

@@ -1,8 +1,10 @@
 //! `pgvigil config`: the settings of the whole cluster, looked at, changed, and made what they were.
 
 use clap::{Args, Subcommand};
+use clap_complete::ArgValueCandidates;
 
 use super::{ConfigArg, Expect, Output};
+use crate::commands::{setting_assignments, setting_names};
 
 /// What `config` can do.
 #[derive(Debug, Subcommand)]
@@ -30,6 +32,9 @@ pub struct ShowConfigArgs {
     /// As they were in this revision.
     #[arg(long, value_name = "N")]
     pub revision: Option<u64>,
+    /// What this node goes by, and where each value comes from: the cluster, the node's file, or neither.
+    #[arg(long, conflicts_with = "revision")]
+    pub effective: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -42,13 +47,13 @@ pub struct SetArgs {
     #[command(flatten)]
     pub config: ConfigArg,
     /// What is to be, such as durability.mode=strict.
-    #[arg(value_name = "NAME=VALUE", required_unless_present_any = ["unset", "parameters"])]
+    #[arg(value_name = "NAME=VALUE", required_unless_present_any = ["unset", "parameters"], add = ArgValueCandidates::new(setting_assignments))]
     pub assignments: Vec<String>,
     /// A parameter of Postgres, on every node: -p work_mem=8MB is short for postgres.parameters.work_mem=8MB.
     #[arg(short = 'p', long = "parameter", value_name = "NAME=VALUE")]
     pub parameters: Vec<String>,
     /// What the cluster is to say nothing about any more: each node goes by its own file again.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(setting_names))]
     pub unset: Vec<String>,
     /// Only if this is the newest revision.
     #[arg(long, value_name = "N")]

@@ -10,6 +10,14 @@ pub fn with_tip(mut error: Error, words: &[String]) -> Error {
     {
         error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![nearest]));
     }
+    if let Some(ContextValue::StyledStr(usage)) = error.get(ContextKind::Usage) {
+        // What is set in the environment is shown as if it had to be said.
+        let usage = usage.to_string();
+        let without = usage.replace(" --config <FILE>", " [OPTIONS]");
+        if without != usage {
+            error.insert(ContextKind::Usage, ContextValue::StyledStr(without.into()));
+        }
+    }
     if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
         && let Some(tip) = tip(argument, words)
     {
@@ -32,7 +40,7 @@ fn tip(argument: &str, words: &[String]) -> Option<String> {
         ("switchover" | "failover", _) if is_word => {
             Some(format!("who is to lead is named with --to: --to {argument}"))
         }
-        ("validate", "-c" | "--config") => Some("the file stands by itself: pgvigil validate FILE".to_owned()),
+        ("status", _) if is_word => Some(format!("of one member: pgvigil why {argument}")),
         (_, "--json" | "--format") => Some("for programs: -o json".to_owned()),
         _ => None,
     }
@@ -59,12 +67,14 @@ mod tests {
             ("pgvigil switchover pg2", "--to pg2"),
             ("pgvigil failover pg2", "--to pg2"),
             ("pgvigil status --json", "-o json"),
+            ("pgvigil status n2", "pgvigil why n2"),
             ("pgvigil status --format json", "-o json"),
-            ("pgvigil validate -c a.toml", "pgvigil validate FILE"),
         ] {
             let told = told(line);
             assert!(told.contains("tip:") && told.contains(tip), "{line}: {told}");
         }
+        let usage = told("pgvigil reinit --config a.toml");
+        assert!(usage.contains("pgvigil reinit [OPTIONS] <MEMBER>") && !usage.contains("--config"), "{usage}");
         assert!(!told("pgvigil swithcover").contains("failover"), "{}", told("pgvigil swithcover"));
     }
 }

@@ -291,8 +291,12 @@ pub enum Command {
 /// Arguments of `validate`.
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
-    /// The file.
-    pub file: PathBuf,
+    /// The file (default: as of every other command).
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// The same, as other commands name it.
+    #[arg(short, long, env = "PGVIGIL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Do not look beyond the file.
     #[arg(long)]
     pub offline: bool,
@@ -301,6 +305,30 @@ pub struct ValidateArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_exit_codes_of_the_help_are_those_of_the_document() {
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md")).expect("a text");
+        let number = |line: &str| line.split_whitespace().next()?.parse::<u8>().ok();
+        let told: Vec<u8> = EXIT_CODES.lines().filter_map(number).collect();
+        for exit in [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Refused,
+            Exit::StillRunning,
+            Exit::DoneOtherwise,
+            Exit::Unreachable,
+            Exit::Aborted,
+            Exit::Unauthorised,
+            Exit::Degraded,
+            Exit::NoPrimary,
+        ] {
+            let code = exit.code();
+            assert!(told.contains(&code) && document.contains(&format!("\n| {code} | `")), "{exit:?}");
+        }
+        assert!(told.len() == 12 && told.contains(&NOT_THE_COMMAND), "{told:?}");
+    }
 
     #[test]
     fn the_only_file_of_a_host_need_not_be_named() {

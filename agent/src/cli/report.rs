@@ -19,6 +19,9 @@ pub struct ReportArgs {
     /// The unit of systemd whose journal is taken (default: pgvigil@CLUSTER).
     #[arg(long, value_name = "UNIT")]
     pub unit: Option<String>,
+    /// The file that the agent logs to, where that is not the journal.
+    #[arg(long, value_name = "FILE", conflicts_with = "unit")]
+    pub log: Option<PathBuf>,
     /// How many lines of it.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     pub lines: u32,

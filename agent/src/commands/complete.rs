@@ -8,6 +8,7 @@ use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 
+use super::settings::names_of_settings;
 use crate::cli::{Cli, usual_config};
 use crate::config;
 use crate::http::health::PATHS;
@@ -30,6 +31,28 @@ pub fn health_paths() -> Vec<CompletionCandidate> {
 
 /// The members of the cluster; none where that cannot be found out in time.
 pub fn members() -> Vec<CompletionCandidate> {
+    asked(async |reach: &Reach| names(reach).await)
+}
+
+/// The ids of the transitions that are on record, the newest first.
+pub fn transition_ids() -> Vec<CompletionCandidate> {
+    asked(async |reach: &Reach| {
+        let records = reach.store.transitions().await.map(|(records, _)| records).unwrap_or_default();
+        records.into_iter().rev().map(|record| record.id).collect()
+    })
+}
+
+/// What `config set` takes, as far as that has a name of ours.
+pub fn setting_assignments() -> Vec<CompletionCandidate> {
+    names_of_settings().map(|name| CompletionCandidate::new(format!("{name}="))).collect()
+}
+
+/// The same, to be taken out.
+pub fn setting_names() -> Vec<CompletionCandidate> {
+    names_of_settings().map(CompletionCandidate::new).collect()
+}
+
+fn asked(what: impl AsyncFnOnce(&Reach) -> Vec<String>) -> Vec<CompletionCandidate> {
     let words: Vec<String> = std::env::args().collect();
     let file = config_in(&words).or_else(|| std::env::var_os("PGVIGIL_CONFIG").map(PathBuf::from));
     let Ok(config) = config::load(&file.unwrap_or_else(usual_config), std::env::vars()) else {
@@ -38,7 +61,7 @@ pub fn members() -> Vec<CompletionCandidate> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
     let found = runtime.block_on(async {
         let reach = Reach::of(config).ok()?;
-        tokio::time::timeout(WITHIN, names(&reach)).await.ok()
+        tokio::time::timeout(WITHIN, what(&reach)).await.ok()
     });
     // A name that the resolver is still looking for must not hold up the end.
     runtime.shutdown_background();
@@ -89,6 +112,8 @@ mod tests {
         assert_eq!(completed(&["pgvigil", "status", "--output", "j"]), ["json"]);
         assert_eq!(completed(&["pgvigil", "why", "--path", "/liv"]), ["/liveness"]);
         assert_eq!(completed(&["pgvigil", "fleet", "sw"]), ["switchover"]);
+        assert_eq!(completed(&["pgvigil", "config", "set", "durability.mo"]), ["durability.mode="]);
+        assert_eq!(completed(&["pgvigil", "config", "set", "--unset", "failover.p"]), ["failover.prefer_zone"]);
     }
 
     #[test]

@@ -22,7 +22,12 @@ pub fn run(file: &Path) -> Exit {
         return Exit::Usage;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
-    let ended = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run::run(config)));
+    let ended = runtime.map_err(Into::into).and_then(|runtime| {
+        let ended = runtime.block_on(run::run(config));
+        // Whatever hangs with its disk on a thread of its own must not hold up the end, nor find the runtime gone under it.
+        std::mem::forget(runtime);
+        ended
+    });
     match ended {
         Ok(()) => Exit::Done,
         Err(error) => {

@@ -33,7 +33,7 @@ mod watch;
 mod why;
 mod world;
 
-pub use self::complete::{complete, health_paths, members};
+pub use self::complete::{complete, health_paths, members, setting_assignments, setting_names, transition_ids};
 pub use self::why::explained;
 use crate::cli::{Cli, Command, Exit};
 use crate::operate::{Kind, Unable, has_asked, words};

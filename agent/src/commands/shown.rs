@@ -2,9 +2,10 @@
 //! same for every cluster.
 
 use consensus::Snapshot;
+use serde_json::Value;
 
 use super::screen::{answer, tell};
-use super::world::Reach;
+use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{ConfigArg, Exit, KeepalivedArgs, ShowCommand, UriArgs, VirtualArgs};
 use crate::config::{Config, HostPort};
 use crate::show::{
@@ -16,7 +17,13 @@ use crate::show::{
 pub async fn run(command: &ShowCommand) -> Exit {
     match command {
         ShowCommand::Haproxy(arguments) => {
-            print(&arguments.config, |members| haproxy(members, &HaproxyOptions::default())).await
+            let reach = match Reach::new(&arguments.config) {
+                Ok(reach) => reach,
+                Err(exit) => return exit,
+            };
+            let runtime_sockets = reach.config.haproxy.sockets.clone();
+            let options = HaproxyOptions { runtime_sockets, ..HaproxyOptions::default() };
+            print(&arguments.config, |members| haproxy(members, &options)).await
         }
         ShowCommand::Uri(arguments) => match driver(arguments) {
             Some(driver) => print(&arguments.config, |members| uri(members, &arguments.database, driver)).await,
@@ -91,20 +98,42 @@ async fn print(config: &ConfigArg, text: impl FnOnce(&[ShowMember]) -> String) -
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    let snapshot = match reach.store.read().await {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            tell(&format!("error: the members are listed in etcd, and it does not answer: {error}"));
-            return reach.silence();
-        }
+    let mut members = match reach.store.read().await {
+        Ok(snapshot) => members(&snapshot),
+        Err(error) => match remembered(&reach).await {
+            Some(members) => {
+                tell(&format!(
+                    "note: etcd does not answer ({error}); these are the members that the agent of this host remembers"
+                ));
+                members
+            }
+            None => {
+                tell(&format!(
+                    "error: the members are listed in etcd, and neither it nor the agent of this host answers: {error}"
+                ));
+                return reach.silence();
+            }
+        },
     };
-    let mut members = members(&snapshot);
     if members.is_empty() {
         tell("note: no member is registered in etcd (no agent runs); this has only the node of this configuration");
         members.push(own(&reach.config));
     }
     answer(text(&members).trim_end());
     Exit::Done
+}
+
+/// The members as the agent of this host remembers them.
+async fn remembered(reach: &Reach) -> Option<Vec<ShowMember>> {
+    let told = reach.peers.get(&reach.own_api(), "/cluster", AGENT_WITHIN).await.ok()?;
+    told["members"].as_array().map(|members| members.iter().filter_map(of_cluster).collect())
+}
+
+fn of_cluster(member: &Value) -> Option<ShowMember> {
+    let api = address(member["api_url"].as_str()?)?;
+    let (name, host) = (member["name"].as_str()?.to_owned(), member["host"].as_str()?.to_owned());
+    let port = u16::try_from(member["port"].as_u64()?).ok()?;
+    Some(ShowMember { name, host, port, api_host: api.host, api_port: api.port })
 }
 
 fn members(snapshot: &Snapshot) -> Vec<ShowMember> {
@@ -140,6 +169,14 @@ fn own(config: &Config) -> ShowMember {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_is_read_from_what_an_agent_remembers() {
+        let told = serde_json::json!({"name": "pg2", "host": "10.0.0.2", "port": 5432, "api_url": "http://10.0.0.2:8008/patroni"});
+        let member = of_cluster(&told).expect("a member");
+        assert_eq!((member.name.as_str(), member.port, member.api_port), ("pg2", 5432, 8008));
+        assert!(of_cluster(&serde_json::json!({"name": "pg2"})).is_none(), "one that has no address");
+    }
 
     #[test]
     fn addresses_are_read_from_urls() {

@@ -8,12 +8,14 @@ mod clone;
 mod control;
 pub(crate) mod keys;
 mod layers;
+mod neighbours;
 mod pgbackrest;
 mod ports;
 mod problem;
 mod raw;
 mod reload;
 mod resolve;
+mod routes;
 mod rules;
 mod telling;
 #[cfg(test)]
@@ -21,7 +23,7 @@ mod tests;
 pub(crate) mod value;
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use decision::names::MemberName;
@@ -34,6 +36,7 @@ pub use control::{Control, ControlTls, Token};
 pub use problem::{ConfigErrors, Problem};
 pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
+pub use routes::{Haproxy, Pgbouncer, RuntimeSocket};
 pub use telling::{Hooks, Webhook, unfit};
 pub use value::{HostPort, Size};
 pub use world::{Line, Report, Verdict, validate};
@@ -77,6 +80,10 @@ pub struct Config {
     pub api: Api,
     /// The control API.
     pub control: Control,
+    /// The HAProxies that are told of each change.
+    pub haproxy: Haproxy,
+    /// The PgBouncers that hold their clients during a planned switchover.
+    pub pgbouncer: Pgbouncer,
     /// What this node says about its own part.
     pub tags: Tags,
     /// How the agent logs.
@@ -115,6 +122,13 @@ pub struct Etcd {
     pub password_file: Option<PathBuf>,
     /// The first part of every key, without slashes.
     pub namespace: String,
+}
+
+impl Etcd {
+    /// What is wrong with the rights of the key of our own certificate.
+    pub fn open_key(&self) -> Option<String> {
+        crate::secret::key_is_open(&self.tls.as_ref()?.identity.as_ref()?.key)
+    }
 }
 
 /// The files of a TLS client.
@@ -201,6 +215,12 @@ pub struct Log {
 pub fn load(path: &Path, env: impl Iterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
     let layers::Layered { raw, origins } = layers::read(path, env)?;
     resolve::resolve(path, raw, &origins).map_err(|problems| origins.errors(problems))
+}
+
+/// The keys that somebody has written, in the file or in the environment; none where the file cannot be read.
+pub fn written_keys(path: &Path, env: impl Iterator<Item = (String, String)>) -> BTreeSet<String> {
+    let Ok(layers::Layered { origins, .. }) = layers::read(path, env) else { return BTreeSet::new() };
+    origins.keys.into_keys().chain(origins.variables.into_keys()).collect()
 }
 
 impl Config {

@@ -32,10 +32,10 @@ pub(super) fn api(config: &Config, report: &mut Report) {
 }
 
 /// Whether the agent of this very node answers on the API port.
-fn answers_as_this_node(config: &Config) -> bool {
+pub(super) fn answers_as_this_node(config: &Config) -> bool {
     let listen = &config.api.listen;
     let host = if listen.is_wildcard() { "localhost" } else { &listen.host };
-    let Some(mut stream) = connect(host, listen.port) else { return false };
+    let Ok(mut stream) = connect(host, listen.port) else { return false };
     let timeouts = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
     let mut answer = String::new();
     let asked = timeouts.and_then(|()| stream.write_all(b"GET /patroni HTTP/1.0\r\n\r\n"));
@@ -44,9 +44,27 @@ fn answers_as_this_node(config: &Config) -> bool {
     told.is_ok() && names.iter().all(|name| answer.contains(&format!("\"{name}\"")))
 }
 
-/// A connection to the first address of a host that takes one.
-pub(super) fn connect(host: &str, port: u16) -> Option<TcpStream> {
-    (host, port).to_socket_addrs().ok()?.find_map(|address| TcpStream::connect_timeout(&address, PATIENCE).ok())
+/// A connection to the first address of a host that takes one; else in a few words what keeps it from that.
+pub(super) fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let addresses = (host, port).to_socket_addrs().map_err(|_| format!("the name {host} cannot be resolved"))?;
+    let mut why = format!("the name {host} has no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => why = in_words(&error),
+        }
+    }
+    Err(why)
+}
+
+fn in_words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
+            "no answer: the host is down, or a firewall is between".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Whether Postgres can listen where everybody will look for it, and on all that it would be told to.
@@ -106,6 +124,12 @@ fn wanted(advertised: &str, listen: &str) -> Vec<IpAddr> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_not_known_is_told_apart_from_a_closed_port() {
+        assert_eq!(connect("no-such-host.invalid", 1).unwrap_err(), "the name no-such-host.invalid cannot be resolved");
+        assert_eq!(connect("127.0.0.1", 1).unwrap_err(), "nothing listens there");
+    }
 
     #[test]
     fn what_postgres_would_take_is_what_it_is_told_to_and_clients_look_for() {

@@ -27,6 +27,8 @@ pub struct Raw {
     pub postgres: RawPostgres,
     pub api: RawApi,
     pub control: RawControl,
+    pub haproxy: RawHaproxy,
+    pub pgbouncer: RawPgbouncer,
     pub tags: Tags,
     pub log: RawLog,
     pub hooks: RawHooks,
@@ -223,6 +225,26 @@ pub struct RawControl {
     pub tokens: Vec<RawToken>,
     pub tls: Option<RawControlTls>,
     pub certificates: Vec<Certificate>,
+}
+
+/// `[haproxy]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHaproxy {
+    pub runtime_sockets: List,
+    pub primary_backend: Option<String>,
+    pub standbys_backend: Option<String>,
+}
+
+/// `[pgbouncer]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPgbouncer {
+    pub admin: List,
+    pub user: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub databases: List,
+    pub pause_within: Option<Lasting>,
 }
 
 /// `control.tls`

@@ -59,6 +59,8 @@ impl Config {
             "postgres.initdb" postgres.initdb,
             "api" api,
             "control" control,
+            "haproxy" haproxy,
+            "pgbouncer" pgbouncer,
             "log.format" log.format,
             "hooks" hooks,
             "webhooks" webhooks,

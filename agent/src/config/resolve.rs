@@ -10,8 +10,8 @@ use super::problem::{Origins, Problem};
 use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
 use super::{
-    Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, control, keys, rules,
-    telling,
+    Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, control, keys, routes,
+    rules, telling,
 };
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
@@ -44,6 +44,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let state_dir = raw.state_dir.unwrap_or_else(|| beside(&postgres.data_dir));
     rules::directories(&postgres, &state_dir, found);
     let control = control::resolve(raw.control, &api.listen, &state_dir, found);
+    let (haproxy, pgbouncer) = (routes::haproxy(raw.haproxy, found), routes::pgbouncer(raw.pgbouncer, found));
     rules::site(&name, bootstrap_site.as_ref(), &postgres, found);
     let log = Log { format: raw.log.format.unwrap_or_default(), filter: raw.log.filter.unwrap_or("info".into()) };
     let max_lag_on_failover_bytes = raw.durability.max_lag_on_failover.map_or(1024 * 1024, |size| size.0);
@@ -73,6 +74,8 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         postgres,
         api,
         control,
+        haproxy,
+        pgbouncer,
         tags,
         log,
         hooks,

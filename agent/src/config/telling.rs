@@ -129,7 +129,7 @@ impl Hooks {
             let why = unfit(Path::new(command.first()?), owner)?;
             let mend =
                 "it must be there, executable, and writable by nobody but root and the user of the agent (chmod go-w)";
-            Some(("E28", format!("`{key}`: {why}"), mend.to_owned()))
+            Some(("E30", format!("`{key}`: {why}"), mend.to_owned()))
         };
         commands.into_iter().filter_map(fault).collect()
     }

@@ -7,14 +7,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use consensus::Snapshot;
 use nix::unistd::{AccessFlags, Uid, User, access};
 
+use super::neighbours;
 use super::ports::{self, connect};
 use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode, Webhook};
 
 /// The programs of Postgres that the agent runs.
 const PROGRAMS: [&str; 7] =
     ["postgres", "pg_ctl", "initdb", "pg_basebackup", "pg_rewind", "pg_waldump", "pg_controldata"];
+
+/// How long etcd may take to be read.
+const READ_WITHIN: Duration = Duration::from_secs(4);
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -117,13 +122,24 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     for (code, text, help) in told {
         report.error(code, text, help);
     }
+    if let Some(open) = config.etcd.open_key() {
+        report.warn(
+            "W08",
+            format!("`etcd.tls.key`: {open}"),
+            "whoever reads it is this node to etcd, and may take the leader lock",
+        );
+    }
     for (code, text, help) in config.control.closed_ways() {
         report.error(code, format!("`control`: {text}"), help);
     }
-    etcd(&config.etcd, report);
+    if etcd(&config.etcd, report) {
+        meeting_place(config, report);
+    }
+    neighbours::haproxy(config, report);
+    neighbours::pgbouncer(config, report);
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host == "::1" || host.starts_with("127.")
 }
 
@@ -291,15 +307,16 @@ fn socket_directory(postgres: &Postgres, report: &mut Report) {
     }
 }
 
-fn etcd(etcd: &Etcd, report: &mut Report) {
+/// Whether enough of etcd's members can be reached; said.
+fn etcd(etcd: &Etcd, report: &mut Report) -> bool {
     let mut slowest = Duration::ZERO;
     let mut silent = Vec::new();
     for url in &etcd.endpoints {
         let asked = Instant::now();
         let address = url.split_once("://").map_or(url.as_str(), |(_, address)| address);
-        match HostPort::parse(address, None).ok().and_then(|address| connect(&address.host, address.port)) {
-            Some(_) => slowest = slowest.max(asked.elapsed()),
-            None => silent.push(url.as_str()),
+        match HostPort::parse(address, None).and_then(|address| connect(&address.host, address.port)) {
+            Ok(_) => slowest = slowest.max(asked.elapsed()),
+            Err(why) => silent.push(format!("{url} ({why})")),
         }
     }
     let (all, there) = (etcd.endpoints.len(), etcd.endpoints.len() - silent.len());
@@ -312,6 +329,47 @@ fn etcd(etcd: &Etcd, report: &mut Report) {
     } else {
         report.error("E25", format!("etcd {there}/{all} reachable; not: {}", silent.join(", ")), help);
     }
+    there > all / 2
+}
+
+/// Whether etcd lets this node in, and the name of the node is nobody else's.
+fn meeting_place(config: &Config, report: &mut Report) {
+    let seen = match read(config) {
+        Ok(seen) => seen,
+        Err(why) => {
+            let help = "the certificate in `etcd.tls`, the user and its password: what does etcd's log say of them?";
+            return report.error("E25", format!("etcd answers, and cannot be read: {why}"), help);
+        }
+    };
+    let (cluster, name, advertise) = (&config.cluster, &config.name, &config.postgres.advertise);
+    match seen.cluster.members.get(name) {
+        Some(other)
+            if (&other.host, other.port) != (&advertise.host, advertise.port)
+                && !ports::answers_as_this_node(config) =>
+        {
+            let text = format!(
+                "a living member of cluster {cluster} is called {name} already, at {}:{}: no agent starts under its name",
+                other.host, other.port
+            );
+            report.error("E28", text, "another `name` for this node, or another `cluster`");
+        }
+        Some(_) => report.ok(format!("etcd can be read; {name} is registered in cluster {cluster}")),
+        None => report.ok(format!("etcd can be read; nobody is called {name} in cluster {cluster}")),
+    }
+}
+
+/// Looks at the cluster once.
+fn read(config: &Config) -> Result<Snapshot, String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let read = runtime.block_on(async {
+        let store = crate::run::store(config).map_err(|error| format!("{error:#}"))?;
+        let read = tokio::time::timeout(READ_WITHIN, store.read()).await;
+        read.map_err(|_| format!("no answer within {READ_WITHIN:?}"))?.map_err(|error| error.to_string())
+    });
+    // A name that the resolver is still looking for must not hold up the end.
+    runtime.shutdown_background();
+    read
 }
 
 #[cfg(test)]

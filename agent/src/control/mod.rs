@@ -36,6 +36,7 @@ use crate::scheduler::Scheduler;
 
 pub use access::Peer;
 pub use encryption::{Encryption, server as tls_server};
+pub use standing::Standing;
 pub use verbs::{is_verb, role};
 
 /// What the handlers work with.

@@ -417,6 +417,7 @@ fn proxy(program: &Path, ports: ProxyPorts, nodes: &[Node], workdir: &Workdir, a
         ro_port: ports.read_only,
         stats_port: ports.statistics,
         maxconn: 100,
+        runtime_sockets: Vec::new(),
     };
     let text = haproxy(&nodes.iter().map(member).collect::<Vec<_>>(), &options);
     let file = workdir.file("haproxy.cfg", &text, 0o644)?;

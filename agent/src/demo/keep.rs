@@ -39,11 +39,13 @@ pub fn leave(cluster: LocalCluster, screen: &Screen) -> Result<()> {
     let ports = cluster.proxy_ports();
     let psql = cluster.postgres_programs().bin_dir.join("psql");
     let psql = |port: u16| format!("{} -h 127.0.0.1 -p {port} -U {USER} {DATABASE}", psql.display());
+    let pages: Vec<String> = cluster.nodes().iter().map(|node| format!("{}/ui", node.api_url())).collect();
     let lines = [
         "The cluster goes on running:".to_owned(),
         format!("  export PGVIGIL_CONFIG={directory}/n1/pgvigil.toml"),
         format!("  {directory}/pgvigil status --watch"),
         format!("  {directory}/pgvigil switchover"),
+        format!("  {}   (the cluster on a page, as each agent knows it)", pages.join(" ")),
         format!("  {}   (to the primary)", psql(ports.read_write)),
         format!("  {}   (to a standby)", psql(ports.read_only)),
         format!("  http://127.0.0.1:{}/   (what HAProxy thinks)", ports.statistics),

@@ -37,6 +37,9 @@ pub const PATHS: &[&str] = &[
 /// Paths that answer with a status only, also to GET.
 pub const STATUS_ONLY: &[&str] = &["/liveness", "/readiness"];
 
+/// The header in which HAProxy says what it believes.
+pub const BELIEVED: &str = "x-haproxy-server-state";
+
 /// No answer is held back longer than this.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -81,7 +84,7 @@ impl Query {
 /// What the asker believes to be the answer. HAProxy says it in a header (`http-check send-state`): `UP; ...` and `DOWN; ...` are
 /// settled beliefs, `UP 1/2; ...` is a doubt that must not wait, so there is none. Whoever says nothing knows the answer of this moment.
 pub fn believed(headers: &HeaderMap, now: bool) -> Option<bool> {
-    let Some(said) = headers.get("x-haproxy-server-state").and_then(|value| value.to_str().ok()) else {
+    let Some(said) = headers.get(BELIEVED).and_then(|value| value.to_str().ok()) else {
         return Some(now);
     };
     match said.split(';').next().map(str::trim) {

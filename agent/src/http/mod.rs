@@ -37,6 +37,7 @@ use crate::transitions::Ledger;
 pub use accept::{Arrived, arrivals, bind};
 pub use places::{Places, Whose};
 pub use server::{listen, registered, serve};
+pub use ui::Shared;
 
 /// No honest question is longer.
 const QUESTION_BYTES_MAX: usize = 4096;
@@ -60,6 +61,8 @@ pub struct Api {
     pub promises: Arc<Promises>,
     /// What goes on in the server here.
     pub activity: Arc<ActivityLook>,
+    /// What the pages at `/ui` are told.
+    pub page: Arc<Shared>,
 }
 
 /// The paths that only look.

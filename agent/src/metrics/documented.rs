@@ -24,6 +24,8 @@ fn page() -> String {
     metrics.refused_to_fail_over("not_proven");
     metrics.told("on_transition", "done");
     metrics.listener("health").connections.inc();
+    metrics.told_pgbouncer("pause", "done");
+    metrics.told_haproxy("done", std::time::Duration::from_millis(1));
     let record = Transition {
         kind: "failover".into(),
         outcome: "done".into(),

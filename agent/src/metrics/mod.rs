@@ -7,6 +7,7 @@ mod listeners;
 mod ours;
 mod patronis;
 mod recorded;
+mod routes;
 mod telling;
 mod trail;
 
@@ -30,6 +31,7 @@ use listeners::Listeners;
 use ours::OURS;
 use patronis::PATRONIS;
 use recorded::Recorded;
+use routes::Routes;
 use telling::Telling;
 use trail::Trail;
 
@@ -126,6 +128,7 @@ pub struct Metrics {
     outages: Family<PhaseLabels, Histogram>,
     recorded: Recorded,
     listeners: Listeners,
+    routes: Routes,
     trail: Mutex<Trail>,
 }
 
@@ -179,6 +182,7 @@ impl Metrics {
         ours.register("pgvigil_build_info", "Always 1; the label says which version runs", build);
         let recorded = Recorded::register(ours);
         let listeners = Listeners::register(ours);
+        let routes = Routes::register(ours);
         let (registry, trail) = (Mutex::new(registry), Mutex::default());
         Self {
             registry,
@@ -193,6 +197,7 @@ impl Metrics {
             outages,
             recorded,
             listeners,
+            routes,
             trail,
         }
     }

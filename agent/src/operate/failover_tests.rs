@@ -14,7 +14,7 @@ use super::*;
 fn world(snapshot: &Snapshot, says: &[(&str, Answer)]) -> World {
     let agent = |says: &Answer| Agent { api_url: String::new(), says: Ok(says.clone()) };
     let agents: BTreeMap<_, _> = says.iter().map(|(member, says)| (name(member), agent(says))).collect();
-    World { etcd: Ok(snapshot.clone()), agents, me: name("pg2") }
+    World { etcd: Ok(snapshot.clone()), agents, me: name("pg2"), under_way: None }
 }
 
 fn vacant() -> Snapshot {

@@ -36,7 +36,7 @@ fn world(snapshot: &Snapshot, pg2_lag: u64, pg3_lag: u64) -> World {
         (name("pg2"), agent(standby.clone())),
         (name("pg3"), agent(standby)),
     ]);
-    World { etcd: Ok(snapshot.clone()), agents, me: name("pg1") }
+    World { etcd: Ok(snapshot.clone()), agents, me: name("pg1"), under_way: None }
 }
 
 fn check(snapshot: &Snapshot, world: &World, to: Option<&str>) -> Preflight {

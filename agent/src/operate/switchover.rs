@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use consensus::records::{FailoverRecord, Transition};
+use consensus::records::{FailoverRecord, Planned, PlannedSwitchover, Transition};
 use consensus::{Condition, Error, Lead, Outcome, Snapshot, Subject};
 use decision::names::{MemberName, Term};
 use decision::schedule::Turn;
@@ -15,7 +15,7 @@ use super::proviso::Proviso;
 use super::schedule::{self, shown::Shown};
 use super::world::{Reach, World};
 use super::{Kind, Unable, asks};
-use crate::transitions::{CANCELLED, refused};
+use crate::transitions::{CANCELLED, hands_over, refused};
 
 /// How long a standby that is not level may take to become so, and how often it is looked at meanwhile.
 const PASSES_WITHIN: Duration = Duration::from_secs(2);
@@ -124,16 +124,18 @@ pub struct Cancelled {
 /// What the agents have begun for its sake and has not moved the lock is void from then on, and goes back. Nothing: nothing is scheduled, and none waits.
 ///
 /// # Errors
-/// etcd does not answer, or the request was answered at this very moment.
+/// etcd does not answer, or the request was answered at this very moment, or what was asked for is under way.
 pub async fn cancel(reach: &Reach, by: &str) -> Result<Vec<Cancelled>, Unable> {
     let failed = |error: Error| Unable::by_etcd(&error, "the request cannot be taken back");
     let snapshot = reach.store.read().await.map_err(failed)?;
-    let mut taken: Vec<Cancelled> = Vec::new();
+    let (mut taken, mut begun): (Vec<Cancelled>, _) = (Vec::new(), None);
     match schedule::cancel(reach, &snapshot, &Subject::Switchover, by).await {
         Ok(Some(record)) => taken.push(Cancelled { what: scheduled(&snapshot, &record), unrecorded: None }),
         Ok(None) => {}
-        // It has begun at this moment, so it is the request by now.
-        Err(unable) if unable.kind == Kind::Overtaken => {}
+        // It has begun at this moment, so it is the request by now, or that has been taken up as well.
+        Err(unable) if unable.kind == Kind::Overtaken => {
+            begun = snapshot.scheduled.switchover.as_ref().map(Planned::<PlannedSwitchover>::id);
+        }
         Err(unable) => return Err(unable),
     }
     match cancel_request(reach, by).await {
@@ -142,6 +144,9 @@ pub async fn cancel(reach: &Reach, by: &str) -> Result<Vec<Cancelled>, Unable> {
             unable.why.extend(taken.iter().map(|taken| format!("taken back: {}", taken.what)));
             return Err(unable);
         }
+    }
+    if taken.is_empty() {
+        schedule::unless_begun(reach, &snapshot, begun, hands_over).await?;
     }
     Ok(taken)
 }

@@ -10,6 +10,7 @@ use decision::names::MemberName;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::hold;
 use crate::config::Config;
 use crate::peers::Peers;
 
@@ -36,6 +37,8 @@ pub struct World {
     pub agents: BTreeMap<MemberName, Agent>,
     /// The node from which it is seen.
     pub me: MemberName,
+    /// What goes on, where something is scheduled that waits for its end.
+    pub under_way: Option<String>,
 }
 
 /// One agent.
@@ -90,7 +93,8 @@ impl Reach {
             return match self.store.read().await {
                 Ok(snapshot) => self.look_at(snapshot).await,
                 Err(error) => {
-                    World { etcd: Err(error.to_string()), agents: BTreeMap::new(), me: self.config.name.clone() }
+                    let me = self.config.name.clone();
+                    World { etcd: Err(error.to_string()), agents: BTreeMap::new(), me, under_way: None }
                 }
             };
         }
@@ -110,13 +114,21 @@ impl Reach {
         if own.is_ok() || is_strange || etcd.as_ref().is_ok_and(|snapshot| snapshot.member_records.contains_key(&me)) {
             agents.insert(me.clone(), Agent { api_url: own_api, says: own });
         }
-        World { etcd, agents, me }
+        let under_way = self.under_way(etcd.as_ref().ok()).await;
+        World { etcd, agents, me, under_way }
     }
 
     /// Looks at a cluster that is known from etcd alone: asks those who are registered there.
     pub async fn look_at(&self, snapshot: Snapshot) -> World {
         let agents = self.ask_each(known_apis(Some(&snapshot), None)).await;
-        World { etcd: Ok(snapshot), agents, me: self.config.name.clone() }
+        let under_way = self.under_way(Some(&snapshot)).await;
+        World { etcd: Ok(snapshot), agents, me: self.config.name.clone(), under_way }
+    }
+
+    async fn under_way(&self, seen: Option<&Snapshot>) -> Option<String> {
+        let seen = seen.filter(|seen| seen.scheduled.switchover.is_some() || !seen.scheduled.restarts.is_empty())?;
+        let (records, _) = self.store.transitions().await.ok()?;
+        hold::under_way(&records, seen, Timestamp::now()).map(hold::told)
     }
 
     /// Asks these agents, all at once.

@@ -17,8 +17,8 @@ fn entry(name: &str) -> String {
 
 const TEMPLATE: &str = "\
 ; Made by `pgvigil show pgbouncer`. HAProxy on this host, with what `pgvigil show haproxy` prints, leads on to the primary and to the standbys.
-; Around a planned switchover clients see a pause and no error where the pooler is told to hold them:
-;     psql -p 6432 -U pgbouncer pgbouncer -c 'PAUSE'; pgvigil switchover --yes; psql -p 6432 -U pgbouncer pgbouncer -c 'RESUME'
+; Around a planned switchover clients see a pause and no error where pgvigil tells the pooler to hold them: `[pgbouncer]` in its file, with the user
+; pgbouncer, who is to be in auth_file as well.
 
 [databases]
 ; Writes, and reads from a standby.
@@ -43,8 +43,8 @@ default_pool_size = 20
 ; pgjdbc and others send it; it has no effect here.
 ignore_startup_parameters = extra_float_digits
 
-; A server that refuses is tried again after 1 s. The default of 15 s would be the outage of every failover.
-server_login_retry = 1
+; A server that refuses is tried again after 0.1 s. The default of 15 s would be the outage of every failover.
+server_login_retry = 0.1
 ; HAProxy accepts at once and leads nowhere while there is no primary.
 server_connect_timeout = 2
 ; A dead server is noticed before it is given to a client that waits.

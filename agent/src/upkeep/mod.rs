@@ -25,8 +25,10 @@ use crate::transitions::{REFUSED, close as close_record};
 use anyhow::Result;
 use consensus::Snapshot;
 use consensus::records::Transition;
-use decision::names::Term;
+use decision::names::{MemberName, Term};
 use decision::view::{Initialize, Lock, Primary, Server, View};
+
+use jiff::Timestamp;
 
 use departures::Departures;
 use frozen::Frozen;
@@ -48,6 +50,8 @@ pub struct Upkeep {
     secrets: Chore,
     records: Chore,
     recorded_at: i64,
+    /// Since when this agent lives, by the clock that records are dated with.
+    since: Timestamp,
     identity: Identity,
     listed: Listed,
     mending: Mending,
@@ -67,6 +71,7 @@ impl Upkeep {
             secrets: Chore::new("passwords between members"),
             records: Chore::new("transition records"),
             recorded_at: 0,
+            since: Timestamp::now(),
             identity: Identity::new(Arc::clone(&hands)),
             listed: Listed::new(Arc::clone(&hands)),
             mending: Mending::new(Arc::clone(&hands)),
@@ -104,7 +109,8 @@ impl Upkeep {
         if self.recorded_at != cluster.revision {
             let hands = Arc::clone(&self.hands);
             let mine = matches!(view.lock, Lock::Held { .. }).then_some(cluster.term);
-            if self.records.begin(AGAIN_AFTER, async move { tend_records(&hands, mine).await }) {
+            let (since, runs) = (self.since, view.job.is_none() && runs(view));
+            if self.records.begin(AGAIN_AFTER, async move { tend_records(&hands, mine, (since, runs)).await }) {
                 self.recorded_at = cluster.revision;
             }
         }
@@ -143,9 +149,29 @@ fn reign(view: &View) -> Option<(&Primary, Term)> {
     }
 }
 
-/// Reads the records, and as the leader of term `mine` closes those whose own leader never came to do it.
-async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
+/// A server runs here, and is not in the middle of anything.
+fn runs(view: &View) -> bool {
+    let server = view.postgres.now().map(|postgres| &postgres.server);
+    matches!(server, Some(Server::Primary(_) | Server::Standby(_)))
+}
+
+/// Reads the records; closes those of orders to this node that an earlier life of this agent has begun, and as the leader of term `mine` those whose own
+/// leader never came to do it.
+async fn tend_records(hands: &Hands, mine: Option<Term>, (since, runs): (Timestamp, bool)) -> Result<()> {
     reload(&hands.store, &hands.ledger).await?;
+    let cut_off = |record: &Transition| was_cut_off(record, hands.me(), since, runs);
+    for record in hands.ledger.all().into_iter().filter(cut_off) {
+        let close = |record: &mut Transition| {
+            if record.outcome == "in_progress" {
+                close_record(
+                    record,
+                    None,
+                    "cut off: the agent ended meanwhile, and another one has taken over".to_owned(),
+                );
+            }
+        };
+        hands.store.amend_transition(&record.id, close).await?;
+    }
     let Some(term) = mine else { return Ok(()) };
     mending::passwords(hands, term).await?;
     // A refusal ends with the reign that follows it, and whoever has told of it says so.
@@ -158,4 +184,45 @@ async fn tend_records(hands: &Hands, mine: Option<Term>) -> Result<()> {
         hands.store.amend_transition(&record.id, close).await?;
     }
     Ok(())
+}
+
+/// Whether this is an order to this node that an agent before this one, which lives `since` then, has begun and will not finish. A copy that was cut off
+/// is made all the same, and is under way until the server runs.
+fn was_cut_off(record: &Transition, me: &MemberName, since: Timestamp, runs: bool) -> bool {
+    let mine = [&record.from, &record.to].iter().all(|name| name.as_deref() == Some(me.as_str()));
+    let ordered = record.kind == "restart" || (record.kind == "reinit" && runs);
+    let before = record.started_at.parse::<Timestamp>().is_ok_and(|begun| begun < since);
+    record.outcome == "in_progress" && mine && ordered && before
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_that_an_earlier_life_has_begun_is_closed_and_no_other() {
+        let record = |kind: &str, of: &str, started_at: &str| Transition {
+            kind: kind.to_owned(),
+            from: Some(of.to_owned()),
+            to: Some(of.to_owned()),
+            started_at: started_at.to_owned(),
+            ..Transition::default()
+        };
+        let (me, since) = (MemberName::new("pg1").unwrap(), "2026-11-22T10:00:00Z".parse().unwrap());
+        let (before, after) = ("2026-11-22T09:59:59Z", "2026-11-22T10:00:01Z");
+        for (record, runs, is) in [
+            (record("restart", "pg1", before), false, true),
+            (record("restart", "pg1", after), true, false),
+            (record("restart", "pg2", before), true, false),
+            (record("restart", "pg1", ""), true, false),
+            (record("reinit", "pg1", before), false, false),
+            (record("reinit", "pg1", before), true, true),
+            (record("switchover", "pg1", before), true, false),
+            (Transition { outcome: "done".to_owned(), ..record("restart", "pg1", before) }, true, false),
+            (Transition { to: Some("pg2".to_owned()), ..record("restart", "pg1", before) }, true, false),
+        ] {
+            assert_eq!(was_cut_off(&record, &me, since, runs), is, "{record:?}");
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod scene;
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fencer::protocol::{Arm, Device, Order, State, WatchdogOrder};
@@ -20,6 +21,18 @@ const SESSIONS: usize = 100;
 fn arm(scene: &Scene, from_now: Duration) -> Order {
     let until_ns = now_ns() + u64::try_from(from_now.as_nanos()).expect("soon");
     Order::Arm(Arm { until_ns, lease_end_ns: until_ns + 500_000_000, data_dir: scene.data_dir().to_owned() })
+}
+
+#[test]
+fn whoever_finds_it_in_a_list_of_processes_can_ask_what_it_is() {
+    let says = |word: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_pgvigil-fencer")).arg(word).output().expect("the fencer");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, told) = says("--help");
+    assert!(code == Some(0) && told.contains("STATE_DIR") && told.contains("deadline"), "{told}");
+    assert_eq!(says("--version").0, Some(0));
+    assert_eq!(says("--nonsense").0, Some(2), "it is no directory");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,7 +74,7 @@ fn every_alert_is_tested_to_fire_and_not_to_fire_and_every_recording_rule_is_tes
             assert!(tests.contains(&silent), "no test says when {name} is silent");
             assert!(tests.contains(&fires), "no test says when {name} fires");
         } else if !name.contains(":pgvigil_burn_rate:") {
-            // Burn rates are one formula over the availability, and the alerts on them are tested.
+            // Burn rates are one formula over the samples of the objective, and the alerts on them are tested.
             assert!(tests.contains(&format!("'{name}{{")), "no test says what {name} is");
         }
     }

@@ -58,10 +58,16 @@ async fn played(cluster: &LocalCluster) -> Result<()> {
         let found = completed(&config, words)?;
         ensure!(found == ["n1", "n2"], "{words:?}: {found:?}");
     }
+    let found = completed(&config, &["pgvigil", "transitions", "t-"])?;
+    ensure!(found == ["t-1"], "ids of transitions: {found:?}");
     // From the agent, where etcd is frozen.
     cluster.etcd().iter().for_each(|member| drop(member.freeze()));
     let found = completed(&config, &["pgvigil", "restart", "n"])?;
     ensure!(found == ["n1", "n2"], "with etcd frozen: {found:?}");
+    let shown = cluster.pgvigil("n1", &["show", "uri"]).await?;
+    let told = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let ports: Vec<String> = cluster.nodes().iter().map(|node| node.postgres_port().to_string()).collect();
+    ensure!(shown.status.success() && ports.iter().all(|port| told.contains(port)), "{ports:?}: {shown:?}");
     cluster.nodes().iter().for_each(|node| node.agent().kill());
     let began = Instant::now();
     let found = completed(&config, &["pgvigil", "restart", "n"])?;

@@ -153,21 +153,27 @@ async fn files_of_tokens_are_read_again(stage: &Stage, control: &Controlled) -> 
         };
         stage.eventually(&format!("the token is not answered with {status}"), ask).await
     };
-    let mut stream = control.ask("ansible", "GET", "/v1/events").stream()?;
-    let begun = async || Ok(stream.text()?.contains("event: cluster"));
-    stage.eventually("the stream does not begin", begun).await?;
+    let mut streams = Vec::new();
+    for (path, first) in [("/v1/events", "event: cluster"), ("/ui/events", "event: picture")] {
+        let stream = control.ask("ansible", "GET", path).stream()?;
+        let begun = async || Ok(stream.text()?.contains(first));
+        stage.eventually("the stream does not begin", begun).await?;
+        streams.push(stream);
+    }
     let another = "fedcba9876543210-ansible";
     control.give("ansible", another, 0o600)?;
-    let ended =
-        async || Ok(stream.text()?.contains("event: denied\ndata: {\"error\":\"that is nobody's token here\"}"));
-    stage.eventually("whoever has no token any more reads on", ended).await?;
-    tokio::time::timeout(SOON, async {
-        while !stream.is_over() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await
-    .context("the stream does not end")?;
+    for mut stream in streams {
+        let ended =
+            async || Ok(stream.text()?.contains("event: denied\ndata: {\"error\":\"that is nobody's token here\"}"));
+        stage.eventually("whoever has no token any more reads on", ended).await?;
+        tokio::time::timeout(SOON, async {
+            while !stream.is_over() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .context("the stream does not end")?;
+    }
     answers(another, 202).await?;
     answers(&token("ansible"), 401).await?;
     control.give("ansible", another, 0o644)?;

@@ -279,6 +279,7 @@ async fn a_lost_hold_is_told_and_is_no_success(stage: &Stage) -> Result<()> {
     done?;
     let told = told?;
     ensure!(told.contains("ended with 0") && !told.contains("released by somebody"), "{told}");
+    ends(stage, "n1", &["release"], 3, "`pgvigil release h-2` releases it").await?;
     ends(stage, "n1", &["release", "h-2"], 0, "released").await.map(|_| ())
 }
 

@@ -1,7 +1,8 @@
 //! What is installed: the Debian package, made from this build, has what its unit, its alerts and its readers look for, and Debian's own judge finds no
 //! fault; and the files for containers say what the program says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -82,6 +83,38 @@ fn has_what_its_unit_its_alerts_and_its_readers_look_for(package: &Path) {
     assert!(others.is_empty(), "{needs}");
 }
 
+/// One file works on each host of its architecture: beyond the C library it needs what the compiler itself brings.
+#[test]
+fn both_programs_need_nothing_but_the_c_library_and_its_friends() {
+    let friends = ["linux-vdso", "libc", "libm", "libgcc_s", "/lib64/ld-linux-x86-64", "/lib/ld-linux-aarch64"];
+    for program in [env!("CARGO_BIN_EXE_pgvigil"), env!("CARGO_BIN_EXE_pgvigil-fencer")] {
+        let needs = output(Command::new("ldd").arg(program));
+        let strange: Vec<&str> = needs
+            .lines()
+            .map(str::trim)
+            .filter(|line| !friends.iter().any(|one| line.starts_with(&format!("{one}.so"))))
+            .collect();
+        assert!(strange.is_empty(), "{program}: {strange:?}");
+    }
+}
+
+/// What systemd itself thinks of a unit that it does not run is a little worse than of one that it does: 4.0, and 3.8 (`make deb-test`).
+const EXPOSURE_MOST: &str = "--threshold=40";
+
+#[test]
+fn the_unit_exposes_no_more_than_it_did() {
+    let unit = root().join("packaging/systemd/pgvigil@.service");
+    let arguments = ["security", "--no-pager", "--offline=yes", EXPOSURE_MOST];
+    match Command::new("systemd-analyze").args(arguments).arg(unit).output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => eprintln!("SKIPPED: this machine has no systemd-analyze"),
+        told => {
+            let told = told.expect("systemd-analyze");
+            let said = String::from_utf8_lossy(&told.stdout);
+            assert!(told.status.success(), "{said}{}", String::from_utf8_lossy(&told.stderr));
+        }
+    }
+}
+
 fn asks_about_an_administrators_files_and_ends_no_postgres(package: &Path, directory: &Path) {
     let files = |name: &str| output(Command::new("dpkg-deb").arg("--info").arg(package).arg(name));
     assert_eq!(files("conffiles"), "/etc/pgvigil/pgvigil.toml.example\n");
@@ -114,4 +147,55 @@ fn haproxy_in_containers_is_configured_as_the_program_says() {
     let there = std::fs::read_to_string(root().join("packaging/docker/haproxy.cfg")).expect("a text");
     let wanted = haproxy(&members, &HaproxyOptions::default());
     assert_eq!(there.trim_end(), wanted.trim_end(), "put `pgvigil show haproxy` into packaging/docker/haproxy.cfg");
+}
+
+/// What Terraform's own parser makes of a text: `loads` throws where it is none.
+const HCL: &str = "import json, sys, pygohcl; json.dump(pygohcl.loads(sys.stdin.read()), sys.stdout)";
+
+/// A text in Terraform's language as its own parser reads it; `None`: that parser is not here.
+fn hcl(text: &str) -> Option<serde_json::Value> {
+    let told =
+        std::env::var_os("PGVIGIL_TEST_PROGRAMS").map_or_else(|| "/var/tmp/pgvigil-programs".into(), PathBuf::from);
+    let python = told.join("terraform/bin/python");
+    if !python.is_file() {
+        eprintln!("SKIPPED: Terraform's parser is not here; scripts/programs.sh brings it");
+        return None;
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), text).expect("written");
+    let read = std::fs::File::open(file.path()).expect("a file");
+    let told = output(Command::new(python).args(["-c", HCL]).stdin(read));
+    Some(serde_json::from_str(&told).expect("JSON"))
+}
+
+/// The words that follow `before` anywhere in a text.
+fn words_after(text: &str, before: &str) -> BTreeSet<String> {
+    let word = |rest: &str| rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    text.split(before).skip(1).map(word).collect()
+}
+
+#[test]
+fn terraforms_own_parser_reads_the_example_and_every_variable_is_used_and_declared() {
+    let read = |name: &str| std::fs::read_to_string(root().join("packaging/terraform").join(name)).expect("a text");
+    let (example, template) = (read("main.tf"), read("inventory.ini.tftpl"));
+    let Some(parsed) = hcl(&example) else { return };
+    let declared: BTreeSet<String> = parsed["variable"].as_object().expect("variables").keys().cloned().collect();
+    assert_eq!(words_after(&example, "var."), declared);
+
+    // A template is read as the rest of a string is.
+    let read = hcl(&format!("content = <<END\n{template}END\n")).expect("as above");
+    assert!(read["content"].as_str().is_some_and(|text| text.contains("[pgvigil:vars]")), "{read}");
+    let (_, call) = example.split_once("inventory.ini.tftpl\", {").expect("the call");
+    let (given, _) = call.split_once("})").expect("its end");
+    for name in given.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim()) {
+        let within = |from: &str| {
+            template.split(from).skip(1).any(|rest| rest.split('}').next().is_some_and(|used| used.contains(name)))
+        };
+        assert!(within("${") || within("%{"), "the template does not use {name}");
+    }
+    let known =
+        |name: &String| given.contains(name.as_str()) || ["jsonencode", "name", "address"].contains(&name.as_str());
+    let used = ["${", "jsonencode(", " in "].into_iter().flat_map(|before| words_after(&template, before));
+    let strange: Vec<String> = used.filter(|name| !known(name)).collect();
+    assert!(strange.is_empty(), "the template uses {strange:?}, and is not given them");
 }

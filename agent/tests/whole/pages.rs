@@ -1,12 +1,17 @@
 //! `/ui`: what an agent serves to a browser, and what a real one makes of it, before and after a switchover.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
+use crate::spoken::tables_have_the_columns_that_the_document_shows;
 use crate::stage::{SOON, Stage, on_stage, options};
 
 /// The base URL of a node's health API.
@@ -74,6 +79,9 @@ async fn a_browser_is_shown_who_leads_who_follows_and_what_happened() {
             "&lt;b&gt;not bold&lt;/b&gt;".to_owned(),
         ];
         shows(&format!("{url}/ui"), &wanted).await?;
+        a_hundred_pages_are_told_the_same(&url).await?;
+        nothing_is_called_well_that_is_paused_or_lacks_a_member(stage, &leader, &url).await?;
+        tables_have_the_columns_that_the_document_shows(stage, &to).await?;
         let (_, picture) = first_event(&url)?;
         ensure!(picture["transitions"].as_array().is_some_and(|all| all.len() >= 2), "{picture}");
         let told = stage.pgvigil(&leader, &["slo", "-o", "json"]).await?;
@@ -84,6 +92,56 @@ async fn a_browser_is_shown_who_leads_who_follows_and_what_happened() {
         Ok(())
     })
     .await;
+}
+
+/// The old leader is a standby now; it dies in a pause, which is no failover, and comes back.
+async fn nothing_is_called_well_that_is_paused_or_lacks_a_member(stage: &Stage, gone: &str, url: &str) -> Result<()> {
+    let asked = stage.leader().await?;
+    stage.pgvigil(&asked, &["pause", "--for", "1h", "--reason", "a kernel"]).await?;
+    stage.node(gone)?.kill_everything()?;
+    let wanted = [
+        "▲ DEGRADED".to_owned(),
+        format!("down: {gone}"),
+        format!("{gone} is down: its agent is not registered in etcd"),
+        "paused, so nothing fails over".to_owned(),
+        "a kernel. HINT: pgvigil resume".to_owned(),
+    ];
+    shows(&format!("{url}/ui"), &wanted).await?;
+    stage.pgvigil(&asked, &["resume"]).await?;
+    stage.start(gone)?;
+    stage.whole().await
+}
+
+/// How long pages are listened to.
+const LISTENED_FOR: Duration = Duration::from_secs(3);
+
+/// The pictures that come within some seconds.
+async fn pictures(host: String) -> Result<BTreeSet<String>> {
+    let mut stream = TcpStream::connect(&host).await?;
+    stream.write_all(format!("GET /ui/events HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()).await?;
+    let mut told = Vec::new();
+    let _ = tokio::time::timeout(LISTENED_FOR, stream.read_to_end(&mut told)).await;
+    let told = String::from_utf8(told).context("text")?;
+    // The last one may have come in part.
+    let whole = told.rsplit_once("\n\n").map_or("", |(whole, _)| whole);
+    Ok(whole.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect())
+}
+
+/// Each picture says how old it is, so that one which is made for each page would be another one for each.
+async fn a_hundred_pages_are_told_the_same(url: &str) -> Result<()> {
+    let host = url.trim_start_matches("http://").to_owned();
+    let began = Instant::now();
+    let mut pages: JoinSet<Result<BTreeSet<String>>> = (0..100).map(|_| pictures(host.clone())).collect();
+    let mut all = BTreeSet::new();
+    while let Some(told) = pages.join_next().await {
+        let told = told??;
+        ensure!(!told.is_empty(), "a page was told nothing");
+        all.extend(told);
+    }
+    // At most four in a second, one at once, and one for the beginning.
+    let most = began.elapsed().as_millis() / 250 + 2;
+    ensure!((all.len() as u128) <= most, "{} pictures in {:?}", all.len(), began.elapsed());
+    Ok(())
 }
 
 fn what_is_served_comes_from_here_alone(url: &str) -> Result<()> {

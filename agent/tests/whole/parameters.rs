@@ -73,7 +73,7 @@ async fn restarts(stage: &Stage, node: &str) -> Result<()> {
 async fn parameters_of_the_cluster_reach_every_node_and_mistakes_none() {
     on_stage(&options(), async |stage| {
         let said = set(stage, &["-p", "work_mem=9216kB"]).await?;
-        ensure!(said.contains("postgresql.parameters.work_mem: unset -> \"9MB\""), "{said}");
+        ensure!(said.contains("postgres.parameters.work_mem: unset -> \"9MB\""), "{said}");
         for node in all(stage) {
             comes_to_show(stage, &node, "work_mem", "9MB").await?;
         }

@@ -2,15 +2,20 @@
 //! of the roles, which finds everything as it says.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use agent::demo::cluster::{ClusterOptions, LocalCluster};
 use agent::demo::ports::Ports;
 use agent::demo::session::{DATABASE, Session, USER};
 use anyhow::{Context, Result, ensure};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_postgres::SimpleQueryMessage;
 
-use crate::stage::{SOON, options};
+use crate::doomed::die_at_each;
+use crate::stage::{SOON, Stage, on_stage, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_the_pooler_keeps_its_connection_over_a_switchover() {
@@ -43,6 +48,127 @@ async fn played(cluster: &LocalCluster) -> Result<()> {
         cluster.psql(other, &format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{USER}'")).await?;
     ensure!(counted != "0", "the pooler is not at {other}");
     Ok(())
+}
+
+/// Clients of the pooler that write without a break.
+const CLIENTS: usize = 6;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_held_see_a_pause_and_no_error_over_switchovers_and_the_death_of_an_agent_in_the_midst() {
+    let ports = Ports::choose(None, 1).expect("a free port");
+    let options = options()
+        .with("pgbouncer.admin", &format!("[\"127.0.0.1:{}\"]", ports.at(0)))
+        .with("pgbouncer.databases", &format!("[\"{DATABASE}\"]"));
+    on_stage(&options, async |stage| held(stage, ports.at(0)).await).await;
+}
+
+async fn held(stage: &mut Stage, port: u16) -> Result<()> {
+    let leader = stage.leader().await?;
+    let _pooler = pooler(&stage.cluster, &leader, port).await?;
+    connected(port).await?.batch_execute("CREATE TABLE held (client int, i int)").await?;
+    let config = stage.node(&leader)?.config().display().to_string();
+    let validated = stage.cluster.pgvigil(&leader, &["validate", &config]).await?;
+    let said = String::from_utf8_lossy(&validated.stdout).into_owned();
+    ensure!(said.contains("can be told to hold clients of demo"), "{said}");
+
+    let clients = Clients::begin(port);
+    let there = stage.standby().await?;
+    stage.pgvigil(&there, &["switchover", "--to", &there, "-y"]).await?;
+    let_go(stage, port, &there).await.context("after a switchover")?;
+    let mut rows = clients.end(stage).await.context("over a switchover")?;
+
+    // Its agent dies when clients are held and nothing has been stopped; the next one leads on, or hands over after all.
+    let candidate = stage.standby().await?;
+    let begun = Mutex::new(None);
+    let asked = async || {
+        stage.whole().await?;
+        *begun.lock().expect("nobody has panicked") = Some(Clients::begin(port));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let arguments = ["switchover", "--to", &candidate, "--expect-leader", &there, "-y", "--wait", "100ms"];
+        stage.cluster.pgvigil(&candidate, &arguments).await.map(|_| ())
+    };
+    die_at_each(stage, std::slice::from_ref(&there), &["hand_over:held"], asked).await?;
+    let_go(stage, port, &candidate).await.context("after the death of an agent")?;
+    stage.whole().await?;
+    let clients = begun.lock().expect("nobody has panicked").take().context("nobody wrote")?;
+    rows += clients.end(stage).await.context("over the death of an agent")?;
+
+    let session = stage.cluster.connect(&stage.leader().await?).await?;
+    let counted: i64 = session.query_one("SELECT count(*) FROM held", &[]).await?.get(0);
+    ensure!(usize::try_from(counted)? == rows, "{rows} rows are acknowledged, {counted} are there");
+    Ok(())
+}
+
+/// Some who write.
+struct Clients {
+    going_on: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<Result<(usize, Duration)>>>,
+}
+
+impl Clients {
+    fn begin(port: u16) -> Self {
+        let going_on = Arc::new(AtomicBool::new(true));
+        let write = |client| tokio::spawn(write_until(port, client, Arc::clone(&going_on)));
+        let writers = (0..CLIENTS).map(write).collect();
+        Self { going_on, writers }
+    }
+
+    /// How many rows they got acknowledged, if none of them has seen an error.
+    async fn end(self, stage: &Stage) -> Result<usize> {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.going_on.store(false, Ordering::SeqCst);
+        let (mut rows, mut longest) = (0, Duration::ZERO);
+        for writer in self.writers {
+            let (written, pause) = writer.await??;
+            rows += written;
+            longest = longest.max(pause);
+        }
+        stage.say(&format!("{rows} rows without an error, the longest pause {} ms", longest.as_millis()));
+        Ok(rows)
+    }
+}
+
+/// Nobody is held any more, and the record says so.
+async fn let_go(stage: &Stage, port: u16, node: &str) -> Result<()> {
+    let none_is_held = async || {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host("127.0.0.1")
+            .port(port)
+            .user("pgbouncer")
+            .dbname("pgbouncer")
+            .connect(tokio_postgres::NoTls)
+            .await?;
+        tokio::spawn(connection);
+        let rows = client.simple_query("SHOW DATABASES").await?;
+        let held =
+            |row: &SimpleQueryMessage| matches!(row, SimpleQueryMessage::Row(row) if row.get("paused") == Some("1"));
+        let records = stage.transitions(node).await?;
+        let told = records.iter().any(|record| record["clients"] == "let_go");
+        let open =
+            records.iter().any(|record| record["clients"].as_str().is_some_and(|clients| clients.starts_with("held")));
+        Ok(told && !open && !rows.iter().any(held))
+    };
+    stage.eventually("clients are still held", none_is_held).await
+}
+
+/// Writes transactions of three statements; how many were acknowledged, and the longest that one took. Any error ends it.
+async fn write_until(port: u16, client: usize, going_on: Arc<AtomicBool>) -> Result<(usize, Duration)> {
+    let session = connected(port).await?;
+    let (mut rows, mut longest) = (0, Duration::ZERO);
+    while going_on.load(Ordering::SeqCst) {
+        let began = Instant::now();
+        let insert = format!("INSERT INTO held VALUES ({client}, {rows})");
+        for statement in ["BEGIN", &insert, "COMMIT"] {
+            session
+                .batch_execute(statement)
+                .await
+                .with_context(|| format!("client {client}, {statement}, row {rows}"))?;
+        }
+        rows += 1;
+        longest = longest.max(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok((rows, longest))
 }
 
 /// What is shown changes nothing where an agent has made the roles: it is what the agent does.
@@ -83,7 +209,7 @@ async fn pooler(cluster: &LocalCluster, node: &str, port: u16) -> Result<Child> 
         ensure!(here.contains(usual), "{usual} is not in: {here}");
         here = here.replace(usual, &ours);
     }
-    std::fs::write(directory.join("users"), format!("\"{USER}\" \"\"\n"))?;
+    std::fs::write(directory.join("users"), format!("\"{USER}\" \"\"\n\"pgbouncer\" \"\"\n"))?;
     std::fs::write(directory.join("pgbouncer.ini"), here)?;
     let mut command = cluster.command("pgbouncer");
     let path = std::env::var("PATH").unwrap_or_default();

@@ -29,7 +29,7 @@ async fn durability_is_changed_while_writers_work_and_back_again() {
         let leader = stage.leader().await?;
         comes_to_wait_for(stage, "ANY 1").await?;
         let said = set(stage, "durability.acknowledgers=2").await?;
-        ensure!(said.contains("pgvigil.durability.acknowledgers: unset -> 2"), "{said}");
+        ensure!(said.contains("durability.acknowledgers: unset -> 2"), "{said}");
         comes_to_wait_for(stage, "ANY 2").await?;
         set(stage, "durability.mode=strict").await?;
         stage.eventually("it is not strict", async || mode_is(stage, "strict").await).await?;
@@ -52,6 +52,10 @@ async fn durability_is_changed_while_writers_work_and_back_again() {
         stage.pgvigil("n1", &["config", "rollback", "1", "-y"]).await?;
         let history = stage.pgvigil("n1", &["config", "history"]).await?;
         ensure!(history.contains("back to revision 1") && history.lines().count() == 5, "{history}");
+        ensure!(history.contains("durability.mode: unset -> \"strict\""), "{history}");
+        let effective = stage.pgvigil("n1", &["config", "show", "--effective"]).await?;
+        let acknowledgers = effective.lines().find(|line| line.starts_with("durability.acknowledgers"));
+        ensure!(acknowledgers.is_some_and(|line| line.contains("the cluster")), "{effective}");
         let unset = ["config", "set", "--unset", "durability.acknowledgers", "-y"];
         stage.pgvigil("n1", &unset).await?;
         comes_to_wait_for(stage, "ANY 1").await?;
@@ -105,6 +109,13 @@ async fn what_no_agent_would_understand_is_refused_and_changes_nothing() {
             let told = stage.pgvigil("n1", &arguments).await.err().map(|error| format!("{error:#}"));
             ensure!(told.as_ref().is_some_and(|told| told.contains(expected)), "{arguments:?}: {told:?}");
         }
+        stage.set("n2", "name", "\"n1\"")?;
+        let checked = stage.cluster.pgvigil("n2", &["validate"]).await?;
+        let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+        ensure!(said.contains("error[E28] a living member of cluster demo is called n1 already"), "{said}");
+        stage.set("n2", "name", "\"n2\"")?;
+        let checked = stage.cluster.pgvigil("n2", &["validate"]).await?;
+        ensure!(String::from_utf8_lossy(&checked.stdout).contains("n2 is registered in cluster demo"), "{checked:?}");
         stage.pgvigil("n1", &["config", "set", "durability.mode=strict", "--dry-run"]).await?;
         let shown = stage.pgvigil("n1", &["config", "show", "-o", "json"]).await?;
         ensure!(shown.contains("\"config\":{}"), "{shown}");

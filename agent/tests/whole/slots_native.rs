@@ -171,6 +171,10 @@ impl Changes {
     /// What was read once may come again.
     async fn are_read(&mut self, stage: &Stage) -> Result<()> {
         let leader = stage.leader().await?;
+        // While a slot is being made, and until the server has noticed that its reader is gone, nobody else may read by it.
+        let free = "SELECT bool_and(NOT active) FROM pg_replication_slots WHERE slot_name IN ('cdc', 'theirs')";
+        let so = async || Ok(stage.cluster.psql(&leader, free).await? == "t");
+        stage.eventually("somebody else reads by a slot", so).await?;
         let read = "SELECT coalesce(string_agg(substring(data from 'changes: INSERT: id\\[integer\\]:(\\d+)'), ' '), '') FROM pg_logical_slot_get_changes('cdc', NULL, NULL)";
         for id in stage.cluster.psql(&leader, read).await?.split_whitespace() {
             self.read.insert(id.parse()?);

@@ -2,6 +2,7 @@
 //! and a change of leader goes on as if nothing had been deleted.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,7 +50,14 @@ fn contents(dir: &Path) -> BTreeMap<&'static str, Option<Vec<u8>>> {
 
 fn delete(stage: &Stage, name: &str) -> Result<()> {
     stage.say(&format!("the directory of the agent of {name} is deleted"));
-    std::fs::remove_dir_all(state_dir(stage, name)?).context("deleting the directory")
+    let dir = state_dir(stage, name)?;
+    loop {
+        match std::fs::remove_dir_all(&dir) {
+            // The agent was quicker with some of it.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
+            deleted => return deleted.context("deleting the directory"),
+        }
+    }
 }
 
 /// The notes are as they were, and there is one fencer, which the next agent would find.

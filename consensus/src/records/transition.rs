@@ -61,6 +61,9 @@ pub struct Transition {
     pub write_outage_ms: Option<f64>,
     /// Whether it may have been longer: nobody was there to measure its beginning.
     pub write_outage_at_least: bool,
+    /// Whether a pooler holds clients for its sake: `held since` and when, or `let_go`; `None`: nobody was told to hold any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clients: Option<String>,
     /// Anything else that a reader should know.
     pub notes: Vec<String>,
 }
@@ -92,6 +95,7 @@ impl Default for Transition {
             phases: Vec::new(),
             write_outage_ms: None,
             write_outage_at_least: false,
+            clients: None,
             notes: Vec::new(),
         }
     }

@@ -110,3 +110,33 @@ async fn whoever_has_seen_the_settings_keeps_them_whatever_etcd_forgets() {
     within(Duration::from_secs(10), "that as well", async || shown().config_revision == revision).await;
     assert_eq!((work_mem(&shown()), shown().settings_from), (Some("6MB"), SettingsFrom::Before));
 }
+
+#[tokio::test]
+async fn settings_that_somebody_has_changed_meanwhile_go_over_those_that_are_remembered() {
+    for forgotten in [false, true] {
+        let etcd = Etcd::start(1).await;
+        let store = etcd.store();
+        set(&store, with_work_mem("5MB")).await;
+        let watch = ClusterWatch::start(etcd.store(), Duration::from_millis(100));
+        let shown = || watch.views().borrow().snapshot.clone().unwrap_or_default();
+        within(Duration::from_secs(10), "the settings are seen", async || work_mem(&shown()) == Some("5MB")).await;
+        // This runtime stands still meanwhile, so whoever watches on it sees nothing in between.
+        std::thread::scope(|scope| {
+            let meanwhile = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let store = etcd.store();
+                    set(&store, with_work_mem("6MB")).await;
+                    put(&etcd, "config", "nonsense").await;
+                    if forgotten {
+                        forget(&etcd, &store).await;
+                    }
+                });
+            };
+            scope.spawn(meanwhile);
+        });
+        within(Duration::from_secs(10), "the nonsense is seen", async || !shown().problems.is_empty()).await;
+        let from = if forgotten { SettingsFrom::Row(2) } else { SettingsFrom::Before };
+        assert_eq!((work_mem(&shown()), shown().settings_from), (Some("6MB"), from), "forgotten: {forgotten}");
+    }
+}

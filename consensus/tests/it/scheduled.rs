@@ -61,11 +61,19 @@ async fn what_came_between_the_look_and_the_beginning_forbids_it() {
         (keys.hold(), "{", Write::delete(keys.hold()), "planned actions are held"),
         (keys.config(), r#"{"pause":true}"#, Write::delete(keys.config()), "the settings have changed"),
         (keys.failover(), r#"{"member":"pg3"}"#, Write::delete(keys.failover()), "another request waits"),
+        (keys.order(&name("pg3")), r#"{"order":"restart"}"#, Write::put(keys.history(), "[]"), "pg3 is restarted"),
     ] {
         store.commit(&[], &[Write::put(&key, value)]).await.unwrap();
         assert!(!begun(&store, &planned, "pg1", &seen).await, "{why}");
         store.commit(&[], &[back]).await.unwrap();
     }
+    // Given and taken up since the look: it is under way.
+    let order = store.read().await.unwrap().cluster.orders[&name("pg3")].revision;
+    let seen = store.read().await.unwrap();
+    let record = Transition { id: "o-1".to_owned(), ..Transition::default() };
+    assert!(store.take_order(&name("pg3"), order, &record).await.unwrap().applied());
+    assert!(!begun(&store, &planned, "pg1", &seen).await, "its restart is under way");
+    let seen = store.read().await.unwrap();
     store.commit(&[], &[Write::put(keys.failover(), "{}")]).await.unwrap();
     assert!(begun(&store, &planned, "pg1", &seen).await, "nothing is in the way, and `{{}}` asks for nothing");
 }
@@ -101,14 +109,21 @@ async fn a_restart_is_planned_while_it_leads_who_must_and_becomes_an_order_where
     let restart = Planned { record, revision };
     let begin = Begin::Restart(pg3.clone(), restart.order(None));
     let by = (&name("pg1"), TERM);
-    store.give_order(&pg3, &restart.record.order()).await.unwrap();
-    let begun = async || {
-        let seen = store.read().await.unwrap();
-        store.begin_planned(by, &begin, revision, &Condition::under_hold(0), &seen).await.unwrap().applied()
+    let seen = store.read().await.unwrap();
+    store.give_order(&name("pg2"), &restart.record.order()).await.unwrap();
+    let begun = async |seen: &Snapshot| {
+        store.begin_planned(by, &begin, revision, &Condition::under_hold(0), seen).await.unwrap().applied()
     };
-    assert!(!begun().await, "another order waits");
+    assert!(!begun(&seen).await, "another server is restarted since the look");
+    store.commit(&[], &[Write::delete(store.keys().order(&name("pg2")))]).await.unwrap();
+    store.give_order(&pg3, &restart.record.order()).await.unwrap();
+    assert!(!begun(&store.read().await.unwrap()).await, "another order waits");
     store.commit(&[], &[Write::delete(store.keys().order(&pg3))]).await.unwrap();
-    assert!(begun().await);
+    let seen = store.read().await.unwrap();
+    store.commit(&[], &[Write::put(store.keys().failover(), r#"{"member":"pg3"}"#)]).await.unwrap();
+    assert!(!begun(&seen).await, "a switchover was asked for since the look");
+    store.commit(&[], &[Write::delete(store.keys().failover())]).await.unwrap();
+    assert!(begun(&store.read().await.unwrap()).await);
     let now = store.read().await.unwrap();
     assert!(now.scheduled.restarts.is_empty() && now.cluster.orders.contains_key(&pg3));
 }

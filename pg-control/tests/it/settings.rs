@@ -100,6 +100,43 @@ pub async fn a_start_that_fails_with_other_parameters_goes_back_once() -> Outcom
     Ok(())
 }
 
+pub async fn a_standby_keeps_what_it_has_yet_to_replay_and_tells_afterwards_what_waits() -> Outcome {
+    let leader = primary("pg1").await?;
+    let lowered = leader.instance.parameters();
+    let raised = with(&lowered, "max_connections", "40");
+    let again = async |parameters: &Parameters| {
+        leader.instance.configure(parameters).await?;
+        leader.instance.stop_fast(PATIENCE).await?;
+        leader.instance.start_as_primary(&Quorum::none(), Term(1), || true).await?;
+        leader.instance.wait_ready(PATIENCE).await
+    };
+    again(&raised).await?;
+    let node = empty("pg2")?;
+    node.instance.configure(&with(&node.instance.parameters(), "max_connections", "40")).await?;
+    let upstream = leader.as_upstream(1);
+    node.instance.clone_from(&upstream, &CancellationToken::new()).await?;
+    node.instance.start_as_standby(Some(&upstream)).await?;
+    node.instance.wait_ready(PATIENCE).await?;
+    node.instance.stop_fast(PATIENCE).await?;
+
+    again(&lowered).await?;
+    let asked = with(&node.instance.parameters(), "max_connections", "30");
+    node.instance.configure(&asked).await?;
+    node.instance.start_as_standby(Some(&upstream)).await?;
+    node.instance.wait_ready(PATIENCE).await?;
+    assert_eq!((shows(&node, "max_connections").await?.as_str(), node.instance.refused()), ("40", None));
+    let replayed = async || Ok(node.instance.capacities_on_disk().await?["max_connections"] == 30);
+    eventually("the lowered value is replayed", replayed).await?;
+    node.instance.configure(&asked).await?;
+    let running = node.instance.running(&node.instance.catalogue().await?).await?;
+    assert_eq!(running.pending["max_connections"], ("40".to_owned(), "30".to_owned()));
+    node.instance.stop_fast(PATIENCE).await?;
+    node.instance.start_as_standby(Some(&upstream)).await?;
+    node.instance.wait_ready(PATIENCE).await?;
+    assert_eq!(shows(&node, "max_connections").await?, "30");
+    Ok(())
+}
+
 pub async fn a_copy_keeps_the_parameters_of_its_node() -> Outcome {
     let leader = primary("pg1").await?;
     let node = empty("pg2")?;

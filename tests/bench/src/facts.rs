@@ -36,6 +36,12 @@ pub fn circumstances(command: String) -> Circumstances {
     }
 }
 
+/// When it was begun, at which commit, and on what.
+pub fn begun() -> String {
+    let now = circumstances(String::new());
+    now.facts.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
 /// The version that `scripts/bench-setup.sh` has pinned.
 fn patroni() -> String {
     let script = include_str!("../../../scripts/bench-setup.sh");

@@ -14,6 +14,7 @@ mod proxy;
 mod report;
 mod rest;
 mod results;
+mod routes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -50,6 +51,12 @@ struct Options {
     /// How often each fault through HAProxy
     #[arg(long, env = "PROXY_RUNS", default_value_t = 3)]
     proxy_runs: usize,
+    /// How often each fault with a client by each way to the primary
+    #[arg(long, env = "ROUTE_RUNS", default_value_t = 5)]
+    route_runs: usize,
+    /// Measures the ways to the primary alone, and puts them into the report that is there
+    #[arg(long, env = "ROUTES_ONLY", value_parser = clap::builder::FalseyValueParser::new())]
+    routes_only: bool,
     /// Goes on where a run was broken off, instead of beginning anew
     #[arg(long, env = "RESUME")]
     resume: bool,
@@ -128,6 +135,9 @@ async fn until_told(options: &Options) -> Result<ExitCode> {
 }
 
 async fn all(options: &Options) -> Result<()> {
+    if options.routes_only {
+        return routes_alone(options).await;
+    }
     let results = Results::open(&options.results, !options.resume)?;
     results.circumstances(|| facts::circumstances(options.command()))?;
     let every = FAULTS.map(str::to_owned).to_vec();
@@ -145,6 +155,7 @@ async fn all(options: &Options) -> Result<()> {
         write_report(options)?;
     }
     proxy::run(&programs.pgvigil, options.proxy_runs, &results).await?;
+    routes::run(&programs.pgvigil, options.route_runs, &results).await?;
     for clusters in options.crowds.iter().copied().filter(|clusters| *clusters > 0) {
         for spread in [false, true] {
             let file = format!("{clusters:04}-{}", if spread { "spread" } else { "same" });
@@ -162,6 +173,20 @@ async fn all(options: &Options) -> Result<()> {
     }
     write_report(options)?;
     println!("the report is in {}", options.report().display());
+    Ok(())
+}
+
+/// The rest of the report stays as it is.
+async fn routes_alone(options: &Options) -> Result<()> {
+    let results = Results::open_for(&options.results, if options.resume { &[] } else { &["routes"] })?;
+    let begun = facts::begun();
+    routes::run(&found(&options.pgvigil)?, options.route_runs, &results).await?;
+    let command = format!("make bench ROUTES_ONLY=1 ROUTE_RUNS={}", options.route_runs);
+    let section = report::routes::section(&results.all("routes")?, Some((&command, &begun)));
+    let (to, text) = (options.report(), std::fs::read_to_string(options.report()).unwrap_or_default());
+    std::fs::write(&to, report::routes::put_into(&text, &section))
+        .with_context(|| format!("cannot write {}", to.display()))?;
+    println!("the report is in {}", to.display());
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! The report: what was measured, as Markdown, and nothing that was not.
 
+pub mod routes;
+
 use std::fmt::Write;
 
 use anyhow::Result;
@@ -54,6 +56,7 @@ pub fn report(results: &Results, circumstances: &Circumstances) -> Result<String
     text += &failures(&played);
     text += &phases(&played);
     text += &proxy(&results.all::<Shown>("proxy")?);
+    text += &routes::section(&results.all("routes")?, None);
     text += &rest(&results.all::<Rest>("rest")?);
     text += &crowds(results.all::<Crowd>("crowd")?);
     Ok(text)

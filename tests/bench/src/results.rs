@@ -80,6 +80,9 @@ pub struct Shown {
     pub lost: usize,
 }
 
+/// The kinds of results, each in a directory of its own.
+const KINDS: [&str; 5] = ["faults", "rest", "crowd", "proxy", "routes"];
+
 /// The directory of the results.
 #[derive(Clone, Debug)]
 pub struct Results {
@@ -92,14 +95,22 @@ impl Results {
     /// # Errors
     /// It cannot be written.
     pub fn open(directory: &Path, anew: bool) -> Result<Self> {
-        for kind in ["faults", "rest", "crowd", "proxy"] {
-            let kind = directory.join(kind);
-            if anew && kind.exists() {
+        Self::open_for(directory, if anew { &KINDS } else { &[] })
+    }
+
+    /// Opens it, empty of these kinds.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn open_for(directory: &Path, anew: &[&str]) -> Result<Self> {
+        for kind in KINDS {
+            let (name, kind) = (kind, directory.join(kind));
+            if anew.contains(&name) && kind.exists() {
                 std::fs::remove_dir_all(&kind).with_context(|| format!("cannot empty {}", kind.display()))?;
             }
             std::fs::create_dir_all(&kind).with_context(|| format!("cannot make {}", kind.display()))?;
         }
-        if anew {
+        if anew == KINDS {
             // There may be none yet.
             let _ = std::fs::remove_file(directory.join("run.json"));
         }

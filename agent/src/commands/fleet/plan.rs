@@ -136,7 +136,7 @@ mod tests {
             };
             agents.insert(name(member), Agent { api_url: String::new(), says: Ok(says) });
         }
-        (World { etcd: Ok(snapshot.clone()), agents, me: name("pg1") }, snapshot)
+        (World { etcd: Ok(snapshot.clone()), agents, me: name("pg1"), under_way: None }, snapshot)
     }
 
     fn plan(members: &[(&str, Option<&str>, u64)], to: Option<&str>) -> Plan {
@@ -183,7 +183,7 @@ mod tests {
 
         let (_, mut snapshot) = seen(&[("pg1", a, 0), ("pg2", b, 0)]);
         snapshot.config.pause = Some(PauseRecord { until: None, by: None, reason: None });
-        let world = World { etcd: Ok(snapshot.clone()), agents: BTreeMap::new(), me: name("pg1") };
+        let world = World { etcd: Ok(snapshot.clone()), agents: BTreeMap::new(), me: name("pg1"), under_way: None };
         let zones = Zones { from: "a".to_owned(), to: None, ignore_hold: false };
         assert!(refused(zones.plan(&world, &snapshot, Timestamp::now())).1.contains("paused"));
         snapshot.cluster.leader = None;

@@ -12,11 +12,12 @@ use consensus::{Adopted, LeaseKeeper};
 use jiff::{SignedDuration, Timestamp};
 
 use self::signals::Signals;
-use super::operator::who;
-use super::screen::{answer, tell};
+use super::operator::{agrees, who};
+use super::screen::{answer, can_ask, tell};
 use super::world::Reach;
 use super::{told, words};
 use crate::cli::{Exit, HoldArgs, NOT_THE_COMMAND, ReleaseArgs};
+use crate::operate::Unable;
 use crate::operate::hold as holds;
 use crate::operate::proviso::Proviso;
 use crate::run::etcd_options;
@@ -57,6 +58,13 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
+    let asked = match &arguments.id {
+        Some(_) => Ok(()),
+        None => unless_it_is_anothers(&reach).await,
+    };
+    if let Err(exit) = asked {
+        return exit;
+    }
     match holds::release(&reach, arguments.id.as_deref(), &arguments.expect.proviso()).await {
         Ok(Some(what)) => {
             answer(&format!("released: {what}"));
@@ -68,6 +76,23 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         }
         Err(unable) => told(unable),
     }
+}
+
+/// Where no hold is named: the hold of somebody else is not given up by mistake. One of whoever asks, or one that nobody can read, is.
+async fn unless_it_is_anothers(reach: &Reach) -> Result<(), Exit> {
+    let seen =
+        reach.store.read().await.map_err(|error| told(Unable::by_etcd(&error, "the hold cannot be released")))?;
+    let Some(hold) = seen.hold.in_force(Timestamp::now()).filter(|hold| hold.by != who()) else { return Ok(()) };
+    let what = format!("the hold {} by {}", hold.id, hold.by_and_why());
+    if !can_ask() {
+        tell(&format!("refused: {what} is another's: `pgvigil release {}` releases it", hold.id));
+        return Err(Exit::Refused);
+    }
+    if agrees(&format!("Release {what}?")) {
+        return Ok(());
+    }
+    tell("nothing was changed");
+    Err(Exit::Aborted)
 }
 
 fn length(arguments: &HoldArgs) -> Result<Duration, Exit> {

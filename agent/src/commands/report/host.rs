@@ -1,5 +1,6 @@
 //! What a bundle says of the host: its system, its load, its disks, and the journal of the agent.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,11 +34,22 @@ pub async fn journal(bundle: &mut Bundle, unit: &str, lines: u32) {
     let told = output("journalctl", &["--no-pager", "-o", "short-iso-precise", "-u", unit, "-n", &count]).await;
     let told = match told {
         Ok(text) if text.trim().is_empty() || text.contains("-- No entries --") => Err(format!(
-            "the journal has nothing of the unit {unit} (--unit names another); where the agent logs to a file, add that"
+            "the journal has nothing of the unit {unit} (--unit names another); where the agent logs to a file: --log FILE"
         )),
         told => told,
     };
     bundle.text("log/agent.txt", told);
+}
+
+/// Puts in the last lines of the file that the agent logs to.
+pub fn log_file(bundle: &mut Bundle, file: &Path, lines: u32) {
+    let told = read(file).map(|text| last_lines(&text, lines as usize));
+    bundle.text("log/agent.txt", told);
+}
+
+fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// What a program prints.
@@ -54,5 +66,15 @@ pub async fn output(program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) ->
             let said = String::from_utf8_lossy(&output.stderr);
             Err(format!("{shown}: {}, {}", output.status, said.trim()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_the_last_lines_are_taken() {
+        assert_eq!((last_lines("a\nb\nc\n", 2).as_str(), last_lines("a\n", 9).as_str()), ("b\nc", "a"));
     }
 }

@@ -38,7 +38,10 @@ pub async fn run(arguments: &ReportArgs) -> Exit {
     // Of whatever cluster, where the file does not say which one it is.
     let cluster = reach.as_ref().map_or("*", |reach| reach.config.cluster.as_str());
     let unit = arguments.unit.clone().unwrap_or_else(|| format!("pgvigil@{cluster}"));
-    host::journal(&mut bundle, &unit, arguments.lines).await;
+    match &arguments.log {
+        Some(file) => host::log_file(&mut bundle, file, arguments.lines),
+        None => host::journal(&mut bundle, &unit, arguments.lines).await,
+    }
     match &reach {
         Some(reach) => pieces::of_cluster(&mut bundle, reach).await,
         None => bundle.text("config/resolved.txt", Err::<String, _>(why.unwrap_or_default())),

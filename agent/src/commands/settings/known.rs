@@ -105,6 +105,11 @@ fn slot(text: &str) -> Result<Value, String> {
 }
 
 impl Setting {
+    /// Where it lies, in one word.
+    pub fn path(&self) -> String {
+        self.place.iter().copied().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
+    }
+
     /// The settings with this one at `value`; `None` takes it out, so that each node's file counts again.
     pub fn put(&self, config: &mut Map<String, Value>, value: Option<Value>) {
         let place: Vec<&str> = self.place.iter().copied().filter(|part| !part.is_empty()).collect();
@@ -143,8 +148,43 @@ impl Named {
     }
 }
 
-/// The setting of this name, or what is wrong with the name.
+/// The names of all that have one of ours.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SETTINGS.iter().map(|setting| setting.name)
+}
+
+/// Where the setting of this name lies, in one word.
+pub fn place_of(name: &str) -> Option<String> {
+    SETTINGS.iter().find(|setting| setting.name == name).map(Setting::path)
+}
+
+/// What lies at this place of the stored settings, by the name that `config set` takes: `postgresql.parameters.work_mem` is `postgres.parameters.work_mem`.
+pub fn name_at(path: &str) -> String {
+    if let Some(setting) = SETTINGS.iter().find(|setting| setting.path() == path) {
+        return setting.name.to_owned();
+    }
+    match path.split_once("postgresql.parameters.") {
+        Some(("", parameter)) => format!("{}.{parameter}", keys::PARAMETERS),
+        _ => match path.strip_prefix("slots.") {
+            Some(slot) => format!("{PERMANENT}{slot}"),
+            None => path.to_owned(),
+        },
+    }
+}
+
+/// Lines of a difference, by the names that `config set` takes.
+pub fn renamed(lines: Vec<String>) -> Vec<String> {
+    let rename = |line: String| match line.split_once(": ") {
+        Some((path, change)) => format!("{}: {change}", name_at(path)),
+        None => line,
+    };
+    lines.into_iter().map(rename).collect()
+}
+
+/// The setting of this name, or what is wrong with the name. The place in the stored settings is a name as well.
 pub fn find(name: &str) -> Result<Named, String> {
+    let ours = name_at(name);
+    let name = if name.starts_with("slots.") { name } else { ours.as_str() };
     if let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) {
         return Ok(Named::Setting(setting));
     }
@@ -162,8 +202,13 @@ pub fn find(name: &str) -> Result<Named, String> {
         return Err("which site leads has commands of its own: pgvigil site promote, pgvigil site demote".to_owned());
     }
     let names: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+    let below: Vec<&str> = names.iter().copied().filter(|full| full.starts_with(&format!("{name}."))).collect();
     let advice = match keys::suggest(name).filter(|_| !keys::is_known(name)) {
         Some(meant) if names.contains(&meant) => format!("did you mean `{meant}`?"),
+        Some(meant) if meant.ends_with(&format!(".{name}")) => {
+            format!("it is `{meant}`, which each node's own file sets")
+        }
+        _ if !below.is_empty() => format!("it is a section; the cluster has: {}", below.join(", ")),
         _ if keys::is_known(name) => "each node's own file sets it, not the cluster".to_owned(),
         None if !name.contains('.') => format!("what is Postgres' own is set with -p: -p {name}=VALUE"),
         _ => format!("the cluster has: {}, {PERMANENT}NAME, and Postgres' own (-p work_mem=8MB)", names.join(", ")),
@@ -233,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_can_be_set_by_the_same_name_and_the_stored_one_is_taken_as_well() {
+        for (path, name) in [
+            ("postgresql.parameters.work_mem", "postgres.parameters.work_mem"),
+            ("pgvigil.durability.mode", "durability.mode"),
+            ("postgresql.use_slots", "slots.for_members"),
+            ("member_slots_ttl", "slots.absent_for"),
+            ("pause", "pause"),
+        ] {
+            assert_eq!(name_at(path), name);
+            if name != "pause" {
+                find(path).unwrap();
+            }
+            find(name).map(|_| ()).unwrap_or_else(|why| assert_eq!(name, "pause", "{why}"));
+        }
+        assert_eq!(name_at("slots.dr.type"), "slots.permanent.dr.type");
+        assert_eq!(
+            renamed(vec!["pgvigil.prefer_zone: unset -> \"a\"".to_owned()]),
+            ["failover.prefer_zone: unset -> \"a\""]
+        );
+    }
+
+    #[test]
     fn mistakes_name_what_was_meant() {
         for (text, expected) in [
             ("durability.mode=sometimes", "expected one of auto, async, quorum, strict"),
@@ -241,6 +308,8 @@ mod tests {
             ("durability.mod=strict", "did you mean `durability.mode`?"),
             ("maximum_lag_on_failover=1MB", "did you mean `durability.max_lag_on_failover`?"),
             ("timing.ttl=9s", "each node's own file sets it"),
+            ("ttl=3s", "it is `timing.ttl`, which each node's own file sets"),
+            ("durability=strict", "it is a section; the cluster has: durability.mode, durability.acknowledgers"),
             ("pause=true", "pgvigil pause"),
             ("slots.absent_for=soon", "such as 30min"),
             ("slots.permanent.Dr=physical", "lower-case"),

@@ -2,6 +2,7 @@
 
 pub mod change;
 mod edit;
+mod effective;
 mod known;
 mod shown;
 
@@ -19,6 +20,7 @@ use crate::operate::settings::{Checked, checked, diff, unchanged, with_the_state
 
 pub use crate::operate::settings::put;
 pub use change::{change, change_planned};
+pub use known::names as names_of_settings;
 
 /// Carries out one of them.
 pub async fn run(command: &ConfigCommand) -> Exit {
@@ -111,7 +113,7 @@ impl Plan<'_> {
         self.proviso.lead(&snapshot).map_err(told)?;
         let before = change::settings(self.reach, &snapshot)?;
         let Checked { after, notes } = checked(self.reach, &snapshot, &before, new(&before)?).await.map_err(told)?;
-        let lines = diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone()));
+        let lines = known::renamed(diff::lines(&Value::Object(before.clone()), &Value::Object(after.clone())));
         match (lines.is_empty(), snapshot.settings_from) {
             (true, SettingsFrom::Stored) => {
                 answer("nothing to change");

@@ -193,7 +193,7 @@ pub(super) async fn followed(control: &Control, asked: &Asked) -> Answer {
     responses(
         (status = 200, description = "It is taken back", body = String, content_type = "text/plain"),
         (status = 404, description = "None is scheduled, and none waits", body = crate::openapi::Error),
-        (status = 409, description = "It was answered at this very moment", body = crate::openapi::Error),
+        (status = 409, description = "It was answered at this very moment, or is under way", body = crate::openapi::Error),
     ))]
 pub async fn cancel(State(control): State<Control>, Extension(caller): Extension<Caller>) -> Answer {
     match switchover::cancel(&control.reach, &caller.who()).await {

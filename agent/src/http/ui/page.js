@@ -1,10 +1,13 @@
-// Draws what the agent tells. Each event is the whole picture, so nothing here remembers anything but what to call a change.
+// Draws what the agent tells. Each event is the whole picture, so nothing here remembers anything but what to call a change, and what stands on the
+// page already: what has not changed is left alone, so that a text can be selected and a screen reader is told only what is new.
 "use strict";
 
 const EVENTS_MAX = 50;
 const RETRY_MS = 3000;
 const STALE_MS = 4000;
-const seen = { leader: undefined, members: new Map(), transitions: new Map(), at: 0, leaseMax: 0 };
+/** Phases in which writes work, or still work. */
+const FREE_PHASES = ["prepare", "redundancy"];
+const seen = { leader: undefined, members: new Map(), transitions: new Map(), at: 0, leaseMax: 0, me: "" };
 
 const byId = (id) => document.getElementById(id);
 
@@ -14,6 +17,16 @@ function make(tag, kind, ...content) {
   if (kind) element.className = kind;
   element.append(...content.filter((one) => one !== null && one !== undefined));
   return element;
+}
+
+const drawn = new Map();
+
+/** Puts this into an element, unless it is there already. */
+function place(id, ...content) {
+  const inside = make("div", "", ...content);
+  if (drawn.get(id) === inside.innerHTML) return;
+  drawn.set(id, inside.innerHTML);
+  byId(id).replaceChildren(...inside.childNodes);
 }
 
 function bytes(count) {
@@ -31,8 +44,18 @@ function span(ms) {
   return ms < 172800000 ? `${Math.round(ms / 3600000)} h` : `${Math.round(ms / 86400000)} d`;
 }
 
+/** `2026-11-29 12:28:38Z`, of what some clock has written. */
+function moment(at) {
+  const text = new Date(at);
+  return Number.isNaN(text.getTime()) ? String(at ?? "") : `${text.toISOString().replace("T", " ").slice(0, 19)}Z`;
+}
+
 const leads = (member) => member.role === "leader" || member.role === "standby_leader";
-const healthy = (member) => ["running", "streaming"].includes(member.state);
+const healthy = (member) => member.state === "streaming" || (leads(member) && member.state === "running");
+const names = (members) => members.map((member) => member.name ?? member).join(", ");
+
+/** Who could take over from the leader, as far as this agent knows. */
+const candidates = (told) => (told.why.standings ?? []).filter((one) => one.may_lead && one.member !== (told.cluster.members ?? []).find(leads)?.name);
 
 /** One word and one sentence, from what this agent knows. */
 function verdict(told) {
@@ -42,60 +65,101 @@ function verdict(told) {
   const mine = told.beat.leader === true;
   const follows = leader.role === "standby_leader";
   if (mine && !follows && told.beat.writable !== true) return ["bad", "✖ NO WRITES", `${leader.name} holds the lock, and does not accept writes`];
-  const ill = members.filter((member) => !leads(member) && member.state !== "streaming");
-  const writes = follows ? `this site follows another, led by ${leader.name}` : `${leader.name} leads`;
-  if (!healthy(leader)) return ["doubtful", "▲ DEGRADED", `${leader.name} holds the lock, and its Postgres is ${leader.state}`];
-  if (ill.length) return ["doubtful", "▲ DEGRADED", `${writes}; not streaming: ${ill.map((member) => member.name).join(", ")}`];
+  const writes = follows ? `this site follows another, led by ${leader.name}` : mine ? `writes work on ${leader.name}` : `${leader.name} leads`;
+  const ill = members.filter((member) => !leads(member) && !healthy(member));
+  const wrong = [
+    healthy(leader) ? null : `its Postgres is ${leader.state}`,
+    told.missing?.length ? `down: ${names(told.missing)}` : null,
+    ill.length ? `not streaming: ${names(ill)}` : null,
+    told.cluster.pause ? "paused, so nothing fails over" : null,
+    told.why.etcd_age_ms > STALE_MS ? "etcd is out of sight" : null,
+    follows || candidates(told).length || members.length < 2 ? null : "nobody could take over",
+  ].filter(Boolean);
+  if (wrong.length) return ["doubtful", "▲ DEGRADED", [writes, ...wrong].join("; ")];
   return ["good", "● OK", mine || follows ? writes : `${writes}; whether it takes writes, its own page says`];
 }
 
 function notes(told) {
   const found = [];
-  if (told.cluster.pause) found.push("Automatic actions are paused: nothing fails over (pgvigil resume).");
-  if (told.cluster.pgvigil?.hold) found.push("Planned actions are held; failovers are not (pgvigil release).");
+  if (told.cluster.pause) found.push(`Nothing fails over: automatic actions are paused ${told.pause ?? ""}. HINT: pgvigil resume`);
+  if (told.cluster.pgvigil?.hold) found.push("Planned actions are held; failovers are not. HINT: pgvigil release");
+  for (const name of told.missing ?? []) found.push(`${name} is down: its agent is not registered in etcd. HINT: start the agent on ${name}; its log says why it ended`);
   for (const problem of told.why.problems ?? []) found.push(`${problem.key} in etcd cannot be understood: ${problem.why}`);
   for (const problem of [told.why.state_dir, told.why.not_listening, ...(told.why.certificates ?? []), ...(told.why.parameters ?? []), ...(told.why.overruled ?? []), ...(told.why.slot_problems ?? [])]) {
-    if (problem) found.push(`${problem.problem}. ${problem.hint}`);
+    if (problem) found.push(`${problem.problem}. HINT: ${problem.hint}`);
   }
-  if (typeof told.why.etcd_age_ms === "number" && told.why.etcd_age_ms > STALE_MS) {
-    found.push(`This agent has not seen etcd for ${span(told.why.etcd_age_ms)}: what follows is as old.`);
-  }
+  if (told.why.etcd_age_ms > STALE_MS) found.push(`This agent has not seen etcd for ${span(told.why.etcd_age_ms)}: what it says of others is as old.`);
   return found.map((text) => make("li", "", text));
 }
 
-function card(member, told) {
-  const standing = (told.why.standings ?? []).find((one) => one.member === member.name);
-  const bars = (standing?.bars ?? []).filter((bar) => bar.code !== "is_leader").map((bar) => bar.sentence);
-  const place = [member.tags?.zone, member.host && `${member.host}:${member.port}`].filter(Boolean).join(", ");
-  const lag = leads(member) ? null : make("span", "", `lag ${bytes(member.lag)}`);
-  const fine = healthy(member);
-  return make("div", leads(member) ? "member leads" : "member",
-    make("b", "", member.name),
-    make("span", "", member.role.replaceAll("_", " ")),
-    make("span", fine ? "good" : "bad", `${fine ? "●" : "✖"} ${member.state}`),
-    make("span", "", `timeline ${member.timeline ?? "-"}`),
-    lag,
-    make("span", "small", place),
-    !leads(member) && bars.length ? make("div", "why", `may not lead: ${bars.join("; ")}`) : null);
+function cell(label, kind, ...content) {
+  const element = make("td", kind, ...content);
+  element.setAttribute("role", "cell");
+  element.dataset.label = label;
+  return element;
 }
 
-/** The leader, below it who streams from it, and below those who streams from them. */
-function topology(told) {
+function row(name, depth, ...cells) {
+  const head = make("th", depth ? `deep${Math.min(depth, 2)}` : "", depth ? make("span", "small", "└ ") : null, name);
+  head.setAttribute("role", "rowheader");
+  head.scope = "row";
+  if (depth) head.firstChild.setAttribute("aria-hidden", "true");
+  const element = make("tr", "", head, ...cells);
+  element.setAttribute("role", "row");
+  return element;
+}
+
+/** The page of another agent. */
+function page(member) {
+  try {
+    const url = new URL("/ui", member.api_url);
+    if (!["http:", "https:"].includes(url.protocol)) return null;
+    const link = make("a", "one-line", `page of ${member.name}`);
+    link.href = url.href;
+    return link;
+  } catch { return null; }
+}
+
+function memberRow(member, depth, told) {
+  const standing = (told.why.standings ?? []).find((one) => one.member === member.name);
+  const bars = (standing?.bars ?? []).filter((bar) => bar.code !== "is_leader").map((bar) => bar.sentence);
+  const may = leads(member) ? "leads" : !standing ? "not known" : bars.length ? make("span", "why", `no: ${bars.join("; ")}`) : "yes";
+  const place = [member.tags?.zone, member.host && `${member.host}:${member.port}`].filter(Boolean).join(", ");
+  const fine = healthy(member);
+  const lag = leads(member) ? "-" : bytes(member.lag);
+  const link = member.name === told.why.member ? null : page(member);
+  return row(member.name, depth,
+    cell("Role", "", member.role.replaceAll("_", " ")),
+    cell("State", "one-line", make("span", fine ? "good" : "bad", `${fine ? "●" : "✖"} ${member.state}`)),
+    cell("Timeline", "", String(member.timeline ?? "-")),
+    cell("Lag", "", lag),
+    cell("Could lead", bars.length ? "wide" : "", may),
+    cell("Address", "small wide", place, link && " ", link));
+}
+
+/** The leader, below it who streams from it, below those who streams from them; and at the end whoever ought to be there. */
+function memberRows(told) {
   const members = told.cluster.members ?? [];
   const leader = members.find(leads);
-  const names = new Set(members.map((member) => member.name));
+  const known = new Set(members.map((member) => member.name));
   const upstream = (member) => {
     const named = member.tags?.replicatefrom;
-    return named && names.has(named) && named !== member.name ? named : leader?.name;
+    return named && known.has(named) && named !== member.name ? named : leader?.name;
   };
-  const drawn = new Set();
-  const branch = (member) => {
-    drawn.add(member.name);
-    const below = members.filter((other) => !leads(other) && !drawn.has(other.name) && upstream(other) === member.name);
-    return make("li", "", card(member, told), below.length ? make("ul", "", ...below.map(branch)) : null);
+  const placed = new Set();
+  const branch = (member, depth) => {
+    placed.add(member.name);
+    const rows = [memberRow(member, depth, told)];
+    for (const other of members) if (!leads(other) && !placed.has(other.name) && upstream(other) === member.name) rows.push(...branch(other, depth + 1));
+    return rows;
   };
-  const roots = leader ? [branch(leader)] : [];
-  return roots.concat(members.filter((member) => !drawn.has(member.name)).map(branch));
+  const rows = leader ? branch(leader, 0) : [];
+  for (const member of members) if (!placed.has(member.name)) rows.push(...branch(member, 0));
+  for (const name of told.missing ?? []) {
+    rows.push(row(name, 0, cell("Role", "", "-"), cell("State", "one-line", make("span", "bad", "✖ down")), cell("Timeline", "", "-"), cell("Lag", "", "-"),
+      cell("Could lead", "wide", make("span", "why", "no: its agent is not registered in etcd")), cell("Address", "small wide", "")));
+  }
+  return rows;
 }
 
 function lease(told) {
@@ -105,6 +169,14 @@ function lease(told) {
   seen.leaseMax = Math.max(seen.leaseMax, left);
   byId("lease").querySelector("span").textContent = `lease of ${told.why.member}: ${span(left)} left`;
   byId("lease").querySelector(".fill").style.width = `${(100 * left) / (seen.leaseMax || 1)}%`;
+}
+
+/** A part of a bar: what fits is seen, all of it is told. */
+function part(tag, kind, label, rest, share) {
+  const element = make(tag, kind, make("span", "label", label), rest && make("span", "hidden", rest));
+  element.style.flexGrow = String(Math.max(1, Math.round(share)));
+  element.title = `${label}${rest ?? ""}`;
+  return element;
 }
 
 /** Who led from when to when, as the records have it. */
@@ -120,13 +192,11 @@ function reigns(told, now) {
   }
   if (!periods.length) return [[], "no record so far"];
   const whole = Math.max(1, now - periods[0].begin);
-  const drawn = periods.map((period) => {
-    const element = make("div", "", period.who);
-    element.style.flexGrow = String(Math.max(1, Math.round((1000 * (period.end - period.begin)) / whole)));
-    element.title = `${period.who} from ${new Date(period.begin).toISOString()}, for ${span(period.end - period.begin)}`;
-    return element;
+  const parts = periods.map((period) => {
+    const took = period.end - period.begin;
+    return part("li", "", period.who, ` from ${moment(period.begin)}${period.end === now ? " until now" : `, for ${span(took)}`}`, (1000 * took) / whole);
   });
-  return [drawn, `from ${new Date(periods[0].begin).toISOString().replace("T", " ").slice(0, 19)}Z until now (${span(whole)})`];
+  return [parts, `from ${moment(periods[0].begin)} until now (${span(whole)}), by the records of transitions`];
 }
 
 /** What did not happen, and why. */
@@ -135,30 +205,34 @@ function refused(record) {
   const ended = record.outcome === "in_progress" ? "nobody leads still" : `until ${record.to ?? "somebody"} led`;
   return make("li", "",
     make("div", "", make("b", "", "✋ did not fail over "), `${record.from ?? "-"} had led, ${ended}${typeof length === "number" ? `, ${span(length)} without a primary` : ""}`),
-    make("div", "small", `${record.started_at}  ${record.id}  ${record.cause}: ${record.cause_text ?? ""}`));
+    make("div", "small", `${moment(record.started_at)}, ${record.id}: ${record.cause}: ${record.cause_text ?? ""}`));
 }
 
+const LOST = { none: "nothing lost", unknown: "how much was lost is not known" };
+
 function transition(record) {
-  const phases = (record.phases ?? []).map((phase) => {
-    const element = make("div", "", `${phase.name} ${span(phase.duration_ms)}`);
-    element.style.flexGrow = String(Math.max(1, Math.round(phase.duration_ms)));
-    element.title = `${phase.name}: ${phase.duration_ms.toFixed(1)} ms on ${phase.measured_on}`;
-    return element;
-  });
   if (record.kind === "refused") return refused(record);
   const least = record.write_outage_at_least ? "≥ " : "";
-  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : "outage not known";
-  const sign = record.outcome === "done" ? "●" : record.outcome === "in_progress" ? "…" : "✖";
+  const phases = record.phases ?? [];
+  const bar = make("div", "bar", ...phases.map((phase) => part("div", FREE_PHASES.includes(phase.name) ? "free" : "", phase.name, null, phase.duration_ms)));
+  bar.setAttribute("aria-hidden", "true");
+  const told = make("ul", "phases-told", ...phases.map((phase) => make("li", "", `${phase.name} ${span(phase.duration_ms)} on ${phase.measured_on}`)));
+  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : record.outcome === "refused" ? "nothing was done" : "outage not known";
+  const [sign, kind] = record.outcome === "done" ? ["●", "good"] : record.outcome === "in_progress" ? ["…", ""] : ["✖", "bad"];
+  const lost = LOST[record.lost] ?? `at most ${bytes(record.lost_bytes_bound)} lost`;
+  const way = record.from && record.to && record.from !== record.to ? `${record.from} → ${record.to}` : `on ${record.to ?? record.from ?? "nobody"}`;
+  const by = record.requested_by ? `, asked for by ${record.requested_by}` : "";
   return make("li", "",
-    make("div", "", make("b", "", `${sign} ${record.kind} `), `${record.from ?? "-"} → ${record.to ?? "-"}, ${record.outcome}, ${outage}, lost ${record.lost}`),
-    make("div", "small", `${record.started_at}  ${record.id}  ${record.cause_text ?? ""}${record.reason ? ` (${record.reason})` : ""}`),
-    phases.length ? make("div", "phases", ...phases) : null);
+    make("div", "", make("b", "", `${record.kind.replaceAll("_", " ")} ${way}`), " ", make("span", kind, `${sign} ${record.outcome.replaceAll("_", " ")}`), `, ${outage}, ${lost}`),
+    make("div", "small", `${moment(record.started_at)}, ${record.id}${by}: ${record.cause_text ?? ""}${record.reason ? ` (${record.reason})` : ""}`),
+    phases.length ? bar : null,
+    phases.length ? told : null);
 }
 
 function tellEvent(text) {
   const list = byId("events");
   if (!list.dataset.begun) { list.replaceChildren(); list.dataset.begun = "yes"; }
-  list.prepend(make("li", "", make("time", "", new Date().toISOString().slice(11, 21) + "Z"), text));
+  list.prepend(make("li", "", make("time", "", `${new Date().toISOString().slice(11, 21)}Z`), text));
   while (list.children.length > EVENTS_MAX) list.lastChild.remove();
 }
 
@@ -178,34 +252,45 @@ function tellChanges(told) {
 function budget(told) {
   byId("slo").hidden = !told.slo;
   if (!told.slo) return;
-  byId("slo-text").textContent = told.slo.sentence ?? "";
+  place("slo-text", told.slo.sentence ?? "");
   const left = Math.max(0, Math.min(1, told.slo.budget_left_ratio ?? 0));
   byId("slo").querySelector(".fill").style.width = `${100 * left}%`;
 }
 
+function drawVerdict([kind, word, sentence]) {
+  document.title = `${word.slice(2)} ${seen.scope ?? ""} - pgvigil`;
+  place("verdict", make("span", kind, word), ` - ${sentence}`);
+}
+
 function draw(told) {
-  const [kind, word, sentence] = verdict(told);
-  document.title = `${word.slice(2)} ${told.cluster.scope} - pgvigil`;
-  byId("cluster").textContent = told.cluster.scope;
-  byId("me").textContent = told.why.member;
-  byId("verdict").replaceChildren(make("span", kind, word), ` - ${sentence}`);
-  byId("sentence").textContent = `${told.why.member}: ${told.why.sentence}`;
-  byId("notes").replaceChildren(...notes(told));
-  byId("topology").replaceChildren(...topology(told));
+  Object.assign(seen, { at: Date.now(), me: told.why.member, scope: told.cluster.scope });
+  place("cluster", told.cluster.scope);
+  place("me", told.why.member);
+  drawVerdict(verdict(told));
+  seen.sentence = told.why.sentence;
+  place("sentence", `${told.why.member}: ${told.why.sentence}`);
+  place("notes", ...notes(told));
+  place("members", ...memberRows(told));
   lease(told);
-  const [drawn, scale] = reigns(told, Date.now());
-  byId("reigns").replaceChildren(...drawn);
-  byId("reigns-scale").textContent = scale;
-  byId("transitions").replaceChildren(...[...(told.transitions ?? [])].reverse().map(transition));
+  const [parts, scale] = reigns(told, Date.now());
+  place("reigns", ...parts);
+  place("reigns-scale", scale);
+  place("transitions", ...[...(told.transitions ?? [])].reverse().map(transition));
   budget(told);
   tellChanges(told);
-  seen.at = Date.now();
   tellLink();
 }
 
+/** Where nothing is heard any more, the page must not go on saying that all is well. */
 function tellLink() {
   const age = Date.now() - seen.at;
-  byId("link").textContent = !seen.at ? "connecting …" : age < STALE_MS ? "● live" : `✖ nothing heard for ${span(age)}: this is as it was`;
+  const stale = seen.at > 0 && age >= STALE_MS;
+  document.body.classList.toggle("stale", stale);
+  if (stale) {
+    drawVerdict(["bad", "✖ UNKNOWN", `the agent of ${seen.me} is not heard any more: below is how it was`]);
+    place("sentence", `${seen.me} said last: ${seen.sentence}`);
+  }
+  place("link", !seen.at ? "connecting …" : stale ? `✖ nothing heard for ${span(age)}` : "● live");
 }
 
 function listen() {

@@ -34,7 +34,7 @@ mod tests {
         };
         let clocks = [("pg1", 1_999), ("pg2", 4_200), ("pg3", -90_000), ("pg4", i64::MIN)];
         let agents = clocks.into_iter().map(|(member, ahead_ms)| (name(member), agent(ahead_ms))).collect();
-        let told = differing(&World { etcd: Ok(Snapshot::default()), agents, me: name("pg1") });
+        let told = differing(&World { etcd: Ok(Snapshot::default()), agents, me: name("pg1"), under_way: None });
         assert_eq!(told[0], "the clock of pg2 is 4.2 s ahead of the one of this host");
         assert_eq!(told[1], "the clock of pg3 is 90 s behind the one of this host");
         assert!(told.len() == 3 && told[2].contains("pg4"), "{told:?}");

@@ -12,6 +12,7 @@ use consensus::records::{Schedule, Transition};
 use consensus::{Error, Outcome, Snapshot, Subject};
 use jiff::Timestamp;
 
+use super::hold::{told, under_way};
 use super::world::Reach;
 use super::{Kind, Unable, asks, words};
 use crate::transitions::{CANCELLED, order_not_begun, refused};
@@ -92,6 +93,37 @@ pub async fn cancel(
     }
 }
 
+/// Where nothing was taken back: whether that is because it has begun. `planned` was scheduled a moment ago; otherwise it is one of those that `may_be` it.
+///
+/// # Errors
+/// It has begun, or somebody else has taken it back.
+pub async fn unless_begun(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    planned: Option<String>,
+    may_be: impl Fn(&Transition) -> bool,
+) -> Result<(), Unable> {
+    let Ok((records, _)) = reach.store.transitions().await else { return Ok(()) };
+    let begun = planned.as_ref().and_then(|id| records.iter().find(|record| record.id == *id)).cloned();
+    let others: Vec<Transition> = records.into_iter().filter(may_be).collect();
+    let found = begun.as_ref().or_else(|| under_way(&others, snapshot, Timestamp::now()));
+    found.map_or(Ok(()), |record| Err(Unable::new(Kind::Overtaken, too_late(record))))
+}
+
+/// `switchover p-70 to pg2 is under way, and cannot be taken back any more: pgvigil transitions p-70`
+fn too_late(record: &Transition) -> String {
+    match record.outcome.as_str() {
+        "in_progress" => {
+            format!("{}, and cannot be taken back any more: pgvigil transitions {}", told(record), record.id)
+        }
+        "refused" => format!("{} {} was not begun: {}", record.kind, record.id, record.cause_text),
+        outcome => format!(
+            "{} {} has begun at its time, and is over ({outcome}): pgvigil transitions {}",
+            record.kind, record.id, record.id
+        ),
+    }
+}
+
 fn withdrawal(reach: &Reach, snapshot: &Snapshot, subject: &Subject, by: &str) -> Option<(Transition, i64)> {
     let why = format!("taken back by {by}");
     let revision = match subject {
@@ -110,4 +142,32 @@ fn withdrawal(reach: &Reach, snapshot: &Snapshot, subject: &Subject, by: &str) -
         (record.kind, record.from, record.to) = ("restart".to_owned(), Some(of.to_string()), Some(of.to_string()));
     }
     Some((record, unreadable.revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_begun_is_not_told_to_be_nothing() {
+        let record = |outcome: &str| Transition {
+            id: "p-70".to_owned(),
+            kind: "switchover".to_owned(),
+            from: Some("pg1".to_owned()),
+            to: Some("pg2".to_owned()),
+            outcome: outcome.to_owned(),
+            cause_text: "taken back by otto".to_owned(),
+            ..Transition::default()
+        };
+        for (outcome, told) in [
+            (
+                "in_progress",
+                "switchover p-70 to pg2 is under way, and cannot be taken back any more: pgvigil transitions p-70",
+            ),
+            ("done", "switchover p-70 has begun at its time, and is over (done): pgvigil transitions p-70"),
+            ("refused", "switchover p-70 was not begun: taken back by otto"),
+        ] {
+            assert_eq!(too_late(&record(outcome)), told);
+        }
+    }
 }

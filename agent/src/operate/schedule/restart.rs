@@ -1,6 +1,6 @@
 //! The restart of a node that is to begin at a time, as it is asked for. Whoever leads then sees to it, so it outlives a failover.
 
-use consensus::records::{OrderRecord, Planned, PlannedRestart};
+use consensus::records::{OrderRecord, Planned, PlannedRestart, Transition};
 use consensus::{Outcome, Snapshot, Subject};
 use decision::names::MemberName;
 use decision::schedule::Turn;
@@ -56,18 +56,20 @@ pub async fn request(
 /// Takes back the restart of a node that is scheduled, and the one that the node has not begun; what it was, each. Nothing: there is none.
 ///
 /// # Errors
-/// etcd does not answer.
+/// etcd does not answer, or it is under way.
 pub async fn cancel(reach: &Reach, of: &MemberName, by: &str) -> Result<Vec<String>, Unable> {
     let snapshot = orders::read(reach).await?;
-    let mut taken = Vec::new();
+    let (mut taken, mut begun) = (Vec::new(), None);
     match super::cancel(reach, &snapshot, &Subject::Restart(of.clone()), by).await {
         Ok(Some(record)) => taken.push(match snapshot.scheduled.restarts.get(of) {
             Some(planned) => Shown::of_restart(of, planned, Turn::Ahead, Timestamp::now()).in_words(),
             None => format!("{}: a scheduled restart of {of} that nobody could read", record.id),
         }),
         Ok(None) => {}
-        // It has begun at this moment, so it is an order by now.
-        Err(unable) if unable.kind == Kind::Overtaken => {}
+        // It has begun at this moment, so it is an order by now, or its node has taken that up as well.
+        Err(unable) if unable.kind == Kind::Overtaken => {
+            begun = snapshot.scheduled.restarts.get(of).map(Planned::<PlannedRestart>::id);
+        }
         Err(unable) => return Err(unable),
     }
     let snapshot = orders::read(reach).await?;
@@ -76,6 +78,10 @@ pub async fn cancel(reach: &Reach, of: &MemberName, by: &str) -> Result<Vec<Stri
         && orders::withdraw(reach, &snapshot, (of, order.revision), by).await?.is_some()
     {
         taken.push(format!("restart of {of} by {}", asked.requested_by));
+    }
+    if taken.is_empty() {
+        let of_it = |record: &Transition| record.kind == "restart" && record.from.as_deref() == Some(of.as_str());
+        super::unless_begun(reach, &snapshot, begun, of_it).await?;
     }
     Ok(taken)
 }

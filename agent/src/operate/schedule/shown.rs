@@ -48,11 +48,11 @@ impl Shown {
     pub fn all(world: &World, snapshot: &Snapshot, now: Timestamp) -> Vec<Self> {
         let mut all = Vec::new();
         if let Some(planned) = &snapshot.scheduled.switchover {
-            let (turn, _) = turn::of_switchover(world, snapshot, planned, now);
+            let turn = unless_under_way(world, turn::of_switchover(world, snapshot, planned, now).0);
             all.push((planned.record.schedule.at, Self::of_switchover(planned, turn, now)));
         }
         for (of, planned) in &snapshot.scheduled.restarts {
-            let turn = turn::of_restart(snapshot, of, planned, now);
+            let turn = unless_under_way(world, turn::of_restart(snapshot, of, planned, now));
             all.push((planned.record.schedule.at, Self::of_restart(of, planned, turn, now)));
         }
         all.sort_by_key(|(at, _)| *at);
@@ -115,6 +115,14 @@ impl Shown {
     }
 }
 
+/// One server at a time.
+fn unless_under_way(world: &World, turn: Turn) -> Turn {
+    match (turn, &world.under_way) {
+        (Turn::Begins, Some(what)) => Turn::Waits(what.clone()),
+        (turn, _) => turn,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -162,7 +170,32 @@ mod tests {
         snapshot.order_records.insert(pg1.clone(), order);
         waits(&snapshot, "restart of pg1 by anna waits to be carried out");
         snapshot.order_records.clear();
+        let key = "/service/demo/orders/pg3".to_owned();
+        snapshot.unreadable_request = Some(consensus::Problem { key, why: "it is no JSON".to_owned(), revision: 7 });
+        waits(&snapshot, "nobody can read, in /service/demo/orders/pg3: it is no JSON");
+        snapshot.unreadable_request = None;
         snapshot.config.pause = Some(consensus::records::PauseRecord::default());
         waits(&snapshot, "paused");
+    }
+
+    #[test]
+    fn what_is_due_and_waits_for_what_is_under_way_says_so() {
+        let at = r#"{"at":"2026-11-29T02:00:00Z","window_s":600,"requested_by":"anna"}"#;
+        let due = "2026-11-29T02:00:01Z".parse::<Timestamp>().unwrap();
+        let (pg1, pg2) = (name("pg1"), name("pg2"));
+        let mut snapshot = Snapshot::default();
+        snapshot.cluster.leader = Some(pg1.clone());
+        for name in [&pg1, &pg2] {
+            snapshot.cluster.members.insert(name.clone(), super::super::super::testing::standby(name.as_str()));
+        }
+        let planned = Planned { record: PlannedRestart::from_json(at).unwrap(), revision: 71 };
+        snapshot.scheduled.restarts.insert(pg2, planned);
+        let told = |under_way: Option<&str>| {
+            let under_way = under_way.map(str::to_owned);
+            let world = World { etcd: Ok(snapshot.clone()), agents: Default::default(), me: pg1.clone(), under_way };
+            Shown::all(&world, &snapshot, due)[0].waits_for.clone()
+        };
+        assert_eq!(told(None), None);
+        assert_eq!(told(Some("restart o-5 of pg1 is under way")).as_deref(), Some("restart o-5 of pg1 is under way"));
     }
 }

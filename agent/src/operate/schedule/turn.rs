@@ -30,7 +30,8 @@ pub fn of_switchover(
     let preflight = Preflight::of(world, snapshot, &wish(&planned.record), now);
     let failed = preflight.failures().map(str::to_owned).reduce(|all, why| format!("{all}; {why}"));
     let schedule = &planned.record.schedule;
-    let obstacle = told_to_wait(snapshot, schedule, now).or(failed);
+    let another = || what_waits(snapshot).map(|what| format!("{what} waits to be carried out"));
+    let obstacle = told_to_wait(snapshot, schedule, now).or(failed).or_else(another);
     let due = schedule.due(Some(&planned.record.leader));
     (due.turn(now.as_millisecond(), snapshot.cluster.leader.as_ref(), obstacle), preflight)
 }
@@ -79,10 +80,16 @@ fn short_of_voters(snapshot: &Snapshot, of: &MemberName) -> Option<String> {
     })
 }
 
-/// Somebody has said that nothing of the kind is to begin.
+/// Somebody has said that nothing of the kind is to begin, or has asked for something that nobody can read.
 fn told_to_wait(snapshot: &Snapshot, schedule: &Schedule, now: Timestamp) -> Option<String> {
     if snapshot.config.paused_at(now) {
         return Some("automatic actions are paused (pgvigil resume)".to_owned());
+    }
+    if let Some(problem) = &snapshot.unreadable_request {
+        return Some(format!(
+            "somebody has asked for something that nobody can read, in {}: {}",
+            problem.key, problem.why
+        ));
     }
     let hold = Shown::of(snapshot, now).filter(|_| !schedule.ignore_hold)?;
     Some(format!("planned actions are held {}", hold.in_words()))

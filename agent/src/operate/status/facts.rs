@@ -147,7 +147,7 @@ fn durability(snapshot: &Snapshot) -> Option<DurabilityStatus> {
 
 fn pause(world: &World, now: Timestamp) -> Option<PauseStatus> {
     match &world.etcd {
-        Ok(snapshot) => of_config(snapshot, now),
+        Ok(snapshot) => PauseStatus::of(snapshot, now),
         Err(_) => world.answers().any(|(_, answer)| answer.is_paused()).then(PauseStatus::default),
     }
 }
@@ -162,17 +162,18 @@ fn hold(world: &World, now: Timestamp) -> Option<Shown> {
     }
 }
 
-fn of_config(snapshot: &Snapshot, now: Timestamp) -> Option<PauseStatus> {
-    let pause = snapshot.config.pause.as_ref().filter(|_| snapshot.config.paused_at(now))?;
-    Some(PauseStatus {
-        until: pause.until.map(|until| until.to_string()),
-        remaining_s: pause.until.and_then(|until| u64::try_from(until.as_second() - now.as_second()).ok()),
-        by: pause.by.clone(),
-        reason: pause.reason.clone(),
-    })
-}
-
 impl PauseStatus {
+    /// The pause that is in force by the settings in etcd.
+    pub fn of(snapshot: &Snapshot, now: Timestamp) -> Option<Self> {
+        let pause = snapshot.config.pause.as_ref().filter(|_| snapshot.config.paused_at(now))?;
+        Some(Self {
+            until: pause.until.map(|until| until.to_string()),
+            remaining_s: pause.until.and_then(|until| u64::try_from(until.as_second() - now.as_second()).ok()),
+            by: pause.by.clone(),
+            reason: pause.reason.clone(),
+        })
+    }
+
     /// `until 2026-11-22 11:00:00Z (another 59m 3s) by anna@db1: upgrade`
     pub fn in_words(&self) -> String {
         let until = match (&self.until, self.remaining_s) {

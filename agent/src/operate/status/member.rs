@@ -8,6 +8,7 @@ use consensus::Snapshot;
 use consensus::records::PendingChange;
 use decision::names::{MemberName, parse_application_name};
 use decision::reason::bytes;
+use decision::slots::SlotName;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
@@ -110,7 +111,7 @@ fn streaming(leader: &Answer) -> impl Iterator<Item = MemberName> {
 }
 
 /// Registered members, those whom the durability record needs, and recent leaders.
-fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
+pub fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     let mut names: BTreeSet<MemberName> = snapshot.member_records.keys().cloned().collect();
     // An unreadable record names a leader that nobody is.
     if let Some(sync) = snapshot.cluster.sync.as_ref().filter(|sync| !sync.policies.is_empty()) {
@@ -124,12 +125,21 @@ fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     };
     let leaders = snapshot.history_rows.iter().filter(|row| recent(&row.timestamp));
     names.extend(leaders.filter_map(|row| row.new_leader.clone()));
+    names.extend(known_by_slots(snapshot, &names));
     let has_left = |name: &MemberName| {
         let done = snapshot.departure_records.get(name).is_some_and(|record| record.done);
         done && !snapshot.member_records.contains_key(name)
     };
     names.retain(|name| !has_left(name));
     names
+}
+
+/// Who has never led and is in no ballot, and has a slot on the leader: by the name of the slot, which is that of the member but for what a slot's name
+/// cannot have.
+fn known_by_slots(snapshot: &Snapshot, names: &BTreeSet<MemberName>) -> Vec<MemberName> {
+    let known: BTreeSet<SlotName> = names.iter().chain(snapshot.departure_records.keys()).map(SlotName::of).collect();
+    let kept = snapshot.slots.iter().flat_map(|told| &told.for_members);
+    kept.filter(|slot| !known.contains(*slot)).filter_map(|slot| MemberName::new(slot.as_str()).ok()).collect()
 }
 
 /// As it and the others have registered themselves; where etcd is silent, as its agent says.
@@ -268,6 +278,7 @@ mod tests {
     use consensus::records::{DepartureRecord, HistoryRow};
     use decision::durability::Quorum;
     use decision::names::{Lsn, Timeline};
+    use decision::slots::Published;
     use serde_json::json;
 
     use super::*;
@@ -300,6 +311,13 @@ mod tests {
             Timeline(3),
         ));
         assert_eq!(expected(&snapshot, now), BTreeSet::from([name("pg1"), name("pg2"), name("pg4")]));
+
+        // Their slots are kept: of a voter, of one that was removed, and of one that is known by nothing else.
+        snapshot.slots = Some(Published {
+            for_members: ["pg2", "pg6", "pg7"].map(|slot| SlotName::new(slot).unwrap()).into(),
+            ..Published::default()
+        });
+        assert_eq!(expected(&snapshot, now), BTreeSet::from([name("pg1"), name("pg2"), name("pg4"), name("pg7")]));
     }
 
     #[test]

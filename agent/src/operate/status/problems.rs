@@ -123,6 +123,16 @@ fn of_etcd(error: &str, world: &World, ttl: Duration) -> Trouble {
     Trouble::new("etcd_unreachable", problem, hint)
 }
 
+/// What to look for where an agent is registered and says nothing.
+fn of_silence(name: &str, error: &str) -> String {
+    match error.starts_with("no answer") {
+        true => format!(
+            "is the host of {name} up, and no firewall between? Where its agent runs, it is stopped (state T in ps) or starved: restart it, Postgres goes on"
+        ),
+        false => format!("is the host of {name} up, and its port open from here?"),
+    }
+}
+
 /// A server that nobody reaches.
 fn not_listening(name: &MemberName, why: &Value) -> Option<Trouble> {
     let text = |key: &str| why["not_listening"][key].as_str();
@@ -144,7 +154,10 @@ fn of_member(member: &MemberStatus, status: &Status, world: &World, ttl: Duratio
     let why = || format!("pgvigil why {name}");
     if member.state == "down" {
         let problem = format!("{name} is down: its agent is not registered in etcd");
-        return trouble("member_down", problem, format!("start the agent on {name}; its log says why it ended"));
+        let hint = format!(
+            "start the agent on {name}; its log says why it ended. Where it runs (state T in ps: it is stopped), restart it"
+        );
+        return trouble("member_down", problem, hint);
     }
     if member.state == "leaving" {
         if let Some(leader) = MemberName::new(name.as_str()).ok().and_then(|name| streams_on(world, &name)) {
@@ -157,11 +170,7 @@ fn of_member(member: &MemberStatus, status: &Status, world: &World, ttl: Duratio
     if !member.reachable {
         let problem =
             format!("the agent of {name} does not answer: {}", member.error.as_deref().unwrap_or("no address"));
-        return trouble(
-            "agent_unreachable",
-            problem,
-            format!("is the host of {name} up, and its port open from here?"),
-        );
+        return trouble("agent_unreachable", problem, of_silence(name, member.error.as_deref().unwrap_or_default()));
     }
     if member.seen_ms.is_some_and(|age| Duration::from_millis(age) > ttl) {
         let problem = format!("the agent of {name} answers, but its picture is old: its loop hangs");
@@ -219,7 +228,7 @@ mod tests {
         ] {
             let says = Ok(Answer { why: why.clone(), ..Answer::default() });
             let agents = [(pg1.clone(), Agent { api_url: String::new(), says })].into();
-            let world = World { etcd: Err("late".to_owned()), agents, me: pg1.clone() };
+            let world = World { etcd: Err("late".to_owned()), agents, me: pg1.clone(), under_way: None };
             let trouble = of_etcd("late", &world, Duration::from_secs(5));
             assert!(trouble.code == code && trouble.problem.contains(told), "{why}: {trouble:?}");
         }
@@ -232,7 +241,7 @@ mod tests {
             let patroni = json!({"replication": senders});
             let says = Ok(Answer { patroni, beat: json!({"leader": true}), ..Answer::default() });
             let agents = [(pg1.clone(), Agent { api_url: String::new(), says })].into();
-            let world = World { etcd: Err("late".to_owned()), agents, me: pg1.clone() };
+            let world = World { etcd: Err("late".to_owned()), agents, me: pg1.clone(), under_way: None };
             let gone = MemberStatus { name: pg3.to_string(), state: "leaving".to_owned(), ..MemberStatus::default() };
             of_member(&gone, &Status::default(), &world, Duration::from_secs(5)).unwrap()
         };
@@ -240,6 +249,12 @@ mod tests {
         assert_eq!(streams.problem, "pg3 is removed, but its Postgres still streams from pg1");
         assert!(streams.hint.contains("pg_ctl") && streams.hint.contains("stop -m fast"), "{streams:?}");
         assert!(told(json!([])).hint.contains("pgvigil why"));
+    }
+
+    #[test]
+    fn an_agent_that_is_frozen_is_told_apart_from_one_that_nobody_reaches() {
+        assert!(of_silence("pg2", "no answer from http://pg2:8008/beat within 1s").contains("state T in ps"));
+        assert!(!of_silence("pg2", "Connection refused (os error 111)").contains("state T"));
     }
 
     #[test]

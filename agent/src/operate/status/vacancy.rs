@@ -104,7 +104,7 @@ mod tests {
 
     fn world(snapshot: Snapshot, says: Answer) -> World {
         let agents = BTreeMap::from([(name("pg1"), Agent { api_url: String::new(), says: Ok(says) })]);
-        World { etcd: Ok(snapshot), agents, me: name("pg1") }
+        World { etcd: Ok(snapshot), agents, me: name("pg1"), under_way: None }
     }
 
     fn vacant() -> Snapshot {

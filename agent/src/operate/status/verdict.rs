@@ -319,7 +319,7 @@ mod tests {
         let says =
             Ok(Answer { beat: serde_json::json!({"leader": true, "writable": false}), why, ..Answer::default() });
         let agents = BTreeMap::from([(name("pg1"), Agent { api_url: String::new(), says })]);
-        let world = World { etcd: Err(String::new()), agents, me: name("pg1") };
+        let world = World { etcd: Err(String::new()), agents, me: name("pg1"), under_way: None };
         let status = Status { leader: Some("pg1".to_owned()), writable: Some(false), ..Status::default() };
         let verdict = verdict(&status, &world, Duration::from_secs(5));
         assert_eq!(verdict.word, Word::NoPrimary);
@@ -351,8 +351,12 @@ mod tests {
                 problems: overruled(&told(code)),
                 ..Status::default()
             };
-            let world =
-                World { etcd: Err(String::new()), agents: BTreeMap::new(), me: MemberName::new("pg1").unwrap() };
+            let world = World {
+                etcd: Err(String::new()),
+                agents: BTreeMap::new(),
+                me: MemberName::new("pg1").unwrap(),
+                under_way: None,
+            };
             let verdict = verdict(&status, &world, Duration::from_secs(5));
             assert_eq!((verdict.word, verdict.sentence.as_str()), (Word::Degraded, sentence));
             let bound = if code == FORBIDDEN { Some(0) } else { None };
