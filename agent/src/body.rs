@@ -29,10 +29,12 @@ use crate::look::{LastLook, view};
 use crate::notes::{Notebook, Notes};
 use crate::overruled::Overrulings;
 use crate::published::{Board, Picture};
+use crate::refusals::Refusals;
 use crate::reload::Reloading;
 use crate::slots::Slotkeeper;
 use crate::state_dir::StateDir;
 use crate::task::Tasks;
+use crate::unattended::LedUntil;
 use crate::upkeep::Upkeep;
 use crate::worked::worked_at;
 
@@ -73,6 +75,7 @@ pub struct Body {
     /// When a commit could last be acknowledged, where they have waited for voters since.
     acknowledged_at: Option<Instant>,
     overrulings: Overrulings,
+    refusals: Refusals,
     listening: Listening,
     state_dir: StateDir,
     configuring: Configuring,
@@ -107,6 +110,7 @@ impl Body {
             acknowledged: Acknowledged::default(),
             acknowledged_at: None,
             overrulings: Overrulings::new(Arc::clone(&hands)),
+            refusals: Refusals::new(Arc::clone(&hands)),
             listening: Listening::new(Arc::clone(&hands)),
             state_dir: StateDir::new(Arc::clone(&hands)),
             configuring: Configuring::new(Arc::clone(&hands)),
@@ -154,7 +158,7 @@ impl Body {
             self.death = self.look.newcomer.take().or(self.death.take());
             let seen = self.view();
             let stopped = matches!(seen.postgres.last().map(|postgres| &postgres.server), Some(Server::Stopped));
-            self.remember();
+            self.remember(None);
             self.upkeep.see(&seen, self.seen.as_ref(), &self.look);
             self.exposure.see(&seen);
             self.overrulings.see(&seen);
@@ -340,7 +344,7 @@ impl Body {
         match server {
             Some(Server::Primary(_)) => self.hands.recorder.restarted(),
             // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
-            Some(Server::Starting { .. }) if self.look.was_primary() => self.hands.recorder.restarting(),
+            Some(Server::Starting { .. }) if self.look.was_primary() => self.hands.recorder.restarting(true),
             _ => {}
         }
     }
@@ -384,6 +388,7 @@ impl Body {
                 tracing::info!(action = decision.action.code(), reason = code, "{}", decision.reason);
             }
         }
+        self.refusals.see(seen, decision);
         let picture =
             Picture::new(&self.hands, &self.cluster, &self.look, seen.clone(), decision.clone(), self.reason_since);
         self.hands.metrics.saw(&picture);
@@ -407,6 +412,8 @@ impl Body {
         });
         let mut fresh = self.hands.member_record(&self.look, leads_a_follower, paused, true);
         fresh.not_listening = not_listening;
+        let planned = self.seen.as_ref().and_then(|seen| seen.scheduled.restarts.get(me));
+        fresh.scheduled_restart = planned.map(|planned| planned.record.as_patroni_tells());
         self.record.send_if_modified(|record| {
             if !positions {
                 fresh.xlog_location = fresh.xlog_location.and(record.xlog_location);
@@ -423,10 +430,11 @@ impl Body {
     }
 
     /// Leaves the leases on record for the next life.
-    fn remember(&mut self) {
+    fn remember(&mut self, led_until: Option<LedUntil>) {
         let notes = Notes {
             member_lease: self.hands.leases.member().borrow().id(),
             lock_lease: self.hands.leases.lock().borrow().id(),
+            led_until,
         };
         if let Err(error) = self.notebook.write(notes) {
             tracing::warn!(%error, "the agent's notes cannot be written; a restart would cost the leadership");
@@ -435,7 +443,8 @@ impl Body {
 
     /// Ends this agent and nothing else: Postgres runs on, and the leases are left to the next life.
     pub fn say_goodbye(&mut self, signal: &str) {
-        self.remember();
+        let fenced_in = self.hands.fence.kills_in().filter(|_| self.led_before);
+        self.remember(fenced_in.and_then(LedUntil::in_so_long));
         self.notebook.settle(Duration::from_millis(500));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         match self.hands.fence.kills_in().filter(|_| self.led_before) {

@@ -91,7 +91,7 @@ impl Found {
     }
 
     /// What is wrong, if it ends soon or has.
-    fn problem(&self, now: Timestamp) -> Option<String> {
+    pub fn problem(&self, now: Timestamp) -> Option<String> {
         let left = self.left(now);
         if left >= WARNED_BEFORE.min(self.lifetime() / LAST_PART) {
             return None;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::state_dir::in_its_directory;
+use crate::unattended::LedUntil;
 
 /// The notes, as they are on disk. Losing them is safe: the successor then waits for the old lease to expire.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct Notes {
     pub member_lease: Option<i64>,
     /// The lease of the leader lock.
     pub lock_lease: Option<i64>,
+    /// Until when it led at most, where it was told to end meanwhile.
+    pub led_until: Option<LedUntil>,
 }
 
 /// How often is looked whether somebody has deleted the notes.
@@ -127,7 +130,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut book = Notebook::open(dir.path());
         assert_eq!(*book.notes(), Notes::default());
-        let notes = Notes { member_lease: Some(7), lock_lease: Some(i64::MAX) };
+        let notes = Notes { member_lease: Some(7), lock_lease: Some(i64::MAX), ..Notes::default() };
         book.write(notes.clone()).expect("writable");
         book.settle(Duration::from_secs(10));
         assert_eq!(*Notebook::open(dir.path()).notes(), notes);
@@ -137,7 +140,7 @@ mod tests {
     fn notes_that_were_deleted_are_written_again() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut book = Notebook::open(dir.path());
-        let notes = Notes { member_lease: Some(7), lock_lease: None };
+        let notes = Notes { member_lease: Some(7), ..Notes::default() };
         book.write(notes.clone()).expect("writable");
         book.settle(Duration::from_secs(10));
         fs::remove_file(dir.path().join("agent.json")).expect("it is there");

@@ -12,9 +12,10 @@ use decision::reason::Reason;
 
 use crate::metrics::Metrics;
 use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
+use crate::unattended::LedUntil;
 
 /// How many records etcd keeps for a cluster.
-const KEPT_RECORDS: usize = 100;
+pub const KEPT_RECORDS: usize = 100;
 
 /// The recorder of one agent.
 pub struct Recorder {
@@ -30,6 +31,10 @@ pub struct Recorder {
 struct Measuring {
     /// Runs from the moment something went wrong.
     watch: Option<Stopwatch>,
+    /// Nobody has seen that moment: the watch was started when it was found.
+    began_before: bool,
+    /// Until when an earlier life of this agent led at most, until the first record of this one.
+    led_until: Option<LedUntil>,
     /// What is being recorded, once it is known that this node leads it.
     record: Option<Transition>,
     /// Written, and waiting for redundancy: its id, and since when writes work.
@@ -40,15 +45,38 @@ struct Measuring {
     reason: String,
     /// How many restarts this agent has recorded.
     restarts: u64,
+    /// For what nobody is promoted, while that is so.
+    refused: Option<String>,
     /// The hold that was there last.
     hold: Option<HoldRecord>,
 }
 
 impl Measuring {
+    /// Starts the watch where it does not run. `seen`: what it measures begins now, and has not begun before.
+    fn watched(&mut self, me: &MemberName, seen: bool) -> &mut Stopwatch {
+        if self.watch.is_none() {
+            self.began_before = !seen;
+        }
+        self.watch.get_or_insert_with(|| Stopwatch::start(me))
+    }
+
+    /// What went on here before anybody watched belongs to the outage of a node that led and leads again.
+    fn accounts_for_its_beginning(&mut self, me: &MemberName) {
+        let Some(record) = &mut self.record else { return };
+        record.write_outage_at_least = self.began_before;
+        let led_until = self.led_until.take().filter(|_| self.began_before);
+        let nobody_else = record.from.as_deref() == Some(me.as_str()) && record.to == record.from;
+        let (Some(watch), Some(elapsed)) = (&mut self.watch, led_until.and_then(|led| led.elapsed())) else { return };
+        if nobody_else {
+            watch.preceded_by("unattended", elapsed);
+        }
+    }
+
     /// What a reader of a record that begins now should know.
     fn notes(&self) -> Vec<String> {
         let lasts = self.hold.as_ref().filter(|hold| hold.lasts(jiff::Timestamp::now()));
-        lasts.map(|hold| format!("in a hold by {}", hold.by_and_why())).into_iter().collect()
+        let in_a_hold = lasts.map(|hold| format!("in a hold by {}", hold.by_and_why()));
+        in_a_hold.into_iter().chain(self.refused.clone()).collect()
     }
 }
 
@@ -67,6 +95,7 @@ impl Recorder {
     pub fn vacancy(&self, silent_for: Option<Duration>) {
         let mut now = self.now();
         if now.watch.is_none() {
+            now.began_before = silent_for.is_none();
             let began = silent_for.and_then(|silence| Instant::now().checked_sub(silence)).unwrap_or_else(Instant::now);
             let mut watch = Stopwatch::started(&self.me, began);
             watch.lap("detect");
@@ -84,6 +113,11 @@ impl Recorder {
         }
     }
 
+    /// Nobody is promoted, for this: whatever transition follows says so. `None`: there is a primary.
+    pub fn refuses(&self, why: Option<String>) {
+        self.now().refused = why;
+    }
+
     /// The local primary lives, and takes no writes since `since`; `None`: nothing is in the way of one.
     pub fn stuck(&self, since: Option<Instant>) {
         self.now().stuck_since = since;
@@ -93,6 +127,7 @@ impl Recorder {
     pub fn primary_died(&self) {
         let mut now = self.now();
         if now.watch.is_none() {
+            now.began_before = false;
             let began = now.stuck_since.take().unwrap_or_else(Instant::now);
             now.watch = Some(Stopwatch::started(&self.me, began));
         }
@@ -105,11 +140,23 @@ impl Recorder {
         }
     }
 
+    /// An earlier life of this agent was told to end while it led.
+    pub fn earlier_life_led_until(&self, led_until: Option<LedUntil>) {
+        self.now().led_until = led_until;
+    }
+
+    /// An operator has asked for a failover: until now it was waited for them.
+    pub fn operator_has_spoken(&self) {
+        if let Some(watch) = self.now().watch.as_mut().filter(|watch| !watch.has("operator")) {
+            watch.lap("operator");
+        }
+    }
+
     /// The lock came to me by a switchover.
     pub fn handed_over(&self, seen: &Snapshot) {
         let term = seen.cluster.term;
         let mut now = self.now();
-        now.watch = Some(Stopwatch::start(&self.me));
+        (now.watch, now.began_before) = (Some(Stopwatch::start(&self.me)), false);
         now.record = Some(Transition {
             kind: "switchover".into(),
             term_after: term.0,
@@ -154,8 +201,7 @@ impl Recorder {
     /// A reign of mine begins.
     pub fn took_lock(&self, kind: &str, cause: &str, from: Option<MemberName>, before: Term, after: Term) {
         let mut now = self.now();
-        let watch = now.watch.get_or_insert_with(|| Stopwatch::start(&self.me));
-        watch.lap("elect");
+        now.watched(&self.me, kind == "bootstrap").lap("elect");
         let (cause_text, notes) = (now.reason.clone(), now.notes());
         now.record = Some(Transition {
             cause_text,
@@ -171,17 +217,17 @@ impl Recorder {
             lost: "none".into(),
             ..Transition::default()
         });
+        now.accounts_for_its_beginning(&self.me);
     }
 
-    /// The primary is being started again, under the same term.
-    pub fn restarting(&self) {
+    /// The primary is being started again, under the same term. `seen`: this agent has seen it at work until now.
+    pub fn restarting(&self, seen: bool) {
         let mut now = self.now();
         if now.record.is_some() {
             return;
         }
         now.restarts += 1;
-        let began = now.watch.get_or_insert_with(|| Stopwatch::start(&self.me));
-        began.lap("detect");
+        now.watched(&self.me, seen).lap("detect");
         let id = format!("r-{}-{}", jiff::Timestamp::now().as_second(), now.restarts);
         let me = Some(self.me.to_string());
         let (cause_text, notes) = (now.reason.clone(), now.notes());
@@ -198,6 +244,7 @@ impl Recorder {
             lost_bytes_bound: Some(0),
             ..Transition::default()
         });
+        now.accounts_for_its_beginning(&self.me);
     }
 
     /// The reason of the action that is about to begin, in its own words: the cause of the transition, if it makes one.

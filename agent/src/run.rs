@@ -31,6 +31,7 @@ use crate::registrar::keep_registered;
 use crate::reload;
 use crate::routing;
 use crate::secret::Secret;
+use crate::telling;
 use crate::transitions::Ledger;
 
 /// How to reach etcd, from the configuration.
@@ -145,7 +146,9 @@ pub async fn run(config: Config) -> Result<()> {
 fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     let notebook = Notebook::open(&config.state_dir);
     let adopted = Adopted { member: notebook.notes().member_lease, lock: notebook.notes().lock_lease };
+    let led_until = notebook.notes().led_until.clone();
     let hands = Arc::new(hands(config, adopted)?);
+    hands.recorder.earlier_life_led_until(led_until);
     let cluster = ClusterWatch::start(hands.store.clone(), hands.config.timing.heartbeat);
     let mut body = Body::new(Arc::clone(&hands), cluster, notebook)?;
     let listen = hands.config.api.listen.to_string();
@@ -170,6 +173,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     })?;
     control.listen(http::reading(api));
     control.keep_schedule();
+    telling::start(&hands, &body.board);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     tokio::spawn(certificates::watch(Arc::clone(&hands)));
     routing::start(&hands, &body.board);

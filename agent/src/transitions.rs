@@ -2,6 +2,7 @@
 //! phase on one clock. The ledger holds the records that the API, the command line, the metrics and the log read.
 
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use consensus::records::{FailoverRecord, OrderRecord, Phase, Transition};
@@ -17,6 +18,8 @@ use crate::operate::words::moment;
 pub struct Ledger {
     records: RwLock<Vec<Transition>>,
     problems: RwLock<Vec<Problem>>,
+    /// How often they were replaced.
+    times_read: AtomicU64,
     /// Of what they were last read.
     read_of: RwLock<Option<BulkFingerprint>>,
 }
@@ -25,6 +28,11 @@ impl Ledger {
     /// All of them.
     pub fn all(&self) -> Vec<Transition> {
         self.records.read().map(|records| records.clone()).unwrap_or_default()
+    }
+
+    /// How often they have been read: while that stays the same, so do they.
+    pub fn times_read(&self) -> u64 {
+        self.times_read.load(Ordering::SeqCst)
     }
 
     /// Whether one of them is so.
@@ -57,6 +65,7 @@ impl Ledger {
         if let Ok(mut kept) = self.records.write() {
             *kept = records;
         }
+        self.times_read.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -74,6 +83,17 @@ pub const NOT_NEEDED: &str = "not_needed";
 
 /// The cause of what was begun, and overtaken by somebody who came to lead meanwhile.
 pub const OVERTAKEN: &str = "overtaken";
+
+/// The kind of a record of what did not happen: nobody was promoted, though nobody led.
+pub const REFUSED: &str = "refused";
+
+/// The phase of such a record: for how long there was no primary, as whoever told it has seen it.
+pub const WITHOUT_PRIMARY: &str = "without_primary";
+
+/// Whether this is the record of a failover that was refused and is not over yet.
+pub fn is_refused_still(record: &Transition) -> bool {
+    record.kind == REFUSED && record.outcome == "in_progress"
+}
 
 /// Closes a record that nobody will finish: it has failed, or, where `leader` is neither of the two that it speaks of, was overtaken.
 pub fn close(record: &mut Transition, leader: Option<&MemberName>, why: String) {
@@ -210,6 +230,14 @@ impl Stopwatch {
         });
     }
 
+    /// A phase before all others that nobody has watched; `since_its_begin` has all that was measured in it as well.
+    pub fn preceded_by(&mut self, name: &str, since_its_begin: Duration) {
+        let measured_ms: f64 = self.phases.iter().map(|phase| phase.duration_ms).sum();
+        let measured = Duration::try_from_secs_f64(measured_ms / 1000.0).unwrap_or_default();
+        self.note(name, since_its_begin.saturating_sub(measured));
+        self.phases.rotate_right(1);
+    }
+
     /// Whether the phase `name` has ended.
     pub fn has(&self, name: &str) -> bool {
         self.phases.iter().any(|phase| phase.name == name)
@@ -222,13 +250,25 @@ impl Stopwatch {
 }
 
 /// To the hundredth.
-fn milliseconds(took: Duration) -> f64 {
+pub fn milliseconds(took: Duration) -> f64 {
     (took.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
 /// Phases in which no write is acknowledged, so that their sum is the write outage. `prepare`, `redundancy` and `rejoin` are not.
-const OUTAGE: &[&str] =
-    &["detect", "pledge", "elect", "shutdown", "confirm", "hand_over", "takeover", "promote", "restart", "writable"];
+const OUTAGE: &[&str] = &[
+    "unattended",
+    "operator",
+    "detect",
+    "pledge",
+    "elect",
+    "shutdown",
+    "confirm",
+    "hand_over",
+    "takeover",
+    "promote",
+    "restart",
+    "writable",
+];
 
 /// The write outage: the sum of the phases without writes, in milliseconds.
 pub fn write_outage_ms(phases: &[Phase]) -> f64 {
@@ -258,5 +298,9 @@ mod tests {
         watch.note("promote", Duration::from_micros(30_120));
         watch.note("redundancy", Duration::from_secs(2));
         assert_eq!(write_outage_ms(watch.phases()), 94.12);
+        let mut watch = Stopwatch::start(&me);
+        watch.note("elect", Duration::from_millis(500));
+        watch.preceded_by("unattended", Duration::from_secs(60));
+        assert_eq!((watch.phases()[0].name.as_str(), write_outage_ms(watch.phases())), ("unattended", 60_000.0));
     }
 }

@@ -21,6 +21,7 @@ pub mod postgres;
 pub mod promise;
 pub mod reason;
 mod recovery;
+pub mod refusal;
 mod rejoin;
 pub mod remote;
 pub mod rolling;

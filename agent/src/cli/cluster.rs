@@ -172,11 +172,11 @@ pub struct TransitionsArgs {
     /// Where the cluster is described.
     #[command(flatten)]
     pub config: ConfigArg,
-    /// Only this one, in full.
-    #[arg(add = ArgValueCandidates::new(transition_ids))]
-    pub id: Option<String>,
+    /// Only this one, in full; `show ID` is the same, `export ID` is `ID --md`, and `list` is all of them.
+    #[arg(value_name = "ID", num_args = 0..=2, add = ArgValueCandidates::new(transition_ids))]
+    pub words: Vec<String>,
     /// As the beginning of a post-mortem in Markdown.
-    #[arg(long, requires = "id", conflicts_with = "output")]
+    #[arg(long, requires = "words", conflicts_with = "output")]
     pub md: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]

@@ -52,8 +52,7 @@ pub fn conclusion(asked: &Asked, followed: &Followed, wait: Duration) -> (Exit, 
     let (to, id) = (&asked.to, asked.id());
     let measured = || match &followed.record {
         Some(record) => {
-            let pause =
-                record.write_outage_ms.map(|ms| format!(", write pause {}", words::outage(ms))).unwrap_or_default();
+            let pause = words::outage_of(record).map(|pause| format!(", write pause {pause}")).unwrap_or_default();
             format!("{pause}, {}", words::lost_sentence(record))
         }
         None => "; the agents have not recorded it".to_owned(),

@@ -5,6 +5,7 @@ use consensus::records::{Phase, Transition};
 
 use super::transitions::{direction, is_afterwards};
 use super::words;
+use crate::transitions::{REFUSED, WITHOUT_PRIMARY};
 
 /// What nobody but people can answer.
 const QUESTIONS: [&str; 5] = [
@@ -36,8 +37,16 @@ pub fn stub(cluster: &str, record: &Transition) -> String {
 }
 
 fn summary(record: &Transition) -> String {
-    let outage = match record.write_outage_ms {
-        Some(outage) => format!("Nobody could write for {}", words::outage(outage)),
+    if record.kind == REFUSED {
+        let phase = record.phases.iter().find(|phase| phase.name == WITHOUT_PRIMARY);
+        let so_long = phase.map_or("a time that was not measured".to_owned(), |phase| words::phase(phase.duration_ms));
+        return format!(
+            "Nobody led for {so_long}, and nobody was promoted. It did not fail over because: {}",
+            plain(&record.cause_text)
+        );
+    }
+    let outage = match words::outage_of(record) {
+        Some(outage) => format!("Nobody could write for {outage}"),
         None => "How long nobody could write is not known".to_owned(),
     };
     let lost = match record.outcome.as_str() {
@@ -57,6 +66,8 @@ fn facts(record: &Transition) -> Vec<String> {
         ("outcome", record.outcome.replace('_', " ")),
         ("term", format!("{} -> {}", record.term_before, record.term_after)),
     ];
+    rows.extend(record.ended_at.as_ref().map(|at| ("ended", words::moment(at))));
+    rows.extend((!record.told_by.is_empty()).then(|| ("told by", record.told_by.clone())));
     rows.extend((!record.reason.is_empty()).then(|| ("reason", record.reason.clone())));
     rows.extend(record.discarded.iter().map(|one| ("thrown away", words::discarded(one))));
     let rows = rows.into_iter().map(|(what, is)| format!("| {what} | {} |", plain(&is)));

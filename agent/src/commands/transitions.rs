@@ -10,6 +10,7 @@ use super::words;
 use super::world::{AGENT_WITHIN, Reach};
 use crate::cli::{ConfigArg, Exit, Output, TransitionsArgs};
 use crate::slo::BUDGET_MS;
+use crate::transitions::{REFUSED, WITHOUT_PRIMARY};
 
 /// Prints the records, or one of them.
 pub async fn run(arguments: &TransitionsArgs) -> Exit {
@@ -17,10 +18,17 @@ pub async fn run(arguments: &TransitionsArgs) -> Exit {
         Ok(found) => found,
         Err(exit) => return exit,
     };
-    match &arguments.id {
+    let (id, md) = match asked(arguments) {
+        Ok(asked) => asked,
+        Err(why) => {
+            tell(&format!("error: {why}"));
+            return Exit::Usage;
+        }
+    };
+    match id {
         None => list(&records, arguments.output),
         Some(id) => match records.iter().find(|record| record.id == *id) {
-            Some(record) if arguments.md => answer(&postmortem::stub(&reach.config.cluster, record)),
+            Some(record) if md => answer(&postmortem::stub(&reach.config.cluster, record)),
             Some(record) => one(record, arguments.output),
             None => {
                 tell(&format!("error: there is no transition {id}; `pgvigil transitions` lists them"));
@@ -29,6 +37,20 @@ pub async fn run(arguments: &TransitionsArgs) -> Exit {
         },
     };
     Exit::Done
+}
+
+/// Which record is asked for, and whether as Markdown. `list`, `show ID` and `export ID` say the same in words.
+fn asked(arguments: &TransitionsArgs) -> Result<(Option<&str>, bool), String> {
+    let words: Vec<&str> = arguments.words.iter().map(String::as_str).collect();
+    let as_table = arguments.output == Output::Table;
+    match words.as_slice() {
+        [] | ["list"] if arguments.md => Err("--md is of one record: pgvigil transitions ID --md".to_owned()),
+        [] | ["list"] => Ok((None, false)),
+        ["export" | "show"] => Err(format!("{} which? pgvigil transitions {} ID", words[0], words[0])),
+        ["export", id] => Ok((Some(*id), as_table)),
+        [id] | ["show", id] => Ok((Some(*id), arguments.md)),
+        _ => Err(format!("{} is none of list, show ID and export ID", words.join(" "))),
+    }
 }
 
 /// All records, the oldest first, and from where they were asked for; what keeps anybody from that is told.
@@ -93,10 +115,16 @@ fn row(record: &Transition) -> Vec<String> {
         record.kind.clone(),
         direction(record),
         record.outcome.clone(),
-        record.write_outage_ms.map_or("-".to_owned(), words::outage),
+        words::outage_of(record).or_else(|| without_primary(record)).unwrap_or("-".to_owned()),
         if record.outcome == "done" { words::lost_or_discarded(record) } else { "-".to_owned() },
-        record.cause.clone(),
+        if record.kind == REFUSED { format!("no failover: {}", record.cause) } else { record.cause.clone() },
     ]
+}
+
+/// For how long a refusal left the cluster without a primary. In brackets: the transition that followed counts it.
+fn without_primary(record: &Transition) -> Option<String> {
+    let phase = record.phases.iter().find(|phase| phase.name == WITHOUT_PRIMARY)?;
+    Some(format!("({})", words::outage(phase.duration_ms)))
 }
 
 /// `pg1 -> pg2`
@@ -122,8 +150,11 @@ fn render(record: &Transition) -> String {
     heading.push(format!("by {by}"));
     let mut lines = vec![heading.join("  ")];
     lines.push(format!("  when      {}", words::moment(&record.started_at)));
+    lines.extend(record.ended_at.as_ref().map(|at| format!("  until     {}", words::moment(at))));
+    lines.extend((!record.told_by.is_empty()).then(|| format!("  told by   {}", record.told_by)));
     let cause = if record.cause_text.is_empty() { String::new() } else { format!(": {}", record.cause_text) };
-    lines.push(format!("  cause     {}{cause}", record.cause));
+    let what = if record.kind == REFUSED { "did not fail over because of " } else { "" };
+    lines.push(format!("  cause     {what}{}{cause}", record.cause));
     if !record.reason.is_empty() {
         lines.push(format!("  reason    {}", record.reason));
     }
@@ -159,8 +190,10 @@ fn phases(record: &Transition) -> Vec<String> {
         screen::table(&["", "phase", "took", "on"], &rows).lines().map(str::to_owned).collect();
     if let Some(outage) = record.write_outage_ms {
         let share = outage / BUDGET_MS * 100.0;
-        let sum =
-            format!("  -> WRITE OUTAGE {} ({share:.3} % of what 99.95 % allows in a month)", words::outage(outage));
+        let sum = format!(
+            "  -> WRITE OUTAGE {} ({share:.3} % of what 99.95 % allows in a month)",
+            words::outage_of(record).unwrap_or_default()
+        );
         lines.insert(during + 1, sum);
     }
     lines

@@ -136,6 +136,10 @@ pub const KEYS: &[Key] = &[
     key("tags.nostream", "false", "takes WAL from the archive alone"),
     key("log.format", "\"auto\"", "how a log line looks: human, json or auto"),
     key("log.filter", "\"info\"", "what is logged"),
+    key("hooks.on_transition", "empty", "the program that gets each transition, with its arguments"),
+    key("hooks.on_role_change", "empty", "the program that is told each other role of this node, with its arguments"),
+    key("hooks.timeout", "\"30s\"", "how long such a program may run"),
+    key("webhooks", "empty", "the receivers of transitions: url, token_file, ca, timeout and retries"),
 ];
 
 /// What people who come from Patroni write, and where it is here.
@@ -158,6 +162,7 @@ const KNOWN_ELSEWHERE: &[(&str, &str)] = &[
     ("synchronous_node_count", "durability.acknowledgers"),
     ("maximum_lag_on_failover", "durability.max_lag_on_failover"),
     ("pg_hba", "postgres.hba"),
+    ("callbacks", "hooks"),
 ];
 
 /// The key with this path.

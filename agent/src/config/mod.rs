@@ -17,6 +17,7 @@ mod reload;
 mod resolve;
 mod routes;
 mod rules;
+mod telling;
 #[cfg(test)]
 mod tests;
 pub(crate) mod value;
@@ -36,6 +37,7 @@ pub use problem::{ConfigErrors, Problem};
 pub use raw::{Certificate, LogFormat, Role, WatchdogMode};
 pub use reload::Reread;
 pub use routes::{Haproxy, Pgbouncer, RuntimeSocket};
+pub use telling::{Hooks, Webhook, unfit};
 pub use value::{HostPort, Size};
 pub use world::{Line, Report, Verdict, validate};
 
@@ -86,6 +88,10 @@ pub struct Config {
     pub tags: Tags,
     /// How the agent logs.
     pub log: Log,
+    /// The programs that are run when something has happened.
+    pub hooks: Hooks,
+    /// The receivers that are told then.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// Whether a zone may have this name.

@@ -31,6 +31,8 @@ pub struct Raw {
     pub pgbouncer: RawPgbouncer,
     pub tags: Tags,
     pub log: RawLog,
+    pub hooks: RawHooks,
+    pub webhooks: Vec<RawWebhook>,
 }
 
 /// `[etcd]`
@@ -285,6 +287,26 @@ pub enum Role {
     Operate,
     /// Everything: settings, copies made anew, a loss of data accepted.
     Admin,
+}
+
+/// `[hooks]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHooks {
+    pub on_transition: List,
+    pub on_role_change: List,
+    pub timeout: Option<Lasting>,
+}
+
+/// One of `[[webhooks]]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawWebhook {
+    pub url: String,
+    pub token_file: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
+    pub timeout: Option<Lasting>,
+    pub retries: Option<u32>,
 }
 
 /// `[log]`

@@ -62,6 +62,8 @@ impl Config {
             "haproxy" haproxy,
             "pgbouncer" pgbouncer,
             "log.format" log.format,
+            "hooks" hooks,
+            "webhooks" webhooks,
         );
         Reread { config, taken_up, wait }
     }

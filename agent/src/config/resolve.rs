@@ -11,7 +11,7 @@ use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
 use super::value::{HostPort, Lasting};
 use super::{
     Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, control, keys, routes,
-    rules,
+    rules, telling,
 };
 
 const USUAL_POSTGRES_PORT: u16 = 5432;
@@ -54,6 +54,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         device: raw.watchdog.device.unwrap_or_else(|| "/dev/watchdog".into()),
     };
     rules::watchdog(&watchdog, found);
+    let (hooks, webhooks) = (telling::hooks(raw.hooks, found), telling::webhooks(raw.webhooks, found));
     let config = Config {
         path,
         cluster,
@@ -77,6 +78,8 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         pgbouncer,
         tags,
         log,
+        hooks,
+        webhooks,
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

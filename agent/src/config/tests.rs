@@ -367,6 +367,7 @@ fn the_documentation_names_every_key_its_default_and_every_code() {
         include_str!("layers.rs"),
         include_str!("resolve.rs"),
         include_str!("rules.rs"),
+        include_str!("telling.rs"),
         include_str!("world.rs"),
     ];
     let codes = sources.iter().flat_map(|source| source.split('"'));

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, Uid, User, access};
 
 use super::neighbours;
 use super::ports::{self, connect};
-use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode};
+use super::{Config, ConfigErrors, Etcd, HostPort, Postgres, WatchdogMode, Webhook};
 
 /// The programs of Postgres that the agent runs.
 const PROGRAMS: [&str; 7] =
@@ -118,6 +118,10 @@ fn inspect(config: &Config, offline: bool, report: &mut Report) {
     socket_directory(&config.postgres, report);
     ports::api(config, report);
     ports::postgres(config, report);
+    let told = config.hooks.faults(owner).into_iter().chain(config.webhooks.iter().flat_map(Webhook::faults));
+    for (code, text, help) in told {
+        report.error(code, text, help);
+    }
     if let Some(open) = config.etcd.open_key() {
         report.warn(
             "W08",

@@ -64,7 +64,7 @@ async fn launch(hands: &Hands, seen: &Snapshot, how: &StartAs) -> Result<()> {
     match how {
         StartAs::Primary { term, quorum, .. } => {
             hands.fence.arm_confirmed().await?;
-            hands.recorder.restarting();
+            hands.recorder.restarting(false);
             // What is written on the way may hang with its disk for longer than the fence gives, and nothing that is not there is struck.
             hands.instance.start_as_primary(quorum, *term, || hands.fence.is_confirmed()).await?;
         }

@@ -162,14 +162,7 @@ fn scheduled_switchover(planned: &PlannedSwitchover) -> Value {
 fn scheduled_restart(picture: &Picture, name: &str) -> Option<Value> {
     let restarts = &picture.snapshot.as_ref()?.scheduled.restarts;
     let (_, planned) = restarts.iter().find(|(of, _)| of.as_str() == name)?;
-    let mut body = json!({"schedule": planned.record.schedule.at});
-    if let Some(role) = &planned.record.role {
-        body["role"] = json!(role);
-    }
-    if planned.record.only_pending {
-        body["restart_pending"] = json!(true);
-    }
-    Some(body)
+    Some(planned.record.as_patroni_tells())
 }
 
 /// One member of `/cluster`. check_patroni wants `lag` on everyone but the leader, and `timeline` wherever there is a lag.

@@ -21,6 +21,8 @@ fn page() -> String {
     metrics.decided("wait", "leading");
     metrics.acted("promote", "done");
     metrics.asked("POST /switchover", "done");
+    metrics.refused_to_fail_over("not_proven");
+    metrics.told("on_transition", "done");
     metrics.listener("health").connections.inc();
     metrics.told_pgbouncer("pause", "done");
     metrics.told_haproxy("done", std::time::Duration::from_millis(1));

@@ -8,6 +8,7 @@ mod ours;
 mod patronis;
 mod recorded;
 mod routes;
+mod telling;
 mod trail;
 
 use std::sync::atomic::AtomicU64;
@@ -31,6 +32,7 @@ use ours::OURS;
 use patronis::PATRONIS;
 use recorded::Recorded;
 use routes::Routes;
+use telling::Telling;
 use trail::Trail;
 
 pub use listeners::ListenerNumbers;
@@ -121,6 +123,7 @@ pub struct Metrics {
     asked: Family<AskedLabels, Counter>,
     denied: Counter,
     transitions: Family<TransitionLabels, Counter>,
+    telling: Telling,
     phases: Family<PhaseLabels, Histogram>,
     outages: Family<PhaseLabels, Histogram>,
     recorded: Recorded,
@@ -165,6 +168,7 @@ impl Metrics {
         );
         let transitions = Family::default();
         ours.register("pgvigil_transitions", "Finished transitions that this agent led", transitions.clone());
+        let telling = Telling::register(ours);
         let phases = Family::new_with_constructor(buckets as fn() -> Histogram);
         ours.register("pgvigil_transition_phase_seconds", "How long each phase of a transition took", phases.clone());
         let outages = Family::new_with_constructor(buckets as fn() -> Histogram);
@@ -188,6 +192,7 @@ impl Metrics {
             asked,
             denied,
             transitions,
+            telling,
             phases,
             outages,
             recorded,
@@ -228,6 +233,16 @@ impl Metrics {
             Some(flushed) => trail.saw(Instant::now(), flushed),
             None => trail.forget(),
         }
+    }
+
+    /// Nobody leads, and nobody is promoted, for this reason: once an episode.
+    pub fn refused_to_fail_over(&self, reason: &'static str) {
+        self.telling.refused(reason);
+    }
+
+    /// Somebody was told what happened, or was not.
+    pub fn told(&self, to: &str, outcome: &'static str) {
+        self.telling.told(to, outcome);
     }
 
     /// A transition that this agent led is over.

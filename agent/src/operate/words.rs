@@ -11,6 +11,12 @@ pub fn outage(milliseconds: f64) -> String {
     format!("{:.2} s", milliseconds / 1000.0)
 }
 
+/// The pause in writes that a record tells of, `≥` where nobody has seen its beginning.
+pub fn outage_of(record: &Transition) -> Option<String> {
+    let sign = if record.write_outage_at_least { "≥ " } else { "" };
+    record.write_outage_ms.map(|milliseconds| format!("{sign}{}", outage(milliseconds)))
+}
+
 /// How long a phase took.
 pub fn phase(milliseconds: f64) -> String {
     if milliseconds < 1000.0 { format!("{milliseconds:.0} ms") } else { format!("{:.2} s", milliseconds / 1000.0) }
@@ -114,6 +120,10 @@ mod tests {
         assert_eq!(phase(64.4), "64 ms");
         assert_eq!(phase(1640.0), "1.64 s");
         assert_eq!(outage(131.2), "0.13 s");
+        let of = |write_outage_at_least| {
+            outage_of(&Transition { write_outage_ms: Some(300.0), write_outage_at_least, ..Transition::default() })
+        };
+        assert_eq!([of(false).as_deref(), of(true).as_deref()], [Some("0.30 s"), Some("≥ 0.30 s")]);
         assert_eq!(length(Duration::from_millis(5_400_900)), "1h 30m");
     }
 

@@ -21,7 +21,7 @@ use crate::chore::Chore;
 use crate::hands::Hands;
 use crate::look::LastLook;
 use crate::recorder::reload;
-use crate::transitions::close as close_record;
+use crate::transitions::{REFUSED, close as close_record};
 use anyhow::Result;
 use consensus::Snapshot;
 use consensus::records::Transition;
@@ -174,7 +174,9 @@ async fn tend_records(hands: &Hands, mine: Option<Term>, (since, runs): (Timesta
     }
     let Some(term) = mine else { return Ok(()) };
     mending::passwords(hands, term).await?;
-    let abandoned = |record: &Transition| record.outcome == "in_progress" && record.term_after < term.0;
+    // A refusal ends with the reign that follows it, and whoever has told of it says so.
+    let abandoned =
+        |record: &Transition| record.outcome == "in_progress" && record.kind != REFUSED && record.term_after < term.0;
     for record in hands.ledger.all().into_iter().filter(abandoned) {
         let close = |record: &mut Transition| {
             close_record(record, Some(hands.me()), format!("cut off: the next reign is term {term}"));

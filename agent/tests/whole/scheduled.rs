@@ -283,6 +283,8 @@ async fn as_with_patroni(stage: &Stage, control: &Controlled) -> Result<()> {
         let planned = json!({"schedule": "2099-01-01T02:00:00Z", "role": "replica", "restart_pending": true});
         ensure!(listed.is_some_and(|one| one["scheduled_restart"] == planned), "{cluster}");
         ensure!(own["scheduled_restart"] == planned, "{own}");
+        let member: Value = serde_json::from_str(&etcdctl::get(&stage.cluster, &format!("members/{standby}")).await?)?;
+        ensure!(member["scheduled_restart"] == planned, "{member}");
         Ok(cluster["scheduled_switchover"] == json!({"at": "2099-01-01T02:00:00Z", "from": leader}))
     };
     stage.eventually("it is not shown as Patroni shows it", seen).await?;
@@ -311,7 +313,6 @@ async fn over_the_native_api(stage: &Stage, control: &Controlled) -> Result<()> 
     ] {
         is(&send(control, &standby, ("POST", "/v1/switchover"), wanted).await?, status, text)?;
     }
-    let now = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(2))?.to_string();
     for (path, wanted, again) in [
         ("/v1/switchover", json!({"at": later, "expect_leader": leader, "reason": "test"}), "another switchover is"),
         ("/v1/restart", json!({"at": later, "member": standby, "role": "standby"}), "another restart of"),
@@ -326,11 +327,41 @@ async fn over_the_native_api(stage: &Stage, control: &Controlled) -> Result<()> 
         is(&send(control, &leader, ("DELETE", &this), json!({})).await?, 200, "\"state\":\"cancelled\"")?;
         is(&send(control, &leader, ("DELETE", &this), json!({})).await?, 409, "cannot be taken back any more")?;
     }
+    let wanted = json!({"member": standby, "only_pending": true});
+    is(&send(control, &leader, ("POST", "/v1/restart"), wanted).await?, 412, "no parameter waits for a restart of")?;
+    changes_are_told(stage, control, &leader).await?;
+    let now = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(2))?.to_string();
     let wanted = json!({"at": now, "member": standby, "reason": "test"});
     let action = send(control, &leader, ("POST", "/v1/restart"), wanted).await?.json()?;
     let stream = action["links"]["events"].as_str().context("its stream")?;
     let told = send(control, &leader, ("GET", stream), json!({})).await?;
     is(&told, 200, "event: end")?;
     ensure!(told.body.contains("\"state\":\"done\"") && told.body.contains("scheduled for 20"), "{told:?}");
+    stage.whole().await
+}
+
+/// Whoever listens hears of a schedule when it is set, begun and done, or dropped.
+async fn changes_are_told(stage: &Stage, control: &Controlled, leader: &str) -> Result<()> {
+    let standby = stage.others(leader)[1].clone();
+    let changes = control.at(leader, "GET", "/v1/events").token(&token("looker")).stream()?;
+    let begun = async || Ok(changes.text()?.contains("event: cluster"));
+    stage.eventually("the stream does not begin", begun).await?;
+    let heard = async |change: &str, id: &str| {
+        let event = format!("event: schedule\ndata: {{\"change\":\"{change}\",\"scheduled\":{{\"id\":\"{id}\"");
+        stage.eventually(&format!("{id} is not told as {change}"), async || Ok(changes.text()?.contains(&event))).await
+    };
+    let later = json!({"at": "2099-01-01T03:00:00+01:00", "member": standby, "only_pending": true});
+    let action = send(control, leader, ("POST", "/v1/restart"), later).await?.json()?;
+    let id = action["id"].as_str().context("an id")?;
+    heard("set", id).await?;
+    is(&send(control, leader, ("DELETE", &format!("/v1/actions/{id}")), json!({})).await?, 200, "cancelled")?;
+    heard("dropped", id).await?;
+    let soon = jiff::Timestamp::now().saturating_add(jiff::SignedDuration::from_secs(3))?.to_string();
+    let action =
+        send(control, leader, ("POST", "/v1/restart"), json!({"at": soon, "member": standby})).await?.json()?;
+    let id = action["id"].as_str().context("an id")?;
+    for change in ["set", "begun", "done"] {
+        heard(change, id).await?;
+    }
     stage.whole().await
 }

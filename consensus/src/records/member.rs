@@ -73,6 +73,9 @@ pub struct MemberRecord {
     /// Which, with their values now and then.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pending_restart_reason: BTreeMap<String, PendingChange>,
+    /// The restart of it that is scheduled, in Patroni's words: `schedule`, and `role` and `restart_pending` where those are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_restart: Option<serde_json::Value>,
     /// What its server runs with of what a standby must not have less of than its primary.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub capacities: Capacities,
@@ -135,6 +138,7 @@ impl Default for MemberRecord {
             not_listening: None,
             pending_restart: None,
             pending_restart_reason: BTreeMap::new(),
+            scheduled_restart: None,
             capacities: Capacities::new(),
             parameters: None,
             slots: BTreeSet::new(),

@@ -54,6 +54,20 @@ pub struct PlannedRestart {
     pub only_pending: bool,
 }
 
+impl PlannedRestart {
+    /// As Patroni tells it.
+    pub fn as_patroni_tells(&self) -> serde_json::Value {
+        let mut body = serde_json::json!({"schedule": self.schedule.at});
+        if let Some(role) = &self.role {
+            body["role"] = serde_json::json!(role);
+        }
+        if self.only_pending {
+            body["restart_pending"] = serde_json::json!(true);
+        }
+        body
+    }
+}
+
 /// Something planned, as it lies in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Planned<T> {

@@ -17,7 +17,7 @@ pub struct Transition {
     pub id: String,
     /// [`SCHEMA`].
     pub schema: String,
-    /// `failover`, `switchover`, `restart`, `bootstrap`, `reclaim`, `degrade` or `discard`.
+    /// `failover`, `switchover`, `restart`, `bootstrap`, `reclaim`, `degrade` or `discard`; `refused`: nobody was promoted, for the cause that it has.
     pub kind: String,
     /// The stable code of the cause.
     pub cause: String,
@@ -43,7 +43,11 @@ pub struct Transition {
     pub reason: String,
     /// When it began (RFC 3339), by the wall clock of whoever wrote it; for display only.
     pub started_at: String,
-    /// `in_progress`, `done` or `failed`.
+    /// When it was over, by the wall clock of whoever wrote that; for display only. Only what lasts has it.
+    pub ended_at: Option<String>,
+    /// Who measured what is in no phase, and keeps this record up to date while it lasts; empty: whoever leads.
+    pub told_by: String,
+    /// `in_progress`, `done`, `failed` or `refused`.
     pub outcome: String,
     /// The most that may have been lost, in bytes: 0 is proven, `None` is unknown.
     pub lost_bytes_bound: Option<u64>,
@@ -55,6 +59,8 @@ pub struct Transition {
     pub phases: Vec<Phase>,
     /// How long no write could be acknowledged, in milliseconds.
     pub write_outage_ms: Option<f64>,
+    /// Whether it may have been longer: nobody was there to measure its beginning.
+    pub write_outage_at_least: bool,
     /// Whether a pooler holds clients for its sake: `held since` and when, or `let_go`; `None`: nobody was told to hold any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clients: Option<String>,
@@ -80,12 +86,15 @@ impl Default for Transition {
             requested_by: String::new(),
             reason: String::new(),
             started_at: String::new(),
+            ended_at: None,
+            told_by: String::new(),
             outcome: "in_progress".to_owned(),
             lost_bytes_bound: None,
             lost: "unknown".to_owned(),
             discarded: Vec::new(),
             phases: Vec::new(),
             write_outage_ms: None,
+            write_outage_at_least: false,
             clients: None,
             notes: Vec::new(),
         }
@@ -108,7 +117,7 @@ pub struct Discarded {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Phase {
-    /// `detect`, `pledge`, `elect`, `promote`, `writable`, `route`, `redundancy`, `rejoin` or `exposed`.
+    /// `detect`, `pledge`, `elect`, `promote`, `writable`, `route`, `redundancy`, `rejoin`, `exposed`, `unattended`, `operator` or `without_primary`.
     pub name: String,
     /// How long it took, in milliseconds.
     pub duration_ms: f64,

@@ -19,6 +19,7 @@ mod parameters;
 mod pause;
 mod promise;
 mod quorum_worlds;
+mod refusal;
 mod rejoin;
 mod rolling;
 mod schedule;

@@ -9,6 +9,7 @@ pub async fn secrets(reach: &Reach) -> Vec<String> {
     let config = &reach.config;
     let postgres = &config.postgres;
     let tokens = config.control.tokens.iter().map(|token| Some(token.file.clone()));
+    let tokens = tokens.chain(config.webhooks.iter().map(|webhook| webhook.token_file.clone()));
     let files: Vec<PathBuf> = [
         config.etcd.password_file.clone(),
         postgres.replication_password_file.clone(),

@@ -28,8 +28,8 @@ pub fn lines(record: &Transition, width: usize) -> Vec<Line<'static>> {
     let longest = record.phases.iter().map(|phase| phase.duration_ms).fold(1.0, f64::max);
     let room = width.saturating_sub(BESIDE).clamp(4, BAR_MAX);
     lines.extend(record.phases.iter().map(|phase| bar(phase, longest, room)));
-    if let Some(outage) = record.write_outage_ms {
-        let sum = format!("no writes for {}, lost {}", words::outage(outage), words::lost(record));
+    if let Some(outage) = words::outage_of(record) {
+        let sum = format!("no writes for {}, lost {}", outage, words::lost(record));
         lines.push(Line::styled(sum, Style::new().add_modifier(Modifier::BOLD)));
     }
     lines

@@ -10,11 +10,13 @@ use consensus::records::Transition;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::forthcoming::{self, CertificateSeen, Schedules};
 use super::streams::{self, Gone, Teller};
 use crate::control::Control;
 use crate::control::answer::Answer;
 use crate::control::standing::Standing;
 use crate::http::bodies;
+use crate::operate::schedule::shown::Shown;
 use crate::published::Picture;
 
 /// Records come to be known beside the picture.
@@ -65,6 +67,10 @@ pub struct ClusterSeen {
     pause: PauseSeen,
     /// The members.
     members: Vec<MemberSeen>,
+    /// What is scheduled.
+    scheduled: Vec<Shown>,
+    /// Certificates of this node's that end soon or have ended.
+    certificates: Vec<CertificateSeen>,
 }
 
 /// Something that happens has begun or ended.
@@ -78,8 +84,8 @@ pub struct TransitionSeen {
 
 /// What changes in the cluster.
 #[utoipa::path(get, path = "/v1/events", tag = "cluster", operation_id = "events",
-    responses((status = 200, description = "Server-sent events: `cluster` first, with all there is; then `leader`, `member`, `pause` and \
-        `transition`, each with what is so from then on", body = String, content_type = "text/event-stream")))]
+    responses((status = 200, description = "Server-sent events: `cluster` first, with all there is; then `leader`, `member`, `pause`, \
+        `transition`, `schedule` and `certificate`, each with what is so from then on", body = String, content_type = "text/event-stream")))]
 pub async fn stream(
     State(control): State<Control>,
     Extension(standing): Extension<Standing>,
@@ -92,6 +98,7 @@ async fn tell(control: Control, teller: Teller) -> Result<(), Gone> {
     let mut picture = control.board.load().clone();
     let mut seen = ClusterSeen::of(&picture);
     let mut records = outcomes(&control.hands.ledger.all());
+    let mut schedules = Schedules::of(&picture);
     teller.tell("cluster", None, &seen).await?;
     loop {
         picture = control.board.after(picture.made_at, LOOK_EVERY).await;
@@ -105,8 +112,14 @@ async fn tell(control: Control, teller: Teller) -> Result<(), Gone> {
         if now.pause != seen.pause {
             teller.tell("pause", None, &now.pause).await?;
         }
+        for certificate in forthcoming::changed(&seen.certificates, &now.certificates) {
+            teller.tell("certificate", None, &certificate).await?;
+        }
         seen = now;
         let known = control.hands.ledger.all();
+        for schedule in schedules.changed(&picture, &known) {
+            teller.tell("schedule", None, &schedule).await?;
+        }
         let outcomes_now = outcomes(&known);
         for record in known.into_iter().filter(|record| records.get(&record.id) != Some(&record.outcome)) {
             let change = if record.outcome == "in_progress" { "begun" } else { "ended" };
@@ -146,7 +159,14 @@ impl ClusterSeen {
             let text = |key: &str| member[key].as_str().map(str::to_owned);
             MemberSeen { name: text("name").unwrap_or_default(), role: text("role"), state: text("state") }
         });
-        Self { schema: "pgvigil.events/v1", leader, pause, members: members.collect() }
+        Self {
+            schema: "pgvigil.events/v1",
+            leader,
+            pause,
+            members: members.collect(),
+            scheduled: forthcoming::scheduled(picture),
+            certificates: forthcoming::certificates(picture, jiff::Timestamp::now()),
+        }
     }
 }
 

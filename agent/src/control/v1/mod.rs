@@ -5,6 +5,7 @@ mod actions;
 mod answers;
 mod cluster;
 mod events;
+mod forthcoming;
 mod later;
 mod orders;
 mod pause;
@@ -46,7 +47,9 @@ pub use streams::STREAMS_MAX;
         events::LeaderSeen,
         events::MemberSeen,
         events::PauseSeen,
-        events::TransitionSeen
+        events::TransitionSeen,
+        forthcoming::ScheduleSeen,
+        forthcoming::CertificateSeen
     ))
 )]
 pub struct Native;

@@ -16,7 +16,7 @@ use crate::control::guard::Call;
 use crate::control::verbs::may_ignore;
 use crate::openapi::Name;
 use crate::operate::actions::{Action, State};
-use crate::operate::orders::{self, read, refusal};
+use crate::operate::orders::{self, read, refusal, waits_for_restart};
 use crate::operate::preflight::{Check, Grade};
 use crate::operate::proviso::Proviso;
 use crate::operate::schedule::shown::Shown;
@@ -42,6 +42,9 @@ pub struct RestartWanted {
     member: MemberName,
     /// Only if it has this role when it begins.
     role: Option<OnlyRole>,
+    /// Only if a parameter waits for a restart of it: now, or, where it is scheduled, then.
+    #[serde(default)]
+    only_pending: bool,
     /// Who must lead now; where another does, nothing is done.
     #[schema(value_type = Option<Name>)]
     expect_leader: Option<MemberName>,
@@ -119,6 +122,10 @@ pub async fn restart(call: Call) -> Result<Answer, Answer> {
     if let Some(plan) = plan(wanted.at.as_deref(), wanted.window_s, wanted.ignore_hold, told)? {
         return later(&call, &wanted, role, &plan).await;
     }
+    if wanted.only_pending && !waits_for_restart(&read(&call.control.reach).await?, &wanted.member) {
+        let check = Check::fail(format!("no parameter waits for a restart of {}", wanted.member));
+        return Err(refused(StatusCode::PRECONDITION_FAILED, &[check], None).about(format!("of {}", wanted.member)));
+    }
     let order = OrderRecord { order: "restart".to_owned(), role, reason: wanted.reason, ..OrderRecord::default() };
     give(&call, &wanted.member, (wanted.expect_leader.as_ref(), wanted.ignore_hold), order).await
 }
@@ -138,7 +145,9 @@ async fn later(call: &Call, wanted: &RestartWanted, role: Option<String>, plan: 
         return Err(refused(status, &checks, None).about(format!("of {of}")));
     }
     let proviso = Proviso::expecting(leader.cloned());
-    let planned = schedule::restart::request(&call.control.reach, &snapshot, of, (role, false), plan, &proviso).await?;
+    let planned =
+        schedule::restart::request(&call.control.reach, &snapshot, of, (role, wanted.only_pending), plan, &proviso)
+            .await?;
     Ok(scheduled(&Shown::of_restart(of, &planned, Turn::Ahead, Timestamp::now())))
 }
 

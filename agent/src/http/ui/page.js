@@ -199,14 +199,25 @@ function reigns(told, now) {
   return [parts, `from ${moment(periods[0].begin)} until now (${span(whole)}), by the records of transitions`];
 }
 
+/** What did not happen, and why. */
+function refused(record) {
+  const length = (record.phases ?? []).find((phase) => phase.name === "without_primary")?.duration_ms;
+  const ended = record.outcome === "in_progress" ? "nobody leads still" : `until ${record.to ?? "somebody"} led`;
+  return make("li", "",
+    make("div", "", make("b", "", "✋ did not fail over "), `${record.from ?? "-"} had led, ${ended}${typeof length === "number" ? `, ${span(length)} without a primary` : ""}`),
+    make("div", "small", `${moment(record.started_at)}, ${record.id}: ${record.cause}: ${record.cause_text ?? ""}`));
+}
+
 const LOST = { none: "nothing lost", unknown: "how much was lost is not known" };
 
 function transition(record) {
+  if (record.kind === "refused") return refused(record);
+  const least = record.write_outage_at_least ? "≥ " : "";
   const phases = record.phases ?? [];
   const bar = make("div", "bar", ...phases.map((phase) => part("div", FREE_PHASES.includes(phase.name) ? "free" : "", phase.name, null, phase.duration_ms)));
   bar.setAttribute("aria-hidden", "true");
   const told = make("ul", "phases-told", ...phases.map((phase) => make("li", "", `${phase.name} ${span(phase.duration_ms)} on ${phase.measured_on}`)));
-  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${span(record.write_outage_ms)}` : record.outcome === "refused" ? "nothing was done" : "outage not known";
+  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : record.outcome === "refused" ? "nothing was done" : "outage not known";
   const [sign, kind] = record.outcome === "done" ? ["●", "good"] : record.outcome === "in_progress" ? ["…", ""] : ["✖", "bad"];
   const lost = LOST[record.lost] ?? `at most ${bytes(record.lost_bytes_bound)} lost`;
   const way = record.from && record.to && record.from !== record.to ? `${record.from} → ${record.to}` : `on ${record.to ?? record.from ?? "nobody"}`;
