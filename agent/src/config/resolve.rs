@@ -7,7 +7,7 @@ use decision::names::MemberName;
 use decision::settings::{Durability, Timing};
 
 use super::problem::{Origins, Problem};
-use super::raw::{Raw, RawEtcd, RawPostgres, RawTls};
+use super::raw::{Raw, RawEtcd, RawPostgres, RawTls, RawWatchdog};
 use super::value::{HostPort, Lasting};
 use super::{
     Api, Config, Etcd, Initdb, Log, Postgres, Tls, TlsIdentity, Watchdog, bootstrap, clone, control, keys, routes,
@@ -49,11 +49,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
     let log = Log { format: raw.log.format.unwrap_or_default(), filter: raw.log.filter.unwrap_or("info".into()) };
     let max_lag_on_failover_bytes = raw.durability.max_lag_on_failover.map_or(1024 * 1024, |size| size.0);
     let (path, tags) = (path.to_owned(), raw.tags);
-    let watchdog = Watchdog {
-        mode: raw.watchdog.mode.unwrap_or_default(),
-        device: raw.watchdog.device.unwrap_or_else(|| "/dev/watchdog".into()),
-    };
-    rules::watchdog(&watchdog, found);
+    let watchdog = watchdog(raw.watchdog, found);
     let (hooks, webhooks) = (telling::hooks(raw.hooks, found), telling::webhooks(raw.webhooks, found));
     let config = Config {
         path,
@@ -82,6 +78,13 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         webhooks,
     };
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn watchdog(raw: RawWatchdog, found: &mut Vec<Problem>) -> Watchdog {
+    let device = raw.device.unwrap_or_else(|| "/dev/watchdog".into());
+    let watchdog = Watchdog { mode: raw.mode.unwrap_or_default(), device };
+    rules::watchdog(&watchdog, found);
+    watchdog
 }
 
 /// `<data_dir>.pgvigil`: on the same file system, and safe from whoever empties the data directory.

@@ -188,9 +188,9 @@ mod tests {
             problem: problem.map(str::to_owned),
         };
         let (soon, over) = (one(Some("it ends soon")), one(Some("it has ended")));
-        assert_eq!(changed(&[], std::slice::from_ref(&soon)), [soon.clone()]);
+        assert_eq!(changed(&[], std::slice::from_ref(&soon)), std::slice::from_ref(&soon));
         assert!(changed(std::slice::from_ref(&soon), std::slice::from_ref(&soon)).is_empty());
-        assert_eq!(changed(std::slice::from_ref(&soon), std::slice::from_ref(&over)), [over.clone()]);
+        assert_eq!(changed(std::slice::from_ref(&soon), std::slice::from_ref(&over)), std::slice::from_ref(&over));
         assert_eq!(changed(&[over], &[]), [one(None)]);
     }
 }
