@@ -39,6 +39,7 @@ mod operate;
 mod overruled;
 mod passwords;
 pub mod peers;
+mod probing;
 mod promises;
 mod published;
 mod recorder;

@@ -25,6 +25,7 @@ use crate::hands::Hands;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::notes::Notebook;
+use crate::probing;
 use crate::promises::{Asker, Promises};
 use crate::recorder::Recorder;
 use crate::registrar::keep_registered;
@@ -177,6 +178,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");
     tokio::spawn(certificates::watch(Arc::clone(&hands)));
     routing::start(&hands, &body.board);
+    probing::start(&hands, &body.board);
     let patience = hands.config.timing.ttl * 2 + Duration::from_secs(5);
     let record = body.begin_registration();
     tokio::spawn(keep_registered(hands, record, body.cluster_views(), patience, taken));

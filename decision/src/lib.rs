@@ -20,7 +20,7 @@ mod pause;
 pub mod postgres;
 pub mod promise;
 pub mod reason;
-mod recovery;
+pub mod recovery;
 pub mod refusal;
 mod rejoin;
 pub mod remote;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::view::{Data, OnDisk, View};
+use crate::view::{Data, OnDisk, Server, View};
 
 /// A crash restart with nothing to replay, until the first write (measured: 142 to 188 ms).
 const RESTART: Duration = Duration::from_millis(200);
@@ -17,11 +17,17 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// What the two ways would cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Forecast {
+pub struct Forecast {
     /// Starting again here.
-    pub(crate) restart: Duration,
+    pub restart: Duration,
     /// Handing over.
-    pub(crate) handover: Duration,
+    pub handover: Duration,
+}
+
+/// What it would cost if the primary that runs here died now; `None` where none runs.
+pub fn predicted(view: &View) -> Option<Forecast> {
+    let postgres = view.postgres.last()?;
+    matches!(postgres.server, Server::Primary(_)).then(|| forecast_for(view, &postgres.data)).flatten()
 }
 
 impl Forecast {

@@ -14,6 +14,7 @@ use crate::sql::Session;
 /// Always writes, so that its commit always waits: an insert that finds its row would write nothing and prove nothing.
 const MARK: &str = "INSERT INTO pgvigil.leadership AS marker (term, leader) VALUES ($1, $2)
     ON CONFLICT (term) DO UPDATE SET proofs = marker.proofs + 1";
+const PROBE: &str = "SELECT pg_logical_emit_message(true, 'pgvigil', 'write probe')";
 const PROVE: &str = "UPDATE pgvigil.leadership SET proofs = proofs + 1 WHERE term = $1";
 
 /// A commit under way. Given up in the middle, its backend would wait for standbys for ever and hold a connection slot: it is ended. That
@@ -52,6 +53,28 @@ impl Instance {
     /// this term has no marker.
     pub async fn prove(&self, term: Term, within: Duration) -> Result<()> {
         self.commit(term, None, within).await
+    }
+
+    /// Commits a transaction that changes nothing, as a client of this cluster would commit one, and waits for its acknowledgement; how long that
+    /// took, the connection left out. A message in the WAL that only whoever decodes it with messages could see: it takes no lock and leaves
+    /// nothing behind.
+    ///
+    /// # Errors
+    /// As [`Instance::mark`].
+    pub async fn write_probe(&self, within: Duration) -> Result<Duration> {
+        let deadline = Instant::now() + within;
+        let late = || Error::timeout("committing a probe", within);
+        let session = timeout_at(deadline, self.open_session()).await.map_err(|_| late())??;
+        session.clear_notices();
+        let mut commit = Commit { instance: self, session: Some(session) };
+        let Some(session) = &commit.session else { return Err(late()) };
+        let began = Instant::now();
+        let committed = timeout_at(deadline, session.client.batch_execute(PROBE)).await.map_err(|_| late())?;
+        let (took, warning) = (began.elapsed(), session.warning());
+        // Nothing waits any more: it takes its leave by itself.
+        commit.session = None;
+        committed?;
+        warning.map_or(Ok(took), |warning| Err(Error::NotAcknowledged(warning)))
     }
 
     /// Writes a checkpoint.

@@ -73,6 +73,7 @@ pub const KEYS: &[Key] = &[
         "whether the kernel's watchdog stands behind the fencer: off, automatic or required",
     ),
     key("watchdog.device", "/dev/watchdog", "the watchdog device"),
+    key("write_probe.every", "never", "how often a commit is tried on a primary, for the metrics"),
     key("disk.min_free", "1 % of the file system, 64MB to 4GB", "how much is kept free on the disk of a primary"),
     key("disk.frozen_after", "\"3s\"", "how long a write may take before the disk counts as frozen"),
     key("postgres.version", REQUIRED, "the major version"),

@@ -25,6 +25,7 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use decision::names::MemberName;
 use decision::settings::{Durability, Settings, Tags, Timing};
@@ -66,6 +67,8 @@ pub struct Config {
     pub wait_for_lease: bool,
     /// The kernel's watchdog behind the fencer.
     pub watchdog: Watchdog,
+    /// How often a commit is tried on a primary, for the metrics; `None`: never.
+    pub write_probe_every: Option<Duration>,
     /// How much is kept free on the disk of a primary; `None`: a hundredth of it, within bounds.
     pub disk_min_free_bytes: Option<u64>,
     /// What a new cluster is made from.

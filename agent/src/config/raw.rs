@@ -21,6 +21,7 @@ pub struct Raw {
     pub durability: RawDurability,
     pub failover: RawFailover,
     pub watchdog: RawWatchdog,
+    pub write_probe: RawWriteProbe,
     pub disk: RawDisk,
     pub bootstrap: RawBootstrap,
     pub clone: RawClone,
@@ -88,6 +89,13 @@ pub struct RawDurability {
 #[serde(default, deny_unknown_fields)]
 pub struct RawFailover {
     pub wait_for_lease: Option<bool>,
+}
+
+/// `[write_probe]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWriteProbe {
+    pub every: Option<Lasting>,
 }
 
 /// `[watchdog]`

@@ -46,6 +46,7 @@ impl Config {
             "durability.max_lag_on_failover" max_lag_on_failover_bytes,
             "failover.wait_for_lease" wait_for_lease,
             "watchdog" watchdog,
+            "write_probe.every" write_probe_every,
             "disk.min_free" disk_min_free_bytes,
             "tags.nostream" tags.nostream,
             "postgres.version" postgres.version,

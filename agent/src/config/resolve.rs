@@ -63,6 +63,7 @@ pub fn resolve(path: &Path, raw: Raw, origins: &Origins) -> Result<Config, Vec<P
         max_lag_on_failover_bytes,
         wait_for_lease: raw.failover.wait_for_lease.unwrap_or(false),
         watchdog,
+        write_probe_every: rules::write_probe(raw.write_probe.every, found),
         disk_min_free_bytes: raw.disk.min_free.map(|size| size.0),
         bootstrap,
         clone,

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use decision::names::MemberName;
 use decision::parameters::objection;
@@ -11,6 +12,7 @@ use decision::settings::{Durability, Mode, Tags, Timing};
 use decision::site::{Remote, is_another_site};
 
 use super::problem::{Origins, Problem};
+use super::value::Lasting;
 use super::{Initdb, Postgres, Watchdog};
 use crate::secret::Secret;
 
@@ -225,6 +227,16 @@ pub fn initdb(initdb: &Initdb, found: &mut Vec<Problem>) {
         let message = format!("`postgres.initdb.options`: {option} is pgvigil's to say");
         found.push(Problem::at("E14", "postgres.initdb.options", message).help(instead));
     }
+}
+
+/// How often a write is tried; not so often that probes would be the load.
+pub fn write_probe(every: Option<Lasting>, found: &mut Vec<Problem>) -> Option<Duration> {
+    let every = every.map(|every| every.0);
+    if every.is_some_and(|every| every < Duration::from_secs(1)) {
+        let message = "`write_probe.every` is less than a second: each probe is a connection and a commit";
+        found.push(Problem::at("E10", "write_probe.every", message).help("write \"10s\""));
+    }
+    every
 }
 
 /// A device that depends on where the agent is started.

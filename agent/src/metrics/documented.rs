@@ -26,6 +26,9 @@ fn page() -> String {
     metrics.listener("health").connections.inc();
     metrics.told_pgbouncer("pause", "done");
     metrics.told_haproxy("done", std::time::Duration::from_millis(1));
+    metrics.lease_renewed("leader", std::time::Duration::from_millis(1));
+    metrics.lease_unanswered("leader", 1);
+    metrics.write_probed(Some(std::time::Duration::from_millis(1)));
     let record = Transition {
         kind: "failover".into(),
         outcome: "done".into(),

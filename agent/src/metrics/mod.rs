@@ -6,6 +6,7 @@ mod documented;
 mod listeners;
 mod ours;
 mod patronis;
+mod probes;
 mod recorded;
 mod routes;
 mod telling;
@@ -30,6 +31,7 @@ use crate::published::Picture;
 use listeners::Listeners;
 use ours::OURS;
 use patronis::PATRONIS;
+use probes::Probes;
 use recorded::Recorded;
 use routes::Routes;
 use telling::Telling;
@@ -129,6 +131,7 @@ pub struct Metrics {
     recorded: Recorded,
     listeners: Listeners,
     routes: Routes,
+    probes: Probes,
     trail: Mutex<Trail>,
 }
 
@@ -183,6 +186,7 @@ impl Metrics {
         let recorded = Recorded::register(ours);
         let listeners = Listeners::register(ours);
         let routes = Routes::register(ours);
+        let probes = Probes::register(ours);
         let (registry, trail) = (Mutex::new(registry), Mutex::default());
         Self {
             registry,
@@ -198,6 +202,7 @@ impl Metrics {
             recorded,
             listeners,
             routes,
+            probes,
             trail,
         }
     }

@@ -3,6 +3,7 @@
 
 use decision::durability::proven;
 use decision::names::MemberName;
+use decision::recovery::predicted;
 use decision::settings::Mode;
 use decision::view::Seen;
 use pg_control::Undoes;
@@ -123,6 +124,16 @@ pub(super) const OURS: &[Row] = &[
     ("pgvigil_failover_without_loss", "1 on a leader whose failover now would be proven to lose nothing", |p| {
         yes(would_lose_nothing(p))
     }),
+    (
+        "pgvigil_predicted_handover_seconds",
+        "Without writes if this primary died now and another node took over, NaN: no primary here",
+        |p| predicted(&p.view).map_or(f64::NAN, |forecast| forecast.handover.as_secs_f64()),
+    ),
+    (
+        "pgvigil_predicted_restart_seconds",
+        "Without writes if this primary died now and was started again here, NaN: no primary here",
+        |p| predicted(&p.view).map_or(f64::NAN, |forecast| forecast.restart.as_secs_f64()),
+    ),
     ("pgvigil_sync_acknowledgers", "Voters that stream from this leader, of those that commits wait for", |p| {
         voters_there(p) as f64
     }),

@@ -105,6 +105,20 @@ pub async fn a_proof_is_a_commit_that_waits() -> Outcome {
     Ok(())
 }
 
+pub async fn a_write_probe_waits_as_a_clients_commit_does_locks_nothing_and_leaves_no_backend() -> Outcome {
+    let leader = primary("pg1").await?;
+    let end = leader.ask("SELECT pg_current_wal_insert_lsn()").await?;
+    leader.instance.write_probe(PATIENCE).await?;
+    let wrote = leader.ask(&format!("SELECT pg_current_wal_flush_lsn() > '{end}'")).await?;
+    assert_eq!(wrote, "t", "a commit is in the WAL");
+    leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), PATIENCE).await?;
+    let (probed, marked) = tokio::join!(leader.instance.write_probe(SHORT), leader.instance.prove(Term(1), SHORT));
+    assert!(matches!(probed, Err(Error::Timeout { .. })), "nobody acknowledges: {probed:?}");
+    assert!(matches!(marked, Err(Error::Timeout { .. })), "it is in nobody's way: {marked:?}");
+    eventually("nobody waits", async || Ok(waiting(&leader).await?.is_empty())).await?;
+    Ok(())
+}
+
 pub async fn a_mark_that_was_given_up_leaves_no_backend() -> Outcome {
     let leader = primary("pg1").await?;
     leader.instance.apply_sync(&any(1, &["pg2"]), Term(2), PATIENCE).await?;

@@ -64,6 +64,7 @@ fn all() -> Vec<Test> {
         durability: a_commit_waits_when_its_voter_is_gone, a_cancelled_wait_is_no_acknowledgement,
             a_stranger_of_another_term_acknowledges_nothing, a_removed_voter_is_cut_off, a_proof_is_a_commit_that_waits,
             a_mark_that_was_given_up_leaves_no_backend,
+            a_write_probe_waits_as_a_clients_commit_does_locks_nothing_and_leaves_no_backend,
             a_program_under_a_voters_name_releases_commits_and_under_another_does_not,
             a_timeout_in_a_block_is_a_false_acknowledgement_with_a_warning,
             orphans_of_a_postmaster_go_on_committing_until_they_are_killed,
