@@ -19,6 +19,7 @@ pub struct AgeKeeper {
     last_failure: Option<(&'static str, Instant)>,
     hand_over_undone: bool,
     stopping: Option<Instant>,
+    down: Option<Instant>,
     wal: Option<(Lsn, Instant)>,
     asked_switchover: Option<Instant>,
     upstream_good: Option<Instant>,
@@ -92,6 +93,7 @@ impl AgeKeeper {
         let away = matches!(server, Some(Server::Standby(standby)) if standby.follows.is_some() && !standby.streaming);
         hold(&mut self.not_streaming, away);
         hold(&mut self.stopping, matches!(server, Some(Server::Stopping)));
+        hold(&mut self.down, matches!(server, Some(Server::Stopped)));
         match server {
             Some(Server::Primary(primary)) => hold_for(&mut self.wal, Some(primary.flushed)),
             Some(Server::Hung { .. }) => {}
@@ -147,6 +149,7 @@ impl AgeKeeper {
             request: self.request.map(|(_, since)| since.elapsed()),
             last_failure: self.last_failure.map(|(_, since)| since.elapsed()),
             stopping: age(&self.stopping),
+            down: age(&self.down),
             wal_still: self.wal.map(|(_, since)| since.elapsed()),
             asked_switchover: age(&self.asked_switchover),
             upstream_good: age(&self.upstream_good),

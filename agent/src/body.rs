@@ -341,6 +341,9 @@ impl Body {
         if worked_at.is_some() || matches!(fresh, Some(Server::Primary(_))) {
             self.hands.recorder.stuck(worked_at);
         }
+        if matches!(fresh, Some(Server::Primary(_))) {
+            self.hands.recorder.sees_work();
+        }
         match server {
             Some(Server::Primary(_)) => self.hands.recorder.restarted(),
             // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
@@ -456,6 +459,7 @@ impl Body {
     /// Waits for a moment until what goes on has ended: it would find the runtime gone under it.
     pub async fn come_to_rest(&self) {
         self.tasks.end_children();
+        self.hands.programs.end();
         self.hands.works.close();
         let _ = tokio::time::timeout(RESTS_WITHIN, self.hands.works.wait()).await;
     }

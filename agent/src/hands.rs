@@ -24,6 +24,7 @@ use crate::passwords;
 use crate::promises::Promises;
 use crate::recorder::Recorder;
 use crate::slots;
+use crate::telling::Living;
 use crate::transitions::Ledger;
 
 /// How long etcd may take to answer before anything is given up that cannot be taken back without it.
@@ -63,6 +64,8 @@ pub struct Hands {
     pub spare_lease: AtomicI64,
     /// What goes on on threads of its own and needs the runtime: it ends before that does.
     pub works: TaskTracker,
+    /// The programs of the operator's that run.
+    pub programs: Living,
     /// Rung by an action that has changed what is seen, long before it ends: the loop looks at once.
     pub look_now: Notify,
     /// When a question was sent to etcd that it has not answered; what was confirmed by an earlier one is not the present any more.

@@ -33,6 +33,8 @@ struct Measuring {
     watch: Option<Stopwatch>,
     /// Nobody has seen that moment: the watch was started when it was found.
     began_before: bool,
+    /// A primary was seen at work here, and nothing has gone wrong since that was not seen.
+    seen_at_work: bool,
     /// Until when an earlier life of this agent led at most, until the first record of this one.
     led_until: Option<LedUntil>,
     /// What is being recorded, once it is known that this node leads it.
@@ -55,9 +57,16 @@ impl Measuring {
     /// Starts the watch where it does not run. `seen`: what it measures begins now, and has not begun before.
     fn watched(&mut self, me: &MemberName, seen: bool) -> &mut Stopwatch {
         if self.watch.is_none() {
-            self.began_before = !seen;
+            self.began_before = !seen && !self.seen_at_work;
         }
         self.watch.get_or_insert_with(|| Stopwatch::start(me))
+    }
+
+    /// There is a primary at work here: whatever goes wrong from now on is watched from its beginning.
+    fn sees_work(&mut self) {
+        if self.watch.is_none() && self.record.is_none() {
+            (self.seen_at_work, self.led_until) = (true, None);
+        }
     }
 
     /// What went on here before anybody watched belongs to the outage of a node that led and leads again.
@@ -95,7 +104,7 @@ impl Recorder {
     pub fn vacancy(&self, silent_for: Option<Duration>) {
         let mut now = self.now();
         if now.watch.is_none() {
-            now.began_before = silent_for.is_none();
+            now.began_before = silent_for.is_none() && !now.seen_at_work;
             let began = silent_for.and_then(|silence| Instant::now().checked_sub(silence)).unwrap_or_else(Instant::now);
             let mut watch = Stopwatch::started(&self.me, began);
             watch.lap("detect");
@@ -121,6 +130,11 @@ impl Recorder {
     /// The local primary lives, and takes no writes since `since`; `None`: nothing is in the way of one.
     pub fn stuck(&self, since: Option<Instant>) {
         self.now().stuck_since = since;
+    }
+
+    /// There is a primary at work here.
+    pub fn sees_work(&self) {
+        self.now().sees_work();
     }
 
     /// The local primary has died. Where it was killed because it hung, the outage began before.
@@ -157,6 +171,7 @@ impl Recorder {
         let term = seen.cluster.term;
         let mut now = self.now();
         (now.watch, now.began_before) = (Some(Stopwatch::start(&self.me)), false);
+        now.led_until = None;
         now.record = Some(Transition {
             kind: "switchover".into(),
             term_after: term.0,
@@ -373,6 +388,7 @@ impl Recorder {
         now.watch = None;
         now.record = None;
         now.awaiting_redundancy = None;
+        (now.seen_at_work, now.led_until) = (false, None);
     }
 }
 
@@ -445,4 +461,33 @@ fn log_done(record: &Transition) {
         phases = phases.join(", "),
         "transition done"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An earlier life led until just now, and this one leads again.
+    fn leads_again(before: impl FnOnce(&mut Measuring)) -> (bool, bool) {
+        let me = MemberName::new("pg1").expect("a good name");
+        let mut now = Measuring { led_until: LedUntil::in_so_long(Duration::ZERO), ..Measuring::default() };
+        std::thread::sleep(Duration::from_millis(5));
+        before(&mut now);
+        now.watched(&me, false);
+        let both = Some(me.to_string());
+        now.record = Some(Transition { from: both.clone(), to: both, ..Transition::default() });
+        now.accounts_for_its_beginning(&me);
+        let at_least = now.record.is_some_and(|record| record.write_outage_at_least);
+        (now.watch.is_some_and(|watch| watch.has("unattended")), at_least)
+    }
+
+    #[test]
+    fn what_nobody_watched_counts_and_a_primary_that_was_seen_at_work_was_watched() {
+        assert_eq!(leads_again(|_| {}), (true, true));
+        assert_eq!(
+            leads_again(Measuring::sees_work),
+            (false, false),
+            "it was taken over by this life, weeks ago perhaps"
+        );
+    }
 }

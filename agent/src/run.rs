@@ -32,7 +32,7 @@ use crate::registrar::keep_registered;
 use crate::reload;
 use crate::routing;
 use crate::secret::Secret;
-use crate::telling;
+use crate::telling::{self, Living};
 use crate::transitions::Ledger;
 
 /// How to reach etcd, from the configuration.
@@ -217,6 +217,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
         works: TaskTracker::new(),
+        programs: Living::default(),
         look_now: Notify::new(),
         etcd_silent_at: Mutex::new(None),
         known: ArcSwap::default(),

@@ -51,14 +51,15 @@ pub fn refusal(view: &View, decision: &Decision) -> Refusal {
     if !stands_still || cluster.follows() || decision.action != Action::Wait {
         return Refusal::Unclear;
     }
-    let since = view.ages.vacancy.unwrap_or_default();
+    let since = if cluster.leader.is_none() { view.ages.vacancy } else { view.ages.down };
+    let since = since.unwrap_or_default();
     let Some(patience) = patience(&decision.reason, &view.settings.timing) else { return Refusal::Unclear };
     Refusal::Lasts(Refused {
         term: cluster.term,
         last_leader: cluster.sync.as_ref().map(|sync| sync.leader.clone()),
         reason: decision.reason.clone(),
         since,
-        is_worth_telling: since >= patience || cluster.leader.is_some(),
+        is_worth_telling: since >= patience,
         evidence: evidence(cluster, &decision.standings),
     })
 }

@@ -131,6 +131,9 @@ pub struct Ages {
     /// Since my server was told to stop.
     #[serde(default)]
     pub stopping: Option<Duration>,
+    /// Since my server is stopped.
+    #[serde(default)]
+    pub down: Option<Duration>,
     /// Since this node last asked for a switchover by itself.
     #[serde(default)]
     pub asked_switchover: Option<Duration>,

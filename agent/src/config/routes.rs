@@ -9,6 +9,9 @@ use super::raw::{RawHaproxy, RawPgbouncer};
 use super::rules;
 use super::value::HostPort;
 
+/// New clients wait while those are waited for that are in a transaction, and everybody is let go after 25 s at most.
+const PAUSE_WITHIN_MAX: Duration = Duration::from_secs(10);
+
 /// The HAProxies that are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Haproxy {
@@ -131,5 +134,10 @@ pub fn pgbouncer(raw: RawPgbouncer, found: &mut Vec<Problem>) -> Pgbouncer {
     }
     let user = raw.user.unwrap_or_else(|| "pgbouncer".to_owned());
     let pause_within = raw.pause_within.map_or(Duration::from_secs(1), |lasting| lasting.0);
+    if pause_within.is_zero() || pause_within > PAUSE_WITHIN_MAX {
+        let message = format!("`pgbouncer.pause_within`: {pause_within:?} will not do");
+        let problem = Problem::at("E10", "pgbouncer.pause_within", message);
+        found.push(problem.help("more than nothing, and 10s at most: whoever comes meanwhile waits for as long"));
+    }
     Pgbouncer { admin, user, password_file: raw.password_file, databases: raw.databases.0, pause_within }
 }

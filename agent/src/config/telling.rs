@@ -154,10 +154,16 @@ pub fn unfit(program: &Path, owner: Uid) -> Option<String> {
 }
 
 impl Webhook {
-    /// By what it is known in metrics and in the log: the URL without what may be secret in it.
+    /// By what it is known in metrics and in the log: the URL without its path, which is the secret of many receivers.
     pub fn label(&self) -> String {
         let authority = self.url.authority().map_or("", |authority| authority.as_str());
-        format!("{}://{authority}{}", self.url.scheme_str().unwrap_or_default(), self.url.path())
+        format!("{}://{authority}", self.url.scheme_str().unwrap_or_default())
+    }
+
+    /// What of its URL is not to be told, where it could be a secret.
+    pub fn path_and_query(&self) -> Option<String> {
+        let path = self.url.path_and_query()?.as_str().trim_start_matches('/');
+        (path.len() > 8).then(|| path.to_owned())
     }
 
     /// Who signs its certificate, where it has one to show.
@@ -206,7 +212,7 @@ mod tests {
         let [first, second] = config.webhooks.as_slice() else { panic!("{:?}", config.webhooks) };
         assert_eq!(
             (first.label().as_str(), first.retries, first.timeout),
-            ("https://alerts.example.org/pg", 5, WEBHOOK_TIMEOUT)
+            ("https://alerts.example.org", 5, WEBHOOK_TIMEOUT)
         );
         assert_eq!((second.retries, second.timeout), (0, Duration::from_secs(2)));
     }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use consensus::records::Transition;
 use futures_util::future::join_all;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -79,17 +79,19 @@ async fn pause(settings: &Pgbouncer, address: &HostPort) -> Result<()> {
     Ok(())
 }
 
-async fn resume(settings: &Pgbouncer, address: &HostPort) -> Result<()> {
-    let client = tokio::time::timeout(ANSWERS_WITHIN, admin(settings, address)).await.context("no answer")??;
+/// How many databases had held their clients, and do not any more.
+async fn resume(settings: &Pgbouncer, address: &HostPort) -> Result<usize> {
+    let client = admin(settings, address).await?;
     let told = async {
         let paused = paused(&client).await?;
-        for database in settings.databases.iter().filter(|name| paused.contains(name)) {
+        let ours: Vec<&String> = settings.databases.iter().filter(|name| paused.contains(name)).collect();
+        for database in &ours {
             let done = client.simple_query(&format!("RESUME {}", quoted(database))).await;
             done.with_context(|| format!("RESUME {database}"))?;
         }
-        Ok(())
+        Ok(ours.len())
     };
-    tokio::time::timeout(ANSWERS_WITHIN, told).await.context("no answer")?
+    tokio::time::timeout(ANSWERS_WITHIN, told).await.with_context(|| format!("PgBouncer {address} does not answer"))?
 }
 
 /// The console of a PgBouncer.
@@ -99,11 +101,13 @@ async fn resume(settings: &Pgbouncer, address: &HostPort) -> Result<()> {
 pub async fn admin(settings: &Pgbouncer, address: &HostPort) -> Result<Client> {
     let mut config = tokio_postgres::Config::new();
     config.host(&address.host).port(address.port).user(&settings.user).dbname("pgbouncer");
-    config.connect_timeout(ANSWERS_WITHIN).application_name("pgvigil");
-    if let Some(file) = &settings.password_file {
-        config.password(Secret::read(file)?.expose());
+    config.application_name("pgvigil");
+    if let Some(file) = settings.password_file.clone() {
+        config.password(tokio::task::spawn_blocking(move || Secret::read(&file)).await??.expose());
     }
-    let (client, connection) = config.connect(NoTls).await.with_context(|| {
+    let entered = tokio::time::timeout(ANSWERS_WITHIN, config.connect(NoTls)).await;
+    let entered = entered.map_err(|_| anyhow!("no answer within {ANSWERS_WITHIN:?}")).and_then(|it| Ok(it?));
+    let (client, connection) = entered.with_context(|| {
         format!(
             "the console of PgBouncer at {address} does not let {user} in: is it running there, and {user} in its `admin_users` and `auth_file`, \
              with the password in `pgbouncer.password_file`?",
@@ -140,11 +144,12 @@ fn quoted(name: &str) -> String {
 /// For ever: where this node takes writes and clients are held, lets them go.
 pub async fn let_go_when_it_leads(hands: Arc<Hands>, board: Arc<Board>) {
     let (mut seen_to, mut again_after, mut complaint) = (false, AGAIN_AFTER, String::new());
+    let mut left = Left::default();
     loop {
         let picture = board.load().clone();
         let leads = takes_writes(&picture);
         if leads && !seen_to {
-            match let_go(&hands, Some(&board), None).await {
+            match left.let_go(&hands, &board).await {
                 Ok(()) => (seen_to, again_after, complaint) = (true, AGAIN_AFTER, String::new()),
                 Err(error) => {
                     let now = format!("{error:#}");
@@ -169,48 +174,90 @@ fn takes_writes(picture: &Picture) -> bool {
     !hands_over && health::judge(picture, "/primary", &Query::default()).is_ok()
 }
 
-/// Lets clients go where a record says that they are held: the record `of` by these words, or any.
-async fn let_go(hands: &Hands, board: Option<&Board>, of: Option<(&str, &str)>) -> Result<()> {
-    let (records, _) = hands.store.transitions().await?;
-    let is_meant = |record: &&Transition| {
-        let held = record.clients.as_deref().filter(|clients| clients.starts_with(HELD));
-        held.is_some_and(|held| of.is_none_or(|(id, since)| record.id == id && held == since))
-    };
-    let held: Vec<&Transition> = records.iter().filter(is_meant).collect();
-    if held.is_empty() {
-        return Ok(());
+/// Whoever may still hold clients. Where it was done once it is not done again: a pause that an operator has asked for since is theirs.
+#[derive(Default)]
+struct Left {
+    /// The records that say so, each with its own word of when.
+    held: Vec<(String, Option<String>)>,
+    /// Who has not let go yet.
+    at: Vec<HostPort>,
+}
+
+impl Left {
+    /// Lets clients go where a record says that they are held.
+    async fn let_go(&mut self, hands: &Hands, board: &Board) -> Result<()> {
+        let (records, _) = hands.store.transitions().await?;
+        let is_held = |record: &&Transition| record.clients.as_deref().is_some_and(|clients| clients.starts_with(HELD));
+        let held: Vec<_> =
+            records.iter().filter(is_held).map(|record| (record.id.clone(), record.clients.clone())).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        if held != self.held {
+            (self.held, self.at) = (held, hands.config.pgbouncer.admin.clone());
+        }
+        tokio::time::sleep(FOUND_WITHIN).await;
+        if !takes_writes(&board.load()) {
+            return Err(anyhow!("this node takes no writes any more"));
+        }
+        let failed = resume_all(hands, &self.at).await;
+        self.at = failed.iter().map(|(address, _)| address.clone()).collect();
+        if let Some((_, why)) = failed.into_iter().next() {
+            return Err(why);
+        }
+        for (id, since) in &self.held {
+            note_let_go(hands, id, since.as_deref()).await?;
+        }
+        Ok(())
     }
-    tokio::time::sleep(FOUND_WITHIN).await;
-    if board.is_some_and(|board| !takes_writes(&board.load())) {
-        return Err(anyhow!("this node takes no writes any more"));
-    }
+}
+
+/// Has each of these let its clients go; whoever has not, and why.
+async fn resume_all(hands: &Hands, at: &[HostPort]) -> Vec<(HostPort, Error)> {
     let settings = &hands.config.pgbouncer;
-    let all = join_all(settings.admin.iter().map(|address| resume(settings, address))).await;
-    for (address, resumed) in settings.admin.iter().zip(&all) {
+    let all = join_all(at.iter().map(|address| resume(settings, address))).await;
+    let mut failed = Vec::new();
+    for (address, resumed) in at.iter().zip(all) {
         hands.metrics.told_pgbouncer("resume", if resumed.is_ok() { "done" } else { "failed" });
-        if resumed.is_ok() {
-            tracing::info!(pgbouncer = %address, "PgBouncer lets its clients go");
+        match resumed {
+            Ok(0) => {}
+            Ok(databases) => tracing::info!(pgbouncer = %address, databases, "PgBouncer lets its clients go"),
+            Err(error) => failed.push((address.clone(), error)),
         }
     }
-    all.into_iter().collect::<Result<Vec<()>>>()?;
-    for record in held {
-        // Another attempt may have begun to hold them anew.
-        let amend = |now: &mut Transition| {
-            if now.clients == record.clients {
-                now.clients = Some(LET_GO.to_owned());
-            }
-        };
-        hands.store.amend_transition(&record.id, amend).await?;
-    }
+    failed
+}
+
+/// Another attempt may have begun to hold them anew: its word is another.
+async fn note_let_go(hands: &Hands, id: &str, since: Option<&str>) -> Result<()> {
+    let amend = |now: &mut Transition| {
+        if now.clients.as_deref() == since {
+            now.clients = Some(LET_GO.to_owned());
+        }
+    };
+    hands.store.amend_transition(id, amend).await?;
     Ok(())
 }
 
-/// Lets these clients go after a while even if nobody comes to take writes: better an error than silence.
+/// Lets these clients go after a while even if nobody comes to take writes, and whatever etcd says or does not say: better an error than silence.
 fn not_for_ever(hands: Arc<Hands>, record: String, since: String) {
     tokio::spawn(async move {
         tokio::time::sleep(HELD_AT_MOST).await;
-        if let Err(error) = let_go(&hands, None, Some((&record, &since))).await {
-            tracing::warn!("clients may still be held by PgBouncer: {error:#}");
+        let mut at = hands.config.pgbouncer.admin.clone();
+        loop {
+            // An agent of an older version that writes the record drops the word: only another word says that it is over.
+            let now = hands.store.transition(&record).await.ok().flatten();
+            if now.and_then(|record| record.clients).is_some_and(|now| now != since) {
+                return;
+            }
+            let failed = resume_all(&hands, &at).await;
+            let Some((address, error)) = failed.first() else { break };
+            tracing::warn!(pgbouncer = %address, "clients may still be held by PgBouncer: {error:#}");
+            at = failed.into_iter().map(|(address, _)| address).collect();
+            tokio::time::sleep(AGAIN_AFTER_MAX).await;
+        }
+        if let Err(error) = note_let_go(&hands, &record, Some(&since)).await {
+            tracing::warn!("it could not be put on record that clients were let go: {error:#}");
         }
     });
 }

@@ -1,16 +1,17 @@
 //! A program of the operator's, run when something has happened: with a bare environment, in a process group of its own that never outlives it, and not for
 //! long. What it prints goes into the log. It decides nothing, and nobody waits for it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command as StdCommand, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, Uid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc::Receiver;
 
 use super::Told;
@@ -22,6 +23,23 @@ const PRINTED_BYTES_MAX: usize = 8 << 10;
 /// What it has printed is waited for so long after its end: a grandchild that has fled its group may hold the pipe.
 const LAST_WORDS_WITHIN: Duration = Duration::from_millis(500);
 
+/// The process groups of the programs that run: none of them outlives the agent, whose next life begins its own.
+#[derive(Clone, Debug, Default)]
+pub struct Living(Arc<Mutex<BTreeSet<i32>>>);
+
+impl Living {
+    /// Ends them all.
+    pub fn end(&self) {
+        for id in std::mem::take(&mut *self.now()) {
+            let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What is to be run.
 pub(super) struct Run<'a> {
     /// The program and its arguments.
@@ -32,6 +50,8 @@ pub(super) struct Run<'a> {
     pub(super) environment: Vec<(&'static str, String)>,
     /// How long it may run.
     pub(super) timeout: Duration,
+    /// Where it is listed while it runs.
+    pub(super) living: &'a Living,
 }
 
 /// Tells the program of each record, one after the other.
@@ -49,7 +69,8 @@ pub(super) async fn tell(hands: Arc<Hands>, mut queue: Receiver<Arc<Told>>) {
             ("PGVIGIL_TO", name(&record.to)),
             ("PGVIGIL_OUTCOME", record.outcome.clone()),
         ];
-        let run = Run { words: &hooks.on_transition, input: &told.json, environment, timeout: hooks.timeout };
+        let (words, input, timeout, living) = (&hooks.on_transition, &told.json, hooks.timeout, &hands.programs);
+        let run = Run { words, input, environment, timeout, living };
         hands.metrics.told("on_transition", run.to_its_end(&record.id).await);
     }
 }
@@ -87,8 +108,16 @@ impl Run<'_> {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = Command::from(command).process_group(0).kill_on_drop(true).spawn()?;
-        let group = Group(child.id().and_then(|id| i32::try_from(id).ok()));
+        let mut command = Command::from(command);
+        command.process_group(0).kill_on_drop(true);
+        // It returns when the program is read from its disk, which may hang: on a thread of its own.
+        let runtime = tokio::runtime::Handle::current();
+        let spawned = tokio::task::spawn_blocking(move || {
+            let _within = runtime.enter();
+            command.spawn()
+        });
+        let mut child = spawned.await.map_err(std::io::Error::other)??;
+        let group = Group::of(&child, self.living);
         let printed = tokio::spawn(printed(child.stdout.take(), child.stderr.take()));
         let input = child.stdin.take();
         let ended = tokio::time::timeout(self.timeout, async {
@@ -109,7 +138,12 @@ impl Run<'_> {
         group.kill();
         let status = match ended {
             Ok(status) => status.map(|status| status.to_string()),
-            Err(_) => child.wait().await.map(|_| format!("killed after {:?}", self.timeout)),
+            Err(_) => {
+                // What hangs with its disk does not end even so.
+                let gone = tokio::time::timeout(LAST_WORDS_WITHIN, child.wait()).await;
+                let killed = format!("killed after {:?}", self.timeout);
+                Ok(if gone.is_ok() { killed } else { format!("{killed}, and it has not ended yet") })
+            }
         };
         drop(group);
         let abort = printed.abort_handle();
@@ -121,11 +155,17 @@ impl Run<'_> {
 }
 
 /// The process group of a program, with whatever it has left running.
-struct Group(Option<i32>);
+struct Group(Option<i32>, Living);
 
 impl Group {
+    fn of(child: &Child, living: &Living) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        living.now().extend(id);
+        Self(id, living.clone())
+    }
+
     fn kill(&self) {
-        if let Some(id) = self.0 {
+        if let Some(id) = self.0.filter(|id| self.1.now().remove(id)) {
             let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
         }
     }
@@ -176,7 +216,8 @@ mod tests {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
         let words = [program.display().to_string(), "argument".to_owned()];
         let environment = vec![("PGVIGIL_KIND", "failover".to_owned())];
-        let run = Run { words: &words, input, environment, timeout };
+        let living = Living::default();
+        let run = Run { words: &words, input, environment, timeout, living: &living };
         // A file that was just written may still be open for writing in a child that another test has forked.
         for _ in 0..50 {
             match run.attempt().await {

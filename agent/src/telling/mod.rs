@@ -17,6 +17,7 @@ use crate::hands::Hands;
 use crate::published::Board;
 use crate::transitions::REFUSED;
 
+pub use hook::Living;
 pub use webhook::trust;
 
 /// Records come to be known beside the picture.

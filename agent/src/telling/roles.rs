@@ -52,7 +52,8 @@ async fn run(hands: &Hands, role: &str) -> &'static str {
         ("PGVIGIL_MEMBER", hands.me().to_string()),
         ("PGVIGIL_ROLE", role.to_owned()),
     ];
-    Run { words: &words, input: "", environment, timeout: hooks.timeout }.to_its_end(role).await
+    let (timeout, living) = (hooks.timeout, &hands.programs);
+    Run { words: &words, input: "", environment, timeout, living }.to_its_end(role).await
 }
 
 /// In Patroni's words. `primary` only once writes are proven, and `demoted` as soon as this node is not to take any; `None`: it is on its way.

@@ -44,7 +44,7 @@ async fn an_old_leader_with_rows_of_its_own_is_rewound_and_the_loss_is_on_record
         for node in stage.cluster.nodes() {
             let count = format!("SELECT count(*) FROM rows WHERE id BETWEEN {} AND {}", doomed.0, doomed.1);
             let left: i64 = stage.cluster.connect(node.name()).await?.query_one(&count, &[]).await?.get(0);
-            ensure!(left == 0, "{left} rows that only {old} had are on {}", node.name());
+            ensure!(left == 0, "UNSAFE: {left} rows that only {old} had are on {}", node.name());
         }
         Ok(())
     })

@@ -28,7 +28,7 @@ async fn a_pause_is_kept_and_its_end_mends_everything() {
         let term = etcdctl::get(&stage.cluster, "term").await?;
         stage.node(&leader)?.kill_postgres()?;
         tokio::time::sleep(WATCHED_FOR).await;
-        ensure!(etcdctl::get(&stage.cluster, "term").await? == term, "somebody took the lead in a pause");
+        ensure!(etcdctl::get(&stage.cluster, "term").await? == term, "UNSAFE: somebody took the lead in a pause");
         ensure!(!stage.survey().await.iter().any(|sight| sight.writable), "somebody writes in a pause");
         ensure!(stage.node(&leader)?.postmaster_pid().is_none(), "Postgres was started in a pause");
         stage.pgvigil(&leader, &["resume"]).await?;

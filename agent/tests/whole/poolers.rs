@@ -95,7 +95,7 @@ async fn held(stage: &mut Stage, port: u16) -> Result<()> {
 
     let session = stage.cluster.connect(&stage.leader().await?).await?;
     let counted: i64 = session.query_one("SELECT count(*) FROM held", &[]).await?.get(0);
-    ensure!(usize::try_from(counted)? == rows, "{rows} rows are acknowledged, {counted} are there");
+    ensure!(usize::try_from(counted)? == rows, "UNSAFE: {rows} rows are acknowledged, {counted} are there");
     who_does_not_end_and_who_is_not_there_hold_up_nothing(stage, pooler, port).await
 }
 
@@ -104,7 +104,10 @@ async fn who_does_not_end_and_who_is_not_there_hold_up_nothing(stage: &Stage, po
     let lingering = connected(port).await?;
     lingering.batch_execute("BEGIN; INSERT INTO held VALUES (-1, -1)").await?;
     goes_on(stage, "had ended within").await?;
-    ensure!(lingering.batch_execute("COMMIT").await.is_err(), "what was open on the old primary was acknowledged");
+    ensure!(
+        lingering.batch_execute("COMMIT").await.is_err(),
+        "UNSAFE: what was open on the old primary was acknowledged"
+    );
     let_go(stage, port, &stage.leader().await?).await.context("after a client that stayed")?;
     drop(pooler);
     stage.whole().await?;
@@ -148,6 +151,8 @@ impl Clients {
             longest = longest.max(pause);
         }
         stage.say(&format!("{rows} rows without an error, the longest pause {} ms", longest.as_millis()));
+        // Whoever is let go by the new primary waits for less than whoever waits until nobody is held for longer.
+        ensure!(longest < Duration::from_secs(15), "clients were held for {longest:?}");
         Ok(rows)
     }
 }

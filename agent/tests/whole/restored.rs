@@ -30,7 +30,7 @@ async fn a_cluster_made_from_the_backup_of_another_has_its_rows_and_fails_over()
         .with("bootstrap.post_command", FORGETS_THE_CLIENT);
     on_stage(&restored, async |stage| {
         let leader = stage.leader().await?;
-        ensure!(stage.cluster.psql(&leader, "SELECT count(*) FROM kept").await? == "1000", "rows are missing");
+        ensure!(stage.cluster.psql(&leader, "SELECT count(*) FROM kept").await? == "1000", "UNSAFE: rows are missing");
         ensure!(stage.ask(&leader, "/patroni").await?["timeline"] == 2, "the record has another timeline");
         stage.node(&leader)?.kill_everything()?;
         let new = stage.leader_other_than(&leader).await?;

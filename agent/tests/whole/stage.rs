@@ -330,7 +330,8 @@ impl Stage {
                 primaries.push(node.name());
             }
         }
-        ensure!(primaries.len() == 1, "200 on /primary: {primaries:?}");
+        ensure!(primaries.len() < 2, "UNSAFE: 200 on /primary: {primaries:?}");
+        ensure!(primaries.len() == 1, "nobody answers 200 on /primary");
         Ok(())
     }
 }

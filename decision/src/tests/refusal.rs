@@ -60,8 +60,12 @@ fn too_far_behind_and_paused_are_refusals() {
     assert!(matches!(refused(&behind).reason, Reason::TooFarBehind { .. }), "{:?}", of(&behind));
     let paused = alone_for(2).set(|settings| settings.paused = true);
     assert_eq!(refused(&paused).reason, Reason::Paused {});
-    let down = view("pg1").leads().stopped(crashed_primary()).set(|settings| settings.paused = true);
-    assert!(refused(&down).is_worth_telling, "it holds the lock and nothing is started");
+    let down = |seconds| {
+        let down = view("pg1").leads().stopped(crashed_primary()).set(|settings| settings.paused = true);
+        down.aged(|ages| ages.down = Some(secs(seconds)))
+    };
+    assert!(refused(&down(2)).is_worth_telling, "it holds the lock and nothing is started");
+    assert!(!refused(&down(0)).is_worth_telling, "somebody restarts it by hand");
     assert_eq!(of(&view("pg1").leads().set(|settings| settings.paused = true)), Refusal::Over(name("pg1")));
 }
 

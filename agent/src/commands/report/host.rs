@@ -1,5 +1,8 @@
 //! What a bundle says of the host: its system, its load, its disks, and the journal of the agent.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,6 +14,9 @@ use super::read;
 
 /// No program is waited for longer.
 const WITHIN: Duration = Duration::from_secs(3);
+
+/// Of a file that is logged to so much is read, from its end.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Puts in what the system says.
 pub async fn facts(bundle: &mut Bundle) {
@@ -43,8 +49,21 @@ pub async fn journal(bundle: &mut Bundle, unit: &str, lines: u32) {
 
 /// Puts in the last lines of the file that the agent logs to.
 pub fn log_file(bundle: &mut Bundle, file: &Path, lines: u32) {
-    let told = read(file).map(|text| last_lines(&text, lines as usize));
-    bundle.text("log/agent.txt", told);
+    let told = end_of(file).map_err(|error| format!("{}: {error}", file.display()));
+    bundle.text("log/agent.txt", told.map(|text| last_lines(&text, lines as usize)));
+}
+
+/// No more than is looked at: a log may be larger than the memory of its host.
+fn end_of(file: &Path) -> io::Result<String> {
+    let mut log = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(file)?;
+    let about = log.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    log.seek(SeekFrom::Start(about.len().saturating_sub(LOG_BYTES_MAX)))?;
+    let mut bytes = Vec::new();
+    log.take(LOG_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn last_lines(text: &str, count: usize) -> String {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::config::Webhook;
 use crate::operate::world::Reach;
 
 /// All that can be read.
@@ -14,6 +15,7 @@ pub async fn secrets(reach: &Reach) -> Vec<String> {
         config.etcd.password_file.clone(),
         postgres.replication_password_file.clone(),
         postgres.rewind_password_file.clone(),
+        config.pgbouncer.password_file.clone(),
     ]
     .into_iter()
     .chain(tokens)
@@ -25,6 +27,7 @@ pub async fn secrets(reach: &Reach) -> Vec<String> {
         .filter_map(|file| std::fs::read_to_string(file).ok())
         .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
         .collect();
+    secrets.extend(config.webhooks.iter().filter_map(Webhook::path_and_query));
     if let Ok(Some(stored)) = reach.store.secrets().await {
         secrets.extend([stored.replication_password, stored.rewind_password]);
     }
