@@ -110,7 +110,7 @@ pub async fn a_write_probe_waits_as_a_clients_commit_does_locks_nothing_and_leav
     let end = leader.ask("SELECT pg_current_wal_insert_lsn()").await?;
     leader.instance.write_probe(PATIENCE).await?;
     let wrote = leader.ask(&format!("SELECT pg_current_wal_flush_lsn() > '{end}'")).await?;
-    assert_eq!(wrote, "t", "a commit is in the WAL");
+    assert_eq!(wrote, "true", "a commit is in the WAL");
     leader.instance.apply_sync(&any(1, &["pg2"]), Term(1), PATIENCE).await?;
     let (probed, marked) = tokio::join!(leader.instance.write_probe(SHORT), leader.instance.prove(Term(1), SHORT));
     assert!(matches!(probed, Err(Error::Timeout { .. })), "nobody acknowledges: {probed:?}");
