@@ -45,7 +45,7 @@ impl Probes {
         );
         let unanswered = Family::default();
         registry.register(
-            "pgvigil_lease_renewals_unanswered",
+            "pgvigil_lease_unanswered",
             "Renewals that etcd did not answer in time, by lease",
             unanswered.clone(),
         );
