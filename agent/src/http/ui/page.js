@@ -5,9 +5,13 @@
 const EVENTS_MAX = 50;
 const RETRY_MS = 3000;
 const STALE_MS = 4000;
+/** Commits that have waited for so long are more than a slow network. */
+const HELD_UP_MS = 2000;
+/** As with `pgvigil status`: replay this far behind prolongs a failover. */
+const REPLAY_BEHIND_BYTES = 16 * 1024 * 1024;
 /** Phases in which writes work, or still work. */
 const FREE_PHASES = ["prepare", "redundancy"];
-const seen = { leader: undefined, members: new Map(), transitions: new Map(), at: 0, leaseMax: 0, me: "" };
+const seen = { leader: undefined, members: new Map(), transitions: new Map(), at: 0, leaseMax: 0, me: "", held: true };
 
 const byId = (id) => document.getElementById(id);
 
@@ -57,22 +61,55 @@ const names = (members) => members.map((member) => member.name ?? member).join("
 /** Who could take over from the leader, as far as this agent knows. */
 const candidates = (told) => (told.why.standings ?? []).filter((one) => one.may_lead && one.member !== (told.cluster.members ?? []).find(leads)?.name);
 
+/** What the agent says is wrong, in the order of `pgvigil status`. */
+function problems(told) {
+  const why = told.why;
+  const unread = (why.problems ?? []).map((one) => ({ problem: `${one.key} in etcd cannot be understood: ${one.why}` }));
+  const lists = [why.parameters, why.slot_problems, why.certificates, why.overruled].flatMap((list) => list ?? []);
+  return [...unread, why.not_listening, why.state_dir, ...lists].filter(Boolean);
+}
+
+/**
+ * Something has been in the way of writes for long. At rest there is no such moment, however long ago the last write was. Of a cluster that has rested, the
+ * first write that waits for an instant is told with the age of the one before it: so the picture before must have said the same, where there was one.
+ */
+function heldUp(beat) {
+  const held = beat.worked_ago_ms > HELD_UP_MS;
+  const before = seen.held;
+  seen.held = held;
+  return held && before;
+}
+
 /** One word and one sentence, from what this agent knows. */
 function verdict(told) {
+  const held = heldUp(told.beat);
   const members = told.cluster.members ?? [];
   const leader = members.find(leads);
   if (!leader) return ["bad", "✖ NO LEADER", "nobody holds the leader lock"];
   const mine = told.beat.leader === true;
   const follows = leader.role === "standby_leader";
   if (mine && !follows && told.beat.writable !== true) return ["bad", "✖ NO WRITES", `${leader.name} holds the lock, and does not accept writes`];
-  const writes = follows ? `this site follows another, led by ${leader.name}` : mine ? `writes work on ${leader.name}` : `${leader.name} leads`;
+  if (mine && !follows && held) return ["bad", "✖ NO WRITES", `no commit is acknowledged on ${leader.name}`];
+  const overruled = (code) => (told.why.overruled ?? []).some((one) => one.code === code);
+  const forbidden = overruled("writes_forbidden") ? `${leader.name} could take writes, but a setting forbids them to every client` : null;
+  const writes = follows ? `this site follows another, led by ${leader.name}` : forbidden ?? (mine ? `writes work on ${leader.name}` : `${leader.name} leads`);
   const ill = members.filter((member) => !leads(member) && !healthy(member));
+  const silent = members.filter((member) => typeof member.acknowledges_nothing_ms === "number");
+  const elsewhere = members.filter((member) => healthy(member) && member.timeline && leader.timeline && member.timeline !== leader.timeline);
+  // What others have replayed only the leader knows at this moment.
+  const behind = mine ? members.filter((member) => healthy(member) && member.replay_lag > REPLAY_BEHIND_BYTES) : [];
+  const [first, ...more] = problems(told);
   const wrong = [
     healthy(leader) ? null : `its Postgres is ${leader.state}`,
     told.missing?.length ? `down: ${names(told.missing)}` : null,
     ill.length ? `not streaming: ${names(ill)}` : null,
     told.cluster.pause ? "paused, so nothing fails over" : null,
     told.why.etcd_age_ms > STALE_MS ? "etcd is out of sight" : null,
+    silent.length ? `acknowledging nothing: ${names(silent)}` : null,
+    elsewhere.length ? `on another timeline: ${names(elsewhere)}` : null,
+    behind.length ? `far behind with replay: ${names(behind)}` : null,
+    overruled("durability_overruled") ? "a failover now may lose acknowledged writes, by a setting" : null,
+    first ? `${first.problem}${more.length ? `; ${more.length} more below` : ""}` : null,
     follows || candidates(told).length || members.length < 2 ? null : "nobody could take over",
   ].filter(Boolean);
   if (wrong.length) return ["doubtful", "▲ DEGRADED", [writes, ...wrong].join("; ")];
@@ -84,10 +121,7 @@ function notes(told) {
   if (told.cluster.pause) found.push(`Nothing fails over: automatic actions are paused ${told.pause ?? ""}. HINT: pgvigil resume`);
   if (told.cluster.pgvigil?.hold) found.push("Planned actions are held; failovers are not. HINT: pgvigil release");
   for (const name of told.missing ?? []) found.push(`${name} is down: its agent is not registered in etcd. HINT: start the agent on ${name}; its log says why it ended`);
-  for (const problem of told.why.problems ?? []) found.push(`${problem.key} in etcd cannot be understood: ${problem.why}`);
-  for (const problem of [told.why.state_dir, told.why.not_listening, ...(told.why.certificates ?? []), ...(told.why.parameters ?? []), ...(told.why.overruled ?? []), ...(told.why.slot_problems ?? [])]) {
-    if (problem) found.push(`${problem.problem}. HINT: ${problem.hint}`);
-  }
+  for (const { problem, hint } of problems(told)) found.push(hint ? `${problem}. HINT: ${hint}` : problem);
   if (told.why.etcd_age_ms > STALE_MS) found.push(`This agent has not seen etcd for ${span(told.why.etcd_age_ms)}: what it says of others is as old.`);
   return found.map((text) => make("li", "", text));
 }
