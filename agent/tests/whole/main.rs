@@ -48,6 +48,7 @@ mod packages;
 mod pages;
 mod parameters;
 mod poolers;
+mod probing;
 mod programs;
 mod promises;
 mod race;
