@@ -2,12 +2,14 @@
 //! record began says nothing of that, since the clock may have been set back meanwhile.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// What this life has begun.
 #[derive(Default)]
 pub struct Begun {
     orders: Mutex<BTreeSet<String>>,
+    copied: AtomicBool,
 }
 
 impl Begun {
@@ -19,5 +21,15 @@ impl Begun {
     /// Whether this life has begun the order of this record.
     pub fn has_order(&self, record: &str) -> bool {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).contains(record)
+    }
+
+    /// A copy of the data has been made here, from its beginning to its end.
+    pub fn has_copied(&self) {
+        self.copied.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether this life has made one.
+    pub fn copied(&self) -> bool {
+        self.copied.load(Ordering::SeqCst)
     }
 }

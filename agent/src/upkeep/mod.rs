@@ -166,15 +166,7 @@ async fn tend_records(hands: &Hands, mine: Option<Term>, here: Here) -> Result<(
     reload(&hands.store, &hands.ledger).await?;
     let cut_off = |record: &Transition| was_cut_off(record, hands.me(), &hands.begun, here);
     for record in hands.ledger.all().into_iter().filter(cut_off) {
-        let close = |record: &mut Transition| {
-            if record.outcome == "in_progress" {
-                close_record(
-                    record,
-                    None,
-                    "cut off: the agent ended meanwhile, and another one has taken over".to_owned(),
-                );
-            }
-        };
+        let close = |record: &mut Transition| close_cut_off(record, hands.begun.copied());
         hands.store.amend_transition(&record.id, close).await?;
     }
     let Some(term) = mine else { return Ok(()) };
@@ -197,6 +189,26 @@ fn was_cut_off(record: &Transition, me: &MemberName, begun: &Begun, here: Here) 
     let mine = [&record.from, &record.to].iter().all(|name| name.as_deref() == Some(me.as_str()));
     let ordered = record.kind == "restart" || (record.kind == "reinit" && here.runs);
     record.outcome == "in_progress" && mine && ordered && here.idle && !begun.has_order(&record.id)
+}
+
+/// Closes the record of an order that was cut off. Whoever finds a copy begun makes it anew, and what this life has copied is newer than an order that an
+/// earlier one has begun; whether the earlier one came to touch the data, nobody knows.
+fn close_cut_off(record: &mut Transition, copied: bool) {
+    if record.outcome != "in_progress" {
+        return;
+    }
+    let why = match (record.kind.as_str(), copied) {
+        ("reinit", true) => {
+            record.outcome = "done".to_owned();
+            record.notes.push("the agent ended meanwhile, and the next one has made the copy".to_owned());
+            return;
+        }
+        ("reinit", false) => {
+            "cut off: the agent ended meanwhile; the server runs, on a copy or on the data that was here before: pgvigil status tells how it is"
+        }
+        _ => "cut off: the agent ended meanwhile, and another one has taken over",
+    };
+    close_record(record, None, why.to_owned());
 }
 
 #[cfg(test)]
@@ -231,6 +243,22 @@ mod tests {
             (Transition { to: Some("pg2".to_owned()), ..record("restart", "pg1") }, at_work, false),
         ] {
             assert_eq!(was_cut_off(&record, &me, &begun, here), is, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_the_next_life_has_made_is_done_and_nothing_is_said_of_another() {
+        for (kind, outcome, copied, becomes, says) in [
+            ("reinit", "in_progress", true, "done", "the next one has made the copy"),
+            ("reinit", "in_progress", false, "failed", "pgvigil status"),
+            ("restart", "in_progress", true, "failed", "another one has taken over"),
+            ("reinit", "refused", true, "refused", ""),
+        ] {
+            let (kind, outcome) = (kind.to_owned(), outcome.to_owned());
+            let mut record = Transition { kind, outcome, ..Transition::default() };
+            close_cut_off(&mut record, copied);
+            assert_eq!(record.outcome, becomes, "{record:?}");
+            assert!(record.notes.join("; ").contains(says), "{record:?}");
         }
     }
 }
