@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access;
 use crate::authority::Authority;
+use crate::begun::Begun;
 use crate::certificates;
 use crate::config::Config;
 use crate::configure::Known;
@@ -58,6 +59,8 @@ pub struct Hands {
     pub metrics: Arc<Metrics>,
     /// Records.
     pub ledger: Arc<Ledger>,
+    /// What this life has begun.
+    pub begun: Begun,
     /// Whether the member record of my name has been mine in this life; before that, the name may be somebody else's.
     pub name_is_mine: AtomicBool,
     /// The lock lease that this node publishes while it stands ready for a switchover; 0: it does not.

@@ -8,6 +8,7 @@ mod ages;
 mod authority;
 mod ballots;
 mod beats;
+mod begun;
 mod body;
 mod certificates;
 mod chore;

@@ -105,14 +105,16 @@ impl Refusals {
         self.close_what_nobody_keeps(leader, mine, view);
     }
 
-    /// The record of an earlier life of this agent, or, by the leader, of a node that is gone: how long that was nobody has measured to the end.
+    /// The record of an earlier life of this agent, but for one that may be this episode's; or, by the leader, of a node that is gone: how long that was nobody has measured to the end.
     fn close_what_nobody_keeps(&mut self, leader: &MemberName, mine: Option<String>, view: &View) {
         let Some(members) = view.cluster.now().map(|cluster| &cluster.members) else { return };
         let (me, leads) = (self.hands.me().clone(), leader == self.hands.me());
         let is_gone = |name: &str| !members.keys().any(|member| member.as_str() == name);
+        let episode = self.episode.as_ref();
         let kept_by_nobody = |record: &Transition| {
             is_refused_still(record)
                 && mine.as_ref() != Some(&record.id)
+                && !episode.is_some_and(|episode| episode.may_yet_keep(record))
                 && (record.told_by == me.as_str() || (leads && is_gone(&record.told_by)))
         };
         if !self.hands.ledger.any(kept_by_nobody) {
@@ -175,6 +177,13 @@ impl Episode {
         }
     }
 
+    /// Whether this record may be its own: what was written last may have reached etcd without an answer, and is told once it is written again.
+    fn may_yet_keep(&self, record: &Transition) -> bool {
+        let kept = kept(&self.kept);
+        let is_to_be_written = !kept.is_anothers && kept.written.as_ref() != Some(&self.draft);
+        is_to_be_written && record.told_by == self.draft.told_by && record.term_before == self.term.0
+    }
+
     fn ends(&mut self, leader: &MemberName, me: &MemberName) {
         self.draft.outcome = "refused".to_owned();
         self.draft.to = Some(leader.to_string());
@@ -231,7 +240,7 @@ async fn create(store: &Store, draft: &Transition) -> Result<Begun> {
             return Ok(Begun::Mine(id));
         }
         let Some(there) = store.transition(&id).await? else { continue };
-        if !is_refused_still(&there) {
+        if !is_refused_still(&there) && !is_closed_before_it_was_told(&there, draft) {
             continue;
         }
         if there.told_by != draft.told_by {
@@ -241,6 +250,15 @@ async fn create(store: &Store, draft: &Transition) -> Result<Begun> {
         return Ok(Begun::Mine(id));
     }
     Ok(Begun::Anothers(None))
+}
+
+/// Whether this is the record of the same episode, which was written without an answer, and closed unmeasured before it could be brought up to date.
+fn is_closed_before_it_was_told(there: &Transition, draft: &Transition) -> bool {
+    let of = |record: &Transition| {
+        let (told_by, cause) = (record.told_by.clone(), record.cause.clone());
+        (told_by, cause, record.term_before, record.started_at.clone())
+    };
+    there.kind == REFUSED && there.phases.is_empty() && of(there) == of(draft)
 }
 
 /// The record becomes the draft; what an earlier life of this agent has told stays.
@@ -326,5 +344,44 @@ mod tests {
         let closed = begun.clone();
         close_unmeasured(&mut begun, &name("pg1"));
         assert_eq!(begun, closed, "once");
+    }
+
+    #[test]
+    fn a_record_that_may_be_this_episodes_is_left_until_that_is_written() {
+        let episode = || Episode::begin(&refused(Reason::NoCandidate {}), &name("pg2"));
+        let (lost, told, anothers) = (episode(), episode(), episode());
+        kept(&told.kept).written = Some(told.draft.clone());
+        kept(&anothers.kept).is_anothers = true;
+        let there = Transition { id: "n-7".to_owned(), ..lost.draft.clone() };
+        for (episode, record, may) in [
+            (&lost, there.clone(), true),
+            (&lost, Transition { told_by: "pg3".to_owned(), ..there.clone() }, false),
+            (&lost, Transition { term_before: 6, ..there.clone() }, false),
+            (&told, there.clone(), false),
+            (&anothers, there, false),
+        ] {
+            assert_eq!(episode.may_yet_keep(&record), may, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_closed_before_its_episode_was_told_is_taken_over_and_no_other() {
+        let mut episode = Episode::begin(&refused(Reason::NoCandidate {}), &name("pg2"));
+        let mut closed = Transition { id: "n-7".to_owned(), ..episode.draft.clone() };
+        close_unmeasured(&mut closed, &name("pg3"));
+        episode.ends(&name("pg3"), &name("pg2"));
+        let measured = Transition { phases: episode.draft.phases.clone(), ..closed.clone() };
+        for (there, is) in [
+            (closed.clone(), true),
+            (measured, false),
+            (Transition { told_by: "pg1".to_owned(), ..closed.clone() }, false),
+            (Transition { cause: "paused".to_owned(), ..closed.clone() }, false),
+            (Transition { term_before: 6, ..closed.clone() }, false),
+            (Transition { started_at: "2026-09-01T00:00:00Z".to_owned(), ..closed.clone() }, false),
+        ] {
+            assert_eq!(is_closed_before_it_was_told(&there, &episode.draft), is, "{there:?}");
+        }
+        take_over(&mut closed, &episode.draft);
+        assert_eq!(closed, Transition { id: "n-7".to_owned(), ..episode.draft }, "nothing is said of a restart");
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::activity::ActivityLook;
 use crate::authority::Authority;
+use crate::begun::Begun;
 use crate::body::Body;
 use crate::certificates;
 use crate::config::{Config, Initdb};
@@ -214,6 +215,7 @@ fn hands(config: Config, adopted: Adopted) -> Result<Hands> {
         disk,
         metrics,
         ledger,
+        begun: Begun::default(),
         name_is_mine: AtomicBool::new(false),
         spare_lease: AtomicI64::new(0),
         works: TaskTracker::new(),

@@ -24,6 +24,7 @@ use crate::task::crash_point;
 use crate::transitions::{EXPIRED, LEADER_CHANGED, NOT_NEEDED};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CAME_BETWEEN: &str = "something else was asked for, begun or changed at the same moment";
 
 /// Sees to what is scheduled, while this node leads.
 pub struct Scheduler {
@@ -145,10 +146,10 @@ impl Scheduler {
         let by = (reign.me, reign.term);
         let moved = self.reach.store.begin_planned(by, begin, revision, condition, reign.seen).await?;
         crash_point("schedule", "after");
-        if let Outcome::Applied { .. } = moved {
-            self.waiting.remove(&revision);
+        if moved.applied() {
             tracing::info!(id = consensus::records::planned_id(revision), ?begin, "what was scheduled begins");
         }
+        after_begin(&mut self.waiting, revision, moved);
         Ok(())
     }
 
@@ -169,8 +170,7 @@ impl Scheduler {
                 Ok(())
             }
             Turn::Expired(obstacle) => {
-                let obstacle = obstacle.or_else(|| self.waiting.get(&revision).cloned());
-                let why = obstacle.unwrap_or_else(|| "nobody led who could have begun it".to_owned());
+                let why = why_not(obstacle, self.waiting.get(&revision));
                 self.drop(reign, subject, revision, EXPIRED, format!("it could not begin {window}: {why}")).await
             }
             Turn::LeaderChanged(leader) => {
@@ -200,6 +200,22 @@ impl Scheduler {
     }
 }
 
+/// What has come of moving it: it does not wait any more, or it does for what came between the look at the world and that.
+fn after_begin(waiting: &mut BTreeMap<i64, String>, revision: i64, moved: Outcome) {
+    if moved.applied() {
+        waiting.remove(&revision);
+    } else if waiting.insert(revision, CAME_BETWEEN.to_owned()).is_none() {
+        let id = consensus::records::planned_id(revision);
+        tracing::warn!(id, why = CAME_BETWEEN, "what is scheduled is due, and waits");
+    }
+}
+
+/// Why it could not begin: what is in the way, or else what it has waited for last.
+fn why_not(obstacle: Option<String>, waited_for: Option<&String>) -> String {
+    let obstacle = obstacle.or_else(|| waited_for.cloned());
+    obstacle.unwrap_or_else(|| "nobody led who could have begun it".to_owned())
+}
+
 /// Whether there is something to be done about any of it, under this leader.
 fn is_due(scheduled: &Scheduled, me: &MemberName, now: Timestamp) -> bool {
     let now_ms = now.as_millisecond();
@@ -207,4 +223,23 @@ fn is_due(scheduled: &Scheduled, me: &MemberName, now: Timestamp) -> bool {
         scheduled.switchover.iter().map(|planned| (&planned.record.schedule, Some(&planned.record.leader)));
     let restarts = scheduled.restarts.values().map(|planned| (&planned.record.schedule, None));
     switchover.chain(restarts).any(|(schedule, under)| schedule.due(under).turn(now_ms, Some(me), None) != Turn::Ahead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_between_each_time_is_why_it_has_expired() {
+        let mut waiting = BTreeMap::new();
+        for (moved, obstacle, says) in [
+            (Outcome::Refused, None, CAME_BETWEEN),
+            (Outcome::Refused, Some("planned actions are held"), "planned actions are held"),
+            (Outcome::Applied { revision: 9 }, None, "nobody led"),
+        ] {
+            after_begin(&mut waiting, 7, moved);
+            let why = why_not(obstacle.map(str::to_owned), waiting.get(&7));
+            assert!(why.starts_with(says), "{moved:?}: {why}");
+        }
+    }
 }

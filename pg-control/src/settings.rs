@@ -61,12 +61,23 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// Forgets what is not asked for any more, and with it what was refused at once with that.
+    /// Forgets what is not asked for any more, and with it what was refused at once with that, and so on: of a group that was broken up nothing would
+    /// say what the rest of it waits for.
     fn keep_what_is_asked(&mut self, wanted: &Parameters) {
         let otherwise = |name: &String| wanted.get(name) != self.values.get(name);
-        let alone = self.values.keys().filter(|name| otherwise(name));
-        let with_it = self.together.iter().filter(|names| names.iter().any(otherwise)).flatten();
-        let again: BTreeSet<String> = alone.chain(with_it).cloned().collect();
+        let mut again: BTreeSet<String> =
+            self.values.keys().chain(self.together.iter().flatten()).filter(|name| otherwise(name)).cloned().collect();
+        loop {
+            let before = again.len();
+            for names in &self.together {
+                if !names.is_disjoint(&again) {
+                    again.extend(names.iter().cloned());
+                }
+            }
+            if again.len() == before {
+                break;
+            }
+        }
         self.values.retain(|name, _| !again.contains(name));
         self.instead.retain(|name, _| !again.contains(name));
         self.together.retain(|names| names.is_disjoint(&again));
@@ -437,6 +448,21 @@ mod tests {
             Some(of(&[("d", "2")])),
             "that one was refused by itself"
         );
+    }
+
+    #[test]
+    fn what_was_refused_at_once_with_what_is_tried_again_is_tried_again_as_well() {
+        for groups in [[&["a", "b"], &["b", "c"], &["c", "d"]], [&["c", "d"], &["b", "c"], &["a", "b"]]] {
+            let mut kept = Kept::default();
+            for group in groups {
+                kept.refuse(group.iter().map(|name| ((*name).to_owned(), "2".to_owned())).collect(), "no".to_owned());
+            }
+            kept.refuse(of(&[("e", "2")]), "no".to_owned());
+            let asked = |a: &str| of(&[("a", a), ("b", "2"), ("c", "2"), ("d", "2"), ("e", "2")]);
+            assert_eq!(kept.without_refused(&asked("2")), of(&[]));
+            let mended = of(&[("a", "1"), ("b", "2"), ("c", "2"), ("d", "2")]);
+            assert_eq!(kept.without_refused(&asked("1")), mended, "{groups:?}");
+        }
     }
 
     #[test]

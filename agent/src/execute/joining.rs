@@ -48,6 +48,7 @@ pub(super) async fn clone(
     );
     let copying = Copying { leader: from, methods: &methods, options: &options, progress: &hands.copying, cancel };
     let method = hands.instance.clone_by(&copying).await?;
+    hands.begun.has_copied();
     tracing::info!(method, "the copy is made; what was here before is kept until it streams");
     Ok(Effect::LOCAL)
 }

@@ -112,6 +112,8 @@ async fn obeyed(
     record: Transition,
     work: impl Future<Output = Result<(Effect, Option<String>)>>,
 ) -> Result<Effect> {
+    // Before its record can be read, lest it be taken for an earlier life's.
+    hands.begun.order(&record.id);
     let taken = hands.store.take_order(hands.me(), order, &record).await?;
     if !taken.applied() {
         return Ok(Effect::LOCAL);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::begun::Begun;
 use crate::chore::Chore;
 use crate::hands::Hands;
 use crate::look::LastLook;
@@ -27,8 +28,6 @@ use consensus::Snapshot;
 use consensus::records::Transition;
 use decision::names::{MemberName, Term};
 use decision::view::{Initialize, Lock, Primary, Server, View};
-
-use jiff::Timestamp;
 
 use departures::Departures;
 use frozen::Frozen;
@@ -50,8 +49,6 @@ pub struct Upkeep {
     secrets: Chore,
     records: Chore,
     recorded_at: i64,
-    /// Since when this agent lives, by the clock that records are dated with.
-    since: Timestamp,
     identity: Identity,
     listed: Listed,
     mending: Mending,
@@ -71,7 +68,6 @@ impl Upkeep {
             secrets: Chore::new("passwords between members"),
             records: Chore::new("transition records"),
             recorded_at: 0,
-            since: Timestamp::now(),
             identity: Identity::new(Arc::clone(&hands)),
             listed: Listed::new(Arc::clone(&hands)),
             mending: Mending::new(Arc::clone(&hands)),
@@ -109,8 +105,8 @@ impl Upkeep {
         if self.recorded_at != cluster.revision {
             let hands = Arc::clone(&self.hands);
             let mine = matches!(view.lock, Lock::Held { .. }).then_some(cluster.term);
-            let (since, runs) = (self.since, view.job.is_none() && runs(view));
-            if self.records.begin(AGAIN_AFTER, async move { tend_records(&hands, mine, (since, runs)).await }) {
+            let here = Here { idle: view.job.is_none(), runs: runs(view) };
+            if self.records.begin(AGAIN_AFTER, async move { tend_records(&hands, mine, here).await }) {
                 self.recorded_at = cluster.revision;
             }
         }
@@ -149,6 +145,15 @@ fn reign(view: &View) -> Option<(&Primary, Term)> {
     }
 }
 
+/// What goes on here.
+#[derive(Clone, Copy)]
+struct Here {
+    /// No job is under way.
+    idle: bool,
+    /// A server runs.
+    runs: bool,
+}
+
 /// A server runs here, and is not in the middle of anything.
 fn runs(view: &View) -> bool {
     let server = view.postgres.now().map(|postgres| &postgres.server);
@@ -157,19 +162,11 @@ fn runs(view: &View) -> bool {
 
 /// Reads the records; closes those of orders to this node that an earlier life of this agent has begun, and as the leader of term `mine` those whose own
 /// leader never came to do it.
-async fn tend_records(hands: &Hands, mine: Option<Term>, (since, runs): (Timestamp, bool)) -> Result<()> {
+async fn tend_records(hands: &Hands, mine: Option<Term>, here: Here) -> Result<()> {
     reload(&hands.store, &hands.ledger).await?;
-    let cut_off = |record: &Transition| was_cut_off(record, hands.me(), since, runs);
+    let cut_off = |record: &Transition| was_cut_off(record, hands.me(), &hands.begun, here);
     for record in hands.ledger.all().into_iter().filter(cut_off) {
-        let close = |record: &mut Transition| {
-            if record.outcome == "in_progress" {
-                close_record(
-                    record,
-                    None,
-                    "cut off: the agent ended meanwhile, and another one has taken over".to_owned(),
-                );
-            }
-        };
+        let close = |record: &mut Transition| close_cut_off(record, hands.begun.copied());
         hands.store.amend_transition(&record.id, close).await?;
     }
     let Some(term) = mine else { return Ok(()) };
@@ -186,13 +183,32 @@ async fn tend_records(hands: &Hands, mine: Option<Term>, (since, runs): (Timesta
     Ok(())
 }
 
-/// Whether this is an order to this node that an agent before this one, which lives `since` then, has begun and will not finish. A copy that was cut off
-/// is made all the same, and is under way until the server runs.
-fn was_cut_off(record: &Transition, me: &MemberName, since: Timestamp, runs: bool) -> bool {
+/// Whether this is an order to this node that an earlier life of this agent has begun and will not finish. A copy that was cut off is made all the same,
+/// and is under way until the server runs.
+fn was_cut_off(record: &Transition, me: &MemberName, begun: &Begun, here: Here) -> bool {
     let mine = [&record.from, &record.to].iter().all(|name| name.as_deref() == Some(me.as_str()));
-    let ordered = record.kind == "restart" || (record.kind == "reinit" && runs);
-    let before = record.started_at.parse::<Timestamp>().is_ok_and(|begun| begun < since);
-    record.outcome == "in_progress" && mine && ordered && before
+    let ordered = record.kind == "restart" || (record.kind == "reinit" && here.runs);
+    record.outcome == "in_progress" && mine && ordered && here.idle && !begun.has_order(&record.id)
+}
+
+/// Closes the record of an order that was cut off. Whoever finds a copy begun makes it anew, and what this life has copied is newer than an order that an
+/// earlier one has begun; whether the earlier one came to touch the data, nobody knows.
+fn close_cut_off(record: &mut Transition, copied: bool) {
+    if record.outcome != "in_progress" {
+        return;
+    }
+    let why = match (record.kind.as_str(), copied) {
+        ("reinit", true) => {
+            record.outcome = "done".to_owned();
+            record.notes.push("the agent ended meanwhile, and the next one has made the copy".to_owned());
+            return;
+        }
+        ("reinit", false) => {
+            "cut off: the agent ended meanwhile; the server runs, on a copy or on the data that was here before: pgvigil status tells how it is"
+        }
+        _ => "cut off: the agent ended meanwhile, and another one has taken over",
+    };
+    close_record(record, None, why.to_owned());
 }
 
 #[cfg(test)]
@@ -202,27 +218,47 @@ mod tests {
 
     #[test]
     fn an_order_that_an_earlier_life_has_begun_is_closed_and_no_other() {
-        let record = |kind: &str, of: &str, started_at: &str| Transition {
+        let record = |kind: &str, of: &str| Transition {
             kind: kind.to_owned(),
             from: Some(of.to_owned()),
             to: Some(of.to_owned()),
-            started_at: started_at.to_owned(),
             ..Transition::default()
         };
-        let (me, since) = (MemberName::new("pg1").unwrap(), "2026-11-22T10:00:00Z".parse().unwrap());
-        let (before, after) = ("2026-11-22T09:59:59Z", "2026-11-22T10:00:01Z");
-        for (record, runs, is) in [
-            (record("restart", "pg1", before), false, true),
-            (record("restart", "pg1", after), true, false),
-            (record("restart", "pg2", before), true, false),
-            (record("restart", "pg1", ""), true, false),
-            (record("reinit", "pg1", before), false, false),
-            (record("reinit", "pg1", before), true, true),
-            (record("switchover", "pg1", before), true, false),
-            (Transition { outcome: "done".to_owned(), ..record("restart", "pg1", before) }, true, false),
-            (Transition { to: Some("pg2".to_owned()), ..record("restart", "pg1", before) }, true, false),
+        let (me, begun) = (MemberName::new("pg1").unwrap(), Begun::default());
+        begun.order("o-7");
+        let (busy, stopped, at_work) =
+            (Here { idle: false, runs: true }, Here { idle: true, runs: false }, Here { idle: true, runs: true });
+        for (record, here, is) in [
+            (record("restart", "pg1"), stopped, true),
+            (record("restart", "pg1"), at_work, true),
+            (record("restart", "pg1"), busy, false),
+            (Transition { id: "o-7".to_owned(), ..record("restart", "pg1") }, stopped, false),
+            (Transition { id: "o-6".to_owned(), ..record("restart", "pg1") }, stopped, true),
+            (record("restart", "pg2"), at_work, false),
+            (record("reinit", "pg1"), stopped, false),
+            (record("reinit", "pg1"), at_work, true),
+            (record("reinit", "pg1"), busy, false),
+            (record("switchover", "pg1"), at_work, false),
+            (Transition { outcome: "done".to_owned(), ..record("restart", "pg1") }, at_work, false),
+            (Transition { to: Some("pg2".to_owned()), ..record("restart", "pg1") }, at_work, false),
         ] {
-            assert_eq!(was_cut_off(&record, &me, since, runs), is, "{record:?}");
+            assert_eq!(was_cut_off(&record, &me, &begun, here), is, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_the_next_life_has_made_is_done_and_nothing_is_said_of_another() {
+        for (kind, outcome, copied, becomes, says) in [
+            ("reinit", "in_progress", true, "done", "the next one has made the copy"),
+            ("reinit", "in_progress", false, "failed", "pgvigil status"),
+            ("restart", "in_progress", true, "failed", "another one has taken over"),
+            ("reinit", "refused", true, "refused", ""),
+        ] {
+            let (kind, outcome) = (kind.to_owned(), outcome.to_owned());
+            let mut record = Transition { kind, outcome, ..Transition::default() };
+            close_cut_off(&mut record, copied);
+            assert_eq!(record.outcome, becomes, "{record:?}");
+            assert!(record.notes.join("; ").contains(says), "{record:?}");
         }
     }
 }

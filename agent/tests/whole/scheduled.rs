@@ -103,11 +103,12 @@ async fn waits_until_the_next_life_has_closed_what_one_has_begun(stage: &Stage) 
     let (term, now) = (stage.ask(&leader, "/beat").await?["term"].clone(), jiff::Timestamp::now().to_string());
     let begun = json!({"id": "o-999", "kind": "restart", "from": other, "to": other, "term_before": term, "term_after": term,
         "started_at": now, "outcome": "in_progress", "requested_by": "anna"});
+    // An agent that lives knows at once that it has not begun this.
+    stage.stop(&other).await?;
     etcdctl::put(&stage.cluster, "transitions/o-999", &begun.to_string()).await?;
     let id = scheduled(stage, &leader, &["switchover", "--in", "1s", "-y"]).await?;
     let waits = async || Ok(shown(stage).await?[0]["waits_for"] == format!("restart o-999 of {other} is under way"));
     stage.eventually("it does not say what it waits for", waits).await?;
-    stage.stop(&other).await?;
     stage.start(&other)?;
     let closed = async || Ok(record(stage, "o-999").await?["outcome"] == "failed");
     stage.eventually("nobody closes what an earlier life has begun", closed).await?;

@@ -7,7 +7,7 @@ mod watch;
 
 use std::time::Duration;
 
-use consensus::records::HoldRecord;
+use consensus::records::{Hold, HoldRecord};
 use consensus::{Adopted, LeaseKeeper};
 use jiff::{SignedDuration, Timestamp};
 
@@ -58,14 +58,15 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
         Ok(reach) => reach,
         Err(exit) => return exit,
     };
-    let asked = match &arguments.id {
-        Some(_) => Ok(()),
+    let which = match &arguments.id {
+        Some(id) => Ok(Some(id.clone())),
         None => unless_it_is_anothers(&reach).await,
     };
-    if let Err(exit) = asked {
-        return exit;
-    }
-    match holds::release(&reach, arguments.id.as_deref(), &arguments.expect.proviso()).await {
+    let which = match which {
+        Ok(which) => which,
+        Err(exit) => return exit,
+    };
+    match holds::release(&reach, which.as_deref(), &arguments.expect.proviso()).await {
         Ok(Some(what)) => {
             answer(&format!("released: {what}"));
             Exit::Done
@@ -78,21 +79,32 @@ pub async fn release(arguments: &ReleaseArgs) -> Exit {
     }
 }
 
-/// Where no hold is named: the hold of somebody else is not given up by mistake. One of whoever asks, or one that nobody can read, is.
-async fn unless_it_is_anothers(reach: &Reach) -> Result<(), Exit> {
+/// Where no hold is named: the hold of somebody else is not given up by mistake. One of whoever asks, or one that nobody can read, is. Returns which one
+/// was looked at: whoever is asked may take minutes, and another hold that is there by then was not meant.
+async fn unless_it_is_anothers(reach: &Reach) -> Result<Option<String>, Exit> {
     let seen =
         reach.store.read().await.map_err(|error| told(Unable::by_etcd(&error, "the hold cannot be released")))?;
-    let Some(hold) = seen.hold.in_force(Timestamp::now()).filter(|hold| hold.by != who()) else { return Ok(()) };
+    let (which, others) = looked_at(&seen.hold, &who(), Timestamp::now());
+    let Some(hold) = others else { return Ok(which) };
     let what = format!("the hold {} by {}", hold.id, hold.by_and_why());
     if !can_ask() {
         tell(&format!("refused: {what} is another's: `pgvigil release {}` releases it", hold.id));
         return Err(Exit::Refused);
     }
     if agrees(&format!("Release {what}?")) {
-        return Ok(());
+        return Ok(which);
     }
     tell("nothing was changed");
     Err(Exit::Aborted)
+}
+
+/// The name of the hold that is there, and the hold itself where it is in force and somebody else's.
+fn looked_at<'a>(hold: &'a Hold, me: &str, now: Timestamp) -> (Option<String>, Option<&'a HoldRecord>) {
+    let which = match hold {
+        Hold::Taken(record) => Some(record.id.clone()),
+        Hold::Nothing | Hold::Unreadable(_) => None,
+    };
+    (which, hold.in_force(now).filter(|hold| hold.by != me))
 }
 
 fn length(arguments: &HoldArgs) -> Result<Duration, Exit> {
@@ -202,4 +214,35 @@ async fn under_lease(
         exit
     })?;
     Ok(id)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hold_that_was_looked_at_is_the_one_that_is_released_and_somebody_elses_only_if_they_agree() {
+        let at = |time: &str| format!("2026-11-22T{time}:00Z").parse::<Timestamp>().unwrap();
+        let taken = |by: &str, until: &str| {
+            Hold::Taken(HoldRecord {
+                id: "h-1".to_owned(),
+                by: by.to_owned(),
+                reason: String::new(),
+                since: at("09:00"),
+                until: at(until),
+                host: String::new(),
+            })
+        };
+        for (hold, which, asks) in [
+            (taken("otto", "11:00"), Some("h-1"), true),
+            (taken("anna", "11:00"), Some("h-1"), false),
+            (taken("otto", "09:30"), Some("h-1"), false),
+            (Hold::Nothing, None, false),
+            (Hold::Unreadable("?".to_owned()), None, false),
+        ] {
+            let (id, others) = looked_at(&hold, "anna", at("10:00"));
+            assert_eq!((id.as_deref(), others.is_some()), (which, asks), "{hold:?}");
+        }
+    }
 }
