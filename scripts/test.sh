@@ -36,25 +36,32 @@ export RUST_BACKTRACE=0
 cargo test --no-fail-fast "${tests[@]:---workspace}" 2>&1 | tee target/test.log
 status=${PIPESTATUS[0]}
 
-# A machine that stands still for a second can make a whole cluster miss what a play waits for. Up to three plays that failed are
-# played once more, alone, and told at the end: what fails twice is wrong. No play is played again after a word that a promise was broken
-# (UNSAFE, in agent/tests/whole): once is once too often.
+# A machine that stands still for a second can make a cluster miss what a test waits for. Up to three plays of whole clusters, or tests of
+# a real server, that failed are run once more, alone, and told at the end: what fails twice is wrong. Nothing is run again after a word that
+# a promise was broken (UNSAFE, in agent/tests/whole): once is once too often.
 again_alone=
-failed=$(sed -nE 's/^test ([a-z_0-9:]+) \.\.\. FAILED$/\1/p' target/test.log | sort -u)
-# Of no other target, and of this one each by its name: a doc test, a crash of the binary and a build that failed are not forgiven.
-only_plays() {
-    [ "$(sed -n '/^error: [0-9]* targets\? failed:$/,$p' target/test.log | sed 1d)" = '    `-p agent --test whole`' ] &&
-        grep -q "^test result: FAILED\..* $(wc -w <<<"$failed") failed" target/test.log
+plays=$(sed -nE 's/^test ([a-z_0-9:]+) \.\.\. FAILED$/\1/p' target/test.log | sort -u)
+servers=$(sed -nE 's/^FAILED ([a-z_0-9:]+) \(.*/\1/p' target/test.log | sort -u)
+# Of no other target, and of these each by its name: a doc test, a crash of the binary and a build that failed are not forgiven.
+only_those() {
+    local targets
+    targets=$(sed -n '/^error: [0-9]* targets\? failed:$/,$p' target/test.log | sed 1d)
+    [ -n "$targets" ] && ! grep -qvE '^    `-p (agent --test whole|pg-control --test it)`$' <<<"$targets" || return
+    [ -z "$plays" ] || grep -q "^test result: FAILED\..* $(wc -w <<<"$plays") failed" target/test.log || return
+    [ -z "$servers" ] || grep -q "^$(wc -w <<<"$servers") failures, " target/test.log || return
+    [ "$(wc -l <<<"$targets")" = "$(( (${#plays} > 0) + (${#servers} > 0) ))" ]
 }
-if [ "$status" != 0 ] && [ "$(wc -w <<<"$failed")" -le 3 ] && only_plays && ! grep -q UNSAFE target/test.log; then
+once_more() {
+    echo "$2 failed; once more, alone" | tee -a target/test.log
+    cargo test --workspace --test "$1" -- ${3:+"$3"} "$2" 2>&1 | tee target/test-alone.log | tee -a target/test.log
+    grep -qE "$4" target/test-alone.log || status=1
+    again_alone+=" $2"
+}
+if [ "$status" != 0 ] && [ "$(wc -w <<<"$plays $servers")" -le 3 ] && only_those && ! grep -q UNSAFE target/test.log; then
     cp target/test.log target/test-first.log
     status=0
-    for play in $failed; do
-        echo "$play failed; once more, alone" | tee -a target/test.log
-        cargo test --workspace --test whole -- --exact "$play" 2>&1 | tee target/test-alone.log | tee -a target/test.log
-        grep -q '^test result: ok. 1 passed' target/test-alone.log || status=1
-        again_alone+=" $play"
-    done
+    for play in $plays; do once_more whole "$play" --exact '^test result: ok. 1 passed'; done
+    for server in $servers; do once_more it "$server" "" "^ok    $server "; done
 fi
 
 if [ -n "${PGVIGIL_TEST_BIN_DIR_17:-}" ]; then

@@ -260,6 +260,8 @@ pub async fn replay_that_somebody_has_stopped_goes_on_for_a_pledge_and_for_a_pro
     };
     stop_replay().await?;
     leader.run("CREATE TABLE unreplayed ()").await?;
+    let end = leader.as_primary().await?.flushed;
+    eventually("received", async || Ok(standby.as_standby().await?.received >= end)).await?;
     let facts = standby.instance.pledge(PATIENCE).await?;
     assert!(facts.replay_done && facts.replayed == facts.received, "{facts:?}");
     stop_replay().await?;
