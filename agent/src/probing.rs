@@ -9,7 +9,6 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::hands::Hands;
-use crate::http::health::{self, Query};
 use crate::published::Board;
 
 /// A commit that has not been acknowledged within this is a failure; another may follow.
@@ -45,12 +44,12 @@ async fn writes(hands: Arc<Hands>, board: Arc<Board>, every: Duration) {
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turn.tick().await;
-        if health::judge(&board.load(), "/primary", &Query::default()).is_err() {
+        if !board.load().writable() {
             continue;
         }
         let probed = hands.instance.write_probe(ACKNOWLEDGED_WITHIN).await;
         // A server that was told to stop meanwhile has not failed anybody.
-        if probed.is_err() && health::judge(&board.load(), "/primary", &Query::default()).is_err() {
+        if probed.is_err() && !board.load().writable() {
             continue;
         }
         if let Err(error) = &probed {

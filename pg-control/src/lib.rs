@@ -60,7 +60,7 @@ pub use instance::{Instance, InstanceConfig, Secrets, make_again};
 pub use judged::objections;
 pub use listening::{Listening, server_takes};
 pub use observe::{Extras, Observation};
-pub use overruled::{Overruled, Undoes};
+pub use overruled::{Overruled, Undoes, quoted};
 pub use process::Postmaster;
 pub use promote::Promoted;
 pub use pulse::{Heartbeat, Pulse, opens};

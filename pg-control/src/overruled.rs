@@ -100,7 +100,8 @@ fn undoes(name: &str, value: &str) -> Option<Undoes> {
     }
 }
 
-fn quoted(name: &str) -> String {
+/// A name as SQL takes it, whatever it is made of.
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

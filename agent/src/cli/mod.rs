@@ -306,24 +306,27 @@ pub struct ValidateArgs {
 mod tests {
     use super::*;
 
+    /// Every end that is not a command's.
+    const OURS: [Exit; 11] = [
+        Exit::Done,
+        Exit::Failed,
+        Exit::Usage,
+        Exit::Refused,
+        Exit::StillRunning,
+        Exit::DoneOtherwise,
+        Exit::Unreachable,
+        Exit::Aborted,
+        Exit::Unauthorised,
+        Exit::Degraded,
+        Exit::NoPrimary,
+    ];
+
     #[test]
     fn the_exit_codes_of_the_help_are_those_of_the_document() {
         let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md")).expect("a text");
         let number = |line: &str| line.split_whitespace().next()?.parse::<u8>().ok();
         let told: Vec<u8> = EXIT_CODES.lines().filter_map(number).collect();
-        for exit in [
-            Exit::Done,
-            Exit::Failed,
-            Exit::Usage,
-            Exit::Refused,
-            Exit::StillRunning,
-            Exit::DoneOtherwise,
-            Exit::Unreachable,
-            Exit::Aborted,
-            Exit::Unauthorised,
-            Exit::Degraded,
-            Exit::NoPrimary,
-        ] {
+        for exit in OURS {
             let code = exit.code();
             assert!(told.contains(&code) && document.contains(&format!("\n| {code} | `")), "{exit:?}");
         }
@@ -350,21 +353,7 @@ mod tests {
 
     #[test]
     fn help_tells_every_exit_code() {
-        let all = [
-            Exit::Done,
-            Exit::Failed,
-            Exit::Usage,
-            Exit::Refused,
-            Exit::StillRunning,
-            Exit::DoneOtherwise,
-            Exit::Unreachable,
-            Exit::Aborted,
-            Exit::Unauthorised,
-            Exit::Degraded,
-            Exit::NoPrimary,
-            Exit::Command(NOT_THE_COMMAND),
-        ];
-        for exit in all {
+        for exit in OURS.into_iter().chain([Exit::Command(NOT_THE_COMMAND)]) {
             let code = format!("{:>4}  ", exit.code());
             assert!(EXIT_CODES.lines().any(|line| line.starts_with(&code)), "{exit:?}");
         }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::config::RuntimeSocket;
 use crate::hands::Hands;
-use crate::http::health::{self, Query};
+use crate::http::health::{Query, healthy};
 use crate::published::{Board, Picture};
 use runtime::Trouble;
 use standing::{Standing, Writes};
@@ -53,8 +53,8 @@ pub fn start(hands: &Arc<Hands>, board: &Arc<Board>) {
     tokio::spawn(follow(Arc::clone(board), by_others, standing));
 }
 
-fn is(picture: &Picture, path: &str) -> bool {
-    health::judge(picture, path, &Query::default()).is_ok()
+fn reads(picture: &Picture) -> bool {
+    healthy(picture, "/replica", &Query::default())
 }
 
 /// Keeps the standing as the picture and the others' own words have it.
@@ -65,14 +65,14 @@ async fn follow(
 ) {
     loop {
         let picture = board.load().clone();
-        let mut here = is(&picture, "/primary");
+        let mut here = picture.writable();
         if !here && standing.borrow().writes == Writes::Here {
             tokio::time::sleep(SETTLES_WITHIN).await;
-            here = is(&board.load(), "/primary");
+            here = board.load().writable();
         }
         let another = relayed.borrow_and_update().clone().filter(|name| *name != picture.view.me);
         let writes = if here { Writes::Here } else { another.map_or(Writes::Nowhere, Writes::There) };
-        let now = Standing { writes, reads: is(&picture, "/replica") };
+        let now = Standing { writes, reads: reads(&picture) };
         standing.send_if_modified(|before| {
             let differs = *before != now;
             *before = now;
@@ -116,7 +116,7 @@ impl Teller {
     async fn tell(&mut self, known: Option<&Standing>, now: &Standing) -> bool {
         let picture = self.board.load().clone();
         // Judged once more in the moment in which it is said: a no that has come meanwhile is told next.
-        if (now.writes == Writes::Here && !is(&picture, "/primary")) || (now.reads && !is(&picture, "/replica")) {
+        if (now.writes == Writes::Here && !picture.writable()) || (now.reads && !reads(&picture)) {
             return false;
         }
         let members: BTreeSet<MemberName> =

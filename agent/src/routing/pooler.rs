@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Error, Result, anyhow};
 use consensus::records::Transition;
 use futures_util::future::join_all;
+use pg_control::quoted;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::config::{HostPort, Pgbouncer};
 use crate::hands::Hands;
-use crate::http::health::{self, Query};
 use crate::published::{Board, Picture};
 use crate::secret::Secret;
 
@@ -137,10 +137,6 @@ pub async fn databases(client: &Client) -> Result<Vec<(String, bool)>> {
     Ok(named.collect())
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// For ever: where this node takes writes and clients are held, lets them go.
 pub async fn let_go_when_it_leads(hands: Arc<Hands>, board: Arc<Board>) {
     let (mut seen_to, mut again_after, mut complaint) = (false, AGAIN_AFTER, String::new());
@@ -171,7 +167,7 @@ pub async fn let_go_when_it_leads(hands: Arc<Hands>, board: Arc<Board>) {
 /// It does, and is not about to stop.
 fn takes_writes(picture: &Picture) -> bool {
     let hands_over = picture.view.job.as_ref().is_some_and(|job| job.action == "hand_over");
-    !hands_over && health::judge(picture, "/primary", &Query::default()).is_ok()
+    !hands_over && picture.writable()
 }
 
 /// Whoever may still hold clients. Where it was done once it is not done again: a pause that an operator has asked for since is theirs.

@@ -58,11 +58,10 @@ async fn run(hands: &Hands, role: &str) -> &'static str {
 
 /// In Patroni's words. `primary` only once writes are proven, and `demoted` as soon as this node is not to take any; `None`: it is on its way.
 fn role(picture: &Picture) -> Option<&'static str> {
-    let healthy = |path| healthy(picture, path, &Query::default());
-    if healthy("/primary") {
+    if picture.writable() {
         return Some("primary");
     }
-    if healthy("/standby-leader") {
+    if healthy(picture, "/standby-leader", &Query::default()) {
         return Some("standby_leader");
     }
     if picture.standby().is_some() {

@@ -11,6 +11,7 @@ use agent::demo::node::Node;
 use agent::demo::writer::{Acknowledged, Logbook, TABLE, Writer};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use tokio::process::{Child, Command};
 use tokio::sync::Semaphore;
 
 use crate::http;
@@ -286,6 +287,16 @@ impl Stage {
             bail!("{arguments:?} on {name}: {}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
         }
         Ok(text(&output.stdout))
+    }
+
+    /// Starts another HAProxy, with this configuration.
+    pub fn haproxy(&self, name: &str, text: &str) -> Result<Child> {
+        let file = self.cluster.directory().join(format!("{name}.cfg"));
+        std::fs::write(&file, text)?;
+        let log = std::fs::File::create(self.cluster.directory().join(format!("{name}.haproxy.log")))?;
+        let mut command = Command::from(self.cluster.command("haproxy"));
+        command.arg("-db").arg("-f").arg(&file).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        command.spawn().context("running haproxy")
     }
 
     /// Everything streams, exactly one node is primary, and every acknowledged row is on every node.

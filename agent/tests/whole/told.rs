@@ -9,7 +9,7 @@ use agent::demo::node::Node;
 use agent::demo::ports::Ports;
 use agent::demo::session::Session;
 use anyhow::{Context, Result, ensure};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::http;
 use crate::stage::{Stage, on_empty_stage, on_stage, options};
@@ -133,12 +133,7 @@ fn proxy(stage: &Stage, name: &str, socket: &str, port: u16) -> Result<Child> {
         "global\n    stats socket {socket} level admin\ndefaults\n    mode tcp\n    timeout client 1h\n    timeout server 1h\n    timeout connect 150ms\n    \
          retries 10\nlisten primary\n    bind 127.0.0.1:{port}\n    option httpchk OPTIONS /primary\n    http-check expect status 200\n    {CHECKS}\n{servers}"
     );
-    let file = stage.cluster.directory().join(format!("{name}.cfg"));
-    std::fs::write(&file, text)?;
-    let log = std::fs::File::create(stage.cluster.directory().join(format!("{name}.haproxy.log")))?;
-    let mut command = Command::from(stage.cluster.command("haproxy"));
-    command.arg("-db").arg("-f").arg(&file).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-    command.spawn().context("running haproxy")
+    stage.haproxy(name, &text)
 }
 
 fn server(node: &Node) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agent::demo::ports::Ports;
 use agent::demo::session::Session;
 use anyhow::{Context, Result, ensure};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::templates;
 use crate::stage::Stage;
@@ -143,10 +143,5 @@ fn start(stage: &Stage, name: &str, text: &str, ports: &Ports, first: u16) -> Re
     let text = named.zip(first..).fold(text.to_owned(), |text, (port, index)| {
         text.replace(&format!("*:{port}"), &format!("127.0.0.1:{}", ports.at(index)))
     });
-    let file = stage.cluster.directory().join(format!("{name}.cfg"));
-    std::fs::write(&file, text)?;
-    let log = std::fs::File::create(stage.cluster.directory().join(format!("{name}.haproxy.log")))?;
-    let mut command = Command::from(stage.cluster.command("haproxy"));
-    command.arg("-db").arg("-f").arg(&file).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-    command.spawn().context("running haproxy")
+    stage.haproxy(name, &text)
 }
