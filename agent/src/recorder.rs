@@ -1,10 +1,12 @@
 //! Who measures a transition on this node: from the last word of the old leader, over each phase, until writes are proven and
 //! redundancy is back. The record goes to etcd in the background, so that writing about an outage never prolongs it.
 
+mod measuring;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use consensus::records::{Hold, HoldRecord, Transition};
+use consensus::records::{Hold, Transition};
 use consensus::{Snapshot, Store};
 use decision::action::{Claim, ClaimKind};
 use decision::names::{MemberName, Term};
@@ -13,6 +15,7 @@ use decision::reason::Reason;
 use crate::metrics::Metrics;
 use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
 use crate::unattended::LedUntil;
+use measuring::Measuring;
 
 /// How many records etcd keeps for a cluster.
 pub const KEPT_RECORDS: usize = 100;
@@ -25,68 +28,6 @@ pub struct Recorder {
     ledger: Arc<Ledger>,
     runtime: tokio::runtime::Handle,
     now: Mutex<Measuring>,
-}
-
-#[derive(Default)]
-struct Measuring {
-    /// Runs from the moment something went wrong.
-    watch: Option<Stopwatch>,
-    /// Nobody has seen that moment: the watch was started when it was found.
-    began_before: bool,
-    /// A primary was seen at work here, and nothing has gone wrong since that was not seen.
-    seen_at_work: bool,
-    /// Until when an earlier life of this agent led at most, until the first record of this one.
-    led_until: Option<LedUntil>,
-    /// What is being recorded, once it is known that this node leads it.
-    record: Option<Transition>,
-    /// Written, and waiting for redundancy: its id, and since when writes work.
-    awaiting_redundancy: Option<(String, Instant)>,
-    /// Since when the primary here takes no writes, though it lives.
-    stuck_since: Option<Instant>,
-    /// Why the last action was begun.
-    reason: String,
-    /// How many restarts this agent has recorded.
-    restarts: u64,
-    /// For what nobody is promoted, while that is so.
-    refused: Option<String>,
-    /// The hold that was there last.
-    hold: Option<HoldRecord>,
-}
-
-impl Measuring {
-    /// Starts the watch where it does not run. `seen`: what it measures begins now, and has not begun before.
-    fn watched(&mut self, me: &MemberName, seen: bool) -> &mut Stopwatch {
-        if self.watch.is_none() {
-            self.began_before = !seen && !self.seen_at_work;
-        }
-        self.watch.get_or_insert_with(|| Stopwatch::start(me))
-    }
-
-    /// There is a primary at work here: whatever goes wrong from now on is watched from its beginning.
-    fn sees_work(&mut self) {
-        if self.watch.is_none() && self.record.is_none() {
-            (self.seen_at_work, self.led_until) = (true, None);
-        }
-    }
-
-    /// What went on here before anybody watched belongs to the outage of a node that led and leads again.
-    fn accounts_for_its_beginning(&mut self, me: &MemberName) {
-        let Some(record) = &mut self.record else { return };
-        record.write_outage_at_least = self.began_before;
-        let led_until = self.led_until.take().filter(|_| self.began_before);
-        let nobody_else = record.from.as_deref() == Some(me.as_str()) && record.to == record.from;
-        let (Some(watch), Some(elapsed)) = (&mut self.watch, led_until.and_then(|led| led.elapsed())) else { return };
-        if nobody_else {
-            watch.preceded_by("unattended", elapsed);
-        }
-    }
-
-    /// What a reader of a record that begins now should know.
-    fn notes(&self) -> Vec<String> {
-        let lasts = self.hold.as_ref().filter(|hold| hold.lasts(jiff::Timestamp::now()));
-        let in_a_hold = lasts.map(|hold| format!("in a hold by {}", hold.by_and_why()));
-        in_a_hold.into_iter().chain(self.refused.clone()).collect()
-    }
 }
 
 impl Recorder {
@@ -461,33 +402,4 @@ fn log_done(record: &Transition) {
         phases = phases.join(", "),
         "transition done"
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// An earlier life led until just now, and this one leads again.
-    fn leads_again(before: impl FnOnce(&mut Measuring)) -> (bool, bool) {
-        let me = MemberName::new("pg1").expect("a good name");
-        let mut now = Measuring { led_until: LedUntil::in_so_long(Duration::ZERO), ..Measuring::default() };
-        std::thread::sleep(Duration::from_millis(5));
-        before(&mut now);
-        now.watched(&me, false);
-        let both = Some(me.to_string());
-        now.record = Some(Transition { from: both.clone(), to: both, ..Transition::default() });
-        now.accounts_for_its_beginning(&me);
-        let at_least = now.record.is_some_and(|record| record.write_outage_at_least);
-        (now.watch.is_some_and(|watch| watch.has("unattended")), at_least)
-    }
-
-    #[test]
-    fn what_nobody_watched_counts_and_a_primary_that_was_seen_at_work_was_watched() {
-        assert_eq!(leads_again(|_| {}), (true, true));
-        assert_eq!(
-            leads_again(Measuring::sees_work),
-            (false, false),
-            "it was taken over by this life, weeks ago perhaps"
-        );
-    }
 }
