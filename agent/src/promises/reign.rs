@@ -89,8 +89,8 @@ pub struct Reign {
     path: PathBuf,
     me: MemberName,
     cell: Mutex<Cell>,
-    /// Whoever holds it writes.
-    pen: Mutex<()>,
+    /// Whoever holds it writes; whether there is a file, as far as this life has written or found it.
+    pen: Mutex<bool>,
     carried: watch::Sender<Carried>,
 }
 
@@ -99,10 +99,11 @@ impl Reign {
     pub fn open(state_dir: &Path, me: MemberName) -> Self {
         let path = state_dir.join("reign.json");
         let noted = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let is_on_disk = noted.is_some();
         let Noted { ground, ended_over } = noted.unwrap_or(Noted { ground: None, ended_over: 0 });
         let (carried, _) = watch::channel(Carried::default());
         let cell = Cell { is_inherited: ground.is_some(), ground, ended_over, ..Cell::default() };
-        Self { path, me, cell: Mutex::new(cell), pen: Mutex::default(), carried }
+        Self { path, me, cell: Mutex::new(cell), pen: Mutex::new(is_on_disk), carried }
     }
 
     fn lock(&self) -> MutexGuard<'_, Cell> {
@@ -282,15 +283,29 @@ impl Reign {
     /// # Errors
     /// It cannot be written, or not removed. A note that is out of date might let the next life rely on too few.
     pub fn write(&self) -> std::io::Result<()> {
-        let _pen = self.pen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write_with(&mut self.pen())
+    }
+
+    fn pen(&self) -> MutexGuard<'_, bool> {
+        self.pen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_with(&self, is_on_disk: &mut bool) -> std::io::Result<()> {
         let noted = {
             let cell = self.lock();
             Noted { ground: cell.ground.clone(), ended_over: cell.ended_over }
         };
         match noted {
-            Noted { ground: None, ended_over: 0 } => remove(&self.path),
-            noted => super::durably(&self.path, &serde_json::to_vec(&noted)?),
+            Noted { ground: None, ended_over: 0 } => {
+                remove(&self.path)?;
+                *is_on_disk = false;
+            }
+            noted => {
+                super::durably(&self.path, &serde_json::to_vec(&noted)?)?;
+                *is_on_disk = true;
+            }
         }
+        Ok(())
     }
 
     /// Writes down again what somebody has deleted. Says whether it was missing.
@@ -298,14 +313,13 @@ impl Reign {
     /// # Errors
     /// It cannot be written.
     pub fn keep(&self) -> std::io::Result<bool> {
-        let noted = {
-            let cell = self.lock();
-            cell.ground.is_some() || cell.ended_over != 0
-        };
-        if !noted || self.path.exists() {
+        // What is in memory, and about to be written for the first time, is not missing.
+        let mut is_on_disk = self.pen();
+        if !*is_on_disk || self.path.exists() {
             return Ok(false);
         }
-        self.write().map(|()| true)
+        self.write_with(&mut is_on_disk)?;
+        Ok(*is_on_disk)
     }
 
     /// As [`Reign::write`]; a reign that cannot be written down is not carried by promises.

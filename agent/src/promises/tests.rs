@@ -47,6 +47,18 @@ fn records(reign: &Reign) -> Option<usize> {
 }
 
 #[test]
+fn notes_that_were_never_written_are_not_missing_and_those_that_were_deleted_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (life, file) = (reign(dir.path()), dir.path().join("reign.json"));
+    assert!(life.see(&picture(10), true) && !life.keep().unwrap() && !file.exists(), "it is about to be written");
+    life.write().unwrap();
+    for life in [life, reign(dir.path())] {
+        std::fs::remove_file(&file).unwrap();
+        assert!(life.keep().unwrap() && file.exists() && !life.keep().unwrap());
+    }
+}
+
+#[test]
 fn whoever_may_have_let_the_lock_go_stands_on_no_ground_until_its_record_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();
     let first = reign(dir.path());
