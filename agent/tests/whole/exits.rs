@@ -15,7 +15,8 @@ use crate::stage::{Stage, on_stage, options};
 
 /// A person at a terminal is asked, and types this; what it ended with, and what was on the screen.
 fn at_a_terminal(config: &Path, words: &str, prompt: &str, typed: &[u8]) -> Result<(Option<i32>, String)> {
-    let command = format!("{} {words}", env!("CARGO_BIN_EXE_pgvigil"));
+    // A shell that waits for its last command, as dash does, would die of Ctrl-C itself and hide what the command ended with.
+    let command = format!("exec {} {words}", env!("CARGO_BIN_EXE_pgvigil"));
     let mut child = Command::new("script")
         .args(["-qefc", &command, "/dev/null"])
         .env("PGVIGIL_CONFIG", config)

@@ -73,7 +73,9 @@ fn judged(case: &Hostile, door: &Door, told: &str) -> Result<()> {
     };
     for status in statuses(told) {
         ensure!(status < 500 || (status == 503 && case.may_be_unavailable), "{}", shown());
-        ensure!(!(400..500).contains(&status) || !case.is_http || told.contains("\"error\""), "no reason: {}", shown());
+        // A gate that stays closed says which of its checks failed.
+        let gives_reason = ["\"error\"", "\"failed\":[{"].iter().any(|reason| told.contains(reason));
+        ensure!(!(400..500).contains(&status) || !case.is_http || gives_reason, "no reason: {}", shown());
     }
     let refused = statuses(told).first().is_some_and(|status| (400..500).contains(status));
     ensure!(!case.must_be_refused || refused, "it is not refused: {}", shown());
