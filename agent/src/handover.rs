@@ -167,6 +167,8 @@ impl<'a> Plan<'a> {
         };
         self.hands.fence.disarm();
         self.hands.authority.unbind();
+        // Whoever leads now lets clients go.
+        self.hands.begun.held().iter().for_each(|(record, words)| self.hands.begun.let_go(record, words));
         tracing::info!(to = %self.to, term = %order.new_term, %last, "handed the leader lock over");
         Ok(Effect { revision })
     }

@@ -114,7 +114,11 @@ async fn obeyed(
 ) -> Result<Effect> {
     // Before its record can be read, lest it be taken for an earlier life's.
     hands.begun.order(&record.id);
-    let taken = hands.store.take_order(hands.me(), order, &record).await?;
+    let taken = hands.store.take_order(hands.me(), order, &record).await;
+    if !taken.as_ref().is_ok_and(|outcome| outcome.applied()) {
+        hands.begun.was_not_taken(&record.id);
+    }
+    let taken = taken?;
     if !taken.applied() {
         return Ok(Effect::LOCAL);
     }

@@ -43,6 +43,7 @@ pub async fn hold(hands: &Arc<Hands>, record: &str) -> Vec<String> {
         tracing::warn!("it could not be put on record that clients are held: they are not, and the switchover goes on");
         return vec!["PgBouncer was not told to hold its clients: etcd did not take note of it".to_owned()];
     }
+    hands.begun.hold(record, &since);
     not_for_ever(Arc::clone(hands), record.to_owned(), since);
     let settings = &hands.config.pgbouncer;
     join_all(settings.admin.iter().map(|address| hold_at(hands, address))).await.into_iter().flatten().collect()
@@ -146,7 +147,7 @@ pub async fn let_go_when_it_leads(hands: Arc<Hands>, board: Arc<Board>) {
         let leads = takes_writes(&picture);
         if leads && !seen_to {
             match left.let_go(&hands, &board).await {
-                Ok(()) => (seen_to, again_after, complaint) = (true, AGAIN_AFTER, String::new()),
+                Ok(nobody_is_left) => (seen_to, again_after, complaint) = (nobody_is_left, AGAIN_AFTER, String::new()),
                 Err(error) => {
                     let now = format!("{error:#}");
                     if complaint != now {
@@ -173,21 +174,20 @@ fn takes_writes(picture: &Picture) -> bool {
 /// Whoever may still hold clients. Where it was done once it is not done again: a pause that an operator has asked for since is theirs.
 #[derive(Default)]
 struct Left {
-    /// The records that say so, each with its own word of when.
-    held: Vec<(String, Option<String>)>,
+    /// The records that say so, each with its own words.
+    held: Vec<(String, String)>,
     /// Who has not let go yet.
     at: Vec<HostPort>,
 }
 
 impl Left {
-    /// Lets clients go where a record says that they are held.
-    async fn let_go(&mut self, hands: &Hands, board: &Board) -> Result<()> {
-        let (records, _) = hands.store.transitions().await?;
-        let is_held = |record: &&Transition| record.clients.as_deref().is_some_and(|clients| clients.starts_with(HELD));
-        let held: Vec<_> =
-            records.iter().filter(is_held).map(|record| (record.id.clone(), record.clients.clone())).collect();
+    /// Lets clients go whom this life holds, and then whoever is held by what a record says; whether nobody is left.
+    async fn let_go(&mut self, hands: &Hands, board: &Board) -> Result<bool> {
+        // Of its own doing this life knows without etcd, which may have been lost in the midst of it.
+        let own = hands.begun.held();
+        let held = if own.is_empty() { recorded(hands).await? } else { own };
         if held.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         if held != self.held {
             (self.held, self.at) = (held, hands.config.pgbouncer.admin.clone());
@@ -201,11 +201,18 @@ impl Left {
         if let Some((_, why)) = failed.into_iter().next() {
             return Err(why);
         }
-        for (id, since) in &self.held {
-            note_let_go(hands, id, since.as_deref()).await?;
+        for (id, words) in &self.held {
+            note_let_go(hands, id, words).await?;
         }
-        Ok(())
+        Ok(false)
     }
+}
+
+/// Who is held by what stands in etcd.
+async fn recorded(hands: &Hands) -> Result<Vec<(String, String)>> {
+    let (records, _) = hands.store.transitions().await?;
+    let held = |record: Transition| Some((record.id, record.clients.filter(|words| words.starts_with(HELD))?));
+    Ok(records.into_iter().filter_map(held).collect())
 }
 
 /// Has each of these let its clients go; whoever has not, and why.
@@ -224,14 +231,15 @@ async fn resume_all(hands: &Hands, at: &[HostPort]) -> Vec<(HostPort, Error)> {
     failed
 }
 
-/// Another attempt may have begun to hold them anew: its word is another.
-async fn note_let_go(hands: &Hands, id: &str, since: Option<&str>) -> Result<()> {
+/// Another attempt may have begun to hold them anew: its words are others.
+async fn note_let_go(hands: &Hands, id: &str, words: &str) -> Result<()> {
     let amend = |now: &mut Transition| {
-        if now.clients.as_deref() == since {
+        if now.clients.as_deref() == Some(words) {
             now.clients = Some(LET_GO.to_owned());
         }
     };
     hands.store.amend_transition(id, amend).await?;
+    hands.begun.let_go(id, words);
     Ok(())
 }
 
@@ -244,6 +252,7 @@ fn not_for_ever(hands: Arc<Hands>, record: String, since: String) {
             // An agent of an older version that writes the record drops the word: only another word says that it is over.
             let now = hands.store.transition(&record).await.ok().flatten();
             if now.and_then(|record| record.clients).is_some_and(|now| now != since) {
+                hands.begun.let_go(&record, &since);
                 return;
             }
             let failed = resume_all(&hands, &at).await;
@@ -252,7 +261,7 @@ fn not_for_ever(hands: Arc<Hands>, record: String, since: String) {
             at = failed.into_iter().map(|(address, _)| address).collect();
             tokio::time::sleep(AGAIN_AFTER_MAX).await;
         }
-        if let Err(error) = note_let_go(&hands, &record, Some(&since)).await {
+        if let Err(error) = note_let_go(&hands, &record, &since).await {
             tracing::warn!("it could not be put on record that clients were let go: {error:#}");
         }
     });

@@ -166,7 +166,7 @@ async fn tend_records(hands: &Hands, mine: Option<Term>, here: Here) -> Result<(
     reload(&hands.store, &hands.ledger).await?;
     let cut_off = |record: &Transition| was_cut_off(record, hands.me(), &hands.begun, here);
     for record in hands.ledger.all().into_iter().filter(cut_off) {
-        let close = |record: &mut Transition| close_cut_off(record, hands.begun.copied());
+        let close = |record: &mut Transition| close_cut_off(record, &hands.begun);
         hands.store.amend_transition(&record.id, close).await?;
     }
     let Some(term) = mine else { return Ok(()) };
@@ -191,13 +191,17 @@ fn was_cut_off(record: &Transition, me: &MemberName, begun: &Begun, here: Here) 
     record.outcome == "in_progress" && mine && ordered && here.idle && !begun.has_order(&record.id)
 }
 
-/// Closes the record of an order that was cut off. Whoever finds a copy begun makes it anew, and what this life has copied is newer than an order that an
+/// Closes the record of an order that was cut off, or never came to its beginning. Whoever finds a copy begun makes it anew, and what this life has copied is newer than an order that an
 /// earlier one has begun; whether the earlier one came to touch the data, nobody knows.
-fn close_cut_off(record: &mut Transition, copied: bool) {
+fn close_cut_off(record: &mut Transition, begun: &Begun) {
     if record.outcome != "in_progress" {
         return;
     }
-    let why = match (record.kind.as_str(), copied) {
+    if begun.is_not_taken(&record.id) {
+        let why = "nothing was done: etcd's answer to the beginning was lost; ask again";
+        return close_record(record, None, why.to_owned());
+    }
+    let why = match (record.kind.as_str(), begun.copied()) {
         ("reinit", true) => {
             record.outcome = "done".to_owned();
             record.notes.push("the agent ended meanwhile, and the next one has made the copy".to_owned());
@@ -248,15 +252,19 @@ mod tests {
 
     #[test]
     fn a_copy_that_the_next_life_has_made_is_done_and_nothing_is_said_of_another() {
-        for (kind, outcome, copied, becomes, says) in [
-            ("reinit", "in_progress", true, "done", "the next one has made the copy"),
-            ("reinit", "in_progress", false, "failed", "pgvigil status"),
-            ("restart", "in_progress", true, "failed", "another one has taken over"),
-            ("reinit", "refused", true, "refused", ""),
+        let (nothing, copied) = (Begun::default(), Begun::default());
+        copied.has_copied();
+        copied.was_not_taken("o-8");
+        for (id, kind, outcome, begun, becomes, says) in [
+            ("o-7", "reinit", "in_progress", &copied, "done", "the next one has made the copy"),
+            ("o-8", "reinit", "in_progress", &copied, "failed", "nothing was done"),
+            ("o-7", "reinit", "in_progress", &nothing, "failed", "pgvigil status"),
+            ("o-7", "restart", "in_progress", &copied, "failed", "another one has taken over"),
+            ("o-8", "reinit", "refused", &copied, "refused", ""),
         ] {
-            let (kind, outcome) = (kind.to_owned(), outcome.to_owned());
-            let mut record = Transition { kind, outcome, ..Transition::default() };
-            close_cut_off(&mut record, copied);
+            let (id, kind, outcome) = (id.to_owned(), kind.to_owned(), outcome.to_owned());
+            let mut record = Transition { id, kind, outcome, ..Transition::default() };
+            close_cut_off(&mut record, begun);
             assert_eq!(record.outcome, becomes, "{record:?}");
             assert!(record.notes.join("; ").contains(says), "{record:?}");
         }

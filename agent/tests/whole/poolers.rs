@@ -92,11 +92,37 @@ async fn held(stage: &mut Stage, port: u16) -> Result<()> {
     stage.whole().await?;
     let clients = begun.lock().expect("nobody has panicked").take().context("nobody wrote")?;
     rows += clients.end(stage).await.context("over the death of an agent")?;
+    rows += etcd_is_silent_while_clients_are_held(stage, port).await.context("over a silence of etcd")?;
 
     let session = stage.cluster.connect(&stage.leader().await?).await?;
     let counted: i64 = session.query_one("SELECT count(*) FROM held", &[]).await?.get(0);
     ensure!(usize::try_from(counted)? == rows, "UNSAFE: {rows} rows are acknowledged, {counted} are there");
     who_does_not_end_and_who_is_not_there_hold_up_nothing(stage, pooler, port).await
+}
+
+/// etcd says nothing from the moment at which clients are held until long after the old primary would have handed over: whoever leads then,
+/// and whether that was by etcd's late answer, clients are let go. How many rows they got acknowledged.
+async fn etcd_is_silent_while_clients_are_held(stage: &Stage, port: u16) -> Result<usize> {
+    let (leader, candidate) = (stage.leader().await?, stage.standby().await?);
+    let clients = Clients::begin(port);
+    // As long as it stays in its transaction the hand-over waits for it, if for a moment only.
+    let lingering = connected(port).await?;
+    lingering.batch_execute("BEGIN; INSERT INTO held VALUES (-2, -2)").await?;
+    let arguments = ["switchover", "--to", &candidate, "-y", "--wait", "100ms"];
+    stage.cluster.pgvigil(&leader, &arguments).await?;
+    let is_held = async || {
+        let records = stage.transitions(&candidate).await?;
+        let said = records.last().and_then(|record| record["clients"].as_str());
+        Ok(said.is_some_and(|clients| clients.starts_with("held")))
+    };
+    stage.eventually("clients are not held", is_held).await?;
+    stage.cluster.etcd().iter().try_for_each(|member| member.freeze())?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    stage.cluster.etcd().iter().try_for_each(|member| member.thaw())?;
+    drop(lingering);
+    stage.whole().await?;
+    let_go(stage, port, &candidate).await?;
+    clients.end(stage).await
 }
 
 /// A client that stays in its transaction, and a PgBouncer that is gone.
