@@ -174,12 +174,7 @@ impl Metrics {
         let telling = Telling::register(ours);
         let phases = Family::new_with_constructor(buckets as fn() -> Histogram);
         ours.register("pgvigil_transition_phase_seconds", "How long each phase of a transition took", phases.clone());
-        let outages = Family::new_with_constructor(buckets as fn() -> Histogram);
-        ours.register(
-            "pgvigil_transition_write_outage_seconds",
-            "How long no write could be acknowledged",
-            outages.clone(),
-        );
+        let outages = outages_of(ours);
         let build = Family::<BuildLabels, Real>::default();
         build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1.0);
         ours.register("pgvigil_build_info", "Always 1; the label says which version runs", build);
@@ -278,6 +273,17 @@ impl Metrics {
         let _ = encode(&mut page, &registry);
         page
     }
+}
+
+/// The histograms of outages, from 0 on: a series that began with its first outage would hide it from whoever asks by how much it has grown.
+fn outages_of(registry: &mut Registry) -> Family<PhaseLabels, Histogram, fn() -> Histogram> {
+    let outages = Family::new_with_constructor(buckets as fn() -> Histogram);
+    for kind in ["failover", "switchover", "restart"] {
+        drop(outages.get_or_create(&PhaseLabels { kind: kind.into(), phase: "write_outage".into() }));
+    }
+    let help = "How long no write could be acknowledged";
+    registry.register("pgvigil_transition_write_outage_seconds", help, outages.clone());
+    outages
 }
 
 /// One gauge a name: what it is called, what it says, and how it is read off the picture.
