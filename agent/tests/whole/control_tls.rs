@@ -67,7 +67,8 @@ impl Authority {
         Ok(())
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// Where one of its files lies.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 

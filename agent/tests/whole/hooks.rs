@@ -7,9 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::control_tls::Authority;
 use crate::http;
 use crate::stage::{Stage, on_empty_stage, options};
 
@@ -22,9 +28,11 @@ const TOKEN: &str = "0123456789abcdef-of-the-receiver";
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_and_webhooks_get_the_record_and_hold_nothing_up() {
     on_empty_stage(&options(), async |stage| {
-        let receiver = Receiver::open().await?;
+        let receiver = Receiver::open(None).await?;
+        let authority = Authority::found(stage.cluster.make_directory("tls")?)?;
+        let encrypted = Receiver::open(Some(acceptor(&authority)?)).await?;
         let deaf = TcpListener::bind("127.0.0.1:0").await?;
-        let home = configure(stage, &receiver, deaf.local_addr()?.port())?;
+        let home = configure(stage, &receiver, &encrypted, &authority.file("ca.pem"), deaf.local_addr()?.port())?;
         stage.form().await.context("the cluster does not form")?;
         let old = stage.leader().await?;
         stage.node(&old)?.kill_everything()?;
@@ -41,7 +49,9 @@ async fn hooks_and_webhooks_get_the_record_and_hold_nothing_up() {
         stage.writes_go_on().await?;
         let switchover = record_of(stage, &old, "switchover").await?;
         for record in [&failover, &switchover] {
-            told_by_webhook(stage, &receiver, &old, record["id"].as_str().context("an id")?).await?;
+            let id = record["id"].as_str().context("an id")?;
+            told_by_webhook(stage, &receiver, &old, id, "/pgvigil?key=1").await?;
+            told_by_webhook(stage, &encrypted, &old, id, "/encrypted").await?;
         }
         told_by_program(stage, &home, &old, switchover["id"].as_str().context("an id")?).await?;
         counted(stage, &[&new, &old]).await?;
@@ -52,7 +62,17 @@ async fn hooks_and_webhooks_get_the_record_and_hold_nothing_up() {
     .await;
 }
 
-fn configure(stage: &Stage, receiver: &Receiver, deaf: u16) -> Result<PathBuf> {
+/// A certificate for `localhost`, and for no address.
+fn acceptor(authority: &Authority) -> Result<TlsAcceptor> {
+    authority.sign("receiver", "/CN=receiver", "DNS:localhost")?;
+    let chain = CertificateDer::pem_file_iter(authority.file("receiver.pem"))?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(authority.file("receiver.key"))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+    Ok(TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key)?)))
+}
+
+fn configure(stage: &Stage, receiver: &Receiver, encrypted: &Receiver, ca: &Path, deaf: u16) -> Result<PathBuf> {
     let home = stage.cluster.make_directory("hooks")?;
     let (hook, roles, token) = (home.join("hook"), home.join("roles"), home.join("token"));
     for (file, text, mode) in [(&hook, HOOK, 0o755), (&roles, ROLES, 0o755), (&token, TOKEN, 0o600)] {
@@ -60,8 +80,10 @@ fn configure(stage: &Stage, receiver: &Receiver, deaf: u16) -> Result<PathBuf> {
     }
     let webhooks = format!(
         "[{{ url = \"http://127.0.0.1:{}/pgvigil?key=1\", token_file = {token:?}, timeout = \"5s\", retries = 20 }}, \
+         {{ url = \"https://localhost:{}/encrypted\", token_file = {token:?}, ca = {ca:?}, timeout = \"5s\", retries = 20 }}, \
+         {{ url = \"https://127.0.0.1:{}/of-another-name\", ca = {ca:?}, retries = 1 }}, \
          {{ url = \"http://127.0.0.1:{deaf}/\", timeout = \"1s\", retries = 1 }}]",
-        receiver.port
+        receiver.port, encrypted.port, encrypted.port
     );
     for node in stage.cluster.nodes() {
         stage.set(node.name(), "hooks.on_transition", &format!("[{hook:?}]"))?;
@@ -123,13 +145,14 @@ async fn told_by_program(stage: &Stage, home: &Path, node: &str, id: &str) -> Re
     Ok(())
 }
 
-async fn told_by_webhook(stage: &Stage, receiver: &Receiver, node: &str, id: &str) -> Result<()> {
+async fn told_by_webhook(stage: &Stage, receiver: &Receiver, node: &str, id: &str, path: &str) -> Result<()> {
     let taken = async || Ok(receiver.taken(id).is_some());
     stage.eventually("the receiver is not told", taken).await?;
     let post = receiver.taken(id).context("it was there")?;
     is_the_record(&post.body, &by_id(stage, node, id).await?)?;
     let has = |line: &str| post.head.lines().any(|told| told.eq_ignore_ascii_case(line));
-    ensure!(post.head.starts_with("POST /pgvigil?key=1 HTTP/1.1"), "{}", post.head);
+    // Whoever bears another name than its certificate gets nothing.
+    ensure!(post.head.starts_with(&format!("POST {path} HTTP/1.1")), "{}", post.head);
     for line in [format!("idempotency-key: {id}"), format!("authorization: Bearer {TOKEN}")] {
         ensure!(has(&line), "{line} is not in\n{}", post.head);
     }
@@ -145,6 +168,8 @@ async fn counted(stage: &Stage, nodes: &[&str]) -> Result<()> {
         ("to=\"on_transition\"", "outcome=\"failed\""),
         ("to=\"http://127.0.0.1:", "outcome=\"failed\""),
         ("to=\"http://127.0.0.1:", "outcome=\"done\""),
+        ("to=\"https://localhost:", "outcome=\"done\""),
+        ("to=\"https://127.0.0.1:", "outcome=\"failed\""),
     ];
     let all = async || {
         let mut pages = String::new();
@@ -194,14 +219,20 @@ struct Receiver {
 }
 
 impl Receiver {
-    async fn open() -> Result<Self> {
+    async fn open(encrypted: Option<TlsAcceptor>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let port = listener.local_addr()?.port();
         let inbox: Arc<Mutex<Inbox>> = Arc::default();
         let served = Arc::clone(&inbox);
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(take(stream, Arc::clone(&served)));
+                let (encrypted, served) = (encrypted.clone(), Arc::clone(&served));
+                tokio::spawn(async move {
+                    match encrypted {
+                        Some(encrypted) => take(encrypted.accept(stream).await.ok()?, served).await,
+                        None => take(stream, served).await,
+                    }
+                });
             }
         });
         Ok(Self { port, inbox, serving })
@@ -223,7 +254,7 @@ impl Drop for Receiver {
     }
 }
 
-async fn take(mut stream: TcpStream, inbox: Arc<Mutex<Inbox>>) -> Option<()> {
+async fn take(mut stream: impl AsyncRead + AsyncWrite + Unpin, inbox: Arc<Mutex<Inbox>>) -> Option<()> {
     let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
     let whole = async {
         loop {
@@ -250,5 +281,6 @@ async fn take(mut stream: TcpStream, inbox: Arc<Mutex<Inbox>>) -> Option<()> {
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
         }
     };
-    stream.write_all(answer.as_bytes()).await.ok()
+    stream.write_all(answer.as_bytes()).await.ok()?;
+    stream.shutdown().await.ok()
 }
