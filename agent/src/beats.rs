@@ -105,6 +105,11 @@ impl Beats {
         });
     }
 
+    /// Whether it is the leader of `term` that is listened to.
+    pub fn hears_of(&self, term: u64) -> bool {
+        self.target.borrow().as_ref().is_some_and(|target| target.term == term)
+    }
+
     /// What has been heard of whoever is listened to.
     pub fn heard(&self) -> Heard {
         *lock(&self.heard)
@@ -112,8 +117,7 @@ impl Beats {
 
     /// What has been heard of the leader of `term`; nothing, while another is listened to.
     pub fn heard_of(&self, term: u64) -> Heard {
-        let same = self.target.borrow().as_ref().is_some_and(|target| target.term == term);
-        if same { self.heard() } else { Heard::default() }
+        if self.hears_of(term) { self.heard() } else { Heard::default() }
     }
 
     /// Resolves when something has gone missing or has come back.

@@ -11,7 +11,7 @@ use decision::action::Action;
 use decision::promise::worth_asking;
 use decision::reason::Reason;
 use decision::settings::Mode;
-use decision::view::{Cluster, Job, Lock, Seen, Server, View};
+use decision::view::{Cluster, Job, Lock, Seen, Server, Upstream, View};
 use decision::{Decision, decide};
 use pg_control::Death;
 use tokio::sync::watch;
@@ -284,12 +284,7 @@ impl Body {
             self.hands.recorder.abandon();
         }
         self.had_leader = cluster.leader.is_some();
-        let leader = cluster.leader.as_ref().filter(|leader| *leader != &seen.me);
-        self.beats.listen_to(leader.and_then(|leader| cluster.members.get(leader)).map(|leader| Target {
-            api_url: leader.api_url.clone(),
-            postgres: format!("{}:{}", leader.host, leader.port),
-            term: cluster.term.0,
-        }));
+        self.listen_to_whoever_leads(cluster, server);
         if leads && !self.led_before {
             let handed = cluster.sync.as_ref().is_some_and(|sync| sync.handover_lsn.is_some());
             if let Some(snapshot) = snapshot.filter(|_| handed && matches!(server, Some(Server::Standby(_)))) {
@@ -297,6 +292,30 @@ impl Body {
             }
         }
         self.led_before = leads;
+    }
+
+    /// The leader; where nobody leads, whoever led last: it may not have been fenced.
+    fn listen_to_whoever_leads(&self, cluster: &Cluster, server: Option<&Server>) {
+        let (me, term) = (self.hands.me(), cluster.term);
+        let target = match &cluster.leader {
+            Some(leader) => cluster
+                .members
+                .get(leader)
+                .filter(|_| leader != me)
+                .map(|leader| (leader.api_url.clone(), &leader.host, leader.port)),
+            None if self.beats.hears_of(term.0) => return,
+            None => {
+                let led = |upstream: &&Upstream| upstream.term == term && cluster.last_led_by(&upstream.member);
+                let upstream = server.and_then(Server::as_standby).and_then(|standby| standby.follows.as_ref());
+                // Where its agent was is not known; that is away, or tells for itself what is so.
+                upstream.filter(led).map(|upstream| (String::new(), &upstream.host, upstream.port))
+            }
+        };
+        self.beats.listen_to(target.map(|(api_url, host, port)| Target {
+            api_url,
+            postgres: format!("{host}:{port}"),
+            term: term.0,
+        }));
     }
 
     /// Postgres is fenced while it is the leader's and may accept writes. The leader of a site that follows another is a standby, and nothing of
@@ -452,6 +471,7 @@ impl Body {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         match self.hands.fence.kills_in().filter(|_| self.led_before) {
             Some(left) => tracing::warn!(signal, "{}", fence::last_words(left)),
+            None if self.led_before => tracing::warn!(signal, "{}", fence::LAST_WORDS_IN_A_PAUSE),
             None => tracing::info!(signal, "agent ends; Postgres keeps running, the leases are left to the next agent"),
         }
     }

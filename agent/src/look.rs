@@ -11,7 +11,7 @@ use decision::names::{Lsn, MemberName, Term, Timeline};
 use decision::settings::Settings;
 use decision::site::{Remote, RemoteSeen, is_another_site};
 use decision::view::{
-    Data, Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View,
+    Cluster, Data, Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View,
 };
 use pg_control::{Death, Extras, Heartbeat, Observation};
 use tokio::task::JoinHandle;
@@ -319,15 +319,9 @@ pub fn view(
     ages.look_at_upstream(seen.now().and_then(|cluster| upstream_is_good(cluster, hands.me(), look.server())));
     let ages = ages.look(&seen, look.server(), look.answered, lock);
     let was_heard = heard.agent.heard.is_some();
-    // WAL that has come in just now is as good a sign of life as an answer; a closed door says that it was the last.
-    // It says nothing of the leader where it comes from somebody else: from an heir, ahead of a hand-over.
-    let leader = snapshot.cluster.leader.as_ref();
-    let of_the_leader = matches!(look.server(), Some(Server::Standby(standby))
-        if standby.follows.as_ref().is_some_and(|upstream| Some(&upstream.member) == leader));
-    let streams =
-        of_the_leader && look.last_word.is_some_and(|word| word.elapsed() < settings.timing.suspect_after / 2);
+    let alive = is_alive(&snapshot.cluster, look, heard, settings.timing.suspect_after / 2);
     let postgres = match sound(heard.postgres, was_heard) {
-        Sound::Silent { .. } | Sound::Unknown if streams => Sound::Fine,
+        Sound::Silent { .. } | Sound::Unknown if alive => Sound::Fine,
         sound => sound,
     };
     let postgres = if heard.dead { Sound::ReportedDead } else { postgres };
@@ -371,6 +365,19 @@ fn heard_lately(look: &LastLook, snapshot: &Snapshot) -> Option<RemoteSeen> {
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;
 /// Postgres is only asked when the agent falls silent, so it counts as heard when the agent was.
+/// Whether whoever leads, or where nobody does led last, has given a sign of life within `lately`. WAL that has come in just now is as good as an
+/// answer; a closed door says that it was the last. It says nothing of the leader where it comes from somebody else: from an heir, ahead of a
+/// hand-over. Where nobody leads, a leader that says of itself that writes work there has not been fenced.
+fn is_alive(cluster: &Cluster, look: &LastLook, heard: Heard, lately: Duration) -> bool {
+    let recent = |word: Option<Instant>| word.is_some_and(|word| word.elapsed() < lately);
+    let last = || cluster.sync.as_ref().filter(|sync| sync.term == cluster.term).map(|sync| &sync.leader);
+    let leader = cluster.leader.as_ref().or_else(last);
+    let of_the_leader = matches!(look.server(), Some(Server::Standby(standby))
+        if standby.follows.as_ref().is_some_and(|upstream| Some(&upstream.member) == leader));
+    let says_so = cluster.leader.is_none() && recent(heard.writable) && !heard.stalled;
+    (of_the_leader && recent(look.last_word)) || says_so
+}
+
 fn sound(ear: Ear, was_heard: bool) -> Sound {
     match ear.unanswered_since {
         Some(_) if ear.refused => Sound::Gone,

@@ -136,8 +136,9 @@ pub(crate) fn may_lead_by_ballot(cluster: &Cluster) -> Vec<(&MemberName, &Ballot
     let priority = |name: &MemberName, ballot: &Ballot| {
         let member = cluster.members.get(name)?;
         let priority = member.tags.failover_priority.saturating_mul(2) + u32::from(cluster.is_preferred(name));
-        // Nobody would reach it. That bars nobody, for where it alone has everything it is still the one; among equals it comes last.
-        let priority = if member.not_listening.is_some() { 0 } else { priority };
+        // Nobody would reach it, or a promotion may find no room. That bars nobody, for where it alone has everything it is still the one; among
+        // equals it comes last.
+        let priority = if member.not_listening.is_some() || member.disk_low { 0 } else { priority };
         (!is_stray(cluster, ballot) && !member.never_leads()).then_some(priority)
     };
     cluster

@@ -113,6 +113,8 @@ Reason:
         ("nobody is promoted: the best candidate {best} is {} behind the last leader, the limit is {}", bytes(*behind_bytes), bytes(*limit_bytes));
     NotListed { best: MemberName } "not_listed"
         ("nobody is promoted: {best} is not on the leader's list of who may lead without proof (it was away, or has only just joined)");
+    LastLeaderAnswers { leader: MemberName } "last_leader_answers"
+        ("nobody is promoted: the agent of {leader}, which led last, is away, and its Postgres still answers: nothing has fenced it, and it may go on accepting writes");
     NoCandidate {} "no_candidate" ("nobody is promoted: no live member may lead");
     Outranked { by: MemberName } "outranked" ("{by} is the better candidate");
     Elected { ballots: Vec<MemberName>, lost_bytes_bound: Option<u64> } "elected"

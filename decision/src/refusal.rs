@@ -90,6 +90,7 @@ fn patience(reason: &Reason, timing: &Timing) -> Option<Duration> {
         | Reason::TooFarBehind { .. }
         | Reason::NotListed { .. }
         | Reason::NoCandidate {}
+        | Reason::LastLeaderAnswers { .. }
         | Reason::RecordMissing { .. }
         | Reason::KeysUnreadable { .. }
         | Reason::EtcdWentBack { .. }

@@ -9,6 +9,7 @@ use crate::durability::proven;
 use crate::names::{MemberName, Term};
 use crate::reason::Reason;
 use crate::settings::Mode;
+use crate::vacancy::leader_without_agent;
 use crate::view::{Ballot, Cluster, SyncRecord, View};
 
 /// What the ballots say.
@@ -125,7 +126,12 @@ fn unproven_bars(
 ) -> Option<Reason> {
     let missing: Vec<MemberName> = cluster.eligible().difference(heard).cloned().collect();
     let waited = view.ages.vacancy.unwrap_or_default();
-    if !missing.is_empty() && waited < view.settings.timing.ballot_window {
+    // Whoever still streams from the last leader has not balloted because it hears it; silence makes it ballot.
+    let hears = |name: &MemberName| {
+        let upstream = cluster.members.get(name).and_then(|member| member.streams_from.as_ref());
+        upstream.is_some() && upstream == leader_without_agent(cluster)
+    };
+    if !missing.is_empty() && (waited < view.settings.timing.ballot_window || missing.iter().any(hears)) {
         return Some(Reason::AwaitingBallots { have: heard.len(), missing });
     }
     if cluster.follows() {

@@ -231,6 +231,9 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
     if standby.wal_term > cluster.term && standby.streaming && !cluster.follows() {
         return wait(Reason::EtcdWentBack { mine: standby.wal_term, etcd: cluster.term });
     }
+    if let Some(leader) = unfenced_leader(view, cluster).filter(|_| !is_forced(cluster)) {
+        return wait(Reason::LastLeaderAnswers { leader: leader.clone() });
+    }
     if let Some(choice) = pledge_first(view, cluster, standby, why).or_else(|| forced(view, cluster, standby)) {
         return choice;
     }
@@ -238,6 +241,27 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
         (Action::Wait, reason) => void_request(view, cluster, &reason).unwrap_or((Action::Wait, reason)),
         choice => choice,
     }
+}
+
+/// The last leader, where its agent is away and its Postgres is heard although its lease is over: its agent ended in a pause, which has no fence, or
+/// was killed together with its fencer.
+///
+/// **Invariant: without proof nobody leads who hears the last leader's Postgres.** Where voters prove a takeover they have revoked its term, so it
+/// acknowledges nothing; without proof it would go on acknowledging beside a new leader.
+fn unfenced_leader<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a MemberName> {
+    let answers = view.hearing.postgres == Sound::Fine;
+    leader_without_agent(cluster).filter(|leader| answers && **leader != view.me)
+}
+
+/// Whoever led last, may not have been fenced, and cannot be asked; where a takeover needs no proof.
+pub(crate) fn leader_without_agent(cluster: &Cluster) -> Option<&MemberName> {
+    let of_this_term = |sync: &&SyncRecord| sync.term == cluster.term && !sync.released && !sync.follows;
+    let sync = cluster.sync.as_ref().filter(of_this_term).filter(|sync| sync.mode == Mode::Async)?;
+    (!cluster.members.contains_key(&sync.leader)).then_some(&sync.leader)
+}
+
+fn is_forced(cluster: &Cluster) -> bool {
+    cluster.request.as_ref().is_some_and(|request| request.kind == RequestKind::Failover && request.accept_data_loss)
 }
 
 /// A request that nobody can carry out while nobody leads would lie there for ever, and no other could be asked for beside it.
@@ -335,12 +359,11 @@ fn evidence(hearing: &Hearing) -> String {
 fn forced(view: &View, cluster: &Cluster, standby: &Standby) -> Option<Choice> {
     let request = cluster.request.as_ref()?;
     let about = |from: &MemberName| cluster.sync.as_ref().is_some_and(|sync| sync.leader == *from);
-    let valid = request.kind == RequestKind::Failover && request.accept_data_loss;
     let asked = match &request.to {
         Some(to) => *to == view.me,
         None => is_best_of_all(view, cluster),
     };
-    if !valid || !asked || !request.from.as_ref().is_none_or(about) {
+    if !is_forced(cluster) || !asked || !request.from.as_ref().is_none_or(about) {
         return None;
     }
     // What this node has forgotten was there once, whatever the last leader had published.

@@ -204,6 +204,10 @@ impl Fence {
     }
 }
 
+/// What follows where the agent of a primary ends that is not fenced, for the cluster is paused.
+pub const LAST_WORDS_IN_A_PAUSE: &str = "agent ends; this node leads, and in the pause nothing fences Postgres: it goes on, and load balancers find no primary. \
+     Start the agent again before the pause ends, or switch over first";
+
 /// What follows where the agent of a primary ends: its fencer stays, and does what was promised.
 pub fn last_words(kills_in: Duration) -> String {
     let left = decision::reason::span(kills_in);

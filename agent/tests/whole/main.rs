@@ -47,6 +47,7 @@ mod overruled;
 mod packages;
 mod pages;
 mod parameters;
+mod pauses;
 mod poolers;
 mod probing;
 mod programs;

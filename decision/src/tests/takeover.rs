@@ -142,14 +142,17 @@ fn a_voter_that_may_not_lead_is_heard_and_nobody_leads_who_has_less() {
 }
 
 #[test]
-fn among_equals_one_whom_no_client_would_reach_comes_last_and_elsewhere_it_is_barred_by_nothing() {
+fn among_equals_one_whom_no_client_would_reach_or_whose_disk_is_low_comes_last_and_elsewhere_it_is_barred_by_nothing() {
     let unheard = |received| {
         let at = |member: &mut Member| member.not_listening = Some("pg2:5432".to_owned());
         pg1_died().ballot("pg3", 4, received).member("pg2", at)
     };
     check(&pg2_sees(pg1_died().ballot("pg3", 4, 1000)), "acquire: elected");
-    check(&pg2_sees(unheard(1000)), "wait: outranked");
-    check(&pg2_sees(unheard(990)), "acquire: elected");
+    let low = |received| pg1_died().ballot("pg3", 4, received).member("pg2", |member| member.disk_low = true);
+    for barred in [unheard, low] {
+        check(&pg2_sees(barred(1000)), "wait: outranked");
+        check(&pg2_sees(barred(990)), "acquire: elected");
+    }
 }
 
 #[test]
@@ -206,6 +209,38 @@ fn without_proof_everybody_alive_is_heard_first() {
         "best of the ballots of pg2; up to 512.0 kB of acknowledged writes may be lost",
     );
     says(&pg2_sees(asynchronous().without("pg3")), "best of the ballots of pg2; how much may be lost is unknown");
+}
+
+#[test]
+fn without_proof_nobody_leads_beside_a_last_leader_that_nothing_has_fenced() {
+    let answers = |view: View| View { hearing: Hearing { agent: Sound::Gone, postgres: Sound::Fine }, ..view };
+    let unproven = || pg1_died().mode(Mode::Async).policies(&[any(0, &[])]).without("pg3");
+    let streams = || answers(view("pg2").within(unproven()));
+    check(&streams(), "wait: last_leader_answers");
+    says(
+        &streams(),
+        "nobody is promoted: the agent of pg1, which led last, is away, and its Postgres still answers: nothing has fenced it, and it may go on accepting writes",
+    );
+    check(&answers(pg2_sees(unproven())), "wait: last_leader_answers");
+    // Silence, or its agent, or its own word, or an operator's, is enough; and so is proof.
+    check(&view("pg2").within(unproven()), "pledge: vacant");
+    let lives = cluster().vacant().mode(Mode::Async).policies(&[any(0, &[])]).without("pg3");
+    check(&answers(view("pg2").within(lives)), "pledge: vacant");
+    check(&answers(view("pg2").within(unproven().record(|sync| sync.released = true))), "pledge: vacant");
+    let forced = unproven().asked(RequestKind::Failover, None, Some("pg2"));
+    check(&answers(pg2_sees(forced)), "acquire: forced");
+    check(&answers(pg2_sees(pg1_died().ballot("pg3", 4, 990))), "acquire: elected");
+}
+
+#[test]
+fn without_proof_whoever_streams_from_the_last_leader_is_waited_for() {
+    let late = |cluster| pg2_sees(cluster).aged(|ages| ages.vacancy = Some(secs(60)));
+    let unproven = || pg1_died().mode(Mode::Async).policies(&[any(0, &[])]);
+    let from = |upstream: &str| unproven().member("pg3", |member| member.streams_from = Some(name(upstream)));
+    check(&late(from("pg1")), "wait: awaiting_ballots");
+    check(&late(from("pg2")), "acquire: elected");
+    check(&late(unproven()), "acquire: elected");
+    check(&late(from("pg1").ballot("pg3", 4, 990)), "acquire: elected");
 }
 
 #[test]

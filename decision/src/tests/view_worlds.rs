@@ -3,6 +3,7 @@
 use super::builders::*;
 use crate::action::{Action, StartAs};
 use crate::names::{Lsn, SystemId, Term, Timeline};
+use crate::settings::Mode;
 use crate::view::*;
 use crate::{Decision, decide};
 
@@ -41,8 +42,12 @@ fn clusters() -> Vec<Cluster> {
     let handed = |cluster: Cluster| cluster.record(|sync| sync.handover_lsn = Some(Lsn(1001)));
     let mut lost = cluster();
     lost.sync = None;
+    let unproven = || cluster().led_before_by("pg2").mode(Mode::Async).policies(&[any(0, &[])]);
     vec![
         cluster(),
+        unproven(),
+        unproven().without("pg2"),
+        unproven().without("pg2").ballot("pg1", 4, 1000),
         cluster().led_by("pg2"),
         cluster().led_by("pg2").leader_on(5).forked(4, 900, "pg2"),
         handed(cluster()),
@@ -93,10 +98,11 @@ fn circumstances(view: View) -> Vec<View> {
     };
     let dead = on_disk(|disk| disk.fault = Some(DiskFault::InputOutput));
     let full = on_disk(|disk| (disk.full, disk.low) = (true, true));
-    let deaf = View { hearing: Hearing { agent: Sound::Gone, postgres: Sound::Gone }, ..view.clone() };
+    let heard = |sound| View { hearing: Hearing { agent: Sound::Gone, postgres: sound }, ..view.clone() };
+    let (deaf, answered) = (heard(Sound::Gone), heard(Sound::Fine));
     let (marking, killing) = (busy("mark"), busy("kill"));
     let unfenced = View { fence: Fence { trouble: Some("no fencer".to_owned()), covers: None }, ..view.clone() };
-    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, dead, full, deaf, unfenced]
+    vec![view, long_ago, failed, marking, killing, silent, unseen, paused, dead, full, deaf, answered, unfenced]
 }
 
 fn every_view(mut rule: impl FnMut(&View, &Decision)) {
@@ -185,6 +191,24 @@ impl<'a> Facts<'a> {
         asked || stands_ready || handed_over || cluster.heir().is_some()
     }
 
+    /// A leader goes on having its commits acknowledged, or takes its own lock again.
+    fn keeps_writes_going(&self) -> bool {
+        let Server::Primary(primary) = &self.postgres.server else { return false };
+        let reigns = self.leads && self.cluster.is_some_and(|it| primary.marked_term >= it.term);
+        let durably =
+            matches!(self.action, Action::RecordSync { .. } | Action::ApplySync(_) | Action::ProveSync { .. });
+        (reigns && durably) || matches!(self.action, Action::Resume { .. })
+    }
+
+    /// Another has led last, its agent is away and its Postgres answers, and no voter was promised anything; nor has an operator spoken.
+    fn is_unfenced_elsewhere(&self) -> bool {
+        let Some(cluster) = self.cluster.filter(|it| it.leader.is_none()) else { return false };
+        let of = |sync: &SyncRecord| sync.mode == Mode::Async && !sync.released && sync.leader != self.view.me;
+        let away = cluster.sync.as_ref().is_some_and(|sync| of(sync) && !cluster.members.contains_key(&sync.leader));
+        let asked = cluster.request.as_ref().is_some_and(|request| request.accept_data_loss);
+        away && !asked && self.view.hearing.postgres == Sound::Fine
+    }
+
     /// Whether the live standbys could take over without loss.
     fn proven(&self) -> bool {
         let Some((cluster, sync)) = self.cluster.and_then(|cluster| Some((cluster, cluster.sync.as_ref()?))) else {
@@ -218,8 +242,9 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
     let bootstraps = *action == Action::Bootstrap;
     let releases = *action == Action::Release;
     let gives_up = *action == Action::Abdicate;
-    let takes =
-        releases || gives_up || matches!(action, Action::Acquire(_) | Action::Resume { .. } | Action::Pledge { .. });
+    let claims = matches!(action, Action::Acquire(_) | Action::Pledge { .. });
+    let takes = releases || gives_up || claims;
+    let goes_on = facts.switches_over() || facts.keeps_writes_going();
     let half_made = matches!(facts.postgres.data, Data::HalfMade { .. } | Data::Unreadable { .. });
     let has_data = matches!(facts.postgres.data, Data::Present(_) | Data::Unreadable { .. });
     let in_recovery = matches!(facts.postgres.server, Server::Standby(_));
@@ -234,7 +259,11 @@ fn broken(view: &View, decision: &Decision) -> Option<&'static str> {
         ("what is half made is never started", half_made && starts),
         ("a foreign system is never touched", facts.foreign && !idle && (facts.alive || !releases)),
         ("nobody takes a lock that is held, but from whom it deposes", bad_claim),
-        ("paused means no action but for a switchover", view.settings.paused && !idle && !facts.switches_over()),
+        ("paused means no action but for a switchover and for writes", view.settings.paused && !idle && !goes_on),
+        (
+            "without proof nobody leads beside a Postgres that nothing has fenced",
+            facts.is_unfenced_elsewhere() && claims,
+        ),
         ("a pause stops, takes and copies nothing", view.settings.paused && (stops || copies || bootstraps || takes)),
         ("every decision has a sentence", decision.reason.to_string().is_empty()),
         ("the lock is let go only when no write can follow", releases && facts.alive && !in_recovery),

@@ -16,7 +16,7 @@ use super::member::MemberStatus;
 use super::problems::Trouble;
 
 /// The reasons for which the agents promote nobody however long they wait.
-const STUCK: [&str; 4] = ["not_proven", "too_far_behind", "not_listed", "no_candidate"];
+const STUCK: [&str; 5] = ["not_proven", "too_far_behind", "not_listed", "no_candidate", "last_leader_answers"];
 
 /// The way out, where nobody leads and nobody is promoted by itself.
 pub fn way_out(status: &Status, world: &World) -> Option<Trouble> {
@@ -42,6 +42,11 @@ fn first(snapshot: &Snapshot, says: &Answer) -> Option<String> {
         return Some(format!("start {missing} first: acknowledged writes may be there alone"));
     }
     let last = last?;
+    if says.code() == "last_leader_answers" {
+        return Some(format!(
+            "start the agent of {last}: it goes on leading there; or stop that Postgres, and another leads"
+        ));
+    }
     let verb = if snapshot.cluster.members.contains_key(last) { "bring back" } else { "start" };
     let has = match reason["behind_bytes"].as_u64() {
         Some(behind) => format!(" and has {} that nobody else has", bytes(behind)),

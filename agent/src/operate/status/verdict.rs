@@ -103,10 +103,7 @@ pub fn verdict(status: &Status, world: &World, ttl: Duration) -> Verdict {
             let why = "no agent has ever registered; is `cluster` in the node's file right? (pgvigil fleet status)";
             (Word::NoPrimary, format!("cluster {} is not in this etcd: {why}", status.cluster))
         }
-        Some(false) => match unheard(world) {
-            Some(why) => (Word::NoPrimary, format!("no client reaches {leader}, which leads: {why}")),
-            None => (Word::NoPrimary, format!("nobody accepts writes: {}", explanation(world))),
-        },
+        Some(false) => (Word::NoPrimary, no_primary(world, leader)),
         None if status.leader.is_some() => {
             let unknown = || {
                 format!("{leader} holds the lock, but its agent does not answer here: whether writes work is not known")
@@ -173,6 +170,26 @@ fn streams_from_there(world: &World) -> bool {
 /// The leader would take writes, and its Postgres does not listen where clients look for it.
 fn unheard(world: &World) -> Option<&str> {
     world.leader_answer().filter(|leader| leader.leads())?.why["not_listening"]["problem"].as_str()
+}
+
+/// The first half of the sentence where no client can write as it should.
+fn no_primary(world: &World, leader: &str) -> String {
+    if let Some(why) = unheard(world) {
+        return format!("no client reaches {leader}, which leads: {why}");
+    }
+    let why = explanation(world);
+    match unled(world) {
+        Some(last) => format!("nobody leads, and {last}, whose agent is away, may accept writes: {why}"),
+        None => format!("nobody accepts writes: {why}"),
+    }
+}
+
+/// Whoever led last and has no agent, where a standby still streams from it though nobody leads: its Postgres has not been fenced.
+fn unled(world: &World) -> Option<&MemberName> {
+    let cluster =
+        world.etcd.as_ref().ok().map(|snapshot| &snapshot.cluster).filter(|cluster| cluster.leader.is_none())?;
+    let last = cluster.sync.as_ref().map(|sync| &sync.leader).filter(|last| !cluster.members.contains_key(*last))?;
+    cluster.members.values().any(|member| member.streams_from.as_ref() == Some(last)).then_some(last)
 }
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
