@@ -1,4 +1,5 @@
-//! What still happens in a pause: a switchover to a candidate that an operator has named. That is their own hand on the wheel, so it is carried
+//! What still happens in a pause: commits go on being acknowledged as the mode has it, a leader whose lease has lapsed takes its own lock again, and a
+//! switchover to a candidate that an operator has named. That is their own hand on the wheel, so it is carried
 //! to its end, for a lock that has changed hands with nobody promoted would leave the cluster without a leader for as long as the pause lasts.
 //! Of what would be done otherwise only the steps of that switchover pass.
 
@@ -21,11 +22,22 @@ pub(crate) fn only_a_switchover(
         Some(_) => other_is_concerned(view, cluster, postgres),
         None => false,
     };
-    if !concerned {
-        return wait(Reason::Paused {});
-    }
     let choice = usual();
-    if is_a_step(view, &choice) { choice } else { wait(Reason::Paused {}) }
+    let passes = (concerned && is_a_step(view, &choice)) || keeps_writes_going(view, cluster, postgres, &choice.0);
+    if passes { choice } else { wait(Reason::Paused {}) }
+}
+
+/// Commits would wait for a voter that is gone until the pause ends; and without its lock the leader is seen by nobody. Neither promotes anybody.
+fn keeps_writes_going(view: &View, cluster: &Cluster, postgres: &Postgres, action: &Action) -> bool {
+    let Server::Primary(primary) = &postgres.server else { return false };
+    let reigns = cluster.leader.as_ref() == Some(&view.me) && view.lock.leads(cluster.term);
+    match action {
+        Action::RecordSync { .. } | Action::ApplySync(_) | Action::ProveSync { .. } => {
+            reigns && primary.marked_term >= cluster.term
+        }
+        Action::Resume { .. } => cluster.leader.is_none(),
+        _ => false,
+    }
 }
 
 /// Whether this is a step of a switchover. A Postgres that was stopped for it and is not needed elsewhere starts where it was; any other stop

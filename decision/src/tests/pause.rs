@@ -1,4 +1,4 @@
-//! In a pause nothing happens but a switchover to a candidate that an operator has named, and that one is carried to its end.
+//! In a pause nothing happens but a switchover to a candidate that an operator has named, and that one is carried to its end; and writes go on.
 
 use super::builders::*;
 use crate::action::Action;
@@ -64,7 +64,7 @@ fn whoever_was_handed_the_lock_is_promoted_and_proves_its_reign() {
     let fresh = Primary { timeline: Timeline(5), control_timeline: Timeline(5), waits_for, ..primary() };
     let proves = decide(&holds(Server::Primary(fresh.clone()))).action;
     assert!(!matches!(proves, Action::Wait), "it does not prove its reign: {proves:?}");
-    check(&holds(Server::Primary(Primary { marked_term: TERM.next(), ..fresh })), "wait: paused");
+    check(&holds(Server::Primary(Primary { marked_term: TERM.next(), ..fresh })), "record_sync: change_durability");
     let unfenced =
         View { fence: Fence { trouble: Some("no watchdog".to_owned()), covers: None }, ..holds(pledged(1100)) };
     check(&unfenced, "wait: paused");
@@ -107,4 +107,27 @@ fn a_postgres_that_was_stopped_for_a_hand_over_in_vain_starts_again_and_no_other
     check(&tried_since, "start_primary: restart_in_place");
     let heir = cluster().record(|sync| sync.heir = Some(name("pg2")));
     check(&stopped(heir), "record_sync: change_durability");
+}
+
+#[test]
+fn a_leader_whose_voters_are_gone_lets_commits_go_on() {
+    let gone = |age| {
+        let missing = [name("pg2"), name("pg3")].map(|voter| (voter, secs(age)));
+        let primary = Primary { standbys: Vec::new(), ..primary() };
+        let view = view("pg1").leads().runs(Server::Primary(primary));
+        paused(view.within(cluster().without("pg2").without("pg3")).aged(|ages| ages.voters_missing = missing.into()))
+    };
+    check(&gone(2), "wait: paused");
+    check(&gone(60), "record_sync: change_durability");
+    check(&gone(60).lock(Lock::NotHeld), "wait: paused");
+    let unproven = Server::Primary(Primary { marked_term: Term(6), standbys: Vec::new(), ..primary() });
+    check(&gone(60).runs(unproven), "wait: paused");
+}
+
+#[test]
+fn a_leader_whose_lease_has_lapsed_takes_its_own_lock_again_and_nobody_elses() {
+    let lapsed = |me: &str| paused(view(me).lock(Lock::NotHeld).within(cluster().vacant()));
+    check(&lapsed("pg1"), "resume: resume");
+    check(&lapsed("pg2"), "wait: paused");
+    check(&lapsed("pg1").within(cluster().led_before_by("pg2")), "wait: paused");
 }
