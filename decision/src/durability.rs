@@ -332,10 +332,10 @@ pub fn cannot_spare(cluster: &Cluster, member: &MemberName) -> Option<Quorum> {
 }
 
 /// Whether the leader of `term` acknowledges commits that nobody else need have, although its mode promises that somebody does.
-/// `async` mode promises nothing, and `strict` mode waits.
+/// `async` mode promises nothing. `strict` mode waits, but for where it was set when there was nobody to wait for.
 pub fn stands_alone(sync: &SyncRecord, term: Term, primary: &Primary) -> bool {
     let waits_for_nobody = primary.waits_for.as_ref().is_some_and(|(quorum, _)| quorum.k == 0);
-    sync.mode == Mode::Quorum && sync.term == term && waits_for_nobody
+    sync.mode != Mode::Async && sync.term == term && waits_for_nobody
 }
 
 /// A standby becomes a voter only once it streams under this term's name and has passed its floor.

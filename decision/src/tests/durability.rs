@@ -80,7 +80,7 @@ fn a_new_leader_inherits_promises_that_the_old_leader_can_help_to_prove() {
 }
 
 #[test]
-fn only_quorum_mode_without_a_voter_leaves_a_leader_alone() {
+fn a_leader_that_waits_for_nobody_is_alone_where_its_mode_promises_that_somebody_has_it() {
     let alone = |mode, k, of_term| {
         let cluster = cluster().mode(mode);
         let waits_for = Some((any(k, if k == 0 { &[] } else { &["pg2", "pg3"] }), TERM));
@@ -89,6 +89,7 @@ fn only_quorum_mode_without_a_voter_leaves_a_leader_alone() {
     assert!(alone(Mode::Quorum, 0, TERM));
     assert!(!alone(Mode::Quorum, 1, TERM), "a voter has it");
     assert!(!alone(Mode::Async, 0, TERM), "nothing was promised");
-    assert!(!alone(Mode::Strict, 0, TERM), "commits wait");
+    assert!(alone(Mode::Strict, 0, TERM), "it was set when there was nobody to wait for");
+    assert!(!alone(Mode::Strict, 1, TERM), "commits wait");
     assert!(!alone(Mode::Quorum, 0, TERM.next()), "the record speaks of another reign");
 }
