@@ -1,6 +1,7 @@
 //! `pgvigil member remove MEMBER`: a word in etcd that a dead member has left for good. The leader heeds it by its ordinary steps, and this
 //! command waits until nothing counts on the member any more.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use consensus::records::DepartureRecord;
@@ -9,6 +10,7 @@ use decision::departure::is_counted_on;
 use decision::durability::cannot_spare;
 use decision::names::MemberName;
 use decision::settings::Mode;
+use decision::slots::SlotName;
 
 use crate::cli::{Exit, MemberCommand, RemoveArgs};
 use crate::commands::operator::{agrees, must_be_able_to_ask, types, who};
@@ -16,7 +18,7 @@ use crate::commands::screen::{answer, tell};
 use crate::commands::world::Reach;
 use crate::commands::{told, words};
 use crate::operate::proviso::Proviso;
-use crate::operate::status::member::{streams_on, told_of_streaming};
+use crate::operate::status::member::{expected, streams_on, told_of_streaming};
 use crate::operate::{Unable, asks, hold};
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -102,9 +104,9 @@ fn may_leave(snapshot: &Snapshot, member: &MemberName) -> Result<MemberName, Str
     if cluster.has_departed(member) {
         return Ok(leader);
     }
-    let known = known(snapshot);
-    if !known.contains(member) {
-        return Err(format!("{member} is not known here; known and away: {}", words::list(&known)));
+    let away = away(snapshot);
+    if !is_away(&away, member) {
+        return Err(format!("{member} is not known here; known and away: {}", words::list(&away)));
     }
     if let Some(quorum) = cannot_spare(cluster, member) {
         return Err(format!(
@@ -115,17 +117,16 @@ fn may_leave(snapshot: &Snapshot, member: &MemberName) -> Result<MemberName, Str
     Ok(leader)
 }
 
-/// Everybody of whom anything is left, and who is away.
-fn known(snapshot: &Snapshot) -> std::collections::BTreeSet<MemberName> {
-    let cluster = &snapshot.cluster;
-    let voters = cluster
-        .sync
-        .iter()
-        .flat_map(|sync| sync.policies.iter().flat_map(|quorum| &quorum.voters).chain([&sync.leader]));
-    let of_history = snapshot.history_rows.iter().filter_map(|row| row.new_leader.as_ref());
-    let keys = cluster.ballots.keys().chain(cluster.floors.keys()).chain(cluster.orders.keys());
-    let names = voters.chain(of_history).chain(keys).chain(cluster.failsafe.iter().flatten());
-    names.filter(|name| !cluster.members.contains_key(*name)).cloned().collect()
+/// Whom `status` expects, and who is away.
+fn away(snapshot: &Snapshot) -> BTreeSet<MemberName> {
+    let expected = expected(snapshot, jiff::Timestamp::now()).into_iter();
+    expected.filter(|name| !snapshot.cluster.members.contains_key(name)).collect()
+}
+
+/// One that is known by its slot alone may be called by its own name, which the name of a slot cannot always have.
+fn is_away(away: &BTreeSet<MemberName>, member: &MemberName) -> bool {
+    let slot = SlotName::of(member);
+    away.contains(member) || away.iter().any(|known| known.as_str() == slot.as_str())
 }
 
 fn consequence(snapshot: &Snapshot, member: &MemberName) -> String {
@@ -214,6 +215,7 @@ mod tests {
     use decision::departure::Departure;
     use decision::durability::Quorum;
     use decision::names::{Term, Timeline};
+    use decision::slots::Published;
     use decision::view::SyncRecord;
 
     use super::*;
@@ -245,6 +247,14 @@ mod tests {
         assert_eq!(may_leave(&quorum, &name("pg3")), Ok(name("pg1")));
         refused(&quorum, "pg1", "leads");
         refused(&quorum, "pg9", "known and away: pg1, pg2, pg3");
+        // Who never led and is no voter any more is known by its slot, as `status` knows it.
+        let mut kept = cluster(Mode::Quorum, &["pg2"]);
+        let slots = ["pg_3", "pg4"].map(|slot| SlotName::new(slot).unwrap());
+        kept.slots = Some(Published { for_members: slots.into(), ..Published::default() });
+        for known in ["pg4", "pg-3", "pg_3"] {
+            assert_eq!(may_leave(&kept, &name(known)), Ok(name("pg1")));
+        }
+        refused(&kept, "pg9", "known and away: pg1, pg2, pg4, pg_3");
         let mut vacant = quorum.clone();
         vacant.cluster.leader = None;
         refused(&vacant, "pg3", "nobody leads");

@@ -8,17 +8,23 @@ use crate::stage::{Stage, on_stage, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_member_is_removed_and_whoever_comes_back_under_its_name_is_a_member_again() {
-    on_stage(&options().with("durability.mode", "\"strict\""), async |stage| {
+    on_stage(&options(), async |stage| {
         let leader = stage.leader().await?;
         let [gone, stays] = <[String; 2]>::try_from(stage.others(&leader)).ok().context("there are two standbys")?;
         refused(stage, &leader, &gone, "is registered").await?;
         refused(stage, &leader, &leader, "leads").await?;
         refused(stage, &leader, "n9", "not known here").await?;
+        stage.node(&gone)?.kill_everything()?;
+        nothing_but_its_slot_tells_of_it(stage, &gone).await?;
         removed(stage, &leader, &gone).await?;
         ensure!(members(stage, &leader).await?.len() == 2, "status still shows whoever was removed");
+        stage.pgvigil(&leader, &["config", "set", "durability.mode=strict", "-y"]).await?;
         the_last_voter_of_a_strict_cluster_stays(stage, &leader, &stays).await?;
         stage.say("it comes back with what it had");
         comes_back(stage, &gone).await?;
+        stage.node(&gone)?.kill_everything()?;
+        is_away(stage, &gone).await?;
+        etcdctl::put(&stage.cluster, &format!("floors/{gone}"), "0/1000000").await?;
         removed(stage, &leader, &gone).await?;
         stage.say("it comes back as another node, with nothing");
         std::fs::remove_dir_all(stage.node(&gone)?.data_dir())?;
@@ -33,12 +39,23 @@ async fn a_dead_member_is_removed_and_whoever_comes_back_under_its_name_is_a_mem
     .await;
 }
 
-async fn removed(stage: &mut Stage, leader: &str, gone: &str) -> Result<()> {
-    stage.node(gone)?.kill_everything()?;
+async fn is_away(stage: &Stage, gone: &str) -> Result<()> {
     let key = format!("members/{gone}");
     let away = async || Ok(etcdctl::get(&stage.cluster, &key).await?.is_empty());
-    stage.eventually("its lease does not end", away).await?;
-    etcdctl::put(&stage.cluster, &format!("floors/{gone}"), "0/1000000").await?;
+    stage.eventually("its lease does not end", away).await
+}
+
+/// It never led and nothing counts on it any more, as some seconds after any standby is lost.
+async fn nothing_but_its_slot_tells_of_it(stage: &Stage, gone: &str) -> Result<()> {
+    is_away(stage, gone).await?;
+    for key in ["sync", "failsafe", "history", &format!("ballots/{gone}"), &format!("floors/{gone}")] {
+        let forgotten = async || Ok(!etcdctl::get(&stage.cluster, key).await?.contains(gone));
+        stage.eventually(&format!("{key} still tells of it"), forgotten).await?;
+    }
+    Ok(())
+}
+
+async fn removed(stage: &mut Stage, leader: &str, gone: &str) -> Result<()> {
     stage.pgvigil(leader, &["member", "remove", gone, "-y", "--reason", "sold"]).await?;
     let word: Value = serde_json::from_str(&etcdctl::get(&stage.cluster, &format!("departures/{gone}")).await?)?;
     ensure!(word["done"] == true && word["reason"] == "sold", "{word}");
@@ -57,9 +74,7 @@ async fn removed(stage: &mut Stage, leader: &str, gone: &str) -> Result<()> {
 /// Only its agent was stopped, as a service manager does it: what is left to do is told with the removal, and by `status` until it is done.
 async fn its_postgres_goes_on(stage: &Stage, leader: &str, gone: &str) -> Result<()> {
     stage.stop(gone).await?;
-    let key = format!("members/{gone}");
-    let away = async || Ok(etcdctl::get(&stage.cluster, &key).await?.is_empty());
-    stage.eventually("its lease does not end", away).await?;
+    is_away(stage, gone).await?;
     let told = format!("{gone} is removed, but its Postgres still streams from {leader}");
     let said = stage.pgvigil(leader, &["member", "remove", gone, "-y"]).await?;
     // A leader that does not answer in that second has not told that it still streams.
@@ -78,9 +93,7 @@ async fn its_postgres_goes_on(stage: &Stage, leader: &str, gone: &str) -> Result
 
 async fn the_last_voter_of_a_strict_cluster_stays(stage: &Stage, leader: &str, last: &str) -> Result<()> {
     stage.node(last)?.kill_everything()?;
-    let key = format!("members/{last}");
-    let away = async || Ok(etcdctl::get(&stage.cluster, &key).await?.is_empty());
-    stage.eventually("its lease does not end", away).await?;
+    is_away(stage, last).await?;
     refused(stage, leader, last, "mode strict never waits for fewer").await?;
     stage.start(last)?;
     stage.writes_go_on().await?;

@@ -110,7 +110,8 @@ fn streaming(leader: &Answer) -> impl Iterator<Item = MemberName> {
     names.map(|(name, _)| name)
 }
 
-/// Registered members, those whom the durability record needs, and recent leaders.
+/// Who belongs to the cluster, registered or away: those whom the durability record needs, recent leaders, and whoever has left anything in etcd or a slot
+/// on the leader. Whoever was removed does not.
 pub fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
     let mut names: BTreeSet<MemberName> = snapshot.member_records.keys().cloned().collect();
     // An unreadable record names a leader that nobody is.
@@ -118,7 +119,9 @@ pub fn expected(snapshot: &Snapshot, now: Timestamp) -> BTreeSet<MemberName> {
         names.insert(sync.leader.clone());
         names.extend(sync.policies.iter().flat_map(|quorum| quorum.voters.iter().cloned()));
     }
-    names.extend(snapshot.cluster.ballots.keys().chain(snapshot.cluster.floors.keys()).cloned());
+    let cluster = &snapshot.cluster;
+    let keys = cluster.ballots.keys().chain(cluster.floors.keys()).chain(cluster.orders.keys());
+    names.extend(keys.chain(cluster.failsafe.iter().flatten()).cloned());
     let recent = |timestamp: &Option<String>| {
         let at = timestamp.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
         at.is_none_or(|at| now.duration_since(at).unsigned_abs() < MISSED_FOR)
