@@ -45,13 +45,16 @@ async fn is_away(stage: &Stage, gone: &str) -> Result<()> {
     stage.eventually("its lease does not end", away).await
 }
 
-/// It never led and nothing counts on it any more, as some seconds after any standby is lost.
+/// It never led and nothing counts on it any more, as some seconds after any standby is lost; the gate before a change knows it nevertheless.
 async fn nothing_but_its_slot_tells_of_it(stage: &Stage, gone: &str) -> Result<()> {
     is_away(stage, gone).await?;
     for key in ["sync", "failsafe", "history", &format!("ballots/{gone}"), &format!("floors/{gone}")] {
         let forgotten = async || Ok(!etcdctl::get(&stage.cluster, key).await?.contains(gone));
         stage.eventually(&format!("{key} still tells of it"), forgotten).await?;
     }
+    let gate = stage.cluster.pgvigil(&stage.leader().await?, &["gate", "migrate"]).await?;
+    let said = String::from_utf8_lossy(&gate.stdout).into_owned();
+    ensure!(gate.status.code() == Some(3) && said.contains("1 of 2 standbys stream"), "{}: {said}", gate.status);
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use pg_control::Activity;
 use super::rules::{Durability, Facts, Failover, Replica, Seconds, Server, Sight};
 use super::{Lag, Limits};
 use crate::operate::hold::{Shown, told, under_way, what_waits};
+use crate::operate::status::member::expected;
 use crate::operate::words;
 use crate::operate::world::{AGENT_WITHIN, Answer, Reach, World};
 
@@ -33,7 +34,7 @@ pub async fn gather(reach: &Reach, limits: &Limits) -> Facts {
         None => None,
     };
     let known = activity.as_ref().and_then(|told| told.as_ref().ok());
-    let mut replicas = replicas(&world, snapshot, known);
+    let mut replicas = replicas(&world, snapshot, known, now);
     if let (Lag::Time(most), Some(first)) = (limits.lag, known) {
         measure(reach, &world, snapshot, first, (asked_at, most), &mut replicas).await;
     }
@@ -117,20 +118,18 @@ fn held(snapshot: &Snapshot, limits: &Limits, now: Timestamp) -> Option<String> 
 }
 
 /// Everybody who belongs to the cluster and is to stream, registered or away.
-fn replicas(world: &World, snapshot: &Snapshot, activity: Option<&Activity>) -> Vec<Replica> {
+fn replicas(world: &World, snapshot: &Snapshot, activity: Option<&Activity>, now: Timestamp) -> Vec<Replica> {
     let cluster = &snapshot.cluster;
-    let mut names: BTreeSet<&MemberName> = cluster.members.keys().chain(cluster.failsafe.iter().flatten()).collect();
-    // A record that cannot be read names nobody.
-    names.extend(cluster.sync.iter().flat_map(|sync| &sync.policies).flat_map(|quorum| &quorum.voters));
+    let mut names = expected(snapshot, now);
     names.retain(|name| {
-        let archive_alone = cluster.members.get(*name).is_some_and(|member| member.tags.nostream);
-        cluster.leader.as_ref() != Some(*name) && !archive_alone && !cluster.has_departed(name)
+        let archive_alone = cluster.members.get(name).is_some_and(|member| member.tags.nostream);
+        cluster.leader.as_ref() != Some(name) && !archive_alone && !cluster.has_departed(name)
     });
-    let replica = |name: &&MemberName| {
+    let replica = |name: &MemberName| {
         let replayed = position(world, activity, name);
         let flushed = activity.and_then(|activity| activity.flushed);
         Replica {
-            member: (*name).clone(),
+            member: name.clone(),
             streams: streams(world, snapshot, activity, name),
             behind_bytes: replayed.zip(flushed).map(|(replayed, flushed)| replayed.bytes_behind(flushed)),
             behind_s: None,
@@ -251,4 +250,37 @@ fn failover(world: &World, snapshot: &Snapshot, activity: Option<&Activity>) -> 
     };
     let best = able.iter().min_by_key(|name| behind(name).unwrap_or(u64::MAX));
     best.map_or(Failover::Unknown, |best| Failover::UpTo(best.clone(), behind(best)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use consensus::records::DepartureRecord;
+    use decision::departure::Departure;
+    use decision::slots::{Published, SlotName};
+
+    use super::*;
+    use crate::operate::testing::{name, standby};
+
+    #[test]
+    fn a_dead_standby_that_nothing_but_its_slot_tells_of_is_still_to_stream_and_one_that_was_removed_is_not() {
+        let mut snapshot = Snapshot::default();
+        snapshot.cluster.leader = Some(name("pg1"));
+        for member in ["pg1", "pg2"] {
+            snapshot.cluster.members.insert(name(member), standby(member));
+            snapshot.member_records.insert(name(member), Default::default());
+        }
+        let slots = ["pg2", "pg3", "pg4", "pg5"].map(|slot| SlotName::new(slot).unwrap());
+        snapshot.slots = Some(Published { for_members: slots.into(), ..Published::default() });
+        for (gone, done) in [("pg4", true), ("pg5", false)] {
+            snapshot.departure_records.insert(name(gone), DepartureRecord { done, ..DepartureRecord::default() });
+            snapshot.cluster.departures.insert(name(gone), Departure { done: None, revision: 5 });
+        }
+        let world = World { etcd: Ok(snapshot), agents: BTreeMap::new(), me: name("pg1"), under_way: None };
+        let found = replicas(&world, world.etcd.as_ref().unwrap(), None, Timestamp::now());
+        let found: Vec<_> = found.iter().map(|replica| (replica.member.as_str(), replica.streams)).collect();
+        assert_eq!(found, [("pg2", None), ("pg3", Some(false))]);
+    }
 }
