@@ -9,12 +9,12 @@ use anyhow::{Result, bail};
 use consensus::{Outcome, Snapshot};
 use decision::names::Term;
 use decision::promise::{Promise, is_released};
-use decision::view::Ballot;
+use decision::view::{Ballot, Cluster, Standby};
 
 use crate::execute::Effect;
 use crate::hands::Hands;
 
-/// How long replay may take to come to its end; a pledge without that is given all the same, with what has been received.
+/// How long replay may take to come to its end; after that a ballot is given all the same, where it is known what has been received.
 const PLEDGE_WITHIN: Duration = Duration::from_secs(3);
 
 /// The lease that may be needed to lead is fetched while the pledge is made, so that the election does not wait for it.
@@ -50,8 +50,7 @@ pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Resul
         return forget_pledge(hands, seen, revoked).await;
     }
     let standby = standby?;
-    if !standby.replay_done {
-        // Until replay rests, a server that was restarted does not know how much WAL it has: its ballot would tell too little.
+    if !standby.replay_done && !knows_what_it_has(&standby, &seen.cluster) {
         bail!("no ballot yet: replay has come to {} and has not ended", standby.replayed);
     }
     let ballot = Ballot {
@@ -71,6 +70,14 @@ pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Resul
     hands.recorder.lap("pledge");
     tracing::info!(%revoked, received = %ballot.received, timeline = %ballot.timeline, wal_term = %ballot.wal_term, "pledged: follows that term no more");
     Ok(Effect::of(outcome))
+}
+
+/// Whether all that was received is known though it is not replayed yet (`recovery_min_apply_delay`, a long backlog): a walreceiver has run in this life of
+/// the server, for nothing else is ever ahead of replay, and what it has received is of the timeline on record, which replay has reached. A server that
+/// was restarted knows only what it has replayed, and its ballot would tell too little.
+fn knows_what_it_has(standby: &Standby, cluster: &Cluster) -> bool {
+    let of_this_reign = cluster.sync.as_ref().is_some_and(|sync| sync.timeline == standby.timeline);
+    of_this_reign && !cluster.follows() && standby.received > standby.replayed
 }
 
 /// Whether the fate of a ballot is known. A refusal may have been read off what stood under its guards when its answer had been lost, and whoever

@@ -35,6 +35,28 @@ async fn a_standby_too_far_behind_is_not_promoted_until_an_operator_says_so() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_replays_late_holds_up_no_failover() {
+    on_stage(&options(), async |stage| {
+        let leader = stage.leader().await?;
+        // Among equals the first name is elected: this one may have to be promoted itself.
+        let late = stage.others(&leader).into_iter().min().context("there are standbys")?;
+        stage.set(&late, "postgres.parameters.recovery_min_apply_delay", "\"10min\"")?;
+        stage.pgvigil(&leader, &["reload", &late]).await?;
+        let delays = async || Ok(stage.cluster.psql(&late, "SHOW recovery_min_apply_delay").await? == "10min");
+        stage.eventually("it does not replay late", delays).await?;
+        stage.writes_go_on().await?;
+        stage.node(&leader)?.kill_everything()?;
+        let new = stage.leader_other_than(&leader).await?;
+        stage.say(&format!("{new} leads, and {late} was to replay ten minutes later"));
+        stage.writes_go_on().await?;
+        stage.unset(&late, "postgres.parameters.recovery_min_apply_delay")?;
+        stage.pgvigil(&new, &["reload", &late]).await?;
+        stage.start(&leader)
+    })
+    .await;
+}
+
 async fn one_falls_behind_and_the_others_die(stage: &mut Stage, leader: &str, behind: &str) -> Result<()> {
     let from = stage.may_be_lost_from_here(leader).await?;
     let slow = stage.node(behind)?;
