@@ -5,7 +5,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use decision::view::{Data, OnDisk};
 use serde::{Deserialize, Serialize};
@@ -140,77 +139,9 @@ impl Instance {
         controldata::parse(&said.out)
     }
 
-    /// Moves what is in the way of a new data directory aside, to `<data>.old-<unix time>`; an empty directory is just removed.
-    pub(crate) fn set_aside(&self) -> Result<()> {
-        let data_dir = self.real_data_dir();
-        if !data_dir.exists() {
-            return Ok(());
-        }
-        if is_empty(&data_dir)? {
-            return fs::remove_dir(&data_dir).map_err(|error| Error::io("remove", &data_dir, error));
-        }
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut aside = durable::beside(&data_dir, &format!(".old-{seconds}"));
-        for number in 1.. {
-            if !aside.exists() {
-                break;
-            }
-            aside = durable::beside(&data_dir, &format!(".old-{seconds}-{number}"));
-        }
-        tracing::info!(from = %data_dir.display(), to = %aside.display(), "moving the old data directory aside");
-        fs::rename(&data_dir, &aside).map_err(|error| {
-            let problem = format!("cannot move {} aside: {error}", data_dir.display());
-            Error::host(
-                problem,
-                "make its parent directory writable for the agent, or empty the data directory by hand",
-            )
-        })?;
-        durable::sync_parent(&data_dir)
-    }
-
-    /// Keeps a failed attempt of ours beside the data directory, for whoever wants to know why; the one before it goes.
-    pub(crate) fn keep_as_failed(&self) -> Result<()> {
-        let data_dir = self.real_data_dir();
-        let failed = durable::beside(&data_dir, ".failed");
-        if failed.exists() {
-            fs::remove_dir_all(&failed).map_err(|error| Error::io("remove", &failed, error))?;
-        }
-        fs::rename(&data_dir, &failed).map_err(|error| Error::io("rename", &data_dir, error))?;
-        durable::sync_parent(&data_dir)
-    }
-
     /// The data directory with symbolic links followed, so that what is moved is the directory and not the link.
     pub(crate) fn real_data_dir(&self) -> PathBuf {
         fs::canonicalize(self.data_dir()).unwrap_or_else(|_| self.data_dir().to_path_buf())
-    }
-
-    /// Deletes what clones have moved aside or left behind; returns how many directories. Call it once the replacement streams.
-    ///
-    /// # Errors
-    /// `Host` or `Io` when something cannot be deleted.
-    pub async fn remove_old_copies(&self) -> Result<usize> {
-        let old = self.siblings(&[".old-", ".cloning-"]);
-        let remove = move || {
-            for path in &old {
-                fs::remove_dir_all(path).map_err(|error| Error::io("remove", path, error))?;
-            }
-            Ok(old.len())
-        };
-        let removed = tokio::task::spawn_blocking(remove).await;
-        removed.map_err(|error| Error::WrongState(format!("removing old copies was cut off: {error}")))?
-    }
-
-    /// Directories beside the data directory whose names are its name, one of these infixes, and more.
-    pub(crate) fn siblings(&self, infixes: &[&str]) -> Vec<PathBuf> {
-        let data_dir = self.real_data_dir();
-        let name = data_dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Some(entries) = data_dir.parent().and_then(|parent| fs::read_dir(parent).ok()) else { return Vec::new() };
-        let ours = |path: &PathBuf| {
-            let rest =
-                path.file_name().and_then(|file| file.to_str()).and_then(|file| file.strip_prefix(name.as_str()));
-            rest.is_some_and(|rest| infixes.iter().any(|infix| rest.starts_with(infix)))
-        };
-        entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()).filter(ours).collect()
     }
 }
 

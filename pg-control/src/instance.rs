@@ -125,6 +125,8 @@ pub(crate) struct Inner {
     pub(crate) conf_lock: Mutex<()>,
     /// What the marker of a half-made directory said when it was last written or seen. Held while it is read or written.
     pub(crate) half_made: Mutex<Option<String>>,
+    /// Held while the list of what was moved aside is changed.
+    pub(crate) aside_turn: Mutex<()>,
     /// Whoever holds it writes the passwords: the first start and the upkeep may come to know them at the same moment.
     passfile_pen: Mutex<()>,
     /// The parameters of the server.
@@ -206,6 +208,7 @@ impl Instance {
             writer: tokio::sync::Mutex::new(None),
             conf_lock: Mutex::new(()),
             half_made: Mutex::default(),
+            aside_turn: Mutex::default(),
             passfile_pen: Mutex::default(),
             own_slots: Mutex::default(),
             slots_turn: tokio::sync::Mutex::new(()),

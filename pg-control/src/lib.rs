@@ -5,6 +5,7 @@
 mod activity;
 mod adopt;
 mod archive;
+mod aside;
 mod autoconf;
 mod bootstrap;
 mod clone;

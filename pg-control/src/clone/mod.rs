@@ -74,13 +74,6 @@ impl Instance {
         self.clone_by(&copying).await.map(|_| ())
     }
 
-    fn remove_leftovers(&self) -> Result<()> {
-        for leftover in self.siblings(&[".cloning-"]) {
-            fs::remove_dir_all(&leftover).map_err(|error| Error::io("remove", &leftover, error))?;
-        }
-        Ok(())
-    }
-
     async fn clone_once(&self, copying: &Copying<'_>, method: &CloneMethod, data_dir: &Path) -> Result<()> {
         let beside = durable::beside(data_dir, &format!(".cloning-{}", std::process::id()));
         let movable = movable(data_dir, &beside);

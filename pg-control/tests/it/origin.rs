@@ -127,6 +127,9 @@ pub async fn a_bootstrap_that_fails_says_why_and_only_its_newest_attempt_is_kept
         let backup = Backup { command: words.map(str::to_owned).into(), ..Backup::default() };
         Origin { backup: Some(backup), within: Duration::from_secs(2), ..Origin::default() }
     };
+    let theirs = data_dir.with_file_name("data.failed");
+    std::fs::create_dir(&theirs)?;
+    std::fs::write(theirs.join("kept"), "by the operator")?;
     let attempts = [
         (bad_sql, "nonsense"),
         (command("echo the repository is empty >&2; exit 1"), "the repository is empty"),
@@ -143,6 +146,7 @@ pub async fn a_bootstrap_that_fails_says_why_and_only_its_newest_attempt_is_kept
     make(&node.instance, &Origin::default()).await?;
     let beside = std::fs::read_dir(data_dir.parent().ok_or("no parent")?)?;
     let names: Vec<String> = beside.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
-    assert_eq!(names.iter().filter(|name| name.starts_with("data.")).count(), 1, "{names:?}");
+    assert_eq!(names.iter().filter(|name| name.starts_with("data.failed-")).count(), 1, "{names:?}");
+    assert!(theirs.join("kept").exists(), "what is called so but is not ours is somebody's");
     Ok(())
 }

@@ -204,11 +204,19 @@ pub async fn a_half_made_directory_is_never_started() -> Outcome {
         assert!(matches!(started, Err(Error::NeedsClone(_))), "{started:?}");
     }
     assert_eq!(old.server().await?, Server::Stopped);
+    // An operator's own, whatever it is called.
+    let kept = ["data.old-before-upgrade", "data.old-1", "data.failed", "data.cloning-mine"];
+    let kept = kept.map(|name| old.dir.path().join(name));
+    for path in &kept {
+        std::fs::create_dir(path)?;
+        std::fs::write(path.join("PG_VERSION"), "15\n")?;
+    }
     old.instance.clone_from(&new.as_upstream(2), &CancellationToken::new()).await?;
     old.instance.start_as_standby(Some(&new.as_upstream(2))).await?;
     old.instance.wait_ready(PATIENCE).await?;
     old.streams().await?;
     assert_eq!(old.instance.remove_old_copies().await?, 1, "the old directory was kept until now");
+    assert!(kept.iter().all(|path| path.join("PG_VERSION").exists()), "what others keep here is theirs");
     Ok(())
 }
 
