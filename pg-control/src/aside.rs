@@ -2,6 +2,7 @@
 //! may be an operator's only copy. So the agent deletes what it has moved itself and nothing else, by a list beside its other notes.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -55,17 +56,19 @@ impl Instance {
                 "make its parent directory writable for the agent, or empty the directory by hand",
             ));
         }
+        if self.data_dir().is_symlink() {
+            // Or the link would lead nowhere.
+            let made = fs::DirBuilder::new().mode(0o700).create(from);
+            made.map_err(|error| Error::io("create", from, error))?;
+        }
         durable::sync_parent(from)
     }
 
-    /// Moves what is in the way of a new data directory aside, to `<data>.old-<unix time>`; an empty directory is just removed.
+    /// Moves what is in the way of a new data directory aside, to `<data>.old-<unix time>`. An empty directory is in nobody's way.
     pub(crate) fn set_aside(&self) -> Result<()> {
         let data_dir = self.real_data_dir();
-        if !data_dir.exists() {
-            return Ok(());
-        }
         if is_empty(&data_dir)? {
-            return fs::remove_dir(&data_dir).map_err(|error| Error::io("remove", &data_dir, error));
+            return Ok(());
         }
         self.move_noted(&data_dir, &free_name(&data_dir, ".old"), |moved| &mut moved.old)
     }

@@ -23,7 +23,9 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
         return Ok(Effect::LOCAL);
     }
     tracing::info!(restored = hands.local.load().bootstrap.backup.is_some(), "creating the cluster");
-    let made = match make_database(hands, cancel).await {
+    let born = make_database(hands, cancel).await;
+    let is_ours = born.is_ok();
+    let made = match born {
         Ok(born) => publish_cluster(hands, seen, member_lease, born).await,
         Err(error) => Err(error),
     };
@@ -33,8 +35,11 @@ pub(super) async fn bootstrap(hands: &Hands, seen: &Snapshot, cancel: &Cancellat
         // The cluster may have been created with this very database: the next look at etcd tells.
         return made;
     }
-    // A database that no cluster knows of would stand in the way of the next attempt.
-    hands.instance.condemn("bootstrap")?;
+    if is_ours {
+        // A database that no cluster knows of would stand in the way of the next attempt. What was there before an attempt that could not make one is
+        // not ours to give up.
+        hands.instance.condemn("bootstrap")?;
+    }
     let _ = hands.store.abandon_bootstrap(member_lease).await;
     made
 }
@@ -71,9 +76,16 @@ async fn copy_of_a_site(hands: &Hands, site: &Remote, within: Duration, cancel: 
         within => tokio::time::timeout(within, copy).await.context("the copy takes too long")?,
     };
     copied.with_context(|| format!("copying {site}"))?;
-    let born = hands.instance.born().await?;
-    hands.instance.start_as_standby(Some(&upstream)).await?;
-    Ok(born)
+    let started = async {
+        let born = hands.instance.born().await?;
+        hands.instance.start_as_standby(Some(&upstream)).await?;
+        anyhow::Ok(born)
+    };
+    let started = started.await;
+    if started.is_err() {
+        hands.instance.condemn("bootstrap")?;
+    }
+    started
 }
 
 async fn publish_cluster(hands: &Hands, seen: &Snapshot, member_lease: i64, born: Born) -> Result<Effect> {

@@ -70,7 +70,7 @@ pub struct Born {
 
 impl Instance {
     /// Creates a new database system and leaves it running as a primary that waits for nobody. What an earlier attempt has left is kept as
-    /// `<data>.failed`, the newest alone; what else was half-made is moved aside.
+    /// `<data>.failed`, the newest alone, or deleted where it cannot be moved (a mount point); what else was half-made is moved aside.
     ///
     /// # Errors
     /// `WrongState` when there is a database already, `Host` where this host lacks something, `Setting` for a backup of a cluster of this very
@@ -106,6 +106,7 @@ impl Instance {
     }
 
     fn make_room(&self) -> Result<()> {
+        self.refuse_link_to_nowhere()?;
         let empty = crate::datadir::is_empty(self.data_dir())?;
         let by = self.half_made_by();
         if !empty && by.is_none() {
@@ -113,7 +114,8 @@ impl Instance {
         }
         self.kill_stray_tools();
         match by.as_deref() {
-            Some("bootstrap") if !empty => self.keep_as_failed()?,
+            Some("bootstrap") if !empty && self.is_movable() => self.keep_as_failed()?,
+            Some("bootstrap") if !empty => self.clear_in_place()?,
             // Before the marker says that it is a failed attempt of ours: it may be somebody's data.
             _ if !empty => self.set_aside()?,
             _ => {}

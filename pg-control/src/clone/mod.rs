@@ -1,20 +1,22 @@
 //! Filling a data directory from another member or a backup. The copy is made beside the old directory, made this member's own, and only then
-//! swapped in; the old one is moved aside. Where the parent cannot be written (a mount point) the copy goes into the empty directory
-//! itself, under a marker that says so.
+//! swapped in; the old one is moved aside. Where it cannot be moved (a mount point, a parent that cannot be written) the copy goes into the
+//! empty directory itself, under a marker of its own.
 
 mod methods;
+mod place;
 mod progress;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use decision::view::Upstream;
 use tokio_util::sync::CancellationToken;
 
-use crate::datadir::is_empty;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+
+use place::IN_PLACE;
 
 pub use methods::{CloneMethod, CloneOptions};
 pub use progress::{Progress, Watched};
@@ -44,6 +46,7 @@ impl Instance {
         if self.postmaster().is_some() {
             return Err(Error::WrongState("a server runs in the data directory".to_owned()));
         }
+        self.refuse_link_to_nowhere()?;
         self.kill_stray_tools();
         self.archive_the_rest(copying.cancel).await;
         let data_dir = self.real_data_dir();
@@ -75,57 +78,36 @@ impl Instance {
     }
 
     async fn clone_once(&self, copying: &Copying<'_>, method: &CloneMethod, data_dir: &Path) -> Result<()> {
-        let beside = durable::beside(data_dir, &format!(".cloning-{}", std::process::id()));
-        let movable = movable(data_dir, &beside);
+        let (beside, movable) = (self.copy_beside(), self.is_movable());
         if !movable {
-            self.clear_in_place(data_dir)?;
+            self.refuse_what_is_not_ours_to_clear()?;
         }
         let source = match method {
             CloneMethod::BaseBackup(from) => from,
             CloneMethod::Program { .. } => copying.leader,
         };
         let needed = self.ask_source(source, true).await?.bytes;
+        if !movable {
+            self.clear_in_place()?;
+        }
         check_space(needed, if movable { data_dir.parent().unwrap_or(data_dir) } else { data_dir })?;
         let into = if movable { beside.as_path() } else { data_dir };
         tracing::info!(method = method.name(), bytes = needed, "copies the data");
         let _watching = copying.progress.begin(method.name(), into.to_path_buf(), needed);
         if !movable {
-            self.mark_half_made("clone")?;
+            self.mark_half_made(IN_PLACE)?;
         }
         self.copy(method, copying.leader, into, copying.options, copying.cancel).await?;
         if movable {
-            // From here on until the marker goes there is no data directory, or one that nobody has looked at.
-            self.mark_half_made("clone")?;
+            // Marked before it is moved, and not moved then, the old data would pass for a copy that was cut off. In between there is none, which
+            // says enough; from the marker on until that goes there is one that nobody has looked at.
             self.set_aside()?;
+            self.mark_half_made("clone")?;
             fs::rename(&beside, data_dir).map_err(|error| Error::io("rename into place", data_dir, error))?;
             durable::sync_parent(data_dir)?;
         }
         self.memory().end_of_wal = None;
         self.mark_whole()
-    }
-
-    /// Only what was never whole may be deleted to make room; anything else is for a person to move.
-    fn clear_in_place(&self, data_dir: &Path) -> Result<()> {
-        if is_empty(data_dir)? {
-            return Ok(());
-        }
-        if !matches!(self.half_made_by().as_deref(), Some("clone" | "bootstrap")) {
-            let problem = format!(
-                "{} cannot be moved aside: its parent is not writable, or it is a mount point",
-                data_dir.display()
-            );
-            return Err(Error::host(
-                problem,
-                "make the parent writable for the agent, use a subdirectory, or empty it by hand",
-            ));
-        }
-        let entries = fs::read_dir(data_dir).map_err(|error| Error::io("read", data_dir, error))?;
-        for path in entries.filter_map(|entry| entry.ok()).map(|entry| entry.path()) {
-            let removed =
-                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|error| Error::io("remove", &path, error))?;
-        }
-        Ok(())
     }
 }
 
@@ -141,15 +123,4 @@ fn check_space(needed: Option<u64>, on: &Path) -> Result<()> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Whether directories beside the data directory can be made and swapped with it: a mount point cannot be renamed.
-fn movable(data_dir: &Path, beside: &PathBuf) -> bool {
-    let device = |path: &Path| {
-        use std::os::unix::fs::MetadataExt;
-        fs::metadata(path).map(|meta| meta.dev()).ok()
-    };
-    let parent = data_dir.parent().unwrap_or(Path::new("/"));
-    let same_device = !data_dir.exists() || device(data_dir) == device(parent);
-    same_device && fs::create_dir(beside).is_ok() && fs::remove_dir(beside).is_ok()
 }

@@ -35,6 +35,13 @@ pub fn disk(name: &str) -> Option<Disk> {
     }
 }
 
+/// A directory mounted over itself: it has the device of its parent, and cannot be renamed.
+pub fn bound(place: &Path) -> Option<Disk> {
+    std::env::var_os(SOCKET)?;
+    let disk = Disk { place: place.to_owned() };
+    disk.ask("bind").map(|()| disk).inspect_err(|error| println!("      not run: {error}")).ok()
+}
+
 impl Disk {
     /// Its directory.
     pub fn place(&self) -> &Path {
@@ -106,6 +113,7 @@ fn act(what: &str, place: &str) -> Result<(), String> {
             "truncate -s 320M $P.img && mkfs.ext4 -q -F -m 0 $P.img && mkdir -p $P \
              && mount -o loop,errors=remount-ro $P.img $P && chown postgres $P && chmod 700 $P"
         }
+        "bind" => "mount --bind $P $P",
         "freeze" => "fsfreeze --freeze $P",
         "thaw" => "fsfreeze --unfreeze $P",
         "break" => {

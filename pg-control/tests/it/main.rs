@@ -42,7 +42,10 @@ fn all() -> Vec<Test> {
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
             orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early, a_server_that_dies_without_its_shutdown_checkpoint_is_not_waited_for,
             a_stale_pid_file_of_another_process_is_no_server, an_address_that_somebody_else_has_is_known;
-        cloning: a_copy_that_cannot_be_made_one_way_is_made_another;
+        cloning: a_copy_that_cannot_be_made_one_way_is_made_another,
+            what_cannot_be_moved_aside_is_never_taken_for_a_copy_that_was_cut_off,
+            a_link_to_nowhere_is_refused_and_one_to_a_directory_stays_one,
+            a_bootstrap_that_failed_in_a_mount_point_is_tried_again;
         origin: a_new_cluster_is_restored_to_the_end_of_an_archive_and_to_a_restore_point,
             a_backup_of_a_cluster_of_the_same_name_is_refused, what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else,
             a_bootstrap_that_fails_says_why_and_only_its_newest_attempt_is_kept;
