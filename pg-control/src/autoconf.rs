@@ -1,13 +1,12 @@
 //! `postgresql.auto.conf` wins over every other file, and `ALTER SYSTEM` and `pg_basebackup -R` write into it. Whatever the agent owns is
 //! therefore struck out of it; the rest is the operator's and stays as it is.
 
-use std::fs;
 use std::path::Path;
 
 use decision::parameters::is_owned;
 
-use crate::durable;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::text;
 
 /// Not owned altogether, but overridden by the agent at times (a candidate has no `restore_command`).
 const OVERRIDDEN: [&str; 3] = ["restore_command", "max_standby_streaming_delay", "max_standby_archive_delay"];
@@ -15,14 +14,9 @@ const OVERRIDDEN: [&str; 3] = ["restore_command", "max_standby_streaming_delay",
 /// Strikes out the lines that would override the agent. True when there were any.
 pub(crate) fn strip(data_dir: &Path) -> Result<bool> {
     let path = data_dir.join("postgresql.auto.conf");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(Error::io("read", &path, error)),
-    };
-    let Some(stripped) = without_owned(&text) else { return Ok(false) };
+    let Some(stripped) = without_owned(&text::read_if_there(&path)?) else { return Ok(false) };
     tracing::warn!(file = %path.display(), "struck settings that pgvigil owns out of postgresql.auto.conf");
-    durable::write(&path, stripped.as_bytes(), 0o600)?;
+    text::write(&path, &stripped, 0o600)?;
     Ok(true)
 }
 

@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::instance::{Instance, InstanceConfig};
 use crate::native;
 use crate::slots::quarter_of_disk_mb;
+use crate::text;
 
 /// The name of the file.
 pub const FILE: &str = "pgvigil.conf";
@@ -265,14 +266,13 @@ fn write_into(data_dir: &Path, wanted: &str) -> Result<bool> {
 
 /// The include must come last, or what follows it would win.
 fn include_from(main: &Path) -> Result<bool> {
-    let text = fs::read_to_string(main).map_err(|error| Error::io("read", main, error))?;
+    let text = text::read(main)?;
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with('#'));
     if last == Some(INCLUDE) {
         return Ok(false);
     }
     let kept: Vec<&str> = text.lines().filter(|line| line.trim() != INCLUDE).collect();
-    let text = format!("{}\n{INCLUDE}\n", kept.join("\n").trim_end());
-    durable::write(main, text.as_bytes(), 0o600)?;
+    text::write(main, &format!("{}\n{INCLUDE}\n", kept.join("\n").trim_end()), 0o600)?;
     Ok(true)
 }
 

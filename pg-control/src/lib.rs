@@ -45,6 +45,7 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+mod text;
 mod timeline;
 mod tool;
 mod walend;

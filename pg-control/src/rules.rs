@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::adopt::files::OwnFile;
-use crate::adopt::read;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::text::{self, read};
 
 /// How long Postgres may take to judge them.
 const JUDGED_WITHIN: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ impl Instance {
         for (file, text) in files.iter().zip(before) {
             let copy = durable::beside(&file.read_from, BEFORE);
             if !copy.exists() {
-                durable::write(&copy, text.as_bytes(), 0o600)?;
+                text::write(&copy, text, 0o600)?;
             }
         }
         // The session is there before the rules change: whatever they are, it can say what is wrong with them.

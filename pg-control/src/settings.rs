@@ -20,6 +20,7 @@ use crate::conf::{Conf, FILE as OUR_FILE};
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::text;
 use crate::tool;
 
 /// How long Postgres may take to judge some values.
@@ -227,7 +228,7 @@ impl Instance {
 
     /// What `postgresql.conf` alone says of what a standby must not have less of than its primary.
     pub fn base_capacities(&self) -> Capacities {
-        let text = fs::read_to_string(self.data_dir().join("postgresql.conf")).unwrap_or_default();
+        let text = text::read(&self.data_dir().join("postgresql.conf")).unwrap_or_default();
         let number = |(name, usual): (&str, u64)| {
             (name.to_owned(), value_in(&text, name).and_then(|value| value.parse().ok()).unwrap_or(usual))
         };
@@ -270,7 +271,7 @@ impl Instance {
         let stamp = self.stamp().await?;
         let names: Vec<&str> = CAPACITIES.iter().map(|(name, _)| *name).collect();
         let mut running = Running { stamp, ..Running::default() };
-        let read = |file: &str| fs::read_to_string(self.data_dir().join(file)).unwrap_or_default();
+        let read = |file: &str| text::read(&self.data_dir().join(file)).unwrap_or_default();
         let (ours, main) = (read(OUR_FILE), read("postgresql.conf"));
         for row in &self.ask(RUNNING, &[&names]).await? {
             let (name, setting): (String, String) = (row.try_get("name")?, row.try_get("setting")?);

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::Stranger;
 use crate::conf;
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::text;
 
 /// Includes within includes are followed so far, as Postgres does.
 const DEPTH_MAX: u32 = 10;
@@ -30,8 +30,8 @@ impl OwnFile {
 
     /// Writes it where it is read, and where it belongs.
     pub(crate) fn write(&self, text: &str) -> Result<()> {
-        durable::write(&self.read_from, text.as_bytes(), mode_of(&self.read_from))?;
-        if self.is_at_home() { Ok(()) } else { durable::write(&self.home, text.as_bytes(), 0o600) }
+        text::write(&self.read_from, text, mode_of(&self.read_from))?;
+        if self.is_at_home() { Ok(()) } else { text::write(&self.home, text, 0o600) }
     }
 }
 
@@ -49,7 +49,7 @@ impl Instance {
             return Ok(());
         }
         let text = format!("# Copied by pgvigil from {}\n{}", main.read_from.display(), whole(&main.read_from, 0)?);
-        durable::write(&main.home, text.as_bytes(), 0o600)
+        text::write(&main.home, &text, 0o600)
     }
 
     /// Lets a server whose main file lies elsewhere read ours as well.
@@ -58,7 +58,7 @@ impl Instance {
             return Ok(false);
         }
         let include = format!("include '{}'", self.data_dir().join(conf::FILE).display());
-        let text = super::read(&main.read_from)?;
+        let text = text::read(&main.read_from)?;
         if text.lines().any(|line| line.trim() == include) {
             return Ok(false);
         }
@@ -67,7 +67,7 @@ impl Instance {
             "{}\n# By pgvigil: from the next start on {home} is read instead of this file.\n{include}\n",
             text.trim_end()
         );
-        durable::write(&main.read_from, text.as_bytes(), mode_of(&main.read_from))?;
+        text::write(&main.read_from, &text, mode_of(&main.read_from))?;
         Ok(true)
     }
 }
@@ -80,9 +80,9 @@ fn mode_of(path: &Path) -> u32 {
 fn whole(path: &Path, depth: u32) -> Result<String> {
     let beside = path.parent().unwrap_or(Path::new("/"));
     let mut text = String::new();
-    for line in super::read(path)?.lines() {
+    for line in text::read(path)?.lines() {
         let (key, value) = key_and_value(line);
-        let named = beside.join(&value);
+        let named = beside.join(text::path(&value));
         match key.as_str() {
             "include" | "include_if_exists" | "include_dir" if depth >= DEPTH_MAX => {
                 return Err(Error::Setting(format!("{} includes itself", path.display())));

@@ -4,8 +4,7 @@
 pub(crate) mod files;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use decision::names::{SystemId, Term, Timeline};
@@ -16,6 +15,7 @@ use tokio_postgres::Row;
 use crate::conf::Conf;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::text::read;
 
 /// How long the server may take to answer a question.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
@@ -171,8 +171,4 @@ impl Instance {
         [("config_file", "postgresql.conf"), ("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")]
             .map(|(setting, file)| (setting, self.data_dir().join(file)))
     }
-}
-
-pub(crate) fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|error| Error::io("read", path, error))
 }

@@ -1,9 +1,9 @@
 //! Who may connect: `pg_hba.conf` and `pg_ident.conf` of a new cluster. They are the operator's from then on. The agent's own way in comes first,
 //! so that no rule locks it out; the rules of a restored cluster stay behind ours.
 
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::{Instance, InstanceConfig};
+use crate::text;
 
 impl Instance {
     /// Who may connect to a new database, as long as nobody says otherwise.
@@ -16,9 +16,9 @@ impl Instance {
     /// The same before the rules that came with a backup.
     pub(super) fn put_access_rules_in_front(&self) -> Result<()> {
         let config = self.config();
-        let theirs = |file: &str| std::fs::read_to_string(self.data_dir().join(file)).unwrap_or_default();
-        let ident = ident(config, &own_user()?) + &theirs("pg_ident.conf");
-        self.write_rules(&ident, &hba(config, &theirs("pg_hba.conf")))
+        let theirs = |file: &str| text::read_if_there(&self.data_dir().join(file));
+        let ident = ident(config, &own_user()?) + &theirs("pg_ident.conf")?;
+        self.write_rules(&ident, &hba(config, &theirs("pg_hba.conf")?))
     }
 
     /// The rules of a server that somebody else has made, behind ours: those for names of users first, then those for connections. Ours are not
@@ -43,8 +43,8 @@ impl Instance {
     }
 
     fn write_rules(&self, ident: &str, hba: &str) -> Result<()> {
-        durable::write(&self.data_dir().join("pg_ident.conf"), ident.as_bytes(), 0o600)?;
-        durable::write(&self.data_dir().join("pg_hba.conf"), hba.as_bytes(), 0o600)
+        text::write(&self.data_dir().join("pg_ident.conf"), ident, 0o600)?;
+        text::write(&self.data_dir().join("pg_hba.conf"), hba, 0o600)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::conf;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
+use crate::text;
 use crate::tool;
 
 /// How often it is looked whether recovery has ended.
@@ -147,11 +148,6 @@ fn recovery(backup: &Backup) -> impl Iterator<Item = (&str, String)> {
 
 /// Makes comments of the settings that would tie the new cluster to its source. A cluster whose configuration lies elsewhere gets an empty file.
 fn strike_out(path: &Path) -> Result<()> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(Error::io("read", path, error)),
-    };
     let key =
         |line: &str| line.split(['=', ' ', '\t']).find(|part| !part.is_empty()).unwrap_or_default().to_lowercase();
     let kept = |line: &str| {
@@ -161,8 +157,8 @@ fn strike_out(path: &Path) -> Result<()> {
         tracing::warn!(file = %path.display(), line, "the setting of the backup's cluster is struck out: set it in the node file for this one");
         format!("# struck out by pgvigil: {line}\n")
     };
-    let text: String = text.lines().map(kept).collect();
-    durable::write(path, text.as_bytes(), 0o600)
+    let text: String = text::read_if_there(path)?.lines().map(kept).collect();
+    text::write(path, &text, 0o600)
 }
 
 #[cfg(test)]

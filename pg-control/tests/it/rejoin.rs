@@ -225,11 +225,19 @@ pub async fn overrides_are_struck_out() -> Outcome {
     node.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await?;
     node.run("ALTER SYSTEM SET work_mem = '5MB'").await?;
     node.run("ALTER SYSTEM SET primary_conninfo = 'host=elsewhere'").await?;
+    // Comments may be of any encoding.
+    for file in ["postgresql.conf", "postgresql.auto.conf"] {
+        let path = node.instance.config().data_dir.join(file);
+        std::fs::write(&path, [std::fs::read(&path)?, b"# gr\xf6\xdfer\n\n".to_vec()].concat())?;
+    }
+    std::fs::remove_file(node.instance.config().data_dir.join("pgvigil.conf"))?;
     node.instance.apply_sync(&Quorum::none(), Term(1), PATIENCE).await?;
-    let text = std::fs::read_to_string(node.instance.config().data_dir.join("postgresql.auto.conf"))?;
+    let read = |file: &str| std::fs::read(node.instance.config().data_dir.join(file));
+    assert!(read("postgresql.auto.conf")?.ends_with(b"# gr\xf6\xdfer\n\n"), "what is not ours stays as it is");
+    let text = String::from_utf8_lossy(&read("postgresql.auto.conf")?).into_owned();
     assert!(text.contains("work_mem") && !text.contains("synchronous") && !text.contains("primary_conninfo"), "{text}");
     assert_eq!(node.as_primary().await?.waits_for, Some((Quorum::none(), Term(1))));
-    let main = std::fs::read_to_string(node.instance.config().data_dir.join("postgresql.conf"))?;
+    let main = String::from_utf8_lossy(&read("postgresql.conf")?).into_owned();
     assert_eq!(main.matches("include 'pgvigil.conf'").count(), 1);
     Ok(())
 }
