@@ -180,7 +180,7 @@ impl Hands {
             known.config_revision = seen.config_revision;
         }
         if known.running.pending.is_empty() && configured.is_ok() {
-            self.instance.runs_well().await?;
+            self.instance.runs_well_so_far().await?;
         }
         self.known.store(Arc::new(known));
         Ok(configured?)

@@ -41,7 +41,7 @@ const RUNNING: &str = "SELECT name, setting, current_setting(name) AS shown, boo
 pub(crate) struct Kept {
     /// What is configured.
     applied: Parameters,
-    /// What the server has been seen to run with.
+    /// What the server has survived a start with.
     good: Option<Parameters>,
     /// What was refused.
     refused: Option<Refused>,
@@ -187,13 +187,29 @@ impl Instance {
         self.reload_and_wait().await
     }
 
-    /// The server runs well with what is configured.
+    /// The server has survived a start with what is configured. A reload proves nothing: what Postgres warns of and goes on without then (`ssl = on`
+    /// without a certificate), it dies of at a start.
     ///
     /// # Errors
     /// That cannot be written down.
     pub async fn runs_well(&self) -> Result<()> {
+        self.is_good(false).await
+    }
+
+    /// The server runs with what is configured, which is better than nothing where no start of it has been seen: a new cluster, one that was adopted.
+    ///
+    /// # Errors
+    /// That cannot be written down.
+    pub async fn runs_well_so_far(&self) -> Result<()> {
+        self.is_good(true).await
+    }
+
+    async fn is_good(&self, only_the_first: bool) -> Result<()> {
         let _turn = self.0.tuning.lock().await;
         let mut kept = self.kept();
+        if only_the_first && kept.good.is_some() {
+            return Ok(());
+        }
         kept.good = Some(kept.applied.clone());
         self.keep(kept).await
     }

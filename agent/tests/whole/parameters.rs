@@ -188,7 +188,20 @@ async fn too_much_to_start_with(stage: &Stage) -> Result<()> {
         comes_to_show(stage, &node, "maintenance_work_mem", "64MB").await?;
         ensure!(shows(stage, &node, "work_mem", "9MB").await?, "going back took too much");
     }
-    Ok(())
+    ignored_by_a_reload(stage, &standby).await
+}
+
+/// Without a certificate a reload warns and goes on, and a start dies.
+async fn ignored_by_a_reload(stage: &Stage, standby: &str) -> Result<()> {
+    set(stage, &["-p", "ssl=on"]).await?;
+    for node in all(stage) {
+        comes_to_show(stage, &node, "ssl", "on").await?;
+    }
+    restarts(stage, standby).await?;
+    ensure!(shows(stage, standby, "ssl", "off").await?, "it did not go back");
+    is_told(stage, "parameters_rejected", "ssl = on", true).await?;
+    set(stage, &["--unset", "postgres.parameters.ssl"]).await?;
+    is_told(stage, "parameters_rejected", "", false).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

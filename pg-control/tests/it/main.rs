@@ -84,7 +84,8 @@ fn all() -> Vec<Test> {
             a_postmaster_stopped_alone_is_noticed, an_open_transaction_and_many_commits_are_no_stuck_writes,
             a_backend_that_is_killed_cuts_every_session_and_postgres_mends_itself;
         settings: every_parameter_is_known_and_what_it_is_would_do, what_the_program_does_not_take_is_known_before_there_is_a_database, parameters_are_taken_up_while_the_server_runs,
-            a_start_that_fails_with_other_parameters_goes_back_once, a_standby_keeps_what_it_has_yet_to_replay_and_tells_afterwards_what_waits,
+            a_start_that_fails_with_other_parameters_goes_back_once,
+            what_a_reload_ignores_and_a_start_dies_of_is_not_taken_for_good, a_standby_keeps_what_it_has_yet_to_replay_and_tells_afterwards_what_waits,
             a_copy_keeps_the_parameters_of_its_node;
         slots: a_standby_streams_by_a_slot_and_has_slots_of_its_own, what_an_agent_has_made_is_known_to_its_next_life,
             a_slot_that_has_lost_its_wal_is_made_anew;

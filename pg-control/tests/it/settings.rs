@@ -100,6 +100,24 @@ pub async fn a_start_that_fails_with_other_parameters_goes_back_once() -> Outcom
     Ok(())
 }
 
+pub async fn what_a_reload_ignores_and_a_start_dies_of_is_not_taken_for_good() -> Outcome {
+    let node = primary("pg1").await?;
+    // Nothing is known yet: whatever runs is better than nothing.
+    node.instance.runs_well_so_far().await?;
+    node.instance.configure(&with(&node.instance.parameters(), "ssl", "on")).await?;
+    assert_eq!(node.instance.refused(), None, "Postgres says nothing against it while it runs");
+    node.instance.runs_well_so_far().await?;
+    node.instance.stop_fast(PATIENCE).await?;
+    let started = node.instance.start_as_primary(&Quorum::none(), Term(1), || true).await;
+    eventually("ended", async || Ok(node.instance.postmaster().is_none())).await?;
+    let why = started.err().unwrap_or_else(|| node.instance.why_it_did_not_start());
+    assert!(node.instance.fall_back(&why.to_string()).await?.is_some(), "{why}");
+    node.instance.start_as_primary(&Quorum::none(), Term(1), || true).await?;
+    node.instance.wait_ready(PATIENCE).await?;
+    assert!(node.instance.refused().is_some_and(|refused| refused.values.contains_key("ssl")));
+    Ok(())
+}
+
 pub async fn a_standby_keeps_what_it_has_yet_to_replay_and_tells_afterwards_what_waits() -> Outcome {
     let leader = primary("pg1").await?;
     let lowered = leader.instance.parameters();
