@@ -7,26 +7,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::Origin;
 use crate::conf::conninfo_of;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::instance::Instance;
 use crate::tool;
-
-/// The agent's own sessions see nothing but the catalogue.
-const AS_AN_OPERATOR: &str = "SET search_path = \"$user\", public; SET synchronous_commit = local";
 
 impl Instance {
     /// Runs them, each once, as the superuser. No commit waits for a standby: there is none yet.
     pub(super) async fn run_post_steps(&self, origin: &Origin, cancel: &CancellationToken) -> Result<()> {
         if let Some(file) = &origin.post_sql {
-            let sql = std::fs::read_to_string(file).map_err(|error| Error::io("read", file, error))?;
-            let session = self.open_superuser().await?;
-            let run = async {
-                session.client.batch_execute(AS_AN_OPERATOR).await?;
-                session.client.batch_execute(&sql).await
-            };
-            tokio::select! {
-                ran = run => ran.map_err(|error| Error::Sql(format!("{}: {}", file.display(), Error::from(error))))?,
-                () = cancel.cancelled() => return Err(Error::Cancelled("running the SQL of a new cluster")),
+            // By psql, statement by statement: CREATE DATABASE runs in no transaction, and files of SQL are written for psql.
+            let mut arguments = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d"].map(OsString::from).to_vec();
+            arguments.extend([self.superuser_conninfo().into(), "-f".into(), file.into()]);
+            let said = self.run("psql", &arguments, cancel).await?;
+            if !said.ok {
+                return Err(tool::failed("psql", &said));
             }
         }
         let mut words = origin.post_command.iter().map(|word| self.filled_in(word));

@@ -105,13 +105,14 @@ pub async fn a_backup_of_a_cluster_of_the_same_name_is_refused() -> Outcome {
 pub async fn what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else() -> Outcome {
     let node = new_cluster()?;
     let (sql, told) = (node.dir.path().join("post.sql"), node.dir.path().join("told"));
-    std::fs::write(&sql, "CREATE ROLE app LOGIN; CREATE TABLE made (id int);")?;
+    std::fs::write(&sql, "CREATE ROLE app LOGIN;\nCREATE DATABASE shop OWNER app;\n\\connect shop\nCREATE TABLE made (id int);\n")?;
     let script =
         format!("psql -d \"$1\" -Atc \"SELECT inet_client_addr() IS NULL, current_user\" > {}", told.display());
     let words = ["/bin/sh", "-c", &script, "sh"];
     let origin = Origin { post_sql: Some(sql), post_command: words.map(str::to_owned).into(), ..Origin::default() };
     make(&node.instance, &origin).await?;
     assert_eq!(node.ask("SELECT count(*) FROM pg_roles WHERE rolname = 'app'").await?, "1");
+    assert_eq!(node.ask("SELECT count(*) FROM pg_database WHERE datname = 'shop'").await?, "1");
     assert_eq!(std::fs::read_to_string(told)?.trim(), "t|postgres");
     Ok(())
 }
