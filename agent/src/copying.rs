@@ -26,7 +26,7 @@ pub fn methods(cloning: &Cloning, me: &MemberName, seen: &Snapshot, leader: &Ups
 
 /// What `pg_basebackup` is told.
 pub fn options(cloning: &Cloning) -> CloneOptions {
-    CloneOptions { max_rate_bytes: cloning.max_rate_bytes }
+    CloneOptions { max_rate_bytes: cloning.max_rate_bytes, stalls_after: None }
 }
 
 /// Standbys that offer themselves and are on the leader's timeline, by name. The same for whoever asks, so that an operator can tell beforehand.

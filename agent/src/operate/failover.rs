@@ -88,7 +88,9 @@ pub fn unproven(world: &World, to: &MemberName, accepted: bool) -> Option<String
             let missing = missing(&says.why);
             format!("acknowledged writes may be only on {missing}: bring one of them back; {accept}")
         }
-        code @ ("too_far_behind" | "no_candidate" | "last_leader_answers") => format!("{} [{code}]; {accept}", says.sentence()),
+        code @ ("too_far_behind" | "no_candidate" | "last_leader_answers") => {
+            format!("{} [{code}]; {accept}", says.sentence())
+        }
         code => format!(
             "a failover that loses nothing needs no word from you, and the agents are at it; {to} says: {} [{code}]",
             says.sentence()

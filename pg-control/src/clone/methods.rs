@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Duration;
 
 use decision::view::Upstream;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +48,8 @@ impl CloneMethod {
 pub struct CloneOptions {
     /// What `pg_basebackup` may transfer in a second, in bytes; `None`: whatever it can.
     pub max_rate_bytes: Option<u64>,
+    /// How long it may stand still once it has begun; `None`: some minutes, and longer where all may be there and is being flushed.
+    pub stalls_after: Option<Duration>,
 }
 
 impl Instance {

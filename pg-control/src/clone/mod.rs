@@ -93,11 +93,20 @@ impl Instance {
         check_space(needed, if movable { data_dir.parent().unwrap_or(data_dir) } else { data_dir })?;
         let into = if movable { beside.as_path() } else { data_dir };
         tracing::info!(method = method.name(), bytes = needed, "copies the data");
-        let _watching = copying.progress.begin(method.name(), into.to_path_buf(), needed);
+        let (stalled, stalls_after) = (copying.cancel.child_token(), copying.options.stalls_after);
+        let _watching =
+            copying.progress.begin(method.name(), into.to_path_buf(), needed, stalls_after, stalled.clone());
         if !movable {
             self.mark_half_made(IN_PLACE)?;
         }
-        self.copy(method, copying.leader, into, copying.options, copying.cancel).await?;
+        match self.copy(method, copying.leader, into, copying.options, &stalled).await {
+            Err(Error::Cancelled(_)) if !copying.cancel.is_cancelled() => {
+                let bytes = copying.progress.now().map_or(0, |progress| progress.done_bytes);
+                let why = format!("the copy stands still at {bytes} bytes: its source sends nothing any more");
+                return Err(Error::SourceNotReady(why));
+            }
+            copied => copied?,
+        }
         if movable {
             // Marked before it is moved, and not moved then, the old data would pass for a copy that was cut off. In between there is none, which
             // says enough; from the marker on until that goes there is one that nobody has looked at.

@@ -1,6 +1,7 @@
 //! Copies by several methods: what fails leaves nothing behind and nothing replaced, and the next one is tried.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use decision::view::Data;
 use pg_control::{CloneMethod, CloneOptions, Copying, Origin, Watched};
@@ -47,6 +48,22 @@ pub async fn a_copy_that_cannot_be_made_one_way_is_made_another() -> Outcome {
     node.instance.start_as_standby(Some(&upstream)).await?;
     node.instance.wait_ready(PATIENCE).await?;
     node.streams().await
+}
+
+pub async fn a_copy_that_stands_still_is_given_up_for_another() -> Outcome {
+    let leader = primary("pg1").await?;
+    let node = empty("pg2")?;
+    let (upstream, progress, cancel) = (leader.as_upstream(1), Watched::default(), CancellationToken::new());
+    let options = CloneOptions { stalls_after: Some(Duration::from_secs(4)), ..CloneOptions::default() };
+    let stands_still = program("echo begun > \"$1/some\"; sleep 600");
+    let copy = async |methods: &[CloneMethod]| {
+        let copying = Copying { leader: &upstream, methods, options: &options, progress: &progress, cancel: &cancel };
+        node.instance.clone_by(&copying).await
+    };
+    let failed = copy(std::slice::from_ref(&stands_still)).await.expect_err("it never ends").to_string();
+    assert!(failed.contains("stands still at 6 bytes"), "{failed}");
+    assert_eq!(copy(&[stands_still, CloneMethod::BaseBackup(upstream.clone())]).await?, "pg_basebackup from pg1");
+    Ok(())
 }
 
 pub async fn what_cannot_be_moved_aside_is_never_taken_for_a_copy_that_was_cut_off() -> Outcome {

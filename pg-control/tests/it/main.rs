@@ -43,6 +43,7 @@ fn all() -> Vec<Test> {
             orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early, a_server_that_dies_without_its_shutdown_checkpoint_is_not_waited_for,
             a_stale_pid_file_of_another_process_is_no_server, an_address_that_somebody_else_has_is_known;
         cloning: a_copy_that_cannot_be_made_one_way_is_made_another,
+            a_copy_that_stands_still_is_given_up_for_another,
             what_cannot_be_moved_aside_is_never_taken_for_a_copy_that_was_cut_off,
             a_link_to_nowhere_is_refused_and_one_to_a_directory_stays_one,
             a_bootstrap_that_failed_in_a_mount_point_is_tried_again;
