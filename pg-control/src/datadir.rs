@@ -60,6 +60,17 @@ impl Instance {
         self.mark_half_made(why)
     }
 
+    /// Takes that back, where nothing has been touched since. Says whether.
+    ///
+    /// # Errors
+    /// `Io` when the marker cannot be removed.
+    pub fn spare(&self, why: &str) -> Result<bool> {
+        if self.half_made_by().as_deref() != Some(why) {
+            return Ok(false);
+        }
+        self.mark_whole().map(|()| true)
+    }
+
     pub(crate) fn mark_whole(&self) -> Result<()> {
         let mut known = self.known_marker();
         durable::remove(&self.marker())?;

@@ -33,6 +33,8 @@ pub(crate) struct Source {
     pub(crate) timeline: Option<Timeline>,
     /// The size of its databases in bytes, where it would tell.
     pub(crate) bytes: Option<u64>,
+    /// Where it has tablespaces, if that was asked.
+    pub(crate) tablespaces: Vec<String>,
 }
 
 fn timeline_in(text: Option<String>) -> Option<Timeline> {
@@ -74,12 +76,17 @@ impl Instance {
             let size =
                 "SELECT sum(pg_database_size(oid))::int8 FROM pg_database WHERE has_database_privilege(oid, 'CONNECT')";
             let bytes = if with_size { client.query_one(size, &[]).await?.try_get::<_, Option<i64>>(0)? } else { None };
+            let places =
+                "SELECT place FROM pg_tablespace, pg_tablespace_location(oid) AS place WHERE starts_with(place, '/')";
+            let rows = if with_size { client.query(places, &[]).await? } else { Vec::new() };
+            let tablespaces = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
             pump.abort();
             Ok(Source {
                 system_id: SystemId(row.try_get::<_, i64>("system_id")?.cast_unsigned()),
                 standby: row.try_get("standby")?,
                 control_timeline: Timeline(row.try_get::<_, i32>("control_timeline")?.cast_unsigned()),
                 timeline: timeline_in(row.try_get("timeline")?),
+                tablespaces,
                 bytes: bytes.and_then(|bytes| u64::try_from(bytes).ok()),
             })
         };

@@ -30,6 +30,20 @@ async fn before_forgetting(hands: &Hands, seen: &Snapshot, from: &Upstream, floo
     Ok(())
 }
 
+/// Whether a copy could be made: asked before anything is stopped for it.
+pub(super) async fn could_clone(
+    hands: &Hands,
+    seen: &Snapshot,
+    from: &Upstream,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    hands.ensure_secrets().await?;
+    let (local, me) = (hands.local.load_full(), hands.me());
+    let (methods, options) = (methods(&local.clone, me, seen, from), options(&local.clone));
+    let copying = Copying { leader: from, methods: &methods, options: &options, progress: &hands.copying, cancel };
+    Ok(hands.instance.could_be_copied(&copying).await?)
+}
+
 pub(super) async fn clone(
     hands: &Hands,
     seen: &Snapshot,

@@ -12,7 +12,7 @@ use pg_control::Refused;
 use tokio_util::sync::CancellationToken;
 
 use super::Effect;
-use super::joining::clone;
+use super::joining::{clone, could_clone};
 use super::running::{start, stop};
 use crate::hands::Hands;
 use crate::operate::rolling::WITHOUT;
@@ -22,6 +22,8 @@ use crate::transitions::notes_of;
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(300);
 /// A voter that is gone is let go of after `voter_drop_after`, the last one after `degrade_after`.
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+/// Data that an order gives up, while nothing has replaced it.
+const REINIT: &str = "reinit";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Restarts Postgres.
@@ -66,14 +68,22 @@ pub(super) async fn reinit(
 ) -> Result<Effect> {
     let record = record_of(hands, seen, order, "reinit");
     obeyed(hands, order, record, async {
+        could_clone(hands, seen, from, cancel).await.context("no copy can be made, so Postgres goes on as it is")?;
         stop(hands, StopMode::Fast).await?;
         if let Err(why) = nobody_counts_on_what_is_here(hands, cancel).await {
             start(hands, seen, StartAs::Standby(Some(from.clone()))).await?;
             return Err(why.context("the data that was here runs again"));
         }
         // Whoever comes after this agent must not start what was to be replaced.
-        hands.instance.condemn("reinit")?;
-        clone(hands, seen, from, floor, cancel).await?;
+        hands.instance.condemn(REINIT)?;
+        if let Err(why) = clone(hands, seen, from, floor, cancel).await {
+            // An agent that is told to end leaves the rest to the next one. Its floor keeps the old data from voting before it has caught up.
+            if cancel.is_cancelled() || !hands.instance.spare(REINIT)? {
+                return Err(why);
+            }
+            start(hands, seen, StartAs::Standby(Some(from.clone()))).await?;
+            return Err(why.context("no copy was made, and the data that was here runs again"));
+        }
         Ok((start(hands, seen, StartAs::Standby(Some(from.clone()))).await?, None))
     })
     .await

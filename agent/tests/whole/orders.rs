@@ -17,6 +17,7 @@ async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
             stage.writes_go_on().await?;
         }
         ensure!(stage.leader().await? == leader, "a restart has moved the lead");
+        what_cannot_be_copied_runs_on(stage, &standby).await?;
         copied_anew(stage, &standby).await?;
         stage.whole().await?;
         stage.pgvigil(&leader, &["pause", "--for", "10m", "--reason", "test"]).await?;
@@ -65,6 +66,30 @@ async fn copied_anew(stage: &Stage, name: &str) -> Result<()> {
     stage.pgvigil(name, &["reinit", name, "-y"]).await?;
     ensure!(id(name)? != before, "{name} has the directory that it had");
     stage.writes_go_on().await
+}
+
+/// Where no copy can be put into place nothing is stopped, and where one fails what was here runs again.
+async fn what_cannot_be_copied_runs_on(stage: &Stage, name: &str) -> Result<()> {
+    let pid = || stage.node(name)?.postmaster_pid().context("it runs");
+    let (before, data_dir) = (pid()?, stage.node(name)?.data_dir());
+    let home = data_dir.parent().context("it has a home")?;
+    let mode = std::fs::metadata(home)?.permissions();
+    std::fs::set_permissions(home, std::os::unix::fs::PermissionsExt::from_mode(0o555))?;
+    let said = refused(stage, name, &["reinit", name, "-y"], "cannot be moved aside").await;
+    std::fs::set_permissions(home, mode)?;
+    said?;
+    ensure!(pid()? == before, "it was stopped for nothing");
+
+    let file = stage.node(name)?.config().to_owned();
+    let text = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, format!("clone.methods = [\"command\"]\nclone.command = [\"/bin/false\"]\n{text}"))?;
+    stage.pgvigil(name, &["reload", name]).await?;
+    let said = refused(stage, name, &["reinit", name, "-y"], "runs again").await;
+    std::fs::write(&file, text)?;
+    stage.pgvigil(name, &["reload", name]).await?;
+    said?;
+    ensure!(pid()? != before, "it was not stopped");
+    stage.whole().await
 }
 
 async fn refused(stage: &Stage, name: &str, words: &[&str], why: &str) -> Result<()> {

@@ -12,6 +12,7 @@ use std::path::Path;
 use decision::view::Upstream;
 use tokio_util::sync::CancellationToken;
 
+use crate::datadir::is_empty;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
@@ -66,6 +67,41 @@ impl Instance {
         Err(failed.unwrap_or_else(|| Error::Setting("no way to make a copy is configured: [clone] methods".to_owned())))
     }
 
+    /// Whether a copy could be put into place, as far as can be told before the server here is stopped.
+    ///
+    /// # Errors
+    /// As [`Instance::clone_by`].
+    pub async fn could_be_copied(&self, copying: &Copying<'_>) -> Result<()> {
+        self.refuse_link_to_nowhere()?;
+        let movable = self.is_movable();
+        if !movable {
+            self.refuse_what_is_not_ours_to_clear()?;
+        }
+        let mut failed = None;
+        for method in copying.methods {
+            match self.what_it_takes(copying, method, movable).await {
+                Ok(_) => return Ok(()),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::Setting("no way to make a copy is configured: [clone] methods".to_owned())))
+    }
+
+    /// How many bytes a method copies, if its source would tell; refused where there is no room for them.
+    async fn what_it_takes(&self, copying: &Copying<'_>, method: &CloneMethod, movable: bool) -> Result<Option<u64>> {
+        let source = match method {
+            CloneMethod::BaseBackup(from) => from,
+            CloneMethod::Program { .. } => copying.leader,
+        };
+        let asked = self.ask_source(source, true).await?;
+        if matches!(method, CloneMethod::BaseBackup(_)) {
+            refuse_tablespaces_in_the_way(&asked.tablespaces)?;
+        }
+        let data_dir = self.real_data_dir();
+        check_space(asked.bytes, if movable { data_dir.parent().unwrap_or(&data_dir) } else { &data_dir })?;
+        Ok(asked.bytes)
+    }
+
     /// A copy by `pg_basebackup` from the leader.
     ///
     /// # Errors
@@ -80,17 +116,9 @@ impl Instance {
     async fn clone_once(&self, copying: &Copying<'_>, method: &CloneMethod, data_dir: &Path) -> Result<()> {
         let (beside, movable) = (self.copy_beside(), self.is_movable());
         if !movable {
-            self.refuse_what_is_not_ours_to_clear()?;
-        }
-        let source = match method {
-            CloneMethod::BaseBackup(from) => from,
-            CloneMethod::Program { .. } => copying.leader,
-        };
-        let needed = self.ask_source(source, true).await?.bytes;
-        if !movable {
             self.clear_in_place()?;
         }
-        check_space(needed, if movable { data_dir.parent().unwrap_or(data_dir) } else { data_dir })?;
+        let needed = self.what_it_takes(copying, method, movable).await?;
         let into = if movable { beside.as_path() } else { data_dir };
         tracing::info!(method = method.name(), bytes = needed, "copies the data");
         let (stalled, stalls_after) = (copying.cancel.child_token(), copying.options.stalls_after);
@@ -118,6 +146,16 @@ impl Instance {
         self.memory().end_of_wal = None;
         self.mark_whole()
     }
+}
+
+/// `pg_basebackup` puts a tablespace where it lies on the source, and only where nothing is: what a copy is to replace is still there.
+fn refuse_tablespaces_in_the_way(places: &[String]) -> Result<()> {
+    let in_the_way = |place: &&String| !is_empty(Path::new(place)).unwrap_or(false);
+    let Some(place) = places.iter().find(in_the_way) else { return Ok(()) };
+    Err(Error::host(
+        format!("pg_basebackup cannot copy the tablespace at {place}: the directory is not empty here"),
+        "stop the agent and Postgres here, move the data directory and what is in its tablespaces away, and start the agent",
+    ))
 }
 
 fn check_space(needed: Option<u64>, on: &Path) -> Result<()> {

@@ -105,7 +105,10 @@ pub async fn a_backup_of_a_cluster_of_the_same_name_is_refused() -> Outcome {
 pub async fn what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else() -> Outcome {
     let node = new_cluster()?;
     let (sql, told) = (node.dir.path().join("post.sql"), node.dir.path().join("told"));
-    std::fs::write(&sql, "CREATE ROLE app LOGIN;\nCREATE DATABASE shop OWNER app;\n\\connect shop\nCREATE TABLE made (id int);\n")?;
+    std::fs::write(
+        &sql,
+        "CREATE ROLE app LOGIN;\nCREATE DATABASE shop OWNER app;\n\\connect shop\nCREATE TABLE made (id int);\n",
+    )?;
     let script =
         format!("psql -d \"$1\" -Atc \"SELECT inet_client_addr() IS NULL, current_user\" > {}", told.display());
     let words = ["/bin/sh", "-c", &script, "sh"];
