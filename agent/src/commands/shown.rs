@@ -35,7 +35,9 @@ pub async fn run(command: &ShowCommand) -> Exit {
         ShowCommand::Pgbouncer(arguments) => say(&pgbouncer(&arguments.database)),
         ShowCommand::VipManager(arguments) => {
             match (virtual_address(&arguments.address), Reach::new(&arguments.config)) {
-                (Ok(address), Ok(reach)) => say(&vip_manager(&own(&reach.config), &address)),
+                (Ok(address), Ok(reach)) => {
+                    say(&vip_manager(&own(&reach.config), &reach.config.etcd, &reach.config.cluster, &address))
+                }
                 (Err(exit), _) | (_, Err(exit)) => exit,
             }
         }

@@ -1,9 +1,11 @@
-//! An address that follows the primary, for clients that know only one: vip-manager or keepalived beside each agent. Both ask that agent, whose yes ends
-//! with its lease, and not etcd: a leader that goes on without etcd keeps its address.
+//! An address that follows the primary, for clients that know only one: vip-manager or keepalived beside each agent. keepalived asks that agent, whose yes
+//! ends with its lease, and takes silence for a no. vip-manager before 5.0.0 takes an agent's silence for its last answer, so that the address of a dead agent
+//! would stay where it is, beside that of the new leader: it looks at the key in etcd, which ends with the lease whoever is dead.
 
 use std::net::IpAddr;
 
 use super::ShowMember;
+use crate::config::{Etcd, Tls};
 
 /// The address that moves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,29 +38,61 @@ fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
-/// A complete configuration of vip-manager 2 or newer for the node that is `me`.
-pub fn vip_manager(me: &ShowMember, address: &Virtual) -> String {
+/// A complete configuration of vip-manager 3 or newer for the node that is `me`, which reaches etcd as its own file says.
+pub fn vip_manager(me: &ShowMember, etcd: &Etcd, cluster: &str, address: &Virtual) -> String {
     let Virtual { ip, prefix, interface } = address;
     let (name, api) = (&me.name, format!("http://{}:{}", bracketed(&me.api_host), me.api_port));
+    let endpoints: String = etcd.endpoints.iter().map(|url| format!("  - {url}\n")).collect();
+    let key = consensus::Keys::new(&etcd.namespace, cluster).leader();
+    let login = [
+        etcd.tls.as_ref().map(certificates).unwrap_or_default(),
+        etcd.username.as_deref().map(user).unwrap_or_default(),
+    ]
+    .concat();
     format!(
         "\
-# Made by `pgvigil show vip-manager` for {name}: each node has a file of its own.
+# Made by `pgvigil show vip-manager` for {name}: each node has a file of its own. For vip-manager 3 and newer.
 ip: {ip}
 netmask: {prefix}
 interface: {interface}
 
-# The agent of this very node is asked, and says 200 only while it is the writable leader and its lease lasts. With `dcs-type: etcd` the address would
-# be lost with etcd, although the leader goes on.
-dcs-type: patroni
+# The key of the leader, which ends with its lease or with whoever takes over, also where the agent is dead. What it costs when all of etcd is lost, while
+# the leader goes on: vip-manager 3 and 4 leave the address where it is, and cannot move it before etcd is back; a host that alone does not reach etcd keeps
+# it as well, beside the next leader. vip-manager 5 takes it away within seconds, so that nobody writes by it before etcd is back.
+dcs-type: etcd
 dcs-endpoints:
-  - {api}
-trigger-key: /primary
-trigger-value: \"200\"
-
-# How often, in milliseconds: the most that the address is behind the primary. An answer costs nothing, it comes from memory.
-interval: 250
+{endpoints}trigger-key: \"{key}\"
+trigger-value: \"{name}\"
+{login}
 retry-num: 3
 retry-after: 100
+
+# vip-manager 5.0.0 and newer does better with these lines in place of those from `dcs-type` on: it asks the agent of this very node, which goes on without
+# etcd and says 200 only while it is the writable leader. Older ones must not: they keep the address of an agent that is dead, and two hosts have it.
+# dcs-type: patroni
+# dcs-endpoints:
+#   - {api}
+# trigger-key: /primary
+# trigger-value: \"200\"
+# interval: 250
+"
+    )
+}
+
+fn certificates(tls: &Tls) -> String {
+    let ca = format!("etcd-ca-file: \"{}\"\n", tls.ca.display());
+    let own = tls.identity.as_ref().map(|own| {
+        let (cert, key) = (own.cert.display(), own.key.display());
+        format!("etcd-cert-file: \"{cert}\"\netcd-key-file: \"{key}\"\n")
+    });
+    ca + &own.unwrap_or_default()
+}
+
+fn user(name: &str) -> String {
+    format!(
+        "\
+# Its password comes by VIP_ETCD_PASSWORD in the environment of the service. Any user will do that may read that key.
+etcd-user: \"{name}\"
 "
     )
 }
@@ -93,7 +127,8 @@ global_defs {{
     script_user nobody nogroup
 }}
 
-# The agent of this node says 200 only while it is the writable leader and its lease lasts. One no is enough: the address is taken away at once.
+# The agent of this node says 200 only while it is the writable leader and its lease lasts. One no is enough: the address is taken away at once. An agent
+# that does not answer is a no as well, for curl fails then: nobody has the address until another leads, which takes about ttl where only the agent is dead.
 vrrp_script writable {{
     script \"/usr/bin/curl --silent --fail --max-time 1 --output /dev/null {api}\"
     interval 1
@@ -129,6 +164,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+    use crate::config::TlsIdentity;
 
     fn member(name: &str, host: &str) -> ShowMember {
         ShowMember { name: name.into(), host: host.into(), port: 5432, api_host: host.into(), api_port: 8008 }
@@ -145,12 +181,41 @@ mod tests {
         }
     }
 
+    fn etcd() -> Etcd {
+        let endpoints = vec!["https://10.0.0.11:2379".to_owned(), "https://10.0.0.12:2379".to_owned()];
+        let (username, password_file) = (Some("orders".to_owned()), Some("/etc/pgvigil/etcd.password".into()));
+        let identity = Some(TlsIdentity { cert: "/etc/pgvigil/pg3.crt".into(), key: "/etc/pgvigil/pg3.key".into() });
+        let tls = Some(Tls { ca: "/etc/pgvigil/ca.crt".into(), identity });
+        Etcd { endpoints, tls, username, password_file, namespace: "service".to_owned() }
+    }
+
     #[test]
-    fn each_node_asks_its_own_agent() {
+    fn vip_manager_reads_the_key_of_the_leader_as_the_agent_reaches_etcd() {
         let address = Virtual::parse("10.0.0.100/24", "eth0").unwrap();
-        let text = vip_manager(&member("pg3", "fd00::23"), &address);
-        assert!(text.contains("\n  - http://[fd00::23]:8008\n"), "{text}");
-        assert!(text.contains("\nip: 10.0.0.100\nnetmask: 24\ninterface: eth0\n"), "{text}");
+        let text = vip_manager(&member("pg3", "fd00::23"), &etcd(), "orders", &address);
+        let told: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        let wanted = [
+            "ip: 10.0.0.100",
+            "netmask: 24",
+            "interface: eth0",
+            "dcs-type: etcd",
+            "dcs-endpoints:",
+            "  - https://10.0.0.11:2379",
+            "  - https://10.0.0.12:2379",
+            "trigger-key: \"/service/orders/leader\"",
+            "trigger-value: \"pg3\"",
+            "etcd-ca-file: \"/etc/pgvigil/ca.crt\"",
+            "etcd-cert-file: \"/etc/pgvigil/pg3.crt\"",
+            "etcd-key-file: \"/etc/pgvigil/pg3.key\"",
+            "etcd-user: \"orders\"",
+            "retry-num: 3",
+            "retry-after: 100",
+        ];
+        assert_eq!(told, wanted);
+        assert!(text.contains("VIP_ETCD_PASSWORD") && text.contains("\n#   - http://[fd00::23]:8008\n"), "{text}");
+        let plain = Etcd { tls: None, username: None, password_file: None, ..etcd() };
+        let text = vip_manager(&member("pg3", "10.0.0.23"), &plain, "orders", &address);
+        assert!(!text.contains("etcd-") && !text.contains("PASSWORD"), "{text}");
     }
 
     #[test]

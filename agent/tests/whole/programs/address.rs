@@ -1,9 +1,9 @@
-//! vip-manager, beside each node, with an address that follows the leader: once by the key in etcd, once by the health API, as
-//! `pgvigil show vip-manager` has it. It runs in a network of
-//! its own, where it may do as it likes, with an interface for each node; what it asks for passes through sockets in the file system.
+//! vip-manager, beside each node, with an address that follows the leader: once by the key in etcd, as `pgvigil show vip-manager` has it, once by the
+//! health API, as people have it for Patroni. It runs in a network of its own, where it may do as it likes, with an interface for each node; what it asks for passes through sockets in the file system.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
@@ -17,6 +17,8 @@ use crate::stage::Stage;
 const BY_KEY: &str = "10.66.0.1";
 /// Follows the health API.
 const BY_API: &str = "10.66.0.2";
+/// Longer than the addresses take to move, and than they are looked at.
+const A_WHILE: Duration = Duration::from_secs(1);
 /// The interfaces, and who watches which.
 const NETWORK: &str = "\
 set -e
@@ -67,17 +69,28 @@ impl Addresses {
 
     /// Both addresses are on the interface of this node, and on no other.
     pub async fn are_with(&self, stage: &Stage, leader: &str) -> Result<()> {
-        let there = async || {
-            let addresses = std::fs::read_to_string(self.directory.join("addresses"))?;
-            for address in [BY_KEY, BY_API] {
-                let holds = |line: &&str| line.split_whitespace().any(|word| word == format!("{address}/24"));
-                let holders = addresses.lines().filter(holds).filter_map(|line| line.split(['@', ' ']).next());
-                let holders: Vec<&str> = holders.collect();
-                ensure!(holders == [leader], "{address} is with {holders:?}");
-            }
-            Ok(true)
-        };
+        self.follow(stage, &[BY_KEY, BY_API], leader).await
+    }
+
+    /// So is the one of the configuration that pgvigil prints, and it stays there.
+    pub async fn as_shown_is_with(&self, stage: &Stage, leader: &str) -> Result<()> {
+        self.follow(stage, &[BY_KEY], leader).await?;
+        tokio::time::sleep(A_WHILE).await;
+        self.holds(BY_KEY, leader)
+    }
+
+    async fn follow(&self, stage: &Stage, addresses: &[&str], leader: &str) -> Result<()> {
+        let there = async || addresses.iter().try_for_each(|one| self.holds(one, leader)).map(|()| true);
         stage.eventually(&format!("the addresses are not with {leader} alone"), there).await
+    }
+
+    fn holds(&self, address: &str, leader: &str) -> Result<()> {
+        let addresses = std::fs::read_to_string(self.directory.join("addresses"))?;
+        let holds = |line: &&str| line.split_whitespace().any(|word| word == format!("{address}/24"));
+        let holders = addresses.lines().filter(holds).filter_map(|line| line.split(['@', ' ']).next());
+        let holders: Vec<&str> = holders.collect();
+        ensure!(holders == [leader], "{address} is with {holders:?}");
+        Ok(())
     }
 }
 
@@ -92,14 +105,13 @@ fn unshare() -> Vec<&'static str> {
 
 /// Two for each node, as an operator would start them on it: one is told what to do on its command line, one by the file that pgvigil prints.
 async fn watchers(program: &Path, stage: &Stage, directory: &Path) -> Result<String> {
-    let etcd = stage.cluster.etcd_urls().join(",");
     let mut watchers = String::new();
     for node in stage.cluster.nodes() {
         let name = node.name();
-        let common = format!("--interface={name} --ip={BY_KEY} --netmask=24 --interval=200");
-        let by_key = format!("--trigger-key=/service/demo/leader --trigger-value={name} --dcs-endpoints={etcd}");
-        watchers += &format!("{} {common} {by_key} &\n", program.display());
-        let ip = format!("{BY_API}/24");
+        let common = format!("--interface={name} --ip={BY_API} --netmask=24 --interval=200");
+        let by_api = format!("--dcs-type=patroni --dcs-endpoints={} --trigger-key=/leader", node.api_url());
+        watchers += &format!("{} {common} {by_api} --trigger-value=200 &\n", program.display());
+        let ip = format!("{BY_KEY}/24");
         let shown = stage.cluster.pgvigil(name, &["show", "vip-manager", "--ip", &ip, "--interface", name]).await?;
         ensure!(shown.status.success(), "show vip-manager: {}", String::from_utf8_lossy(&shown.stderr));
         let file = directory.join(format!("{name}.yml"));

@@ -56,7 +56,8 @@ async fn programs_made_for_patroni_work_before_and_after_a_switchover() {
         stage.leader_other_than(&old).await?;
         stage.whole().await?;
         programs.all_is_well(stage).await.context("after the switchover")?;
-        programs.others_lead(stage, &old).await.context("after the switchover")
+        programs.others_lead(stage, &old).await.context("after the switchover")?;
+        programs.the_leaders_agent_is_dead(stage).await.context("with the leader's agent killed and left dead")
     })
     .await;
 }
@@ -154,6 +155,18 @@ impl Programs {
         }
         stage.start(&away)?;
         stage.whole().await
+    }
+
+    /// Its fencer lives, and its vip-manager.
+    async fn the_leaders_agent_is_dead(&self, stage: &Stage) -> Result<()> {
+        let Some(addresses) = &self.addresses else { return Ok(()) };
+        let old = stage.leader().await?;
+        stage.node(&old)?.agent().kill();
+        let new = stage.leader_other_than(&old).await?;
+        addresses.as_shown_is_with(stage, &new).await?;
+        stage.start(&old)?;
+        stage.whole().await?;
+        addresses.are_with(stage, &new).await
     }
 
     async fn others_lead(&self, stage: &Stage, old: &str) -> Result<()> {
