@@ -115,6 +115,28 @@ fn the_unit_exposes_no_more_than_it_did() {
     }
 }
 
+/// The volume of Debian's directories is waited for, and systemd finds no fault.
+#[test]
+fn the_unit_waits_for_the_volume_of_the_data() {
+    let unit = std::fs::read_to_string(root().join("packaging/systemd/pgvigil@.service")).expect("a text");
+    let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let below = |place: &str| Path::new("/var/lib/postgresql/15/orders").starts_with(place);
+    assert!(value("RequiresMountsFor").is_some_and(below), "{:?}", value("RequiresMountsFor"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("pgvigil@orders.service");
+    // It looks for the program.
+    std::fs::write(&copy, unit.replace("/usr/bin/pgvigil ", concat!(env!("CARGO_BIN_EXE_pgvigil"), " ")))
+        .expect("written");
+    match Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(copy).output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => eprintln!("SKIPPED: this machine has no systemd-analyze"),
+        told => {
+            let told = told.expect("systemd-analyze");
+            let said = String::from_utf8_lossy(&told.stderr);
+            assert!(told.status.success() && !said.contains("pgvigil"), "{said}");
+        }
+    }
+}
+
 fn asks_about_an_administrators_files_and_ends_no_postgres(package: &Path, directory: &Path) {
     let files = |name: &str| output(Command::new("dpkg-deb").arg("--info").arg(package).arg(name));
     assert_eq!(files("conffiles"), "/etc/pgvigil/pgvigil.toml.example\n");
