@@ -115,13 +115,15 @@ fn the_unit_exposes_no_more_than_it_did() {
     }
 }
 
-/// The volume of Debian's directories is waited for, and systemd finds no fault.
+/// The volume of Debian's directories is waited for, an agent that hangs is not, and systemd finds no fault.
 #[test]
-fn the_unit_waits_for_the_volume_of_the_data() {
+fn the_unit_waits_for_the_volume_of_the_data_and_for_no_agent_that_hangs() {
     let unit = std::fs::read_to_string(root().join("packaging/systemd/pgvigil@.service")).expect("a text");
     let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let below = |place: &str| Path::new("/var/lib/postgresql/15/orders").starts_with(place);
     assert!(value("RequiresMountsFor").is_some_and(below), "{:?}", value("RequiresMountsFor"));
+    assert_eq!(value("KillMode"), Some("process"));
+    assert_eq!(value("TimeoutStopSec"), Some("15s"));
     let directory = tempfile::tempdir().expect("a directory");
     let copy = directory.path().join("pgvigil@orders.service");
     // It looks for the program.
