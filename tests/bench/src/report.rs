@@ -87,6 +87,12 @@ fn outages(runs: &[&Played]) -> Option<Spread> {
     Spread::of(good(runs).iter().map(|measured| measured.outage_ms))
 }
 
+/// What the row of an agent that is left dead does not say.
+const AGENT_DEAD: &str = "\
+The writers of these runs try every node, so a Postgres whose agent is dead for 45 s serves them until its fencer strikes, and the outage counts from \
+there. Whoever goes by HAProxy, `/primary` or an address that follows it leaves that Postgres with the health port of its agent, while nobody else may \
+lead yet: about ttl for them, 3.7 s in one run ([failure-modes.md](failure-modes.md#agents)).";
+
 fn faults(played: &[Played]) -> String {
     let shown: Vec<(Name, &str)> =
         COLUMNS.into_iter().filter(|(name, _)| played.iter().any(|played| played.system == name.word())).collect();
@@ -108,6 +114,9 @@ fn faults(played: &[Played]) -> String {
             let _ = write!(text, " {} |", cell(*name, fault, &runs(played, *name, fault), ours));
         }
         text += "\n";
+    }
+    if played.iter().any(|played| played.fault == "agent-dead") {
+        text += &format!("\n{AGENT_DEAD}\n");
     }
     text + "\n"
 }
@@ -295,6 +304,12 @@ mod tests {
         assert!(text.contains("**600 ms** (500 ms–700 ms, n=3); none lost"), "{text}");
         assert!(text.contains("**24.0 s** (24.0 s–24.0 s, n=1) ×40; **7 lost, 0 split**"), "{text}");
         assert!(phases(&all).contains("detect 300 ms"));
+    }
+
+    #[test]
+    fn an_agent_that_is_left_dead_costs_others_more_and_the_report_says_so() {
+        let told = |fault: &str| faults(&[played(Name::Pgvigil, fault, 1, 200.0, 0)]).contains("about ttl for them");
+        assert!(told("agent-dead") && !told("isolated"));
     }
 
     #[test]
