@@ -21,6 +21,7 @@ mod instance;
 mod judged;
 mod listening;
 mod loaded;
+mod log;
 mod logical_copy;
 mod marker;
 pub mod native;

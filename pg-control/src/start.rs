@@ -10,14 +10,10 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::durable;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::process::{self, Postmaster};
 use crate::tool;
-
-/// Beyond this the log is moved to `postgres.log.1` at the next start.
-const LOG_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Instance {
     /// The running postmaster of this data directory.
@@ -132,19 +128,6 @@ impl Instance {
             }
             sleep(Duration::from_millis(2)).await;
         }
-        Ok(())
-    }
-
-    /// The log lies in the agent's own directory, and a server that cannot open it does not start and says nothing.
-    fn prepare_log(&self) -> Result<()> {
-        self.keep_state_dir()?;
-        let log = self.log_file();
-        let mut length = fs::metadata(&log).map_or(0, |meta| meta.len());
-        if length > LOG_LIMIT_BYTES {
-            fs::rename(&log, durable::beside(&log, ".1")).map_err(|error| Error::io("rename", &log, error))?;
-            length = 0;
-        }
-        self.memory().log_length_at_start = length;
         Ok(())
     }
 

@@ -42,10 +42,13 @@ use standby::AsStandby;
 
 /// A chore that failed waits this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often the length of the log of Postgres is looked at.
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The chores of one agent.
 pub struct Upkeep {
     hands: Arc<Hands>,
+    log: Chore,
     secrets: Chore,
     records: Chore,
     recorded_at: i64,
@@ -65,6 +68,7 @@ impl Upkeep {
     /// The chores of the agent behind `hands`.
     pub fn new(hands: Arc<Hands>) -> Self {
         Self {
+            log: Chore::new("log of Postgres"),
             secrets: Chore::new("passwords between members"),
             records: Chore::new("transition records"),
             recorded_at: 0,
@@ -86,6 +90,10 @@ impl Upkeep {
     pub fn see(&mut self, view: &View, seen: Option<&Arc<Snapshot>>, look: &LastLook) {
         let (extras, upstream_lacks) = (look.extras.as_ref(), &look.upstream_lacks);
         let reign = reign(view);
+        if runs(view) {
+            let instance = self.hands.instance.clone();
+            self.log.begin(LOG_EVERY, async move { bound_log(instance).await });
+        }
         if let Some((primary, term)) = reign {
             self.reigning.prove(primary, term);
         }
@@ -158,6 +166,14 @@ struct Here {
 fn runs(view: &View) -> bool {
     let server = view.postgres.now().map(|postgres| &postgres.server);
     matches!(server, Some(Server::Primary(_) | Server::Standby(_)))
+}
+
+/// On a thread of its own, for the disk may hang.
+async fn bound_log(instance: pg_control::Instance) -> Result<()> {
+    if tokio::task::spawn_blocking(move || instance.bound_log()).await?? {
+        tracing::info!("postgres.log had grown large: it is in postgres.log.1 now, and begins anew");
+    }
+    Ok(())
 }
 
 /// Reads the records; closes those of orders to this node that an earlier life of this agent has begun, and as the leader of term `mine` those whose own

@@ -47,6 +47,29 @@ pub async fn a_new_cluster_has_roles_of_least_privilege() -> Outcome {
     Ok(())
 }
 
+pub async fn a_log_that_has_grown_large_is_copied_and_emptied_under_the_running_server() -> Outcome {
+    let node = primary("pg1").await?;
+    let log = node.instance.config().state_dir.join("postgres.log");
+    assert!(!node.instance.bound_log()?, "a small one is left alone");
+    let small = std::fs::read(&log)?;
+    let large = 65 * 1024 * 1024;
+    std::fs::File::options().write(true).open(&log)?.set_len(large)?;
+    assert!(node.instance.bound_log()?);
+    let copy = log.with_extension("log.1");
+    assert_eq!(std::fs::metadata(&copy)?.len(), large);
+    assert!(std::fs::read(&copy)?.starts_with(&small), "what was said is kept");
+    node.run("DO $$ BEGIN RAISE LOG 'said afterwards'; END $$").await?;
+    let told = std::fs::read_to_string(&log)?;
+    assert!(told.contains("said afterwards") && !told.contains('\0') && told.len() < 10_000, "{} bytes", told.len());
+    // Whoever does not append would go on behind the gap.
+    node.instance.stop_fast(PATIENCE).await?;
+    std::fs::File::options().write(true).open(&log)?.set_len(large)?;
+    assert!(!node.instance.bound_log()?, "nobody is known to append to it");
+    node.instance.start_as_primary(&Quorum::none(), Term(1), || true).await?;
+    assert!(std::fs::metadata(&log)?.len() < large, "the next start has moved it aside");
+    Ok(())
+}
+
 pub async fn another_agent_adopts_the_running_server() -> Outcome {
     let node = primary("pg1").await?;
     let pid = node.pid();

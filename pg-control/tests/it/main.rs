@@ -38,7 +38,8 @@ macro_rules! tests {
 /// Every test, in the order in which they run.
 fn all() -> Vec<Test> {
     tests! {
-        lifecycle: a_new_cluster_has_roles_of_least_privilege, another_agent_adopts_the_running_server,
+        lifecycle: a_new_cluster_has_roles_of_least_privilege,
+            a_log_that_has_grown_large_is_copied_and_emptied_under_the_running_server, another_agent_adopts_the_running_server,
             the_server_gets_a_clean_environment, death_is_noticed_at_once, nobody_survives_a_kill,
             orphans_are_found_and_killed, a_taken_port_is_explained, what_may_not_be_primary_any_more_is_not_started, a_fast_stop_tells_its_checkpoint_early, a_server_that_dies_without_its_shutdown_checkpoint_is_not_waited_for,
             a_stale_pid_file_of_another_process_is_no_server, an_address_that_somebody_else_has_is_known;
