@@ -74,6 +74,10 @@ pub(super) const OURS: &[Row] = &[
         p.replay_lag_bytes().map_or(0.0, |b| b as f64)
     }),
     ("pgvigil_streaming", "1 while this standby streams", |p| yes(p.standby().is_some_and(|s| s.streaming))),
+    ("pgvigil_nostream", "1 on a member that takes WAL from the archive alone", |p| {
+        let me = p.cluster().and_then(|cluster| cluster.members.get(&p.view.me));
+        yes(me.is_some_and(|member| member.tags.nostream))
+    }),
     ("pgvigil_paused", "1 while automatic actions are paused", |p| yes(p.view.settings.paused)),
     ("pgvigil_hold_active", "1 while planned actions are held", |p| {
         p.snapshot.as_ref().map_or(0.0, |snapshot| yes(Shown::of(snapshot, jiff::Timestamp::now()).is_some()))
