@@ -65,7 +65,13 @@ impl Exposure {
             }
             return;
         };
-        let Server::Primary(primary) = &postgres.server else { return };
+        let Server::Primary(primary) = &postgres.server else {
+            // Whose site was made to follow another holds its lock on, as a standby.
+            if matches!(postgres.server, Server::Standby(_)) {
+                self.over(term);
+            }
+            return;
+        };
         let alone = cluster.sync.as_ref().is_some_and(|sync| stands_alone(sync, term, primary));
         if !alone {
             // A mode that has only just come to ask for voters waits for nobody yet.

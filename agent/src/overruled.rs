@@ -37,7 +37,8 @@ impl Overrulings {
     pub fn see(&mut self, view: &View) {
         let server = view.postgres.now().map(|postgres| &postgres.server);
         let (Some(Server::Primary(_)), Lock::Held { .. }) = (server, view.lock) else {
-            if view.lock == Lock::NotHeld {
+            // Whose site was made to follow another holds its lock on, as a standby, where nothing is promised.
+            if view.lock == Lock::NotHeld || matches!(server, Some(Server::Standby(_))) {
                 self.found.lock().unwrap_or_else(PoisonError::into_inner).clear();
             }
             return;

@@ -73,6 +73,31 @@ async fn follows(cluster: &LocalCluster) -> Result<String> {
     Ok(sights.into_iter().find(leads).context("there was one just now")?.name)
 }
 
+/// A setting of the leader's server that its agent tells of while it leads a primary.
+async fn undoes_a_promise(cluster: &LocalCluster) -> Result<String> {
+    let leader = cluster.leader().await?;
+    cluster.psql(&leader, "ALTER SYSTEM SET fsync = off").await?;
+    cluster.psql(&leader, "SELECT pg_reload_conf()").await?;
+    let told = async || Ok(overruled(cluster, &leader).await? > 0.0);
+    eventually("nobody tells that fsync is off", told).await?;
+    Ok(leader)
+}
+
+/// The standby leader of a site that follows tells nothing of what it told as a primary.
+async fn promises_nothing(cluster: &LocalCluster, leader: &str) -> Result<()> {
+    let none = async || Ok(overruled(cluster, leader).await? < 1.0);
+    eventually("a site that follows tells of what its primary was set to", none).await?;
+    cluster.psql(leader, "ALTER SYSTEM RESET fsync").await?;
+    cluster.psql(leader, "SELECT pg_reload_conf()").await?;
+    Ok(())
+}
+
+async fn overruled(cluster: &LocalCluster, name: &str) -> Result<f64> {
+    let page = http::ask(cluster.node(name)?, "GET", "/metrics").await?.body;
+    let line = page.lines().find(|line| line.starts_with("pgvigil_durability_overruled{"));
+    Ok(line.and_then(|line| line.rsplit(' ').next()).context("no such series")?.parse()?)
+}
+
 async fn status(node: &Node, path: &str) -> Result<u16> {
     Ok(http::ask(node, "GET", path).await?.status)
 }
@@ -203,9 +228,11 @@ async fn a_planned_switch_of_sites_there_and_back_loses_nothing_and_copies_nothi
         pgvigil(&east, &old, &["switchover", "-y"]).await?;
         follows(&west).await?;
         writer.goes_on().await?;
+        let leader = undoes_a_promise(&east).await?;
         switch(&east, &west).await?;
         writer.goes_on().await?;
         follows(&east).await?;
+        promises_nothing(&east, &leader).await?;
         west.wait_settled(SOON).await?;
         let there = writer.rows();
         eprintln!("there: {} rows", there.len());
