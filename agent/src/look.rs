@@ -20,6 +20,7 @@ use crate::ages::AgeKeeper;
 use crate::beats::{Ear, Heard};
 use crate::hands::Hands;
 use crate::http::health::replication_state;
+use crate::operate::hold::Shown as Held;
 use crate::published::COPYING;
 
 /// How old a cluster view may be and still count as the present: two confirmations and one slow answer.
@@ -208,7 +209,9 @@ impl Hands {
         if let Some(limit) = seen.config.max_lag_on_failover_bytes {
             settings.max_lag_on_failover_bytes = limit;
         }
-        settings.paused = seen.config.paused_at(jiff::Timestamp::now());
+        let now = jiff::Timestamp::now();
+        settings.paused = seen.config.paused_at(now);
+        settings.held = Held::of(seen, now).is_some();
         settings
     }
 

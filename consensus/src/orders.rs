@@ -39,8 +39,23 @@ impl Store {
     /// # Errors
     /// etcd does not answer.
     pub async fn take_order(&self, me: &MemberName, revision: i64, record: &Transition) -> Result<Outcome, Error> {
+        self.take_order_while(&Condition::default(), me, revision, record).await
+    }
+
+    /// The same only on this condition, which is the hold that was seen. `Refused`: also where one was taken meanwhile.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn take_order_while(
+        &self,
+        condition: &Condition,
+        me: &MemberName,
+        revision: i64,
+        record: &Transition,
+    ) -> Result<Outcome, Error> {
         let (key, begun) = (self.keys().order(me), self.keys().transition(&record.id));
-        let guards = [Guard::unchanged(&key, revision), Guard::absent(&begun)];
+        let mut guards = condition.guards(self.keys());
+        guards.extend([Guard::unchanged(&key, revision), Guard::absent(&begun)]);
         self.commit(&guards, &[Write::delete(&key), Write::put(begun, record.to_json())]).await
     }
 

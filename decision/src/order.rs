@@ -28,6 +28,9 @@ pub struct Order {
     pub kind: OrderKind,
     /// Only if the node has this role.
     pub only_role: Option<MemberRole>,
+    /// It was given against a hold, so none keeps it waiting.
+    #[serde(default)]
+    pub ignores_hold: bool,
     /// The etcd revision by which it is taken.
     pub revision: i64,
 }
@@ -35,6 +38,10 @@ pub struct Order {
 /// What this node does about its order, if it has one that can be answered now.
 pub(crate) fn obey(view: &View, cluster: &Cluster, postgres: &Postgres) -> Option<Choice> {
     let order = cluster.orders.get(&view.me).filter(|_| !is_needed(view, cluster))?;
+    // A hold that was taken while this node was away is kept by it as well: what is planned waits until it ends.
+    if view.settings.held && !order.ignores_hold {
+        return None;
+    }
     // One that starts can be restarted in a moment; one that never comes up can still be copied anew.
     let on_its_way = matches!(postgres.server, Server::Starting { .. } | Server::Stopping);
     if on_its_way && order.kind == OrderKind::Restart {

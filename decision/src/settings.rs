@@ -21,6 +21,9 @@ pub struct Settings {
     pub wait_for_lease: bool,
     /// No automatic action is taken while set.
     pub paused: bool,
+    /// Planned actions wait while set: somebody changes the schema, say.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Timings. Everything is checked by [`Timing::check`].
@@ -228,6 +231,7 @@ impl Default for Settings {
             max_lag_on_failover_bytes: 1024 * 1024,
             wait_for_lease: false,
             paused: false,
+            held: false,
         }
     }
 }

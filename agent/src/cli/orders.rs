@@ -64,6 +64,9 @@ pub struct ReinitArgs {
     /// The standby whose data is copied anew.
     #[arg(add = ArgValueCandidates::new(members))]
     pub member: String,
+    /// Take the order back that this member has not begun.
+    #[arg(long, conflicts_with_all = ["expect_leader", "ignore_hold"])]
+    pub cancel: bool,
     /// How.
     #[command(flatten)]
     pub order: OrderArgs,

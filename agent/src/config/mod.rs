@@ -235,6 +235,7 @@ impl Config {
             max_lag_on_failover_bytes: self.max_lag_on_failover_bytes,
             wait_for_lease: self.wait_for_lease,
             paused: false,
+            held: false,
         }
     }
 

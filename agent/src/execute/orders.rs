@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use consensus::Snapshot;
 use consensus::records::Transition;
+use consensus::{Condition, Snapshot};
 use decision::action::{StartAs, StopMode};
 use decision::names::Lsn;
 use decision::view::Upstream;
@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// It does not stop or start, or etcd does not answer.
 pub(super) async fn restart(hands: &Hands, seen: &Snapshot, order: i64, then: StartAs) -> Result<Effect> {
     let record = record_of(hands, seen, order, "restart");
-    obeyed(hands, order, record, async {
+    obeyed(hands, seen, order, record, async {
         for _ in 0..2 {
             // The second one writes what has become dirty during the first.
             hands.instance.checkpoint(CHECKPOINT_WITHIN).await?;
@@ -67,7 +67,7 @@ pub(super) async fn reinit(
     cancel: &CancellationToken,
 ) -> Result<Effect> {
     let record = record_of(hands, seen, order, "reinit");
-    obeyed(hands, order, record, async {
+    obeyed(hands, seen, order, record, async {
         could_clone(hands, seen, from, cancel).await.context("no copy can be made, so Postgres goes on as it is")?;
         stop(hands, StopMode::Fast).await?;
         if let Err(why) = nobody_counts_on_what_is_here(hands, cancel).await {
@@ -115,16 +115,23 @@ async fn nobody_counts_on_what_is_here(hands: &Hands, cancel: &CancellationToken
     }
 }
 
+/// A hold that is taken at the moment in which the order is keeps it waiting, unless it was given against one.
+fn unheld(hands: &Hands, seen: &Snapshot) -> Condition {
+    let ignores_hold = seen.cluster.orders.get(hands.me()).is_some_and(|order| order.ignores_hold);
+    if ignores_hold { Condition::default() } else { Condition::under_hold(seen.hold_revision) }
+}
+
 /// Takes the order, does the `work`, and tells how it went; beside its effect the work returns what it is short of.
 async fn obeyed(
     hands: &Hands,
+    seen: &Snapshot,
     order: i64,
     record: Transition,
     work: impl Future<Output = Result<(Effect, Option<String>)>>,
 ) -> Result<Effect> {
     // Before its record can be read, lest it be taken for an earlier life's.
     hands.begun.order(&record.id);
-    let taken = hands.store.take_order(hands.me(), order, &record).await;
+    let taken = hands.store.take_order_while(&unheld(hands, seen), hands.me(), order, &record).await;
     if !taken.as_ref().is_ok_and(|outcome| outcome.applied()) {
         hands.begun.was_not_taken(&record.id);
     }

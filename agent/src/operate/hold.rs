@@ -153,7 +153,8 @@ fn in_the_way(snapshot: &Snapshot, mine: &str, now: Timestamp) -> Option<String>
     what_waits(snapshot).map(|what| format!("{what} waits to be carried out: wait for its end"))
 }
 
-/// Something planned that has been asked for and not begun. An order to a node that is away comes to nothing before the node is back as a standby.
+/// Something planned that has been asked for and not begun. An order to a node that is away keeps nobody from a
+/// hold, and waits for its end even if the node comes back before.
 pub fn what_waits(snapshot: &Snapshot) -> Option<String> {
     let cluster = &snapshot.cluster;
     if let Some(request) = &snapshot.request_record {

@@ -6,6 +6,7 @@ use consensus::records::{OrderRecord, Transition, order_id};
 use consensus::{Outcome, Snapshot};
 use decision::names::MemberName;
 
+use super::hold::Shown;
 use super::proviso::Proviso;
 use super::world::Reach;
 use super::{Unable, asks, words};
@@ -52,13 +53,52 @@ pub async fn give(reach: &Reach, to: &MemberName, order: &OrderRecord, proviso: 
         "reload" => proviso.unheld(&snapshot)?,
         _ => proviso.planned(&snapshot, jiff::Timestamp::now())?,
     };
-    let order = OrderRecord { ignored_hold: pass.ignored.clone(), ..order.clone() };
+    let given_at = Some(jiff::Timestamp::now().to_string());
+    let order = OrderRecord { ignored_hold: pass.ignored.clone(), given_at, ..order.clone() };
     asks();
     match reach.store.give_order_while(&pass.condition, to, &order).await {
         Ok(Outcome::Applied { revision }) => Ok(revision),
         Ok(Outcome::Refused) => Err(proviso.overtaken(reach, &pass, &format!("another order waits for {to}")).await),
         Err(error) => Err(Unable::by_etcd(&error, "the order was not given")),
     }
+}
+
+/// That an order waits, whose, since when and for what: `restart of pg2 by anna@db1 waits since 2026-11-28 23:10:02Z: the agent of pg2 is not registered`
+pub fn waits(snapshot: &Snapshot, of: &MemberName, now: jiff::Timestamp) -> Option<String> {
+    let order = snapshot.order_records.get(of)?;
+    let since =
+        order.given_at.as_ref().or(order.planned_for.as_ref()).map(|at| format!(" since {}", words::moment(at)));
+    let held = Shown::of(snapshot, now).filter(|_| order.order != "reload" && order.ignored_hold.is_none());
+    let what_for = match held {
+        _ if !snapshot.cluster.members.contains_key(of) => format!("the agent of {of} is not registered"),
+        Some(hold) => format!("planned actions are held {}", hold.in_words()),
+        None => format!("pgvigil why {of} says what it is at"),
+    };
+    Some(format!("{} of {of} by {} waits{}: {what_for}", order.order, order.requested_by, since.unwrap_or_default()))
+}
+
+/// How an order is taken back that has not been taken up.
+pub fn way_back(order: &OrderRecord, of: &MemberName) -> String {
+    match order.order.as_str() {
+        "reload" => format!("it stops nothing, and is taken up when the agent of {of} is back"),
+        kind => format!("to take it back: pgvigil {kind} {of} --cancel"),
+    }
+}
+
+/// Takes the order of this kind back that a node has not begun; what it was.
+///
+/// # Errors
+/// etcd does not answer.
+pub async fn take_back(
+    reach: &Reach,
+    snapshot: &Snapshot,
+    (of, kind): (&MemberName, &str),
+    by: &str,
+) -> Result<Option<String>, Unable> {
+    let waits = snapshot.order_records.get(of).filter(|order| order.order == kind);
+    let (Some(asked), Some(order)) = (waits, snapshot.cluster.orders.get(of)) else { return Ok(None) };
+    let withdrawn = withdraw(reach, snapshot, (of, order.revision), by).await?;
+    Ok(withdrawn.map(|_| format!("{kind} of {of} by {}", asked.requested_by)))
 }
 
 /// Takes an order back that its node has not begun, and puts that on record; `None`: it has, or the order is gone.

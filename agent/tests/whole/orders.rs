@@ -1,6 +1,6 @@
 //! Orders of an operator to one node: its Postgres is restarted, its data copied anew, while a client writes and loses nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -27,9 +27,53 @@ async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
         stage.pgvigil(&leader, &["resume"]).await?;
         stage.whole().await?;
         refused(stage, &leader, &["reinit", &leader, "-y"], "leads").await?;
-        refused(stage, &leader, &["restart", &standby, "--role", "primary", "-y"], "is a standby").await
+        refused(stage, &leader, &["restart", &standby, "--role", "primary", "-y"], "is a standby").await?;
+        an_order_to_a_node_that_is_away_is_told_and_taken_back(stage, &leader, &standby).await?;
+        it_is_not_carried_out_in_a_hold(stage, &leader, &standby).await
     })
     .await;
+}
+
+async fn an_order_to_a_node_that_is_away_is_told_and_taken_back(stage: &Stage, on: &str, away: &str) -> Result<()> {
+    // Until its lease ends it is registered, and may be given orders.
+    stage.node(away)?.kill_everything()?;
+    let output = stage.cluster.pgvigil(on, &["reinit", away, "-y", "--wait", "1s"]).await?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let way_back = format!("pgvigil reinit {away} --cancel");
+    let told = said.contains("has not begun") && said.contains(&way_back);
+    ensure!(output.status.code() == Some(4) && told, "{}: {said}", output.status);
+    let status = stage.pgvigil(on, &["status", "-o", "json"]).await?;
+    ensure!(status.contains("order_pending") && status.contains(&way_back), "{status}");
+    let taken = stage.pgvigil(on, &["reinit", away, "--cancel"]).await?;
+    ensure!(taken.contains(&format!("taken back: reinit of {away} by ")), "{taken}");
+    ensure!(etcdctl::get(&stage.cluster, &format!("orders/{away}")).await?.is_empty(), "the order is still there");
+    let again = stage.pgvigil(on, &["reinit", away, "--cancel"]).await?;
+    ensure!(again.contains("nothing to take back"), "{again}");
+    Ok(())
+}
+
+async fn is_there(stage: &Stage, key: &str) -> Result<bool> {
+    Ok(!etcdctl::get(&stage.cluster, key).await?.is_empty())
+}
+
+/// Whoever holds does not know of the node that is away; it comes back in the hold with an order that was given before.
+async fn it_is_not_carried_out_in_a_hold(stage: &mut Stage, on: &str, away: &str) -> Result<()> {
+    let (member, order) = (format!("members/{away}"), format!("orders/{away}"));
+    stage.eventually("its lease does not end", async || Ok(!is_there(stage, &member).await?)).await?;
+    etcdctl::put(&stage.cluster, &order, r#"{"order": "restart", "requested_by": "anna"}"#).await?;
+    stage.pgvigil(on, &["hold", "--reason", "flyway V42", "--for", "10m"]).await?;
+    stage.start(away)?;
+    stage.whole().await?;
+    let pid = stage.node(away)?.postmaster_pid().context("it runs")?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    ensure!(is_there(stage, &order).await?, "the order was taken in a hold");
+    let status = stage.pgvigil(on, &["status"]).await?;
+    ensure!(status.contains("planned actions are held") && status.contains("--cancel"), "{status}");
+    stage.pgvigil(on, &["release"]).await?;
+    stage.eventually("it waits on", async || Ok(!is_there(stage, &order).await?)).await?;
+    let restarted = async || Ok(stage.node(away)?.postmaster_pid().is_some_and(|now| now != pid));
+    stage.eventually("it was not restarted", restarted).await?;
+    stage.whole().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,9 @@ pub struct OrderRecord {
     /// Why.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When it was given (RFC 3339), for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_at: Option<String>,
     /// The hold against which it was given, by whom and why; `None`: there was none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignored_hold: Option<String>,
@@ -69,7 +72,7 @@ impl OrderRecord {
             Some("replica" | "standby") => Some(MemberRole::Standby),
             Some(other) => return Err(format!("role \"{other}\" is neither primary nor replica")),
         };
-        Ok(Some(Order { kind, only_role, revision }))
+        Ok(Some(Order { kind, only_role, ignores_hold: self.ignored_hold.is_some(), revision }))
     }
 }
 
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn an_order_says_what_and_of_whom() {
         let read = |text: &str| OrderRecord::from_json(text).and_then(|record| record.to_order(3));
-        let restart = Order { kind: OrderKind::Restart, only_role: None, revision: 3 };
+        let restart = Order { kind: OrderKind::Restart, only_role: None, ignores_hold: false, revision: 3 };
         assert_eq!(read(r#"{"order":"restart","requested_by":"anna"}"#), Ok(Some(restart.clone())));
         let of_replicas = Order { only_role: Some(MemberRole::Standby), ..restart };
         assert_eq!(read(r#"{"order":"restart","role":"replica"}"#), Ok(Some(of_replicas)));

@@ -8,7 +8,7 @@ use crate::view::*;
 
 fn ordered(me: &str, kind: OrderKind, only_role: Option<MemberRole>) -> View {
     let mut cluster = cluster();
-    cluster.orders.insert(name(me), Order { kind, only_role, revision: 55 });
+    cluster.orders.insert(name(me), Order { kind, only_role, ignores_hold: false, revision: 55 });
     view(me).within(cluster)
 }
 
@@ -41,6 +41,19 @@ fn whoever_is_needed_by_others_obeys_later() {
     check(&view("pg2").within(asked), "wait: following");
     let let_go = cluster_of(&ordered("pg2", OrderKind::Restart, None)).record(|sync| sync.released = true);
     check(&view("pg2").within(let_go), "pledge: suspect");
+}
+
+#[test]
+fn an_order_waits_for_the_end_of_a_hold_unless_it_was_given_against_one() {
+    for kind in [OrderKind::Restart, OrderKind::Reinit] {
+        let held = ordered("pg2", kind, None).set(|settings| settings.held = true);
+        check(&held, "wait: following");
+        let mut cluster = cluster_of(&held);
+        cluster.orders.get_mut(&name("pg2")).expect("it is there").ignores_hold = true;
+        let ignoring = view("pg2").within(cluster).set(|settings| settings.held = true);
+        assert_eq!(decide(&ignoring).reason.code(), "ordered");
+        assert_eq!(decide(&ordered("pg2", kind, None)).reason.code(), "ordered", "and without a hold");
+    }
 }
 
 #[test]

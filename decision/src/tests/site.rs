@@ -247,7 +247,9 @@ fn a_leader_that_cannot_start_lets_another_lead() {
 fn a_running_leader_is_restarted_as_what_it_is() {
     use crate::order::{Order, OrderKind};
     let mut ordered = following();
-    ordered.orders.insert(name("pg1"), Order { kind: OrderKind::Restart, only_role: None, revision: 55 });
+    ordered
+        .orders
+        .insert(name("pg1"), Order { kind: OrderKind::Restart, only_role: None, ignores_hold: false, revision: 55 });
     let then = StartAs::Standby(Some(remote().upstream()));
     assert_eq!(decide(&leader(of_the_other()).within(ordered)).action, Action::Restart { order: 55, then });
 }

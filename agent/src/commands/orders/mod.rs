@@ -105,6 +105,9 @@ async fn nothing_is_pending(member: &str, arguments: &OrderArgs) -> Result<bool,
 
 /// Copies the data of one node anew.
 pub async fn reinit(arguments: &ReinitArgs) -> Exit {
+    if arguments.cancel {
+        return ended(planned::cancel_copy(&arguments.member, &arguments.order).await);
+    }
     let order = OrderRecord { order: "reinit".to_owned(), ..OrderRecord::default() };
     ended(give(&arguments.member, &arguments.order, order).await)
 }
@@ -190,9 +193,23 @@ async fn follow(reach: &Reach, to: &MemberName, revision: i64, within: Duration)
         }
         return Ok(exit);
     }
+    if let Some(waits) = has_not_begun(reach, to, revision).await {
+        tell(&format!("{to} has not begun after {}: {waits}", words::length(within)));
+        return Ok(Exit::StillRunning);
+    }
     let id = order_id(revision);
     tell(&format!("{to} is not done after {}; its record: pgvigil transitions {id}", words::length(within)));
     Ok(Exit::StillRunning)
+}
+
+/// What an order waits for that is still where it was left, and how it is taken back: it has no record yet.
+async fn has_not_begun(reach: &Reach, to: &MemberName, revision: i64) -> Option<String> {
+    let snapshot = read(reach).await.ok()?;
+    let order = snapshot.order_records.get(to)?;
+    // One that is taken up whatever is decided has no revision here.
+    let is_it = snapshot.cluster.orders.get(to).is_none_or(|order| order.revision == revision);
+    let waits = orders::waits(&snapshot, to, jiff::Timestamp::now()).filter(|_| is_it)?;
+    Some(format!("{waits}; {}", orders::way_back(order, to)))
 }
 
 /// Says how what a server did not take is taken back, as soon as its agent tells what that is.

@@ -1,5 +1,6 @@
 //! `pgvigil restart M --at` and `--in`, and its withdrawal: left in etcd for whoever leads when it is due.
 
+use consensus::records::Transition;
 use decision::schedule::Turn;
 use jiff::Timestamp;
 
@@ -10,9 +11,10 @@ use crate::commands::operator::{agrees, must_be_able_to_ask, who};
 use crate::commands::screen::{answer, tell};
 use crate::commands::told;
 use crate::commands::world::Reach;
+use crate::operate::orders;
 use crate::operate::schedule::clocks::differing;
-use crate::operate::schedule::restart;
 use crate::operate::schedule::shown::Shown;
+use crate::operate::schedule::{restart, unless_begun};
 use crate::operate::words;
 
 /// Schedules it, or says why not.
@@ -40,6 +42,21 @@ pub(super) async fn run(member: &str, arguments: &RestartArgs) -> Result<Exit, E
     let planned = restart::request(&reach, &snapshot, &of, wanted, &plan, &proviso).await.map_err(told)?;
     let shown = Shown::of_restart(&of, &planned, Turn::Ahead, Timestamp::now());
     Ok(scheduled(&shown, &format!("restart {of} --cancel")))
+}
+
+/// Takes back the order of a copy that the node has not begun.
+pub(super) async fn cancel_copy(member: &str, order: &OrderArgs) -> Result<Exit, Exit> {
+    let of = named(member)?;
+    let reach = Reach::new(&order.config)?;
+    let snapshot = read(&reach).await?;
+    if let Some(what) = orders::take_back(&reach, &snapshot, (&of, "reinit"), &who()).await.map_err(told)? {
+        answer(&format!("taken back: {what}"));
+        return Ok(Exit::Done);
+    }
+    let of_it = |record: &Transition| record.kind == "reinit" && record.from.as_deref() == Some(of.as_str());
+    unless_begun(&reach, &snapshot, None, of_it).await.map_err(told)?;
+    answer(&format!("no order to copy {of} anew waits: nothing to take back"));
+    Ok(Exit::Done)
 }
 
 /// Takes it back.

@@ -73,12 +73,7 @@ pub async fn cancel(reach: &Reach, of: &MemberName, by: &str) -> Result<Vec<Stri
         Err(unable) => return Err(unable),
     }
     let snapshot = orders::read(reach).await?;
-    let waits = snapshot.order_records.get(of).filter(|order| order.order == "restart");
-    if let (Some(asked), Some(order)) = (waits, snapshot.cluster.orders.get(of))
-        && orders::withdraw(reach, &snapshot, (of, order.revision), by).await?.is_some()
-    {
-        taken.push(format!("restart of {of} by {}", asked.requested_by));
-    }
+    taken.extend(orders::take_back(reach, &snapshot, (of, "restart"), by).await?);
     if taken.is_empty() {
         let of_it = |record: &Transition| record.kind == "restart" && record.from.as_deref() == Some(of.as_str());
         super::unless_begun(reach, &snapshot, begun, of_it).await?;

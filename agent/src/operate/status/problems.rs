@@ -5,6 +5,7 @@ use std::time::Duration;
 use decision::names::MemberName;
 use decision::reason::{bytes, span};
 use decision::settings::Mode;
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -93,6 +94,7 @@ pub fn problems(status: &Status, world: &World, ttl: Duration) -> Vec<Trouble> {
             "pgvigil why says what it waits for, pgvigil switchover --cancel takes it back",
         ));
     }
+    found.extend(told::orders(world, Timestamp::now()));
     found
 }
 

@@ -2,8 +2,10 @@
 //! not come to be.
 
 use consensus::Snapshot;
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::super::orders;
 use super::super::world::World;
 use super::problems::{CORRUPT, FORBIDDEN, OVERRULED, Trouble};
 
@@ -40,6 +42,14 @@ pub fn beside(world: &World, snapshot: &Snapshot) -> Vec<Trouble> {
         Trouble::new(CORRUPT, format!("the value of {key} cannot be understood: {why}"), hint)
     })
     .collect()
+}
+
+/// Orders that their nodes have not taken up.
+pub fn orders(world: &World, now: Timestamp) -> Vec<Trouble> {
+    let Ok(snapshot) = &world.etcd else { return Vec::new() };
+    let orders = snapshot.order_records.iter();
+    let told = orders.filter_map(|(of, order)| Some((orders::waits(snapshot, of, now)?, orders::way_back(order, of))));
+    told.map(|(waits, way_back)| Trouble::new("order_pending", waits, way_back)).collect()
 }
 
 /// What agents say of their replication slots.
@@ -88,4 +98,41 @@ pub fn parameters(world: &World) -> Vec<Trouble> {
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use consensus::records::OrderRecord;
+
+    use super::*;
+    use crate::operate::testing::{name, standby};
+
+    #[test]
+    fn an_order_that_waits_is_told_with_whose_it_is_since_when_for_what_and_how_it_is_taken_back() {
+        let order = |order: &str| OrderRecord {
+            order: order.to_owned(),
+            requested_by: "anna@db1".to_owned(),
+            given_at: Some("2026-11-28T23:10:02.5Z".to_owned()),
+            ..OrderRecord::default()
+        };
+        let told = |snapshot: &Snapshot| {
+            let etcd = Ok(snapshot.clone());
+            let world = World { etcd, agents: BTreeMap::new(), me: name("pg1"), under_way: None };
+            orders(&world, Timestamp::now())
+        };
+        let mut snapshot = Snapshot::default();
+        assert_eq!(told(&snapshot), []);
+        snapshot.order_records.insert(name("pg2"), order("reinit"));
+        let away = "reinit of pg2 by anna@db1 waits since 2026-11-28 23:10:02Z: the agent of pg2 is not registered";
+        let way_back = "to take it back: pgvigil reinit pg2 --cancel";
+        assert_eq!(told(&snapshot), [Trouble::new("order_pending", away, way_back)]);
+        snapshot.order_records.insert(name("pg2"), order("reload"));
+        assert!(told(&snapshot)[0].hint.contains("taken up when the agent of pg2 is back"));
+        snapshot.cluster.members.insert(name("pg2"), standby("pg2"));
+        snapshot.hold = consensus::records::Hold::Unreadable("nonsense".to_owned());
+        snapshot.order_records.insert(name("pg2"), order("restart"));
+        assert!(told(&snapshot)[0].problem.contains("planned actions are held"), "{:?}", told(&snapshot));
+    }
 }
