@@ -12,6 +12,7 @@ use decision::view::{Data, Initialize, Server, View};
 use serde_json::{Value, json};
 
 use crate::chore::Chore;
+use crate::commands::report::strike::Strike;
 use crate::hands::Hands;
 
 /// How often is looked whether somebody has written other rules.
@@ -29,7 +30,10 @@ pub struct Known {
 impl Known {
     /// What is wrong, for `status`.
     pub fn problems(&self) -> Vec<Value> {
+        let strike = Strike::new([]);
         let problem = |why: &String| {
+            // It may quote a rule.
+            let why = strike.text(why);
             let problem = format!("the rules of the cluster for connections are not in force here: {why}");
             let hint = "pgvigil config edit: postgresql.pg_hba and postgresql.pg_ident";
             json!({"code": "access_rejected", "problem": problem, "hint": hint})

@@ -20,6 +20,7 @@ use pg_control::{Refused, Running};
 use serde_json::{Value, json};
 
 use crate::chore::Chore;
+use crate::commands::report::strike::Strike;
 use crate::hands::Hands;
 
 /// How often is looked whether the server has read its files again, by somebody else's order.
@@ -68,6 +69,8 @@ impl Known {
                 refused.values.keys().map(|name| format!("--unset postgres.parameters.{name}")).collect();
             let problem =
                 format!("Postgres does not take {}, and goes on as before: {}", values.join(", "), refused.why);
+            // A command may have a password in it, and everybody may ask.
+            let problem = Strike::new([]).text(&problem);
             let hint = format!("pgvigil config set, with values that it takes or {}", names.join(" "));
             json!({"code": "parameters_rejected", "problem": problem, "hint": hint})
         });

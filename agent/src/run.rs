@@ -163,6 +163,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
         promises: Arc::clone(&hands.promises),
         activity: Arc::new(ActivityLook::new(hands.instance.clone())),
         page: http::Shared::new(),
+        knows_who_asks: false,
     };
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;
@@ -173,7 +174,7 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     let address = http::listen(&listen, router, encrypted, numbers).with_context(|| {
         format!("the health API cannot listen on {listen} ([api] listen): is another agent running here?")
     })?;
-    control.listen(http::reading(api));
+    control.listen(http::reading(http::Api { knows_who_asks: true, ..api }));
     control.keep_schedule();
     telling::start(&hands, &body.board);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = hands.config.cluster, member = %hands.me(), api = %address, "agent started");

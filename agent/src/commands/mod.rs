@@ -19,7 +19,7 @@ mod operator;
 mod orders;
 mod pause;
 mod postmortem;
-mod report;
+pub mod report;
 mod screen;
 mod settings;
 mod shown;

@@ -76,7 +76,8 @@ pub fn one_node() -> ClusterOptions {
     ClusterOptions { nodes: 1, etcd_members: 1, haproxy: false, ..options() }
 }
 
-fn socket_of(stage: &Stage, name: &str) -> Result<PathBuf> {
+/// Where the agent of that node has its control socket.
+pub fn socket_of(stage: &Stage, name: &str) -> Result<PathBuf> {
     Ok(stage.node(name)?.home().join("data.pgvigil/control.sock"))
 }
 

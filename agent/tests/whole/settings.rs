@@ -6,6 +6,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
+use crate::control::socket_of;
+use crate::curl::Curl;
 use crate::etcdctl;
 use crate::stage::{Stage, on_stage, options};
 
@@ -77,6 +79,7 @@ async fn connections_are_let_in_as_the_settings_say(stage: &Stage) -> Result<()>
     for node in ["n1", "n2", "n3"] {
         stage.eventually("the rule is not there", async || Ok(rules(node, "reject").await? == "1")).await?;
     }
+    the_secrets_in_rules_are_for_who_may_read_settings(stage).await?;
     // Postgres alone knows that this is none.
     set(stage, "postgres.pg_hba=[\"host demo demo 127.0.0.1/32 trust\", \"host all all 10.0.0.0/8 handshake\"]")
         .await?;
@@ -87,6 +90,24 @@ async fn connections_are_let_in_as_the_settings_say(stage: &Stage) -> Result<()>
     stage.eventually("the rule is still there", async || Ok(rules("n2", "reject").await? == "0")).await?;
     stage.pgvigil("n1", &["config", "set", "--unset", "postgres.pg_hba", "-y"]).await?;
     stage.writes_go_on().await
+}
+
+async fn the_secrets_in_rules_are_for_who_may_read_settings(stage: &Stage) -> Result<()> {
+    let rule = "host all all 192.0.2.0/24 radius radiusservers=192.0.2.1 radiussecrets=hunter2";
+    let also = "host postgres demo 127.0.0.1/32 reject";
+    set(stage, &format!("postgres.pg_hba=[\"host demo demo 127.0.0.1/32 trust\", \"{also}\", \"{rule}\"]")).await?;
+    for node in stage.cluster.nodes() {
+        let shown = async || {
+            let config = stage.ask(node.name(), "/config").await?.to_string();
+            ensure!(!config.contains("hunter2"), "everybody may read it: {config}");
+            Ok(config.contains("radiussecrets=***"))
+        };
+        stage.eventually("the rule is not shown", shown).await?;
+        let socket = socket_of(stage, node.name())?;
+        let whole = Curl::by_socket(&socket, "GET", "/config").send().await?;
+        ensure!(whole.body.contains("radiussecrets=hunter2"), "{whole:?}");
+    }
+    Ok(())
 }
 
 async fn mode_is(stage: &Stage, mode: &str) -> Result<bool> {

@@ -5,7 +5,7 @@ mod bundle;
 mod host;
 mod known;
 mod pieces;
-mod strike;
+pub mod strike;
 
 use std::path::PathBuf;
 

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 /// In place of a secret.
-const STRUCK: &str = "***";
+pub const STRUCK: &str = "***";
 /// A secret that is shorter would strike half of every text.
 const SHORTEST: usize = 4;
 /// What has one of these in its name is secret, unless it names a file.

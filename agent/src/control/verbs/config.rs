@@ -5,6 +5,7 @@ use consensus::SettingsFrom;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
+use crate::commands::report::strike::STRUCK;
 use crate::config::Role;
 use crate::control::Control;
 use crate::control::access::Caller;
@@ -14,6 +15,9 @@ use crate::operate::pause::{USUAL, paused, resumed};
 use crate::operate::proviso::Proviso;
 use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
 
+/// Who reads the settings at the open listener and writes them back would make stars of every password.
+const STRUCK_THERE: &str = "a value has `***` in it, as GET /config shows secrets where it does not know who asks: read the settings over the \
+                            control API (or with pgvigil config edit), and send them whole";
 /// No more names than this go into the audit.
 const NAMES_MAX: usize = 20;
 
@@ -64,6 +68,16 @@ pub async fn put(Call { control, caller, asides, words }: Call) -> Result<Answer
     let wanted = words.settings()?;
     let pause = wanted_pause(wanted.get("pause").cloned())?;
     change.carry_out(pause, |before| replaced(before, &wanted)).await
+}
+
+/// Whether a secret was struck from it.
+fn is_struck(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains(STRUCK),
+        Value::Array(values) => values.iter().any(is_struck),
+        Value::Object(fields) => fields.values().any(is_struck),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn replaced(before: &Map<String, Value>, wanted: &Map<String, Value>) -> Map<String, Value> {
@@ -130,6 +144,9 @@ impl<'a> Change<'a> {
         wanted: Map<String, Value>,
     ) -> Result<Map<String, Value>, Answer> {
         let what = names(&Value::Object(before.clone()), &Value::Object(wanted.clone()));
+        if is_struck(&Value::Object(wanted.clone())) && !is_struck(&Value::Object(before.clone())) {
+            return Err(Answer::error(StatusCode::UNPROCESSABLE_ENTITY, STRUCK_THERE).about(what));
+        }
         let Checked { after, .. } = checked(&self.control.reach, snapshot, before, wanted)
             .await
             .map_err(|unable| Answer::from(unable).about(what))?;
@@ -223,6 +240,14 @@ mod tests {
         assert_eq!(end(&over, &with("2026-11-22T10:05:00Z")).as_deref(), Some("2026-11-22T10:05:00Z"));
         let endless = object(json!({"pause": true}));
         assert_eq!(end(&endless, &endless), None);
+    }
+
+    #[test]
+    fn what_the_open_listener_shows_is_told_from_settings_that_are_whole() {
+        let whole = json!({"postgresql": {"pg_hba": ["host all all 0/0 ldap ldapbindpasswd=hunter2"]}, "ttl": 1});
+        let shown = crate::commands::report::strike::Strike::new([]).json(&whole);
+        assert_eq!(shown["postgresql"]["pg_hba"][0], "host all all 0/0 ldap ldapbindpasswd=***");
+        assert!(is_struck(&shown) && !is_struck(&whole));
     }
 
     #[test]
