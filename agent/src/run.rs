@@ -168,7 +168,8 @@ fn set_up(config: Config, taken: Arc<Notify>) -> Result<Body> {
     let control = Control::new(Arc::clone(&hands), Arc::clone(&body.board))?;
     let carries = hands.config.control.on_health_listener;
     let verbs = carries.then(|| control.own());
-    let router = http::router(api.clone(), verbs, &control::whereabouts(&hands.config));
+    let elsewhere = control::Elsewhere::new(control::whereabouts(&hands.config), Arc::clone(&hands.metrics));
+    let router = http::router(api.clone(), verbs, elsewhere);
     let encrypted = carries.then(|| control.takes_encrypted(router.clone())).flatten();
     let numbers = hands.metrics.listener("health");
     let address = http::listen(&listen, router, encrypted, numbers).with_context(|| {

@@ -69,6 +69,11 @@ impl Told {
         Self { outcome: Outcome::Denied, what: format!("a certificate that does not count: {why}") }
     }
 
+    /// Of an attempt that was turned away for this.
+    pub fn denied(why: &str) -> Self {
+        Self { outcome: Outcome::Denied, what: why.to_owned() }
+    }
+
     /// Of a response that may have come from elsewhere.
     pub fn of(response: &Response) -> Self {
         let said = response.extensions().get::<Told>().cloned();

@@ -26,11 +26,16 @@ impl Attempt {
         Self { verb: "TLS".to_owned(), peer, who: "nobody".to_owned(), role: "none", reason: String::new() }
     }
 
+    /// It has ended, and is only counted: there have been too many like it.
+    pub fn counted(&self, told: &Told, metrics: &Metrics) {
+        metrics.asked(&self.verb, told.outcome.word());
+    }
+
     /// It has ended.
     pub fn ended(&self, told: &Told, status: u16, metrics: &Metrics) {
         let Self { verb, peer, who, role, reason } = self;
         let outcome = told.outcome.word();
-        metrics.asked(verb, outcome);
+        self.counted(told, metrics);
         tracing::info!(target: "audit", verb, who, from = %peer, role, what = told.what, reason, outcome, status, "audit: {verb} by {who}: {outcome}");
     }
 }

@@ -6,6 +6,7 @@ mod answer;
 mod audit;
 mod body;
 mod credentials;
+mod elsewhere;
 mod encryption;
 mod guard;
 mod impatient;
@@ -35,9 +36,10 @@ use crate::published::Board;
 use crate::scheduler::Scheduler;
 
 pub use access::Peer;
+pub use elsewhere::{Elsewhere, not_here};
 pub use encryption::{Encryption, server as tls_server};
 pub use standing::Standing;
-pub use verbs::{is_verb, role};
+pub use verbs::role;
 
 /// What the handlers work with.
 #[derive(Clone)]

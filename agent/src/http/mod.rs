@@ -19,7 +19,7 @@ use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, OriginalUri, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use serde_json::json;
@@ -28,7 +28,7 @@ use pg_control::{DiskWatch, Pulse};
 
 use crate::activity::ActivityLook;
 use crate::commands::report::strike::Strike;
-use crate::control::is_verb;
+use crate::control::{Elsewhere, not_here};
 use crate::metrics::Metrics;
 use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
@@ -95,7 +95,7 @@ pub fn reading(api: Api) -> Router {
 }
 
 /// Every path of the health API. `control` are the verbs where it carries them, `elsewhere` says where they are otherwise.
-pub fn router(api: Api, control: Option<Router>, elsewhere: &str) -> Router {
+pub fn router(api: Api, control: Option<Router>, elsewhere: Elsewhere) -> Router {
     let between_agents = Router::new()
         .route("/beats", post(beats::beats))
         .route(promises::PATH, post(promise).layer(DefaultBodyLimit::max(QUESTION_BYTES_MAX)))
@@ -103,16 +103,8 @@ pub fn router(api: Api, control: Option<Router>, elsewhere: &str) -> Router {
     let router = reading(api).merge(between_agents);
     match control {
         Some(verbs) => router.merge(verbs),
-        None => router.layer(from_fn_with_state(Arc::<str>::from(elsewhere), not_here)),
+        None => router.layer(from_fn_with_state(Arc::new(elsewhere), not_here)),
     }
-}
-
-/// A verb of the control API, on a listener that does not carry it.
-async fn not_here(State(elsewhere): State<Arc<str>>, request: Request, next: Next) -> Response {
-    if is_verb(request.method(), request.uri().path()) {
-        return (StatusCode::FORBIDDEN, Json(json!({"error": &*elsewhere}))).into_response();
-    }
-    next.run(request).await
 }
 
 /// A leader that has lost etcd asks to be let go on. Writing the promise down takes a moment of the disk, which no health check waits for.

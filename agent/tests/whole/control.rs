@@ -115,6 +115,17 @@ async fn over_tcp_a_token_says_who_it_is_and_what_they_may() {
             is(&answer, 403, "control.sock on the host of n1, and 127.0.0.1:")?;
         }
         is(&Curl::new("POST", &format!("{}/cluster", node.api_url())).send().await?, 405, "only reads")?;
+        let told = std::fs::read_to_string(node.agent().log())?;
+        for (method, path) in verbs {
+            let is_it = |line: &str| {
+                let told = line.contains(&format!("audit: {method} {path} by nobody: denied"));
+                told && ["from=127.0.0.1", "role=\"none\"", "status=403"].iter().all(|word| line.contains(word))
+            };
+            ensure!(told.lines().any(is_it), "no record of {method} {path}: {told}");
+        }
+        let denied = crate::http::ask(node, "GET", "/metrics").await?.body;
+        let counted = denied.lines().find(|line| line.starts_with("pgvigil_control_denied_total"));
+        ensure!(counted.is_some_and(|line| line.ends_with(" 5")), "{counted:?}");
 
         let without = control.at("n1", "POST", "/reload").send().await?;
         is(&without, 401, "Authorization: Bearer TOKEN")?;
