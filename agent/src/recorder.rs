@@ -88,6 +88,25 @@ impl Recorder {
         }
     }
 
+    /// The primary here is about to be stopped, and started again, by the order of this record. Nothing else has gone wrong, and what it takes is measured
+    /// from now on.
+    pub fn ordered(&self, order: &Transition) {
+        let mut now = self.now();
+        if now.watch.is_none() && now.record.is_none() {
+            now.began_before = false;
+            now.watch = Some(Stopwatch::start(&self.me));
+            now.ordered = Some(order.clone());
+        }
+    }
+
+    /// It has not come to a stop, and runs on.
+    pub fn ordered_in_vain(&self) {
+        let mut now = self.now();
+        if now.ordered.take().is_some() {
+            now.watch = None;
+        }
+    }
+
     /// A phase has ended, if something is being measured.
     pub fn lap(&self, phase: &str) {
         if let Some(watch) = &mut self.now().watch {
@@ -113,6 +132,7 @@ impl Recorder {
         let mut now = self.now();
         (now.watch, now.began_before) = (Some(Stopwatch::start(&self.me)), false);
         now.led_until = None;
+        (now.ordered, now.is_ordered) = (None, false);
         now.record = Some(Transition {
             kind: "switchover".into(),
             term_after: term.0,
@@ -159,6 +179,7 @@ impl Recorder {
         let mut now = self.now();
         now.watched(&self.me, kind == "bootstrap").lap("elect");
         let (cause_text, notes) = (now.reason.clone(), now.notes());
+        (now.ordered, now.is_ordered) = (None, false);
         now.record = Some(Transition {
             cause_text,
             notes,
@@ -180,6 +201,11 @@ impl Recorder {
     pub fn restarting(&self, seen: bool) {
         let mut now = self.now();
         if now.record.is_some() {
+            return;
+        }
+        if let Some(order) = now.ordered.take() {
+            now.watched(&self.me, seen).lap("shutdown");
+            (now.record, now.is_ordered) = (Some(order), true);
             return;
         }
         now.restarts += 1;
@@ -236,6 +262,11 @@ impl Recorder {
         }
         record.write_outage_ms = Some(write_outage_ms(&record.phases));
         now.awaiting_redundancy = Some((record.id.clone(), Instant::now()));
+        if std::mem::take(&mut now.is_ordered) {
+            drop(now);
+            self.amend_order(record);
+            return;
+        }
         drop(now);
         log_done(&record);
         self.metrics.finished(&record);
@@ -254,6 +285,7 @@ impl Recorder {
     pub fn leads_a_follower(&self) {
         let mut now = self.now();
         now.watch = None;
+        (now.ordered, now.is_ordered) = (None, false);
         let Some(mut record) =
             now.record.take().filter(|record| !["switchover", "restart"].contains(&record.kind.as_str()))
         else {
@@ -269,6 +301,26 @@ impl Recorder {
                 reload(&store, &ledger).await
             };
             complain(&record.id, written.await);
+        });
+    }
+
+    /// The record of an order was written when it was taken, and is closed by whoever carries it out; what was measured is added to it, so that one outage
+    /// is told once.
+    fn amend_order(&self, mine: Transition) {
+        log_done(&mine);
+        self.metrics.finished(&mine);
+        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
+        self.runtime.spawn(async move {
+            let add = |record: &mut Transition| {
+                record.phases.extend(mine.phases.iter().cloned());
+                record.write_outage_ms = mine.write_outage_ms;
+            };
+            let written = async {
+                store.amend_transition(&mine.id, add).await?;
+                store.prune_transitions(KEPT_RECORDS).await?;
+                reload(&store, &ledger).await
+            };
+            complain(&mine.id, written.await);
         });
     }
 
@@ -328,6 +380,7 @@ impl Recorder {
         let mut now = self.now();
         now.watch = None;
         now.record = None;
+        (now.ordered, now.is_ordered) = (None, false);
         now.awaiting_redundancy = None;
         (now.seen_at_work, now.led_until) = (false, None);
     }

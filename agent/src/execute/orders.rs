@@ -32,12 +32,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// It does not stop or start, or etcd does not answer.
 pub(super) async fn restart(hands: &Hands, seen: &Snapshot, order: i64, then: StartAs) -> Result<Effect> {
     let record = record_of(hands, seen, order, "restart");
+    let of_primary = matches!(then, StartAs::Primary { .. }).then(|| record.clone());
     obeyed(hands, seen, order, record, async {
         for _ in 0..2 {
             // The second one writes what has become dirty during the first.
             hands.instance.checkpoint(CHECKPOINT_WITHIN).await?;
         }
-        stop(hands, StopMode::Fast).await?;
+        if let Some(record) = &of_primary {
+            hands.recorder.ordered(record);
+        }
+        if let Err(error) = stop(hands, StopMode::Fast).await {
+            hands.recorder.ordered_in_vain();
+            return Err(error);
+        }
         let before = hands.instance.refused();
         let effect = start(hands, seen, then).await?;
         let without = hands.instance.refused().and_then(|refused| without(before.as_ref(), &refused));

@@ -21,6 +21,10 @@ pub(super) struct Measuring {
     pub(super) led_until: Option<LedUntil>,
     /// What is being recorded, once it is known that this node leads it.
     pub(super) record: Option<Transition>,
+    /// The order by which the primary here is stopped and started again: what that costs belongs to its record.
+    pub(super) ordered: Option<Transition>,
+    /// What is being recorded belongs to the record of an order, which is written already.
+    pub(super) is_ordered: bool,
     /// Written, and waiting for redundancy: its id, and since when writes work.
     pub(super) awaiting_redundancy: Option<(String, Instant)>,
     /// Since when the primary here takes no writes, though it lives.

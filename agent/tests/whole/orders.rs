@@ -18,6 +18,7 @@ async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
         }
         ensure!(stage.leader().await? == leader, "a restart has moved the lead");
         what_cannot_be_copied_runs_on(stage, &standby).await?;
+        the_outage_is_on_the_record_of_the_order_alone(stage, &leader).await?;
         copied_anew(stage, &standby).await?;
         stage.whole().await?;
         stage.pgvigil(&leader, &["pause", "--for", "10m", "--reason", "test"]).await?;
@@ -32,6 +33,22 @@ async fn nodes_are_restarted_and_copied_anew_at_an_order_and_nothing_is_lost() {
         it_is_not_carried_out_in_a_hold(stage, &leader, &standby).await
     })
     .await;
+}
+
+async fn the_outage_is_on_the_record_of_the_order_alone(stage: &Stage, leader: &str) -> Result<()> {
+    let of_leader = async || {
+        let records = stage.transitions(leader).await?.into_iter();
+        Ok::<Vec<_>, anyhow::Error>(records.filter(|one| one["kind"] == "restart" && one["to"] == leader).collect())
+    };
+    let measured = async || Ok(of_leader().await?.iter().any(|record| record["write_outage_ms"].as_f64() > Some(0.0)));
+    stage.eventually("nobody tells how long writes stopped", measured).await?;
+    let records = of_leader().await?;
+    let [record] = &records[..] else { anyhow::bail!("one restart, and these records: {records:?}") };
+    let phases = record["phases"].to_string();
+    let whole = ["shutdown", "restart", "writable"].iter().all(|phase| phases.contains(&format!("{phase:?}")));
+    let told = record["cause"] == "ordered" && record["outcome"] == "done" && record["reason"] == "test";
+    ensure!(whole && told && record["requested_by"].as_str().is_some_and(|by| by.contains('@')), "{record}");
+    Ok(())
 }
 
 async fn an_order_to_a_node_that_is_away_is_told_and_taken_back(stage: &Stage, on: &str, away: &str) -> Result<()> {
