@@ -336,7 +336,11 @@ fn etcd(etcd: &Etcd, report: &mut Report) -> bool {
 fn meeting_place(config: &Config, report: &mut Report) {
     let seen = match read(config) {
         Ok(seen) => seen,
-        Err(why) => {
+        Err(Unread::Silent(why)) => {
+            let help = "is it frozen, or without a quorum? etcdctl endpoint status";
+            return report.error("E25", format!("etcd takes connections and does not answer: {why}"), help);
+        }
+        Err(Unread::TurnedAway(why)) => {
             let help = "the certificate in `etcd.tls`, the user and its password: what does etcd's log say of them?";
             return report.error("E25", format!("etcd answers, and cannot be read: {why}"), help);
         }
@@ -358,14 +362,32 @@ fn meeting_place(config: &Config, report: &mut Report) {
     }
 }
 
+/// Why etcd could not be read, though it can be reached.
+enum Unread {
+    /// It says nothing.
+    Silent(String),
+    /// It does not take what this node has to show, or that cannot be had.
+    TurnedAway(String),
+}
+
+impl Unread {
+    /// A handshake that fails is no silence: that is told by the transport.
+    fn because(error: consensus::Error) -> Self {
+        match error {
+            consensus::Error::Unreachable(why) if !why.contains("transport error") => Self::Silent(why),
+            error => Self::TurnedAway(error.to_string()),
+        }
+    }
+}
+
 /// Looks at the cluster once.
-fn read(config: &Config) -> Result<Snapshot, String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+fn read(config: &Config) -> Result<Snapshot, Unread> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Unread::TurnedAway(error.to_string()))?;
     let read = runtime.block_on(async {
-        let store = crate::run::store(config).map_err(|error| format!("{error:#}"))?;
+        let store = crate::run::store(config).map_err(|error| Unread::TurnedAway(format!("{error:#}")))?;
         let read = tokio::time::timeout(READ_WITHIN, store.read()).await;
-        read.map_err(|_| format!("no answer within {READ_WITHIN:?}"))?.map_err(|error| error.to_string())
+        read.map_err(|_| Unread::Silent(format!("no answer within {READ_WITHIN:?}")))?.map_err(Unread::because)
     });
     // A name that the resolver is still looking for must not hold up the end.
     runtime.shutdown_background();
@@ -393,6 +415,25 @@ mod tests {
         let report = validate(&path, true);
         assert!(!report.is_good());
         assert!(report.to_string().contains("`cluster` is missing"), "{report}");
+    }
+
+    #[test]
+    fn an_etcd_that_is_frozen_is_told_from_one_that_turns_this_node_away() {
+        let directory = tempfile::tempdir().unwrap();
+        // The kernel takes connections for it, and nobody answers.
+        let frozen = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let path = directory.path().join("pgvigil.toml");
+        let address = frozen.local_addr().unwrap().to_string();
+        let named = r#""10.0.0.11:2379", "http://10.0.0.12", "http://10.0.0.13:2379/""#;
+        std::fs::write(&path, MINIMUM.replace(named, &format!("{address:?}"))).unwrap();
+        let config = super::super::load(&path, std::iter::empty()).unwrap();
+        let mut report = Report::default();
+        meeting_place(&config, &mut report);
+        let told = report.to_string();
+        assert!(told.contains("error[E25] etcd takes connections and does not answer"), "{told}");
+        assert!(told.contains("etcdctl endpoint status") && !told.contains("password"), "{told}");
+        let handshake = consensus::Error::Unreachable("https://a:2379: transport error: bad certificate".into());
+        assert!(matches!(Unread::because(handshake), Unread::TurnedAway(_)));
     }
 
     #[test]
