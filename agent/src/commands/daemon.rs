@@ -28,11 +28,13 @@ pub fn run(file: &Path) -> Exit {
         std::mem::forget(runtime);
         ended
     });
-    match ended {
+    let exit = match ended {
         Ok(()) => Exit::Done,
         Err(error) => {
             tracing::error!("{error:#}");
             Exit::Failed
         }
-    }
+    };
+    logging::finish();
+    exit
 }

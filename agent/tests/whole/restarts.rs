@@ -1,15 +1,22 @@
 //! Restarts of each part while the others run: an agent, killed or told to end, leaves Postgres alone and finds it again; etcd members
 //! come and go; a standby's Postgres is brought back. Nobody else comes to lead, and nobody but HAProxy's clients blink.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::etcdctl::etcdctl;
 use crate::stage::{Stage, on_stage, options};
 
 /// HAProxy cuts clients off when an agent does not answer, and the agent needs a moment to come back, on a busy machine too.
 const BLINK: Duration = Duration::from_secs(5);
+const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(6);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_part_can_be_restarted_without_a_change_of_leader() {
@@ -21,6 +28,7 @@ async fn each_part_can_be_restarted_without_a_change_of_leader() {
             agent_restarts(stage, name, Ending::Told).await?;
             agent_restarts(stage, name, Ending::Killed).await?;
         }
+        with_a_log_that_nobody_reads(stage, &leader).await?;
         members_of_etcd_restart(stage).await?;
         postgres_of_a_standby_dies(stage, &standby).await?;
         postgres_of_a_standby_cannot_start(stage, &standby).await?;
@@ -53,6 +61,27 @@ async fn agent_restarts(stage: &Stage, name: &str, ending: Ending) -> Result<()>
     let now = stage.node(name)?.postmaster_pid();
     ensure!(postmaster.is_some() && now == postmaster, "the postmaster was {postmaster:?} and is {now:?}");
     Ok(())
+}
+
+/// A journal that hangs: the agent leads on, and ends when it is told to.
+async fn with_a_log_that_nobody_reads(stage: &Stage, name: &str) -> Result<()> {
+    let log = stage.node(name)?.agent().log();
+    let kept = log.with_extension("kept");
+    stage.stop(name).await?;
+    std::fs::rename(log, &kept)?;
+    mkfifo(log, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mut pipe = File::options().read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(log)?;
+    for size in [4096, 1] {
+        while pipe.write(&[b'x'; 4096][..size]).is_ok() {}
+    }
+    let started = stage.start(name);
+    std::fs::rename(&kept, log)?;
+    started?;
+    stage.say(&format!("the agent of {name} has a log that nobody reads"));
+    stage.whole().await?;
+    tokio::time::sleep(LONGER_THAN_A_LEASE).await;
+    stage.writes_go_on().await?;
+    agent_restarts(stage, name, Ending::Told).await
 }
 
 async fn members_of_etcd_restart(stage: &Stage) -> Result<()> {
