@@ -118,8 +118,11 @@ impl Exposure {
             lost: "none".into(),
             ..Transition::default()
         };
-        let (store, ledger) = (self.hands.store.clone(), Arc::clone(&self.hands.ledger));
-        tokio::spawn(async move { complain(open(&store, &ledger, record).await) });
+        let (id, record) = (record.id.clone(), Arc::new(record));
+        self.hands.recorder.write(&id, move |store, ledger| {
+            let record = Arc::clone(&record);
+            async move { open(&store, &ledger, &record).await }
+        });
     }
 
     /// Voters acknowledge, or the mode promises less. Whatever is still open is closed, also what an earlier life of this agent began.
@@ -140,15 +143,27 @@ impl Exposure {
             Stopwatch::started(self.hands.me(), alone.as_ref().map_or_else(Instant::now, |alone| alone.since));
         watch.lap("exposed");
         let bytes = alone.map(|alone| alone.bytes());
-        let (hands, closing) = (Arc::clone(&self.hands), Arc::clone(&self.closing));
-        tokio::spawn(async move {
-            let closed = close(&hands.store, &hands.ledger, term, bytes, &watch).await;
-            if let Ok(Some(record)) = &closed {
-                hands.metrics.finished(record);
+        let (metrics, closing) = (Arc::clone(&self.hands.metrics), Closing(Arc::clone(&self.closing)));
+        let shared = Arc::new((watch, metrics, closing));
+        self.hands.recorder.write(&format!("degrade in term {term}"), move |store, ledger| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let (watch, metrics, _) = &*shared;
+                if let Some(record) = close(&store, &ledger, term, bytes, watch).await? {
+                    metrics.finished(&record);
+                }
+                Ok(())
             }
-            complain(closed.map(|_| ()));
-            closing.store(false, Ordering::SeqCst);
         });
+    }
+}
+
+/// A record is being closed, until this is dropped.
+struct Closing(Arc<AtomicBool>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 
@@ -159,10 +174,10 @@ impl Alone {
 }
 
 /// Begins the record, unless an earlier life of this agent has begun it in the same reign.
-async fn open(store: &Store, ledger: &Ledger, record: Transition) -> Result<(), consensus::Error> {
+async fn open(store: &Store, ledger: &Ledger, record: &Transition) -> Result<(), consensus::Error> {
     let (records, _) = store.transitions().await?;
     if !records.iter().any(|known| is_open(known, Term(record.term_after))) {
-        store.create_transition(&record).await?;
+        store.create_transition(record).await?;
     }
     reload(store, ledger).await
 }
@@ -198,10 +213,4 @@ async fn close(
 
 fn is_open(record: &Transition, term: Term) -> bool {
     record.kind == "degrade" && record.outcome == "in_progress" && record.term_after == term.0
-}
-
-fn complain(written: Result<(), consensus::Error>) {
-    if let Err(error) = written {
-        tracing::warn!(%error, "the exposure could not be recorded in etcd; the durability record itself was");
-    }
 }

@@ -2,11 +2,13 @@
 //! redundancy is back. The record goes to etcd in the background, so that writing about an outage never prolongs it.
 
 mod measuring;
+mod queue;
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use consensus::records::{Hold, Transition};
+use consensus::records::{Hold, Phase, Transition};
 use consensus::{Snapshot, Store};
 use decision::action::{Claim, ClaimKind};
 use decision::names::{MemberName, Term};
@@ -16,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
 use crate::unattended::LedUntil;
 use measuring::Measuring;
+use queue::{PATIENCE, Queue};
 
 /// How many records etcd keeps for a cluster.
 pub const KEPT_RECORDS: usize = 100;
@@ -26,15 +29,38 @@ pub struct Recorder {
     store: Store,
     metrics: Arc<Metrics>,
     ledger: Arc<Ledger>,
-    runtime: tokio::runtime::Handle,
+    queue: Queue,
     now: Mutex<Measuring>,
 }
 
 impl Recorder {
     /// A recorder that writes to `store`, on the current runtime.
     pub fn new(me: MemberName, store: Store, metrics: Arc<Metrics>, ledger: Arc<Ledger>) -> Self {
-        let runtime = tokio::runtime::Handle::current();
-        Self { me, store, metrics, ledger, runtime, now: Mutex::default() }
+        let queue = Queue::start(&tokio::runtime::Handle::current(), PATIENCE);
+        Self { me, store, metrics, ledger, queue, now: Mutex::default() }
+    }
+
+    /// Has something written about the transition `id`, in the background and in turn, until etcd has it. It may be tried again after an attempt
+    /// whose answer was lost.
+    pub fn write<F>(&self, id: &str, write: impl Fn(Store, Arc<Ledger>) -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), consensus::Error>> + Send + 'static,
+    {
+        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
+        self.queue.write(id, move || write(store.clone(), Arc::clone(&ledger)));
+    }
+
+    /// Has this record stored, in the place of one that was begun.
+    fn finish(&self, record: Transition) {
+        let (id, record) = (record.id.clone(), Arc::new(record));
+        self.write(&id, move |store, ledger| {
+            let record = Arc::clone(&record);
+            async move {
+                store.finish_transition(&record).await?;
+                store.prune_transitions(KEPT_RECORDS).await?;
+                reload(&store, &ledger).await
+            }
+        });
     }
 
     fn now(&self) -> MutexGuard<'_, Measuring> {
@@ -270,15 +296,7 @@ impl Recorder {
         drop(now);
         log_done(&record);
         self.metrics.finished(&record);
-        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
-        self.runtime.spawn(async move {
-            let written = async {
-                store.finish_transition(&record).await?;
-                store.prune_transitions(KEPT_RECORDS).await?;
-                reload(&store, &ledger).await
-            };
-            complain(&record.id, written.await);
-        });
+        self.finish(record);
     }
 
     /// This node leads a site that follows another, where nobody writes: its reign is on record as it is.
@@ -294,14 +312,7 @@ impl Recorder {
         drop(now);
         record.outcome = "done".into();
         log_done(&record);
-        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
-        self.runtime.spawn(async move {
-            let written = async {
-                store.finish_transition(&record).await?;
-                reload(&store, &ledger).await
-            };
-            complain(&record.id, written.await);
-        });
+        self.finish(record);
     }
 
     /// The record of an order was written when it was taken, and is closed by whoever carries it out; what was measured is added to it, so that one outage
@@ -326,38 +337,13 @@ impl Recorder {
 
     /// The old leader has begun the record of a switchover; what was measured here is added to it.
     fn finish_switchover(&self, mine: Transition) {
-        let (store, ledger, metrics) = (self.store.clone(), Arc::clone(&self.ledger), Arc::clone(&self.metrics));
-        let since = Instant::now();
-        let me = self.me.clone();
+        self.now().awaiting_redundancy = Some((String::new(), Instant::now()));
         let id = format!("term {}", mine.term_after);
-        let written = async move {
-            let (records, _) = store.transitions().await?;
-            let mine_begun = |record: &&Transition| hands_over(record) && record.term_after == mine.term_after;
-            let begun = records.iter().rev().find(mine_begun);
-            let Some(id) = begun.map(|record| record.id.clone()) else {
-                return store
-                    .create_transition(&Transition { id: format!("t-{}", mine.term_after), ..mine })
-                    .await
-                    .map(|_| None);
-            };
-            store
-                .amend_transition(&id, |record| {
-                    record.phases.extend(mine.phases.iter().cloned());
-                    record.write_outage_ms = Some(write_outage_ms(&record.phases));
-                    record.outcome = "done".into();
-                })
-                .await?;
-            reload(&store, &ledger).await?;
-            if let Some(record) = ledger.all().iter().find(|record| record.id == id) {
-                log_done(record);
-                metrics.finished(record);
-            }
-            tracing::debug!(%me, took = ?since.elapsed(), "switchover recorded");
-            Ok(Some(id))
-        };
-        let slot = Instant::now();
-        self.now().awaiting_redundancy = Some((String::new(), slot));
-        self.runtime.spawn(async move { complain(&id, written.await.map(|_| ())) });
+        let (mine, metrics) = (Arc::new(mine), Arc::clone(&self.metrics));
+        self.write(&id, move |store, ledger| {
+            let (mine, metrics) = (Arc::clone(&mine), Arc::clone(&metrics));
+            async move { complete_switchover(&store, &ledger, &metrics, &mine).await }
+        });
     }
 
     /// Enough voters acknowledge again.
@@ -365,13 +351,15 @@ impl Recorder {
         let Some((id, since)) = self.now().awaiting_redundancy.take() else { return };
         let mut watch = Stopwatch::started(&self.me, since);
         watch.lap("redundancy");
-        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
-        self.runtime.spawn(async move {
-            let id = if id.is_empty() { last_switchover(&store).await } else { Some(id) };
-            let Some(id) = id else { return };
-            let amended = store.amend_transition(&id, |record| record.phases.extend_from_slice(watch.phases())).await;
-            complain(&id, amended.map(|_| ()));
-            complain(&id, reload(&store, &ledger).await);
+        let phases = Arc::new(watch.phases().to_vec());
+        self.write(&id.clone(), move |store, ledger| {
+            let (id, phases) = (id.clone(), Arc::clone(&phases));
+            async move {
+                let id = if id.is_empty() { last_switchover(&store).await? } else { Some(id) };
+                let Some(id) = id else { return Ok(()) };
+                store.amend_transition(&id, |record| add_phases(record, &phases)).await?;
+                reload(&store, &ledger).await
+            }
         });
     }
 
@@ -404,9 +392,43 @@ fn evidence(claim: &Claim, seen: &Snapshot) -> Vec<String> {
     ballots.chain(policy).collect()
 }
 
-async fn last_switchover(store: &Store) -> Option<String> {
-    let (records, _) = store.transitions().await.ok()?;
-    records.iter().rev().find(|record| hands_over(record)).map(|record| record.id.clone())
+async fn complete_switchover(
+    store: &Store,
+    ledger: &Ledger,
+    metrics: &Metrics,
+    mine: &Transition,
+) -> Result<(), consensus::Error> {
+    let (records, _) = store.transitions().await?;
+    let mine_begun = |record: &&Transition| hands_over(record) && record.term_after == mine.term_after;
+    let begun = records.iter().rev().find(mine_begun);
+    let Some(id) = begun.map(|record| record.id.clone()) else {
+        let own = Transition { id: format!("t-{}", mine.term_after), ..mine.clone() };
+        return store.create_transition(&own).await.map(|_| ());
+    };
+    let complete = |record: &mut Transition| {
+        add_phases(record, &mine.phases);
+        record.write_outage_ms = Some(write_outage_ms(&record.phases));
+        record.outcome = "done".into();
+    };
+    store.amend_transition(&id, complete).await?;
+    reload(store, ledger).await?;
+    if let Some(record) = ledger.all().iter().find(|record| record.id == id) {
+        log_done(record);
+        metrics.finished(record);
+    }
+    Ok(())
+}
+
+/// Adds what was measured here, unless an attempt whose answer was lost has done so.
+fn add_phases(record: &mut Transition, phases: &[Phase]) {
+    if !phases.iter().all(|phase| record.phases.contains(phase)) {
+        record.phases.extend_from_slice(phases);
+    }
+}
+
+async fn last_switchover(store: &Store) -> Result<Option<String>, consensus::Error> {
+    let (records, _) = store.transitions().await?;
+    Ok(records.iter().rev().find(|record| hands_over(record)).map(|record| record.id.clone()))
 }
 
 /// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood, unless it is as it was.
@@ -432,12 +454,6 @@ pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Err
         ledger.read_as_of(now);
     }
     Ok(())
-}
-
-fn complain(id: &str, written: Result<(), consensus::Error>) {
-    if let Err(error) = written {
-        tracing::warn!(id, %error, "the transition could not be recorded in etcd");
-    }
 }
 
 fn log_done(record: &Transition) {

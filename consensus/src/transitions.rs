@@ -37,10 +37,16 @@ impl Store {
         self.commit(&[Guard::absent(&key)], &[Write::put(&key, record.to_json())]).await
     }
 
-    /// Stores a record, in the place of one of the same id that was begun.
+    /// Stores a record, in the place of one of the same id that was begun. One that has ended is left as it is: this was done before, without an answer,
+    /// and others may have completed it since.
     pub async fn finish_transition(&self, record: &Transition) -> Result<Outcome, Error> {
+        let finish = |begun: &mut Transition| {
+            if begun.outcome == "in_progress" {
+                begun.clone_from(record);
+            }
+        };
         match self.create_transition(record).await? {
-            Outcome::Refused => self.amend_transition(&record.id, |begun| begun.clone_from(record)).await,
+            Outcome::Refused => self.amend_transition(&record.id, finish).await,
             applied => Ok(applied),
         }
     }

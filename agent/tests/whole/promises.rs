@@ -162,9 +162,18 @@ async fn a_postgres_that_dies_without_etcd_is_started_again_where_it_is() {
         etcd_is_back(stage)?;
         says(stage, &leader, "leading").await?;
         ensure!(stage.ask(&leader, "/beat").await?["term"] == term, "the term has changed");
-        Ok(())
+        stage
+            .eventually("what was measured without etcd is not recorded", async || both_restarts(stage, &leader).await)
+            .await
     })
     .await;
+}
+
+/// Both are on record, with their outage.
+async fn both_restarts(stage: &Stage, leader: &str) -> Result<bool> {
+    let records = stage.transitions(leader).await?;
+    let restarts = records.iter().filter(|record| record["kind"] == "restart" && record["outcome"] == "done");
+    Ok(restarts.filter(|record| record["write_outage_ms"].as_f64().is_some_and(|outage| outage > 0.0)).count() == 2)
 }
 
 #[tokio::test(flavor = "multi_thread")]

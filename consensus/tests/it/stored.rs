@@ -72,6 +72,11 @@ async fn transition_records_are_amended_by_many_and_bounded() {
     assert!(first.applied() && second.applied());
     assert_eq!(store.transition("t-5").await.unwrap().map(|record| record.notes.len()), Some(2));
     assert_eq!(store.amend_transition("t-6", |_| {}).await, Ok(Outcome::Refused));
+    let done = Transition { id: "t-5".to_owned(), term_after: 5, outcome: "done".to_owned(), ..Transition::default() };
+    assert!(store.finish_transition(&done).await.unwrap().applied());
+    assert!(note("three").await.applied());
+    assert!(store.finish_transition(&done).await.unwrap().applied(), "the answer to the first was lost");
+    assert_eq!(store.transition("t-5").await.unwrap().map(|record| record.notes.len()), Some(1), "nothing is undone");
     let other = store.keys().transition("t-0.5");
     etcd.client().await.put(other.as_str(), "not json", None).await.unwrap();
     assert_eq!(store.transitions().await.unwrap().1.len(), 1);
