@@ -14,6 +14,7 @@ use decision::settings::Mode;
 use decision::view::{Cluster, Job, Lock, Seen, Server, Upstream, View};
 use decision::{Decision, decide};
 use pg_control::Death;
+use pg_control::pidfile::Status;
 use tokio::sync::watch;
 
 use crate::access::Keeping;
@@ -362,12 +363,21 @@ impl Body {
         }
         if matches!(fresh, Some(Server::Primary(_))) {
             self.hands.recorder.sees_work();
+            self.notices_a_return();
         }
         match server {
             Some(Server::Primary(_)) => self.hands.recorder.restarted(),
             // It recovers by itself from the death of one of its processes: a restart like any other, with the same proof at its end.
             Some(Server::Starting { .. }) if self.look.was_primary() => self.hands.recorder.restarting(true),
             _ => {}
+        }
+    }
+
+    /// A primary that somebody stopped and started before anybody looked was down all the same: a restart, whose outage ends with its proof.
+    fn notices_a_return(&self) {
+        let ready = || self.hands.instance.postmaster().is_some_and(|postmaster| postmaster.status == Status::Ready);
+        if self.look.answered().is_some_and(|asked| self.hands.recorder.has_returned_unseen(asked)) && ready() {
+            self.hands.recorder.restarting(true);
         }
     }
 

@@ -118,6 +118,11 @@ impl LastLook {
         self.extras = observation.extras;
     }
 
+    /// When the last question was asked that the server has answered.
+    pub fn answered(&self) -> Option<Instant> {
+        self.answered
+    }
+
     /// What hangs of the primary here, and for how long. What has answered a look since then is not silent; and where the disk takes no
     /// writes, it is the disk that holds them up.
     pub fn hang(&self, mut heartbeat: Heartbeat, disk: &Disk) -> Option<(Stuck, Duration)> {

@@ -71,7 +71,7 @@ impl Recorder {
     pub fn vacancy(&self, silent_for: Option<Duration>) {
         let mut now = self.now();
         if now.watch.is_none() {
-            now.began_before = silent_for.is_none() && !now.seen_at_work;
+            (now.began_before, now.died_at) = (silent_for.is_none() && !now.seen_at_work, None);
             let began = silent_for.and_then(|silence| Instant::now().checked_sub(silence)).unwrap_or_else(Instant::now);
             let mut watch = Stopwatch::started(&self.me, began);
             watch.lap("detect");
@@ -104,11 +104,16 @@ impl Recorder {
         self.now().sees_work();
     }
 
+    /// Whether a primary that is seen at work by a question of this moment had died meanwhile, and nothing has begun to tell of it.
+    pub fn has_returned_unseen(&self, asked: Instant) -> bool {
+        self.now().has_returned_unseen(asked)
+    }
+
     /// The local primary has died. Where it was killed because it hung, the outage began before.
     pub fn primary_died(&self) {
         let mut now = self.now();
         if now.watch.is_none() {
-            now.began_before = false;
+            (now.began_before, now.died_at) = (false, Some(Instant::now()));
             let began = now.stuck_since.take().unwrap_or_else(Instant::now);
             now.watch = Some(Stopwatch::started(&self.me, began));
         }
@@ -156,7 +161,7 @@ impl Recorder {
     pub fn handed_over(&self, seen: &Snapshot) {
         let term = seen.cluster.term;
         let mut now = self.now();
-        (now.watch, now.began_before) = (Some(Stopwatch::start(&self.me)), false);
+        (now.watch, now.began_before, now.died_at) = (Some(Stopwatch::start(&self.me)), false, None);
         now.led_until = None;
         (now.ordered, now.is_ordered) = (None, false);
         now.record = Some(Transition {

@@ -13,6 +13,8 @@ use crate::unattended::LedUntil;
 pub(super) struct Measuring {
     /// Runs from the moment something went wrong.
     pub(super) watch: Option<Stopwatch>,
+    /// When the primary here was found dead, where that began the watch.
+    pub(super) died_at: Option<Instant>,
     /// Nobody has seen that moment: the watch was started when it was found.
     pub(super) began_before: bool,
     /// A primary was seen at work here, and nothing has gone wrong since that was not seen.
@@ -43,7 +45,7 @@ impl Measuring {
     /// Starts the watch where it does not run. `seen`: what it measures begins now, and has not begun before.
     pub(super) fn watched(&mut self, me: &MemberName, seen: bool) -> &mut Stopwatch {
         if self.watch.is_none() {
-            self.began_before = !seen && !self.seen_at_work;
+            (self.began_before, self.died_at) = (!seen && !self.seen_at_work, None);
         }
         self.watch.get_or_insert_with(|| Stopwatch::start(me))
     }
@@ -53,6 +55,12 @@ impl Measuring {
         if self.watch.is_none() && self.record.is_none() {
             (self.seen_at_work, self.led_until) = (true, None);
         }
+    }
+
+    /// Whether the primary that had died is back, by a question that was asked at this moment, and no record has begun: somebody else has started it,
+    /// in less time than it takes to look.
+    pub(super) fn has_returned_unseen(&self, asked: Instant) -> bool {
+        self.watch.is_some() && self.record.is_none() && self.died_at.is_some_and(|died| asked > died)
     }
 
     /// What went on here before anybody watched belongs to the outage of a node that led and leads again.
@@ -103,5 +111,27 @@ mod tests {
             (false, false),
             "it was taken over by this life, weeks ago perhaps"
         );
+    }
+
+    #[test]
+    fn a_primary_that_died_and_is_back_is_seen_by_a_later_look_alone_and_unless_a_record_has_begun() {
+        let me = MemberName::new("pg1").expect("a good name");
+        let watch = || Some(Stopwatch::start(&me));
+        let died = Instant::now();
+        let later = died + Duration::from_millis(1);
+        let died_at = Some(died);
+        for (now, asked, has) in [
+            (Measuring { watch: watch(), died_at, ..Measuring::default() }, later, true),
+            (Measuring { watch: watch(), died_at, ..Measuring::default() }, died, false),
+            (Measuring { watch: watch(), ..Measuring::default() }, later, false),
+            (Measuring { died_at, ..Measuring::default() }, later, false),
+            (
+                Measuring { watch: watch(), died_at, record: Some(Transition::default()), ..Measuring::default() },
+                later,
+                false,
+            ),
+        ] {
+            assert_eq!(now.has_returned_unseen(asked), has, "{:?} {:?}", now.watch, now.record);
+        }
     }
 }

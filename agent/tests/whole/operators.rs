@@ -11,6 +11,7 @@ use agent::demo::node::Node;
 use agent::demo::processes;
 use anyhow::{Context, Result, ensure};
 
+use crate::adopt::{run, text};
 use crate::doomed::LooseAgent;
 use crate::etcdctl;
 use crate::stage::{SOON, Stage, on_stage, options};
@@ -26,6 +27,7 @@ async fn a_pause_is_kept_and_its_end_mends_everything() {
         stage.writes_go_on().await?;
         let leader = switched_over_in_a_pause(stage, &leader).await?;
         let term = etcdctl::get(&stage.cluster, "term").await?;
+        restarted_by_hand(stage, &leader).await?;
         stage.node(&leader)?.kill_postgres()?;
         tokio::time::sleep(WATCHED_FOR).await;
         ensure!(etcdctl::get(&stage.cluster, "term").await? == term, "UNSAFE: somebody took the lead in a pause");
@@ -36,6 +38,27 @@ async fn a_pause_is_kept_and_its_end_mends_everything() {
         a_pause_has_its_limits(stage, &leader).await
     })
     .await;
+}
+
+/// Faster than anybody looks, it is a restart all the same, and over when writes work again.
+async fn restarted_by_hand(stage: &Stage, leader: &str) -> Result<()> {
+    let node = stage.node(leader)?;
+    let (data_dir, log) = (text(&node.data_dir()), text(&node.home().join("by-hand.log")));
+    let options = format!("-p {} -k {} -c listen_addresses=127.0.0.1", node.postgres_port(), text(&node.socket_dir()));
+    let began = Instant::now();
+    run(stage, "pg_ctl", &["stop", "-w", "-m", "fast", "-D", &data_dir]).await?;
+    run(stage, "pg_ctl", &["start", "-w", "-D", &data_dir, "-o", &options, "-l", &log]).await?;
+    stage.writes_go_on().await?;
+    let restarts = async || {
+        let records = stage.transitions(leader).await?;
+        let outages = records.iter().filter(|record| record["kind"] == "restart" && record["to"] == leader);
+        anyhow::Ok(outages.filter_map(|record| record["write_outage_ms"].as_f64()).collect::<Vec<_>>())
+    };
+    let recorded = async || Ok(!restarts().await?.is_empty());
+    stage.eventually("a restart by hand is not on record", recorded).await?;
+    let (told, most) = (restarts().await?, began.elapsed().as_secs_f64() * 1000.0);
+    ensure!(told.iter().all(|outage| *outage <= most), "an outage of {told:?} ms within {most} ms");
+    Ok(())
 }
 
 /// None for ever, none replaced unseen, and none left in the settings.
