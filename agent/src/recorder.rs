@@ -3,6 +3,7 @@
 
 mod measuring;
 mod queue;
+mod unmeasured;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +14,14 @@ use consensus::{Snapshot, Store};
 use decision::action::{Claim, ClaimKind};
 use decision::names::{MemberName, Term};
 use decision::reason::Reason;
+use decision::view::SyncRecord;
 
 use crate::metrics::Metrics;
 use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
 use crate::unattended::LedUntil;
 use measuring::Measuring;
 use queue::{PATIENCE, Queue};
+use unmeasured::{Lack, lack};
 
 /// How many records etcd keeps for a cluster.
 pub const KEPT_RECORDS: usize = 100;
@@ -279,6 +282,30 @@ impl Recorder {
         self.now().record.as_ref().is_some_and(|record| record.kind == "restart")
     }
 
+    /// This node leads, and writes have been proven to work in its reign: that is on record, whatever an earlier life of this agent has measured and
+    /// left. `false`: something is being measured, and this is to be asked again.
+    pub fn accounts_for_reign(&self, sync: Option<&SyncRecord>, term: Term) -> bool {
+        let now = self.now();
+        if now.record.is_some() {
+            return false;
+        }
+        let (sync, me) = (sync.filter(|sync| sync.term == term).cloned(), self.me.clone());
+        // Behind whatever this life has measured.
+        self.write(&format!("term {term}"), move |store, ledger| {
+            let (sync, me) = (sync.clone(), me.clone());
+            async move {
+                let (records, _) = store.transitions().await?;
+                match lack(&records, sync.as_ref(), term, &me) {
+                    Lack::Nothing => return Ok(()),
+                    Lack::End(id) => store.amend_transition(&id, unmeasured::end).await?,
+                    Lack::Beginning(record) => store.create_transition(&record).await?,
+                };
+                reload(&store, &ledger).await
+            }
+        });
+        true
+    }
+
     /// Writes are proven to work: the outage is over.
     pub fn writable(&self) {
         let mut now = self.now();
@@ -287,18 +314,14 @@ impl Recorder {
         record.phases.extend_from_slice(watch.phases());
         record.outcome = "done".into();
         if record.kind == "switchover" {
-            drop(now);
-            self.finish_switchover(record);
-            return;
+            now.awaiting_redundancy = Some((String::new(), Instant::now()));
+            return self.finish_switchover(record);
         }
         record.write_outage_ms = Some(write_outage_ms(&record.phases));
         now.awaiting_redundancy = Some((record.id.clone(), Instant::now()));
         if std::mem::take(&mut now.is_ordered) {
-            drop(now);
-            self.amend_order(record);
-            return;
+            return self.amend_order(record);
         }
-        drop(now);
         log_done(&record);
         self.metrics.finished(&record);
         self.finish(record);
@@ -325,24 +348,22 @@ impl Recorder {
     fn amend_order(&self, mine: Transition) {
         log_done(&mine);
         self.metrics.finished(&mine);
-        let (store, ledger) = (self.store.clone(), Arc::clone(&self.ledger));
-        self.runtime.spawn(async move {
-            let add = |record: &mut Transition| {
-                record.phases.extend(mine.phases.iter().cloned());
-                record.write_outage_ms = mine.write_outage_ms;
-            };
-            let written = async {
+        let mine = Arc::new(mine);
+        self.write(&mine.id.clone(), move |store, ledger| {
+            let mine = Arc::clone(&mine);
+            async move {
+                let add = |record: &mut Transition| {
+                    add_phases(record, &mine.phases);
+                    record.write_outage_ms = mine.write_outage_ms;
+                };
                 store.amend_transition(&mine.id, add).await?;
-                store.prune_transitions(KEPT_RECORDS).await?;
                 reload(&store, &ledger).await
-            };
-            complain(&mine.id, written.await);
+            }
         });
     }
 
     /// The old leader has begun the record of a switchover; what was measured here is added to it.
     fn finish_switchover(&self, mine: Transition) {
-        self.now().awaiting_redundancy = Some((String::new(), Instant::now()));
         let id = format!("term {}", mine.term_after);
         let (mine, metrics) = (Arc::new(mine), Arc::clone(&self.metrics));
         self.write(&id, move |store, ledger| {

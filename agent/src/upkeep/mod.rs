@@ -133,6 +133,7 @@ impl Upkeep {
                 self.way_back.prepare(cluster, primary, term);
             }
             if marked {
+                self.reigning.account(cluster, term);
                 self.identity.restore(postgres, cluster, term);
                 self.listed.keep(view, cluster, term);
                 self.departures.see(cluster, term);

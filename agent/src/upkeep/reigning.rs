@@ -27,6 +27,8 @@ pub struct Reigning {
     own: Chore,
     position: Chore,
     published: (Lsn, Option<Published>),
+    /// The reign of which a record is known to tell.
+    accounted_for: Term,
 }
 
 impl Reigning {
@@ -38,6 +40,7 @@ impl Reigning {
             own: Chore::new("the agent's own role and table"),
             position: Chore::new("position"),
             published: (Lsn(0), None),
+            accounted_for: Term::default(),
         }
     }
 
@@ -50,6 +53,13 @@ impl Reigning {
                 hands.recorder.writable();
                 Ok(())
             });
+        }
+    }
+
+    /// An earlier life of this agent may have ended right before or after the first proven write.
+    pub fn account(&mut self, cluster: &Cluster, term: Term) {
+        if self.accounted_for != term && self.hands.recorder.accounts_for_reign(cluster.sync.as_ref(), term) {
+            self.accounted_for = term;
         }
     }
 

@@ -2,6 +2,7 @@
 //! on from there; no acknowledged row is missing at the end.
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::doomed::die_at_each;
 use crate::etcdctl;
@@ -84,6 +85,9 @@ async fn standbys_die_taking_over(stage: &Stage) -> Result<()> {
     };
     die_at_each(stage, &stage.others(&leader), &steps, leader_dies).await?;
     stage.writes_go_on().await?;
+    let new = stage.leader().await?;
+    let done = async || reign_is_on_record(stage, &new, "failover").await;
+    stage.eventually("the failover is on no record", done).await?;
     stage.start(&leader)?;
     stage.whole().await
 }
@@ -182,8 +186,18 @@ async fn candidate_dies_taking_over(stage: &Stage) -> Result<()> {
         let asked = async || asked_to_lead(stage, &leader, &candidate).await;
         die_at_each(stage, std::slice::from_ref(&candidate), &[step], asked).await?;
         request_is_settled(stage).await.with_context(|| format!("the candidate died at {step}"))?;
+        let done = async || reign_is_on_record(stage, &candidate, "switchover").await;
+        stage.eventually("the switchover is under way for ever", done).await?;
     }
     Ok(())
+}
+
+/// Whoever leads is there by a record, which is done and of this kind, even if nobody has measured it to its end.
+async fn reign_is_on_record(stage: &Stage, leader: &str, kind: &str) -> Result<bool> {
+    let term = stage.ask(leader, "/beat").await?["term"].clone();
+    let records = stage.transitions(leader).await?;
+    let of_it = |record: &&Value| record["kind"] == kind && record["term_after"] == term;
+    Ok(records.iter().filter(of_it).any(|record| record["outcome"] == "done" && record["to"] == leader))
 }
 
 async fn bystander_dies_repointing(stage: &Stage) -> Result<()> {
