@@ -204,7 +204,7 @@ pub struct Claim {
     pub kind: ClaimKind,
     /// The operator's request that this answers, if any.
     pub request: Option<i64>,
-    /// The most that may have been lost, in bytes: 0 is proven, `None` is unknown.
+    /// What is missing of the last position that the leader had published, in bytes: 0 is proven, `None` is unknown, and any other may have been more.
     pub lost_bytes_bound: Option<u64>,
 }
 

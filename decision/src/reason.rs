@@ -229,7 +229,7 @@ fn list(members: &[MemberName]) -> String {
 fn loss(bound: Option<u64>) -> String {
     match bound {
         Some(0) => "nothing acknowledged is lost, proven".to_owned(),
-        Some(count) => format!("up to {} of acknowledged writes may be lost", bytes(count)),
+        Some(count) => format!("{} or more of acknowledged writes may be lost", bytes(count)),
         None => "how much may be lost is unknown".to_owned(),
     }
 }

@@ -23,7 +23,7 @@ pub(crate) enum Count<'a> {
         ballot: &'a Ballot,
         /// Who was counted.
         counted: Vec<(MemberName, i64)>,
-        /// The most that may be lost.
+        /// What is missing of the last position that the leader had published: 0 is proven, and any other number may have been more.
         lost_bytes_bound: Option<u64>,
     },
     /// Nobody may lead, for this reason.

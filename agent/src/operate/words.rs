@@ -47,26 +47,27 @@ pub fn moment(rfc3339: &str) -> String {
     }
 }
 
-/// What a transition may have lost, in one word or two.
+/// What a transition may have lost, in one word or two. The number is what was missing of the last position that the old leader had published, and
+/// that is seconds old: whatever it is, it may have been more.
 pub fn lost(record: &Transition) -> String {
     match (record.lost.as_str(), record.lost_bytes_bound) {
         ("none", _) | (_, Some(0)) => "nothing".to_owned(),
-        (_, Some(count)) => format!("up to {}", bytes(count)),
+        // It was counted before it went.
+        (_, Some(count)) if record.kind == "discard" => bytes(count),
+        (_, Some(count)) => format!("{} or more", bytes(count)),
         (_, None) => "unknown".to_owned(),
     }
 }
 
-/// The same, or what members that came back have counted and thrown away, where they have: no estimate any more, though another may still come.
+/// The same, or what members that came back have counted and thrown away, where they have: no estimate any more, though another may still come. All
+/// of them had the same timeline, which the transition ended, so that whoever had most of it had what the others had.
 pub fn lost_or_discarded(record: &Transition) -> String {
-    let (mut transactions, mut sum) = (0, 0);
-    for one in &record.discarded {
-        (transactions, sum) = (transactions + one.transactions, sum + one.bytes);
-    }
-    match lost(record).as_str() {
+    let most = record.discarded.iter().max_by_key(|one| one.bytes).filter(|one| one.bytes > 0);
+    match (lost(record).as_str(), most) {
         // What was thrown away there had not been acknowledged.
-        "nothing" => "nothing".to_owned(),
-        _ if sum > 0 => format!("{}, {}", counted(transactions), bytes(sum)),
-        bound => bound.to_owned(),
+        ("nothing", _) => "nothing".to_owned(),
+        (_, Some(most)) => format!("{}, {}", counted(most.transactions), bytes(most.bytes)),
+        (bound, None) => bound.to_owned(),
     }
 }
 
@@ -140,9 +141,20 @@ mod tests {
         assert_eq!(lost(&record("none", None)), "nothing");
         assert_eq!(
             lost_sentence(&record("bounded", Some(16 << 20))),
-            "up to 16.0 MB of acknowledged writes may be lost"
+            "16.0 MB or more of acknowledged writes may be lost"
         );
         assert_eq!(lost_sentence(&record("unknown", None)), "how much was lost is unknown");
+    }
+
+    #[test]
+    fn what_several_have_thrown_away_of_one_timeline_is_counted_once() {
+        let of = |member: &str, bytes, transactions| Discarded { member: member.into(), bytes, transactions };
+        let bounded = Transition { lost: "bounded".into(), lost_bytes_bound: Some(100), ..Transition::default() };
+        let discarded = vec![of("pg1", 2048, 3), of("pg3", 5120, 7), of("pg4", 0, 0)];
+        let told = lost_or_discarded(&Transition { discarded, ..bounded.clone() });
+        assert_eq!(told, "7 transactions, 5.0 kB", "pg3 had what pg1 had");
+        let nothing = vec![of("pg3", 0, 0)];
+        assert_eq!(lost_or_discarded(&Transition { discarded: nothing, ..bounded }), "100 bytes or more");
     }
 
     #[test]

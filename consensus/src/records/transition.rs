@@ -49,7 +49,8 @@ pub struct Transition {
     pub told_by: String,
     /// `in_progress`, `done`, `failed` or `refused`.
     pub outcome: String,
-    /// The most that may have been lost, in bytes: 0 is proven, `None` is unknown.
+    /// How much may have been lost, in bytes: 0 is proven, `None` is unknown. Any other number is what the new leader lacked of the last position that
+    /// the old one had published, and may have been more.
     pub lost_bytes_bound: Option<u64>,
     /// `none`, `bounded` or `unknown`.
     pub lost: String,

@@ -206,7 +206,7 @@ fn without_proof_everybody_alive_is_heard_first() {
     check(&pg2_sees(asynchronous().without("pg3")), "acquire: elected");
     says(
         &pg2_sees(Cluster { leader_lsn: Some(Lsn(1000 + (512 << 10))), ..asynchronous().without("pg3") }),
-        "best of the ballots of pg2; up to 512.0 kB of acknowledged writes may be lost",
+        "best of the ballots of pg2; 512.0 kB or more of acknowledged writes may be lost",
     );
     says(&pg2_sees(asynchronous().without("pg3")), "best of the ballots of pg2; how much may be lost is unknown");
 }

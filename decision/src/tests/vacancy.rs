@@ -185,7 +185,7 @@ fn an_operators_word_stands_in_for_the_proof() {
     check(&view, "acquire: forced");
     says(
         &view,
-        "an operator accepts the loss of data and wants this node to lead; up to 100 bytes of acknowledged writes may be lost",
+        "an operator accepts the loss of data and wants this node to lead; 100 bytes or more of acknowledged writes may be lost",
     );
     let Action::Acquire(claim) = decide(&view).action else { panic!("no claim") };
     assert_eq!((claim.kind, claim.request, claim.lost_bytes_bound), (ClaimKind::Forced, Some(77), Some(100)));

@@ -253,7 +253,7 @@ function transition(record) {
   const told = make("ul", "phases-told", ...phases.map((phase) => make("li", "", `${phase.name} ${span(phase.duration_ms)} on ${phase.measured_on}`)));
   const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : record.outcome === "refused" ? "nothing was done" : "outage not known";
   const [sign, kind] = record.outcome === "done" ? ["●", "good"] : record.outcome === "in_progress" ? ["…", ""] : ["✖", "bad"];
-  const lost = LOST[record.lost] ?? `at most ${bytes(record.lost_bytes_bound)} lost`;
+  const lost = LOST[record.lost] ?? (typeof record.lost_bytes_bound === "number" ? `${bytes(record.lost_bytes_bound)}${record.kind === "discard" ? "" : " or more"} lost` : LOST.unknown);
   const way = record.from && record.to && record.from !== record.to ? `${record.from} → ${record.to}` : `on ${record.to ?? record.from ?? "nobody"}`;
   const by = record.requested_by ? `, asked for by ${record.requested_by}` : "";
   return make("li", "",
