@@ -282,6 +282,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_draws_no_phase_as_free_that_is_part_of_an_outage() {
+        let page = include_str!("http/ui/page.js");
+        let list = page.lines().find_map(|line| line.strip_prefix("const FREE_PHASES = ")).expect("the list");
+        let free: Vec<String> = serde_json::from_str(list.trim_end_matches(';')).expect("JSON");
+        assert!(free.iter().all(|phase| !OUTAGE.contains(&phase.as_str())), "{free:?}");
+        assert!(["prepare", "hold", "redundancy"].iter().all(|phase| free.iter().any(|one| one == phase)), "{free:?}");
+    }
+
+    #[test]
     fn what_was_never_begun_is_not_taken_for_the_switchover_that_is_under_way() {
         let begun = Transition { kind: "switchover".into(), term_before: 3, term_after: 4, ..Transition::default() };
         let dropped = refused(95, &FailoverRecord::default(), LEADER_CHANGED, "another leads".to_owned(), Term(4));

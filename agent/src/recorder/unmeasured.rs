@@ -70,9 +70,11 @@ pub(super) fn end(record: &mut Transition) {
     record.notes.push(WHY.into());
 }
 
+/// The kinds of what makes somebody lead.
+const REIGNS: [&str; 5] = ["failover", "switchover", "reclaim", "bootstrap", "site_promotion"];
+
 fn begins_reign(record: &Transition) -> bool {
-    let kinds = ["failover", "switchover", "reclaim", "bootstrap", "site_promotion"];
-    kinds.contains(&record.kind.as_str()) && record.term_after > record.term_before
+    REIGNS.contains(&record.kind.as_str()) && record.term_after > record.term_before
 }
 
 #[cfg(test)]
@@ -137,6 +139,14 @@ mod tests {
             assert_eq!(of(&records, sync), lacks, "{records:?}");
         }
         assert_eq!(lack(&[], Some(&won), Term(8), &me), Lack::Nothing, "nothing is known of any reign");
+    }
+
+    #[test]
+    fn the_page_knows_the_same_reigns() {
+        let page = include_str!("../http/ui/page.js");
+        let list = page.lines().find_map(|line| line.strip_prefix("const REIGNS = ")).expect("the list");
+        let kinds: Vec<String> = serde_json::from_str(list.trim_end_matches(';')).expect("JSON");
+        assert_eq!(kinds, REIGNS);
     }
 
     #[test]
