@@ -23,6 +23,8 @@ pub struct Cost {
     pub started_at: String,
     /// For how long nobody could write; `null`: not known.
     pub write_outage_ms: Option<f64>,
+    /// Whether it may have been longer: nobody was there to measure its beginning.
+    pub write_outage_at_least: bool,
     /// Of the budget of the window.
     pub budget_ratio: Option<f64>,
 }
@@ -40,6 +42,8 @@ pub struct Slo {
     pub known_since: Option<String>,
     /// The recorded outages together.
     pub write_outage_ms: f64,
+    /// Whether one of them may have been longer.
+    pub write_outage_at_least: bool,
     /// What the objective allows in the window.
     pub budget_ms: f64,
     /// The part of it that is left; below 0: it is overdrawn.
@@ -67,6 +71,7 @@ impl Slo {
         costs.sort_by(|one, other| other.write_outage_ms.unwrap_or(0.0).total_cmp(&one.write_outage_ms.unwrap_or(0.0)));
         let write_outage_ms = costs.iter().filter_map(|cost| cost.write_outage_ms).sum::<f64>();
         let unknown = costs.iter().filter(|cost| cost.write_outage_ms.is_none()).count();
+        let at_least = costs.iter().any(|cost| cost.write_outage_at_least);
         let left = 1.0 - write_outage_ms / BUDGET_MS;
         Self {
             schema: "pgvigil.slo/v1",
@@ -78,10 +83,11 @@ impl Slo {
                 .min()
                 .map(|at| at.to_string()),
             write_outage_ms,
+            write_outage_at_least: at_least,
             budget_ms: BUDGET_MS,
             budget_left_ratio: left,
             availability: 1.0 - write_outage_ms / (BUDGET_MS / (1.0 - OBJECTIVE)),
-            sentence: sentence(write_outage_ms, left, costs.len(), unknown),
+            sentence: sentence((write_outage_ms, at_least), left, costs.len(), unknown),
             costs,
         }
     }
@@ -94,6 +100,7 @@ impl Cost {
             kind: record.kind.clone(),
             started_at: record.started_at.clone(),
             write_outage_ms: record.write_outage_ms,
+            write_outage_at_least: record.write_outage_at_least && record.write_outage_ms.is_some(),
             budget_ratio: record.write_outage_ms.map(|outage| outage / BUDGET_MS),
         }
     }
@@ -105,7 +112,7 @@ fn tells_of_an_outage(record: &Transition) -> bool {
     record.write_outage_ms.is_some() || (takes_writes && record.outcome != "refused")
 }
 
-fn sentence(write_outage_ms: f64, left: f64, costs: usize, unknown: usize) -> String {
+fn sentence((write_outage_ms, at_least): (f64, bool), left: f64, costs: usize, unknown: usize) -> String {
     let seconds = write_outage_ms / 1000.0;
     let whole = BUDGET_MS / 1000.0;
     let of = if costs == 1 { "1 transition" } else { &format!("{costs} transitions") };
@@ -120,7 +127,8 @@ fn sentence(write_outage_ms: f64, left: f64, costs: usize, unknown: usize) -> St
         1 => "; how long one of them took is not known".to_owned(),
         several => format!("; how long {several} of them took is not known"),
     };
-    format!("in 30 days {of} kept clients from writing for {seconds:.2} s: {budget}{more}")
+    let least = if at_least { "at least " } else { "" };
+    format!("in 30 days {of} kept clients from writing for {least}{seconds:.2} s: {budget}{more}")
 }
 
 #[cfg(test)]
@@ -152,6 +160,17 @@ mod tests {
         assert_eq!(slo.known_since.as_deref(), Some("2026-08-01T00:00:00Z"));
         let sentence = "in 30 days 2 transitions kept clients from writing for 129.60 s: 90.0 % of the 1296 s that 99.95 % allows are left";
         assert_eq!(slo.sentence, sentence);
+    }
+
+    #[test]
+    fn an_outage_whose_beginning_nobody_has_seen_is_at_least_so_long_in_the_sum_as_well() {
+        let seen = record("t-4", "failover", "2026-09-20T00:00:00Z", Some(500.0));
+        let least = Transition { id: "t-5".into(), write_outage_at_least: true, ..seen.clone() };
+        let slo = of(&[seen.clone(), least]);
+        let told: Vec<bool> = slo.costs.iter().map(|cost| cost.write_outage_at_least).collect();
+        assert_eq!((told, slo.write_outage_at_least), (vec![false, true], true));
+        assert!(slo.sentence.contains(" from writing for at least 1.00 s: "), "{}", slo.sentence);
+        assert!(!of(&[seen]).write_outage_at_least);
     }
 
     #[test]

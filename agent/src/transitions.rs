@@ -30,6 +30,11 @@ impl Ledger {
         self.records.read().map(|records| records.clone()).unwrap_or_default()
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.records.read().map_or(0, |records| records.len())
+    }
+
     /// How often they have been read: while that stays the same, so do they.
     pub fn times_read(&self) -> u64 {
         self.times_read.load(Ordering::SeqCst)

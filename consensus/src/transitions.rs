@@ -11,6 +11,8 @@ use crate::store::{Store, text_of};
 const AMEND_TRIES: usize = 5;
 /// etcd allows 128 operations in one transaction.
 const DELETES_AT_ONCE: usize = 100;
+/// The newest records stay whatever they tell, one in so many of those that are kept.
+const KEPT_NEWEST_PART: usize = 5;
 
 impl Store {
     /// All transition records, the oldest first, and those that cannot be understood.
@@ -68,12 +70,24 @@ impl Store {
         Ok(Outcome::Refused)
     }
 
-    /// Deletes the oldest records beyond `keep`; returns how many it deleted.
+    /// Deletes records beyond `keep`; returns how many it deleted. Those that cost no write go first, the oldest first, but for the newest fifth; and none
+    /// goes that is under way.
     pub async fn prune_transitions(&self, keep: usize) -> Result<usize, Error> {
-        let stored = self.stored_transitions(GetOptions::new().with_keys_only()).await?;
-        let surplus = &stored[..stored.len().saturating_sub(keep)];
+        let stored = self.stored_transitions(GetOptions::new()).await?;
+        let older = &stored[..stored.len().saturating_sub(keep / KEPT_NEWEST_PART)];
+        let mut surplus: Vec<(bool, &KeyValue)> = older
+            .iter()
+            .filter_map(|kv| match Transition::from_json(&text_of(kv)) {
+                Ok(record) if record.outcome == "in_progress" => None,
+                Ok(record) => Some((record.write_outage_ms.is_some(), kv)),
+                Err(_) => Some((false, kv)),
+            })
+            .collect();
+        surplus.sort_by_key(|(cost_writes, _)| *cost_writes);
+        surplus.truncate(stored.len().saturating_sub(keep));
         for some in surplus.chunks(DELETES_AT_ONCE) {
-            let deletes: Vec<Write> = some.iter().map(|kv| Write::delete(String::from_utf8_lossy(kv.key()))).collect();
+            let key = |(_, kv): &(bool, &KeyValue)| String::from_utf8_lossy(kv.key()).into_owned();
+            let deletes: Vec<Write> = some.iter().map(|one| Write::delete(key(one))).collect();
             self.commit(&[], &deletes).await?;
         }
         Ok(surplus.len())

@@ -34,6 +34,8 @@ fn render(slo: &Slo) -> String {
 
 fn row(cost: &Cost) -> Vec<String> {
     let ratio = cost.budget_ratio.map_or("-".to_owned(), |ratio| format!("{:.3} %", ratio * 100.0));
-    let outage = cost.write_outage_ms.map_or("unknown".to_owned(), words::outage);
+    let least = if cost.write_outage_at_least { "≥ " } else { "" };
+    let outage =
+        cost.write_outage_ms.map_or("unknown".to_owned(), |outage| format!("{least}{}", words::outage(outage)));
     vec![cost.id.clone(), words::moment(&cost.started_at), cost.kind.clone(), outage, ratio]
 }

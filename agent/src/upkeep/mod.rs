@@ -21,7 +21,7 @@ use crate::begun::Begun;
 use crate::chore::Chore;
 use crate::hands::Hands;
 use crate::look::LastLook;
-use crate::recorder::reload;
+use crate::recorder::{KEPT_RECORDS, reload};
 use crate::transitions::{REFUSED, close as close_record};
 use anyhow::Result;
 use consensus::Snapshot;
@@ -188,6 +188,10 @@ async fn tend_records(hands: &Hands, mine: Option<Term>, here: Here) -> Result<(
     }
     let Some(term) = mine else { return Ok(()) };
     mending::passwords(hands, term).await?;
+    if hands.ledger.count() > KEPT_RECORDS {
+        // Copies, exposures and refused requests are written by whoever has to do with them, and counted by nobody else.
+        hands.store.prune_transitions(KEPT_RECORDS).await?;
+    }
     // A refusal ends with the reign that follows it, and whoever has told of it says so.
     let abandoned =
         |record: &Transition| record.outcome == "in_progress" && record.kind != REFUSED && record.term_after < term.0;

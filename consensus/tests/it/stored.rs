@@ -60,7 +60,10 @@ async fn transition_records_are_amended_by_many_and_bounded() {
     let etcd = Etcd::start(1).await;
     let store = etcd.store();
     for term in 1..=5 {
-        let record = Transition { id: format!("t-{term}"), term_after: term, ..Transition::default() };
+        let (outcome, write_outage_ms) =
+            (if term == 5 { "in_progress" } else { "done" }.to_owned(), (term == 2).then_some(7.0));
+        let id = format!("t-{term}");
+        let record = Transition { id, term_after: term, outcome, write_outage_ms, ..Transition::default() };
         assert!(store.create_transition(&record).await.unwrap().applied());
         assert_eq!(store.create_transition(&record).await, Ok(Outcome::Refused));
     }
@@ -82,8 +85,14 @@ async fn transition_records_are_amended_by_many_and_bounded() {
     assert_eq!(store.transitions().await.unwrap().1.len(), 1);
     assert_eq!(store.prune_transitions(3).await, Ok(3));
     let (left, _) = store.transitions().await.unwrap();
-    assert_eq!(left.iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["t-4", "t-5"]);
+    let left: Vec<&str> = left.iter().map(|record| record.id.as_str()).collect();
+    assert_eq!(left, ["t-2", "t-5"], "what cost writes stays the longest");
     assert_eq!(store.prune_transitions(3).await, Ok(0));
+    let under_way = Transition { id: "o-6".to_owned(), ..Transition::default() };
+    assert!(store.create_transition(&under_way).await.unwrap().applied());
+    assert_eq!(store.prune_transitions(0).await, Ok(3));
+    let (left, _) = store.transitions().await.unwrap();
+    assert_eq!(left, [under_way], "none goes that is under way");
     assert_eq!(store.read().await.unwrap().problems, Vec::new(), "bulk is no part of the picture");
 }
 
