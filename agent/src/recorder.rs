@@ -127,7 +127,7 @@ impl Recorder {
     pub fn ordered(&self, order: &Transition) {
         let mut now = self.now();
         if now.watch.is_none() && now.record.is_none() {
-            now.began_before = false;
+            (now.began_before, now.died_at) = (false, None);
             now.watch = Some(Stopwatch::start(&self.me));
             now.ordered = Some(order.clone());
         }

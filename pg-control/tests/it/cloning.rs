@@ -137,6 +137,24 @@ pub async fn a_bootstrap_that_failed_in_a_mount_point_is_tried_again() -> Outcom
     Ok(node.instance.stop_fast(PATIENCE).await?)
 }
 
+pub async fn a_tablespace_in_the_way_is_told_before_anything_is_copied() -> Outcome {
+    let leader = primary("pg1").await?;
+    let (node, place) = (empty("pg2")?, leader.dir.path().join("space"));
+    std::fs::create_dir(&place)?;
+    leader.run(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", place.display())).await?;
+    let (options, progress, cancel) = (CloneOptions::default(), Watched::default(), CancellationToken::new());
+    let upstream = leader.as_upstream(1);
+    let methods = [CloneMethod::BaseBackup(upstream.clone())];
+    let copying =
+        Copying { leader: &upstream, methods: &methods, options: &options, progress: &progress, cancel: &cancel };
+    for refused in [node.instance.could_be_copied(&copying).await, node.instance.clone_by(&copying).await.map(drop)] {
+        let why = refused.expect_err("the source's own files are there").to_string();
+        assert!(why.contains(&format!("cannot copy the tablespace at {}", place.display())), "{why}");
+    }
+    leader.run("DROP TABLESPACE elsewhere").await?;
+    Ok(node.instance.could_be_copied(&copying).await?)
+}
+
 /// The template of the other primaries has one identity for all.
 async fn primary_of_another_system() -> Result<Node, Failure> {
     let node = empty("pg9")?;

@@ -47,7 +47,8 @@ fn all() -> Vec<Test> {
             a_copy_that_stands_still_is_given_up_for_another,
             what_cannot_be_moved_aside_is_never_taken_for_a_copy_that_was_cut_off,
             a_link_to_nowhere_is_refused_and_one_to_a_directory_stays_one,
-            a_bootstrap_that_failed_in_a_mount_point_is_tried_again;
+            a_bootstrap_that_failed_in_a_mount_point_is_tried_again,
+            a_tablespace_in_the_way_is_told_before_anything_is_copied;
         origin: a_new_cluster_is_restored_to_the_end_of_an_archive_and_to_a_restore_point,
             a_backup_of_a_cluster_of_the_same_name_is_refused, what_an_operator_wants_in_a_new_cluster_is_there_before_anybody_else,
             a_bootstrap_that_fails_says_why_and_only_its_newest_attempt_is_kept;
