@@ -126,11 +126,7 @@ impl Recorder {
     /// from now on.
     pub fn ordered(&self, order: &Transition) {
         let mut now = self.now();
-        if now.watch.is_none() && now.record.is_none() {
-            (now.began_before, now.died_at) = (false, None);
-            now.watch = Some(Stopwatch::start(&self.me));
-            now.ordered = Some(order.clone());
-        }
+        now.ordered(&self.me, order);
     }
 
     /// It has not come to a stop, and runs on.

@@ -50,6 +50,15 @@ impl Measuring {
         self.watch.get_or_insert_with(|| Stopwatch::start(me))
     }
 
+    /// Starts the watch for the order of this record, unless something is being measured already.
+    pub(super) fn ordered(&mut self, me: &MemberName, order: &Transition) {
+        if self.watch.is_none() && self.record.is_none() {
+            // An earlier death is none of this: until it is stopped, the primary is at work.
+            (self.began_before, self.died_at) = (false, None);
+            (self.watch, self.ordered) = (Some(Stopwatch::start(me)), Some(order.clone()));
+        }
+    }
+
     /// There is a primary at work here: whatever goes wrong from now on is watched from its beginning.
     pub(super) fn sees_work(&mut self) {
         if self.watch.is_none() && self.record.is_none() {
@@ -133,5 +142,8 @@ mod tests {
         ] {
             assert_eq!(now.has_returned_unseen(asked), has, "{:?} {:?}", now.watch, now.record);
         }
+        let mut ordered = Measuring { died_at, ..Measuring::default() };
+        ordered.ordered(&me, &Transition::default());
+        assert!(ordered.ordered.is_some() && !ordered.has_returned_unseen(later), "it has not been stopped yet");
     }
 }

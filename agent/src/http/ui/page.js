@@ -14,8 +14,8 @@ const FREE_PHASES = ["prepare", "hold", "redundancy"];
 /** What makes somebody lead. A restart of the primary (`r-`) tells who leads, too; one that was ordered may be a standby's. */
 const REIGNS = ["failover", "switchover", "reclaim", "bootstrap", "site_promotion"];
 const isReign = (record) => REIGNS.includes(record.kind) || (record.kind === "restart" && record.id.startsWith("r-"));
-/** What takes writes from nobody, unless its record says so. */
-const HARMLESS = ["reinit", "degrade", "discard"];
+/** What takes writes from nobody, unless its record says so; that of a primary's restart has its outage when it is done. */
+const isHarmless = (record) => ["reinit", "degrade", "discard"].includes(record.kind) || (record.kind === "restart" && record.outcome === "done");
 const seen = { leader: undefined, members: new Map(), transitions: new Map(), at: 0, leaseMax: 0, me: "", held: true };
 
 const byId = (id) => document.getElementById(id);
@@ -256,7 +256,7 @@ function transition(record) {
   const bar = make("div", "bar", ...phases.map((phase) => part("div", FREE_PHASES.includes(phase.name) ? "free" : "", phase.name, null, phase.duration_ms)));
   bar.setAttribute("aria-hidden", "true");
   const told = make("ul", "phases-told", ...phases.map((phase) => make("li", "", `${phase.name} ${span(phase.duration_ms)} on ${phase.measured_on}`)));
-  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : record.outcome === "refused" ? "nothing was done" : HARMLESS.includes(record.kind) ? "no writes affected" : isReign(record) ? "outage not known" : "no outage on this record";
+  const outage = typeof record.write_outage_ms === "number" ? `no writes for ${least}${span(record.write_outage_ms)}` : record.outcome === "refused" ? "nothing was done" : isHarmless(record) ? "no writes affected" : "outage not known";
   const [sign, kind] = record.outcome === "done" ? ["●", "good"] : record.outcome === "in_progress" ? ["…", ""] : ["✖", "bad"];
   const lost = LOST[record.lost] ?? (typeof record.lost_bytes_bound === "number" ? `${bytes(record.lost_bytes_bound)}${record.kind === "discard" ? "" : " or more"} lost` : LOST.unknown);
   const way = record.from && record.to && record.from !== record.to ? `${record.from} → ${record.to}` : `on ${record.to ?? record.from ?? "nobody"}`;
