@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -23,6 +24,23 @@ pub struct Notes {
     pub lock_lease: Option<i64>,
     /// Until when it led at most, where it was told to end meanwhile.
     pub led_until: Option<LedUntil>,
+}
+
+/// What lies on disk: the notes, and where they were written. A copied host has the same name and the same notes, and would keep alive, as its own, the
+/// leases of a node that lives.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    #[serde(flatten)]
+    notes: Notes,
+    #[serde(default)]
+    home: Option<String>,
+}
+
+/// A directory on one machine: a copy of it is another.
+fn home_of(state_dir: &Path) -> Option<String> {
+    let inode = fs::metadata(state_dir).ok()?.ino();
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    Some(format!("{}:{inode}", machine.trim()))
 }
 
 /// How often is looked whether somebody has deleted the notes.
@@ -46,10 +64,19 @@ enum Errand {
 }
 
 impl Notebook {
-    /// Opens the notes in `state_dir`. Unreadable notes count as none, for they only save time.
+    /// Opens the notes in `state_dir`. Notes that are unreadable, or were written elsewhere, count as none, for they only save time.
     pub fn open(state_dir: &Path) -> Self {
         let path = state_dir.join("agent.json");
-        let last = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let written = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+        let of_here = |written: &Written| written.home.is_none() || written.home == home_of(state_dir);
+        let last = match written {
+            Some(written) if of_here(&written) => written.notes,
+            Some(_) => {
+                tracing::warn!(notes = %path.display(), "these notes were written on another host or in another directory: no lease is taken over by them");
+                Notes::default()
+            }
+            None => Notes::default(),
+        };
         Self { path, last, looked: Instant::now(), scribe: None }
     }
 
@@ -116,8 +143,11 @@ fn write_down(path: &Path, errands: &Receiver<Errand>) {
 
 fn replace(path: &Path, notes: &Notes) -> io::Result<()> {
     let fresh = path.with_extension("json.new");
-    let text = serde_json::to_string(notes)?;
-    in_its_directory(path, || fs::write(&fresh, &text).and_then(|()| fs::rename(&fresh, path)))
+    let write = || {
+        let written = Written { notes: notes.clone(), home: path.parent().and_then(home_of) };
+        fs::write(&fresh, serde_json::to_string(&written)?).and_then(|()| fs::rename(&fresh, path))
+    };
+    in_its_directory(path, write)
         .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be written: {error}", path.display())))
 }
 
@@ -134,6 +164,20 @@ mod tests {
         book.write(notes.clone()).expect("writable");
         book.settle(Duration::from_secs(10));
         assert_eq!(*Notebook::open(dir.path()).notes(), notes);
+    }
+
+    #[test]
+    fn notes_of_another_directory_or_host_are_none_and_those_of_an_older_version_count() {
+        let (here, copy) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+        let notes = Notes { member_lease: Some(7), ..Notes::default() };
+        let mut book = Notebook::open(here.path());
+        book.write(notes.clone()).expect("writable");
+        book.settle(Duration::from_secs(10));
+        let file = |of: &tempfile::TempDir| of.path().join("agent.json");
+        fs::copy(file(&here), file(&copy)).expect("copied");
+        assert_eq!(*Notebook::open(copy.path()).notes(), Notes::default());
+        fs::write(file(&copy), r#"{"member_lease":7}"#).expect("writable");
+        assert_eq!(*Notebook::open(copy.path()).notes(), notes);
     }
 
     #[test]

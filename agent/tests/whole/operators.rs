@@ -134,6 +134,12 @@ async fn the_second_agent_of_a_name_ends_with_a_message_and_has_done_nothing() {
         std::fs::create_dir(&home)?;
         given_to_owner_of(node, &home)?;
         let data = home.join("data");
+        // A copied host has the notes of the one that it is a copy of.
+        let state_dir = home.join("data.pgvigil");
+        std::fs::create_dir(&state_dir)?;
+        std::fs::copy(node.home().join("data.pgvigil/agent.json"), state_dir.join("agent.json"))?;
+        given_to_owner_of(node, &state_dir.join("agent.json"))?;
+        given_to_owner_of(node, &state_dir)?;
         let changes = [
             ("postgres.data_dir", format!("{data:?}")),
             ("postgres.advertise", free_address()?),
