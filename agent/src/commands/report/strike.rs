@@ -187,6 +187,11 @@ fn assigned(after: &str) -> Option<(&str, &str, bool)> {
         length += filling(&after[length..]);
     }
     let (between, value) = after.split_at(length);
+    // `radiussecrets="""one"",""two"""`: a list in quotes, of what is in quotes as well.
+    if between.replace('\\', "").ends_with("=\"\"\"") {
+        let close = if between.contains('\\') { "\\\"\\\"\\\"" } else { "\"\"\"" };
+        return Some((between, &value[..value.find(close).unwrap_or(value.len())], true));
+    }
     let sign = between.rfind(['=', ':']);
     let last_quote = between.rfind(['"', '\'']);
     // In a sentence ("password authentication failed") nothing is assigned.

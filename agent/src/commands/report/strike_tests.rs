@@ -60,6 +60,17 @@ fn what_is_known_is_struck_wherever_it_stands() {
 }
 
 #[test]
+fn of_a_list_in_quotes_all_is_struck() {
+    let strike = Strike::new([]);
+    let rule = |secrets: &str| format!("host all all 0/0 radius radiusservers=\"a,b\" radiussecrets={secrets} x=y");
+    assert_eq!(strike.text(&rule(r#""""one"",""two""""#)), rule(r#""""***""""#));
+    assert_eq!(strike.text(&rule("one")), rule("***"));
+    assert_eq!(strike.text(&rule(r#""one""#)), rule(r#""***""#));
+    let json = json!([rule(r#""""one"",""two""""#)]).to_string();
+    assert!(!strike.text(&json).contains("two"), "{}", strike.text(&json));
+}
+
+#[test]
 fn of_json_the_names_of_fields_count() {
     let strike = Strike::new([]);
     let told = strike.json(&json!({

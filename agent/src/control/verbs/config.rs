@@ -5,7 +5,7 @@ use consensus::SettingsFrom;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
-use crate::commands::report::strike::STRUCK;
+use crate::commands::report::strike::{STRUCK, Strike};
 use crate::config::Role;
 use crate::control::Control;
 use crate::control::access::Caller;
@@ -16,8 +16,8 @@ use crate::operate::proviso::Proviso;
 use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
 
 /// Who reads the settings at the open listener and writes them back would make stars of every password.
-const STRUCK_THERE: &str = "a value has `***` in it, as GET /config shows secrets where it does not know who asks: read the settings over the \
-                            control API (or with pgvigil config edit), and send them whole";
+const STRUCK_THERE: &str = "a changed value has `***` in it, as GET /config shows secrets where it does not know who asks: send it whole \
+                            (pgvigil config edit shows it)";
 /// No more names than this go into the audit.
 const NAMES_MAX: usize = 20;
 
@@ -80,6 +80,37 @@ fn is_struck(value: &Value) -> bool {
     }
 }
 
+/// What was read where secrets are struck, and is sent as it was read, stays as it is.
+fn with_what_was_struck(before: &Map<String, Value>, wanted: Map<String, Value>) -> Map<String, Value> {
+    let before = Value::Object(before.clone());
+    match put_back(&before, &Strike::new([]).json(&before), Value::Object(wanted.clone())) {
+        Value::Object(whole) => whole,
+        _ => wanted,
+    }
+}
+
+fn put_back(before: &Value, struck: &Value, wanted: Value) -> Value {
+    match (before, struck, wanted) {
+        (before, struck, wanted) if *struck == wanted => before.clone(),
+        (Value::Object(before), Value::Object(struck), Value::Object(wanted)) => {
+            let field = |(name, value): (String, Value)| match (before.get(&name), struck.get(&name)) {
+                (Some(before), Some(struck)) => (name, put_back(before, struck, value)),
+                _ => (name, value),
+            };
+            Value::Object(wanted.into_iter().map(field).collect())
+        }
+        // Lines may have been added, taken out and moved.
+        (Value::Array(before), Value::Array(struck), Value::Array(wanted)) => {
+            let line = |value: Value| match struck.iter().position(|shown| *shown == value) {
+                Some(at) => before.get(at).cloned().unwrap_or(value),
+                None => value,
+            };
+            Value::Array(wanted.into_iter().map(line).collect())
+        }
+        (_, _, wanted) => wanted,
+    }
+}
+
 fn replaced(before: &Map<String, Value>, wanted: &Map<String, Value>) -> Map<String, Value> {
     let mut new = wanted.clone();
     match (new.get("pgvigil"), before.get("pgvigil")) {
@@ -122,7 +153,7 @@ impl<'a> Change<'a> {
         let snapshot = settings::read(reach).await?;
         self.proviso.lead(&snapshot)?;
         let before = settings::settings(reach, &snapshot)?;
-        let wanted = new(&before);
+        let wanted = with_what_was_struck(&before, new(&before));
         // What is wrong there already does not keep anybody from a pause.
         let after = if wanted == before { wanted } else { self.checked(&snapshot, &before, wanted).await? };
         let after = Value::Object(self.with_pause(&before, after, pause));
@@ -248,6 +279,15 @@ mod tests {
         let shown = crate::commands::report::strike::Strike::new([]).json(&whole);
         assert_eq!(shown["postgresql"]["pg_hba"][0], "host all all 0/0 ldap ldapbindpasswd=***");
         assert!(is_struck(&shown) && !is_struck(&whole));
+        let mut changed = shown.clone();
+        changed["ttl"] = json!(7);
+        changed["postgresql"]["pg_hba"] = json!(["local all all peer", changed["postgresql"]["pg_hba"][0]]);
+        let back = |wanted| Value::Object(with_what_was_struck(&object(whole.clone()), object(wanted)));
+        assert_eq!(back(shown), whole);
+        let (rule, after) = (&whole["postgresql"]["pg_hba"][0], back(changed));
+        assert_eq!(after, json!({"postgresql": {"pg_hba": ["local all all peer", rule]}, "ttl": 7}));
+        let other = json!({"postgresql": {"pg_hba": ["host all all 0/0 ldap ldapserver=a ldapbindpasswd=***"]}});
+        assert!(is_struck(&back(other)), "a rule that was changed must be whole");
     }
 
     #[test]
