@@ -53,6 +53,18 @@ impl Recorder {
         self.queue.write(id, move || write(store.clone(), Arc::clone(&ledger)));
     }
 
+    /// Has the record of this id changed so, in the background, as soon as etcd lets it be.
+    pub fn amend(&self, id: &str, change: impl Fn(&mut Transition) + Clone + Send + Sync + 'static) {
+        let known = id.to_owned();
+        self.write(id, move |store, ledger| {
+            let (id, change) = (known.clone(), change.clone());
+            async move {
+                store.amend_transition(&id, &change).await?;
+                reload(&store, &ledger).await
+            }
+        });
+    }
+
     /// Has this record stored, in the place of one that was begun.
     fn finish(&self, record: Transition) {
         let (id, record) = (record.id.clone(), Arc::new(record));

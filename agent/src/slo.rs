@@ -67,7 +67,7 @@ impl Slo {
     /// By these records.
     pub fn of(records: &[Transition], now: Timestamp) -> Self {
         let counted = records.iter().filter(|record| counts(record, now));
-        let mut costs: Vec<Cost> = counted.filter(|record| tells_of_an_outage(record)).map(Cost::of).collect();
+        let mut costs: Vec<Cost> = counted.filter(|record| record.tells_of_an_outage()).map(Cost::of).collect();
         costs.sort_by(|one, other| other.write_outage_ms.unwrap_or(0.0).total_cmp(&one.write_outage_ms.unwrap_or(0.0)));
         let write_outage_ms = costs.iter().filter_map(|cost| cost.write_outage_ms).sum::<f64>();
         let unknown = costs.iter().filter(|cost| cost.write_outage_ms.is_none()).count();
@@ -104,12 +104,6 @@ impl Cost {
             budget_ratio: record.write_outage_ms.map(|outage| outage / BUDGET_MS),
         }
     }
-}
-
-/// One that was refused, or of a standby, took writes from nobody.
-fn tells_of_an_outage(record: &Transition) -> bool {
-    let takes_writes = matches!(record.kind.as_str(), "failover" | "switchover" | "reclaim");
-    record.write_outage_ms.is_some() || (takes_writes && record.outcome != "refused")
 }
 
 fn sentence((write_outage_ms, at_least): (f64, bool), left: f64, costs: usize, unknown: usize) -> String {

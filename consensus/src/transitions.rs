@@ -79,7 +79,7 @@ impl Store {
             .iter()
             .filter_map(|kv| match Transition::from_json(&text_of(kv)) {
                 Ok(record) if record.outcome == "in_progress" => None,
-                Ok(record) => Some((record.write_outage_ms.is_some(), kv)),
+                Ok(record) => Some((record.tells_of_an_outage(), kv)),
                 Err(_) => Some((false, kv)),
             })
             .collect();

@@ -158,12 +158,19 @@ async fn obeyed(
         Ok((_, short)) => short.clone(),
         Err(error) => Some(format!("{error:#}")),
     };
-    let close = |record: &mut Transition| {
-        record.outcome = if note.is_none() { "done" } else { "failed" }.to_owned();
-        record.notes.extend(note.clone());
-        record.notes.push(format!("took {} ms", begun.elapsed().as_millis()));
+    let took_ms = begun.elapsed().as_millis();
+    let close = move |record: &mut Transition| {
+        // Once: an attempt whose answer was lost may have done it.
+        if record.outcome == "in_progress" {
+            record.outcome = if note.is_none() { "done" } else { "failed" }.to_owned();
+            record.notes.extend(note.clone());
+            record.notes.push(format!("took {took_ms} ms"));
+        }
     };
-    hands.store.amend_transition(&record.id, close).await.context("telling how the order went")?;
+    if let Err(error) = hands.store.amend_transition(&record.id, &close).await {
+        tracing::warn!(id = record.id, %error, "how the order went is told when etcd is back");
+        hands.recorder.amend(&record.id, close);
+    }
     let revision = Effect::of(taken).revision;
     done.map(|(effect, _)| Effect { revision: effect.revision.max(revision) })
 }

@@ -37,7 +37,7 @@ impl Recorded {
         let all = Self::default();
         registry.register(
             "pgvigil_recorded_transitions",
-            "Records of transitions that are kept in etcd (the last hundred)",
+            "Records of transitions that are kept in etcd (a hundred at most)",
             all.count.clone(),
         );
         registry.register(

@@ -5,6 +5,7 @@ use consensus::records::Transition;
 use decision::names::{MemberName, Term};
 use decision::view::SyncRecord;
 
+use super::KEPT_RECORDS;
 use crate::transitions::{hands_over, write_outage_ms};
 
 const WHY: &str = "the agent that took the lock ended before its first write was proven and on record: how long nobody could write was not measured to its end";
@@ -13,7 +14,7 @@ const WHY: &str = "the agent that took the lock ended before its first write was
 #[derive(Debug, PartialEq)]
 pub(super) enum Lack {
     Nothing,
-    /// The end of a switchover, under this id.
+    /// The end of a switchover, or of a failover that was forced, under this id.
     End(String),
     /// All of it.
     Beginning(Box<Transition>),
@@ -22,9 +23,18 @@ pub(super) enum Lack {
 /// What these records, the oldest first, lack of the reign of `me` in this term, of which `sync` is the durability record.
 pub(super) fn lack(records: &[Transition], sync: Option<&SyncRecord>, term: Term, me: &MemberName) -> Lack {
     let of_term = || records.iter().rev().filter(|record| record.term_after == term.0);
-    // Where others tell of it, its own record was there, and may have been let go since.
-    if of_term().any(|record| !hands_over(record) || record.outcome == "done") {
+    // Where some have been let go, its own may have been among them: others of its term say that it had one.
+    let may_be_gone = records.len() >= KEPT_RECORDS && of_term().any(|record| !hands_over(record));
+    if may_be_gone || of_term().any(|record| begins_reign(record) && record.outcome == "done") {
         return Lack::Nothing;
+    }
+    // A failover that an operator has forced begins its record with the lock.
+    let forced = |record: &&Transition| {
+        let begun = begins_reign(record) && !hands_over(record) && record.outcome == "in_progress";
+        begun && record.to.as_deref() == Some(me.as_str())
+    };
+    if let Some(forced) = of_term().find(forced) {
+        return Lack::End(forced.id.clone());
     }
     let handed = sync.is_some_and(|sync| sync.handover_lsn.is_some());
     let was_handed = |record: &&Transition| {
@@ -59,7 +69,7 @@ pub(super) fn lack(records: &[Transition], sync: Option<&SyncRecord>, term: Term
     }))
 }
 
-/// Ends the record of a switchover whose last phases nobody has measured.
+/// Ends a record whose last phases nobody has measured.
 pub(super) fn end(record: &mut Transition) {
     if record.outcome != "in_progress" {
         return;
@@ -133,7 +143,10 @@ mod tests {
             (vec![record("switchover", 8, "pg2", "failed")], &won, "failover t-8"),
             (vec![record("switchover", 8, "pg3", "in_progress")], &won, "failover t-8"),
             (vec![record("switchover", 8, "pg2", "done")], &handed, "nothing"),
-            (vec![Transition { term_before: 8, ..record("restart", 8, "pg3", "done") }], &won, "nothing"),
+            (vec![record("failover", 8, "pg2", "in_progress")], &won, "the end of failover-8"),
+            (vec![record("failover", 8, "pg3", "in_progress")], &won, "failover t-8"),
+            (vec![Transition { term_before: 8, ..record("degrade", 8, "pg2", "done") }], &won, "failover t-8"),
+            (vec![Transition { term_before: 8, ..record("restart", 8, "pg3", "done") }; KEPT_RECORDS], &won, "nothing"),
             (vec![], &SyncRecord { reclaimed: true, ..won.clone() }, "reclaim t-8"),
         ] {
             assert_eq!(of(&records, sync), lacks, "{records:?}");

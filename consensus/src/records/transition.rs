@@ -136,6 +136,12 @@ impl Transition {
     pub fn to_json(&self) -> String {
         to_json(self)
     }
+
+    /// Whether nobody could write for a while, known or not how long. One that was refused, or of a standby, took writes from nobody.
+    pub fn tells_of_an_outage(&self) -> bool {
+        let takes_writes = matches!(self.kind.as_str(), "failover" | "switchover" | "reclaim");
+        self.write_outage_ms.is_some() || (takes_writes && self.outcome != "refused")
+    }
 }
 
 #[cfg(test)]
