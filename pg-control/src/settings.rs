@@ -187,6 +187,12 @@ impl Instance {
         self.reload_and_wait().await
     }
 
+    /// Whether anything else is configured than what was survived last.
+    pub fn may_fall_back(&self) -> bool {
+        let kept = self.kept();
+        kept.good.as_ref().is_some_and(|good| *good != kept.applied)
+    }
+
     /// The server has survived a start with what is configured. A reload proves nothing: what Postgres warns of and goes on without then (`ssl = on`
     /// without a certificate), it dies of at a start.
     ///

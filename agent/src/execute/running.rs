@@ -47,10 +47,18 @@ pub(super) async fn start(hands: &Hands, seen: &Snapshot, how: StartAs) -> Resul
             Err(error) => return Err(error),
         }
     }
-    let Err(error) = launch(hands, seen, &how).await else { return Ok(effect) };
-    let ended =
-        matches!(error.downcast_ref(), Some(pg_control::Error::StartFailed(_) | pg_control::Error::Host { .. }));
-    if ended && let Some(before) = hands.instance.fall_back(&format!("{error:#}")).await? {
+    let Err(mut error) = launch(hands, seen, &how).await else { return Ok(effect) };
+    let is_of_postgres = |error: &anyhow::Error| {
+        matches!(error.downcast_ref(), Some(pg_control::Error::StartFailed(_) | pg_control::Error::Host { .. }))
+    };
+    if is_of_postgres(&error) && hands.instance.may_fall_back() {
+        // A port that is still taken, or a disk that was full, is no fault of the parameters.
+        let Err(again) = launch(hands, seen, &how).await else { return Ok(effect) };
+        error = again;
+    }
+    if is_of_postgres(&error)
+        && let Some(before) = hands.instance.fall_back(&format!("{error:#}")).await?
+    {
         if launch(hands, seen, &how).await.is_ok() {
             return Ok(effect);
         }
