@@ -58,6 +58,7 @@ pub async fn pledge(hands: &Hands, seen: &Arc<Snapshot>, revoked: Term) -> Resul
         wal_term: standby.wal_term,
         received: standby.received,
         timeline: standby.timeline,
+        late: !standby.replay_done,
         revision: seen.cluster.ballots.get(hands.me()).map_or(0, |before| before.revision),
     };
     // Before it is sent: this job may be broken off while the ballot is on its way.

@@ -64,6 +64,8 @@ pub struct Heard {
     pub postgres: Ear,
     /// When the leader's agent last said that writes work: the last moment at which the database was certainly up.
     pub writable: Option<Instant>,
+    /// When its Postgres was last known to live: its port has answered, or its agent has said that it is a primary.
+    pub alive: Option<Instant>,
     /// The leader's agent has said that its Postgres is done for, and not taken it back.
     pub dead: bool,
     /// The leader's agent has said that writes do not work, and until when they did: `writable` is that, whatever else is heard.
@@ -204,6 +206,9 @@ fn take_in(heard: &mut Heard, beat: &Value, at: Instant, term: u64, doubt: bool)
     if !doubt {
         heard.postgres = Ear::default();
     }
+    if beat.get("role").and_then(Value::as_str) == Some("primary") {
+        heard.alive = Some(at);
+    }
     let says = |key: &str| beat.get(key).and_then(Value::as_bool) == Some(true);
     let number = |key: &str| beat.get(key).and_then(Value::as_u64);
     // A leader that has given up and let go leads no more, and is no less dead for it.
@@ -224,7 +229,10 @@ async fn note_port(target: &Target, heard: &Mutex<Heard>) {
     let answer = ask_port(&target.postgres).await;
     let mut now = lock(heard);
     match answer {
-        Ok(()) => now.postgres.heard_at(sent),
+        Ok(()) => {
+            now.postgres.heard_at(sent);
+            now.alive = Some(sent);
+        }
         Err(error) => now.postgres.missed(sent, error.kind() == std::io::ErrorKind::ConnectionRefused),
     }
 }
@@ -283,5 +291,9 @@ mod tests {
         assert_eq!((heard.writable, heard.stalled, heard.dead), (Some(at(14)), false, false));
         take_in(&mut heard, &json!({"writable": false, "dead": true, "term": 2}), at(15), 3, false);
         assert!(!heard.dead, "that was of an earlier reign");
+        assert!(heard.alive.is_none());
+        take_in(&mut heard, &json!({"leader": false, "role": "primary", "term": 3}), at(16), 3, false);
+        take_in(&mut heard, &json!({"leader": false, "role": "replica", "term": 3}), at(17), 3, false);
+        assert_eq!(heard.alive, Some(at(16)));
     }
 }

@@ -8,7 +8,7 @@ use consensus::records::{MemberRecord, TagsRecord};
 use consensus::{BootInstant, ClusterView, Lease, Snapshot};
 use decision::cascade::upstream_is_good;
 use decision::names::{Lsn, MemberName, Term, Timeline};
-use decision::settings::Settings;
+use decision::settings::{Settings, Timing};
 use decision::site::{Remote, RemoteSeen, is_another_site};
 use decision::view::{
     Cluster, Data, Disk, Fence, Hearing, Job, Lock, Postgres, Primary, Seen, Server, Signs, Sound, Stuck, View,
@@ -30,6 +30,8 @@ pub fn fresh_for(settings: &Settings) -> Duration {
 
 /// How long the loop waits for a look. One that takes longer goes on by itself and is taken in when it ends: a disk or a server that
 /// hangs must not keep the agent from deciding that it does.
+/// For so long a look is taken for the present.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 const LOOK_WITHIN: Duration = Duration::from_millis(150);
 /// How long the word of another site says what is so.
 const REMOTE_IS_NEWS: Duration = Duration::from_secs(5);
@@ -145,7 +147,7 @@ impl LastLook {
             {
                 Seen::Now(Postgres { data: postgres.data.clone(), server: Server::Hung { since } })
             }
-            (Some((postgres, at)), _) if at.elapsed() < Duration::from_secs(1) => Seen::Now(postgres.clone()),
+            (Some((postgres, at)), _) if at.elapsed() < FRESH_FOR => Seen::Now(postgres.clone()),
             (Some((postgres, at)), _) => Seen::Before { value: postgres.clone(), age: at.elapsed() },
         }
     }
@@ -153,6 +155,13 @@ impl LastLook {
     /// A primary has been seen here, and no standby since.
     pub fn was_primary(&self) -> bool {
         self.last_primary.is_some()
+    }
+
+    /// From whom it streams, unless the server has not answered for a while: others wait for who streams from a leader that is gone.
+    fn streams_from(&self) -> Option<MemberName> {
+        let (postgres, at) = self.seen.as_ref()?;
+        let standby = postgres.server.as_standby().filter(|_| at.elapsed() < FRESH_FOR)?;
+        standby.streams_from().cloned()
     }
 
     fn timeline_on_disk(&self) -> Option<Timeline> {
@@ -290,7 +299,7 @@ impl Hands {
                 record.xlog_location = positions.then_some(standby.received.0);
                 record.receive_lsn = positions.then_some(standby.received.0);
                 record.replay_lsn = positions.then_some(standby.replayed.0);
-                record.streams_from = standby.streams_from().cloned();
+                record.streams_from = look.streams_from();
             }
             // What a promotion behind our back has begun is told as long as this agent lives.
             Some(Server::Stopped) => record.timeline = look.timeline_on_disk().map(|timeline| timeline.0),
@@ -327,7 +336,10 @@ pub fn view(
     ages.look_at_upstream(seen.now().and_then(|cluster| upstream_is_good(cluster, hands.me(), look.server())));
     let ages = ages.look(&seen, look.server(), look.answered, lock);
     let was_heard = heard.agent.heard.is_some();
-    let alive = is_alive(&snapshot.cluster, look, heard, settings.timing.suspect_after / 2);
+    // Who has only just begun to listen to a last leader knows nothing yet.
+    let listens_since = ages.vacancy.filter(|_| heard.agent.heard.is_none() && heard.postgres.heard.is_none());
+    let just_begun = listens_since.is_some_and(|since| since < settings.timing.ttl / 2);
+    let alive = just_begun || is_alive(&snapshot.cluster, look, heard, &settings.timing);
     let postgres = match sound(heard.postgres, was_heard) {
         Sound::Silent { .. } | Sound::Unknown if alive => Sound::Fine,
         sound => sound,
@@ -373,17 +385,19 @@ fn heard_lately(look: &LastLook, snapshot: &Snapshot) -> Option<RemoteSeen> {
 
 /// What has been heard of one source. One that was never heard in this reign may be on its way up, so its silence says nothing;
 /// Postgres is only asked when the agent falls silent, so it counts as heard when the agent was.
-/// Whether whoever leads, or where nobody does led last, has given a sign of life within `lately`. WAL that has come in just now is as good as an
-/// answer; a closed door says that it was the last. It says nothing of the leader where it comes from somebody else: from an heir, ahead of a
-/// hand-over. Where nobody leads, a leader that says of itself that writes work there has not been fenced.
-fn is_alive(cluster: &Cluster, look: &LastLook, heard: Heard, lately: Duration) -> bool {
-    let recent = |word: Option<Instant>| word.is_some_and(|word| word.elapsed() < lately);
+/// Whether whoever leads, or where nobody does led last, has given a sign of life of late. WAL that has come in is as good as an answer; a closed door
+/// says that it was the last. It says nothing of the leader where it comes from somebody else: from an heir, ahead of a hand-over. Where nobody leads
+/// one late answer is no silence: a last leader that nothing has fenced may be heard for hours, and every host stands still for a moment in hours.
+fn is_alive(cluster: &Cluster, look: &LastLook, heard: Heard, timing: &Timing) -> bool {
     let last = || cluster.sync.as_ref().filter(|sync| sync.term == cluster.term).map(|sync| &sync.leader);
-    let leader = cluster.leader.as_ref().or_else(last);
+    let (leader, lately) = match &cluster.leader {
+        Some(leader) => (Some(leader), timing.suspect_after / 2),
+        None => (last(), timing.ttl / 2),
+    };
+    let recent = |word: Option<Instant>| word.is_some_and(|word| word.elapsed() < lately);
     let of_the_leader = matches!(look.server(), Some(Server::Standby(standby))
         if standby.follows.as_ref().is_some_and(|upstream| Some(&upstream.member) == leader));
-    let says_so = cluster.leader.is_none() && recent(heard.writable) && !heard.stalled;
-    (of_the_leader && recent(look.last_word)) || says_so
+    (of_the_leader && recent(look.last_word)) || (cluster.leader.is_none() && recent(heard.alive))
 }
 
 fn sound(ear: Ear, was_heard: bool) -> Sound {

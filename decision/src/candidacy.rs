@@ -159,12 +159,12 @@ pub(crate) fn is_stray(cluster: &Cluster, ballot: &Ballot) -> bool {
     recorded.is_some_and(|sync| ballot.timeline > sync.timeline) && ballot.wal_term <= cluster.term
 }
 
-/// The best of these ballots: the latest timeline, then the end of what was received, then priority, then name. Never by position
+/// The best of these ballots: the latest timeline, then the end of what was received, then whoever has replayed it, then priority, then name. Never by position
 /// alone: a dead branch can be longer than the living one. Within a timeline by position alone, for it has one writer: the newest
 /// marker says less, as it may not be replayed yet where most was received.
 pub(crate) fn best<'a>(ballots: &[(&'a MemberName, &'a Ballot, u32)]) -> Option<(&'a MemberName, &'a Ballot)> {
     let rank = |(name, ballot, priority): &(&MemberName, &Ballot, u32)| {
-        (ballot.timeline, ballot.received, *priority, Reverse((*name).clone()))
+        (ballot.timeline, ballot.received, !ballot.late, *priority, Reverse((*name).clone()))
     };
     ballots.iter().max_by_key(|entry| rank(entry)).map(|(name, ballot, _)| (*name, *ballot))
 }

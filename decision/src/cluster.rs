@@ -211,6 +211,9 @@ pub struct Ballot {
     pub received: Lsn,
     /// Its timeline.
     pub timeline: Timeline,
+    /// It has not replayed all of that yet: a promotion would have to wait for it.
+    #[serde(default)]
+    pub late: bool,
     /// The etcd revision of the record; a claim names it, so that a withdrawn ballot is never counted.
     pub revision: i64,
 }

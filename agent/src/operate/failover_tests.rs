@@ -51,8 +51,14 @@ fn without_proof_the_missing_nodes_are_named() {
 fn the_bytes_at_risk_are_counted_where_they_are_known() {
     let mut snapshot = vacant();
     assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: unknown"));
-    let ballot =
-        Ballot { revoked: Term(7), wal_term: Term(7), received: Lsn(1000), timeline: Timeline(1), revision: 3 };
+    let ballot = Ballot {
+        revoked: Term(7),
+        wal_term: Term(7),
+        received: Lsn(1000),
+        timeline: Timeline(1),
+        late: false,
+        revision: 3,
+    };
     snapshot.cluster.ballots.insert(name("pg2"), ballot);
     snapshot.cluster.leader_lsn = Some(Lsn(1500));
     assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: 500 bytes that"));
@@ -67,8 +73,14 @@ fn afterwards_it_is_told_where_the_rest_lies_before_it_is_rewound() {
     snapshot.cluster.sync = Some(decision::view::SyncRecord::of_reign(name("pg3"), Term(7), mode, vec![], timeline));
     let unknown = told(&snapshot, "pg2").unwrap();
     assert!(unknown.starts_with("before you start the agent of pg3: writes may be there alone"), "{unknown}");
-    let ballot =
-        Ballot { revoked: Term(7), wal_term: Term(7), received: Lsn(1000), timeline: Timeline(1), revision: 3 };
+    let ballot = Ballot {
+        revoked: Term(7),
+        wal_term: Term(7),
+        received: Lsn(1000),
+        timeline: Timeline(1),
+        late: false,
+        revision: 3,
+    };
     snapshot.cluster.ballots.insert(name("pg2"), ballot);
     snapshot.cluster.leader_lsn = Some(Lsn(1500));
     let counted = told(&snapshot, "pg2").unwrap();

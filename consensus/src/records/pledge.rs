@@ -12,6 +12,8 @@ struct StoredBallot {
     wal_term: u64,
     received: LsnText,
     timeline: u32,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    late: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -26,12 +28,13 @@ pub fn ballot_to_stored(ballot: &Ballot) -> String {
         wal_term: ballot.wal_term.0,
         received: LsnText(ballot.received),
         timeline: ballot.timeline.0,
+        late: ballot.late,
     })
 }
 
 /// A ballot against nothing, last written at `revision`: it counts for nobody, and only holds the place.
 pub fn empty_ballot(revision: i64) -> Ballot {
-    Ballot { revoked: Term(0), wal_term: Term(0), received: Lsn(0), timeline: Timeline(0), revision }
+    Ballot { revoked: Term(0), wal_term: Term(0), received: Lsn(0), timeline: Timeline(0), late: false, revision }
 }
 
 /// Reads a ballot that was last written at `revision`.
@@ -42,6 +45,7 @@ pub fn ballot_from_stored(text: &str, revision: i64) -> Result<Ballot, String> {
         wal_term: Term(stored.wal_term),
         received: stored.received.0,
         timeline: Timeline(stored.timeline),
+        late: stored.late,
         revision,
     })
 }
@@ -67,11 +71,14 @@ mod tests {
             wal_term: Term(6),
             received: Lsn(0x300_0148),
             timeline: Timeline(4),
+            late: false,
             revision: 99,
         };
         let text = r#"{"revoked":7,"wal_term":6,"received":"0/3000148","timeline":4}"#;
         assert_eq!(ballot_to_stored(&ballot), text);
-        assert_eq!(ballot_from_stored(text, 99), Ok(ballot));
+        assert_eq!(ballot_from_stored(text, 99), Ok(ballot.clone()));
+        let late = Ballot { late: true, ..ballot };
+        assert_eq!(ballot_from_stored(&ballot_to_stored(&late), 99), Ok(late));
         assert!(ballot_from_stored(r#"{"revoked":7}"#, 1).is_err());
     }
 

@@ -15,7 +15,14 @@ fn sync_of(leader: &str, term: u64) -> SyncRecord {
 }
 
 fn ballot(revoked: u64) -> Ballot {
-    Ballot { revoked: Term(revoked), wal_term: Term(revoked), received: Lsn(77), timeline: Timeline(1), revision: 0 }
+    Ballot {
+        revoked: Term(revoked),
+        wal_term: Term(revoked),
+        received: Lsn(77),
+        timeline: Timeline(1),
+        late: false,
+        revision: 0,
+    }
 }
 
 async fn register(store: &Store, member: &str, lease: i64, lock_lease: i64) -> Outcome {

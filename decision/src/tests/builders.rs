@@ -127,6 +127,7 @@ impl Cluster {
             wal_term: self.term,
             received: Lsn(received),
             timeline: Timeline(timeline),
+            late: false,
             revision: i64::try_from(received).expect("small"),
         };
         self.ballots.insert(name(who), ballot);

@@ -142,6 +142,19 @@ fn a_voter_that_may_not_lead_is_heard_and_nobody_leads_who_has_less() {
 }
 
 #[test]
+fn among_equals_whoever_has_replayed_everything_leads() {
+    let late = |who: &str, received| {
+        let mut cluster = pg1_died().ballot("pg2", 4, 1000).ballot("pg3", 4, received);
+        cluster.ballots.get_mut(&name(who)).expect("it has balloted").late = true;
+        view("pg2").within(cluster).runs(pledged(1000))
+    };
+    check(&late("pg2", 1000), "wait: outranked");
+    check(&late("pg3", 1000), "acquire: elected");
+    check(&late("pg2", 990), "acquire: elected");
+    check(&late("pg3", 1010), "wait: outranked");
+}
+
+#[test]
 fn among_equals_one_whom_no_client_would_reach_or_whose_disk_is_low_comes_last_and_elsewhere_it_is_barred_by_nothing() {
     let unheard = |received| {
         let at = |member: &mut Member| member.not_listening = Some("pg2:5432".to_owned());
@@ -222,6 +235,9 @@ fn without_proof_nobody_leads_beside_a_last_leader_that_nothing_has_fenced() {
         "nobody is promoted: the agent of pg1, which led last, is away, and its Postgres still answers: nothing has fenced it, and it may go on accepting writes",
     );
     check(&answers(pg2_sees(unproven())), "wait: last_leader_answers");
+    let silent =
+        View { hearing: Hearing { agent: Sound::Gone, postgres: Sound::Silent { since: secs(3) } }, ..streams() };
+    check(&silent, "pledge: vacant");
     // Silence, or its agent, or its own word, or an operator's, is enough; and so is proof.
     check(&view("pg2").within(unproven()), "pledge: vacant");
     let lives = cluster().vacant().mode(Mode::Async).policies(&[any(0, &[])]).without("pg3");

@@ -114,7 +114,7 @@ impl World {
         let (timeline, revision) = (node.timeline(), i64::from(self.next_id));
         self.next_id += 1;
         if self.etcd.term == revoked {
-            let ballot = Ballot { revoked, wal_term, received, timeline, revision };
+            let ballot = Ballot { revoked, wal_term, received, timeline, late: false, revision };
             self.etcd.ballots.insert(node.name.clone(), ballot);
         }
     }

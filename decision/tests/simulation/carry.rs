@@ -230,6 +230,7 @@ impl World {
             wal_term: standby.wal_term,
             received: standby.received,
             timeline: standby.timeline,
+            late: false,
             revision: 0,
         };
         let seen = self.nodes[at].agent.job.as_ref().and_then(|job| job.seen.cluster.ballots.get(&self.names[at]));

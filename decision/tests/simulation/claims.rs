@@ -134,7 +134,14 @@ impl World {
 
     /// An empty ballot in the place that one which may be on its way was to take.
     pub fn void_ballot(&self, me: At, term: Term, before: i64) -> Txn {
-        let none = Ballot { revoked: Term(0), wal_term: Term(0), received: Lsn(0), timeline: Timeline(0), revision: 0 };
+        let none = Ballot {
+            revoked: Term(0),
+            wal_term: Term(0),
+            received: Lsn(0),
+            timeline: Timeline(0),
+            late: false,
+            revision: 0,
+        };
         let txn = self.put_ballot(me, none, before);
         Txn { guards: vec![Guard::Unchanged(Key::Ballot(me), before), still(term)], ..txn }
     }

@@ -120,7 +120,7 @@ mod tests {
         cluster.sync = Some(SyncRecord::of_reign(name("pg3"), Term(7), Mode::Async, nobody, Timeline(1)));
         for (member, received) in [("pg1", 1500), ("pg2", 1000)] {
             let (received, timeline) = (Lsn(received), Timeline(1));
-            let ballot = Ballot { revoked: Term(7), wal_term: Term(7), received, timeline, revision: 3 };
+            let ballot = Ballot { revoked: Term(7), wal_term: Term(7), received, timeline, late: false, revision: 3 };
             cluster.ballots.insert(name(member), ballot);
             cluster.members.insert(name(member), standby(member));
         }

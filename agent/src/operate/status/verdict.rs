@@ -184,12 +184,14 @@ fn no_primary(world: &World, leader: &str) -> String {
     }
 }
 
-/// Whoever led last and has no agent, where a standby still streams from it though nobody leads: its Postgres has not been fenced.
+/// Whoever led last and has no agent, where a standby still streams from it, or hears it, though nobody leads: its Postgres has not been fenced.
 fn unled(world: &World) -> Option<&MemberName> {
     let cluster =
         world.etcd.as_ref().ok().map(|snapshot| &snapshot.cluster).filter(|cluster| cluster.leader.is_none())?;
     let last = cluster.sync.as_ref().map(|sync| &sync.leader).filter(|last| !cluster.members.contains_key(*last))?;
-    cluster.members.values().any(|member| member.streams_from.as_ref() == Some(last)).then_some(last)
+    let streams = cluster.members.values().any(|member| member.streams_from.as_ref() == Some(last));
+    let answers = world.answers().any(|(_, answer)| answer.code() == "last_leader_answers");
+    (streams || answers).then_some(last)
 }
 
 /// Why nobody accepts writes, in the words of whoever knows best: the leader, or the first that has something to say.
