@@ -8,6 +8,9 @@ use crate::decide::{Choice, wait};
 use crate::reason::Reason;
 use crate::view::{Cluster, ControlState, Data, Postgres, Request, RequestKind, Server, SyncRecord, View};
 
+/// In so many times the life of a lease an old leader has come back from a switchover in a pause.
+const COMES_BACK_TTLS: u32 = 6;
+
 /// What to do in a pause, where `usual` would be done otherwise.
 pub(crate) fn only_a_switchover(
     view: &View,
@@ -33,7 +36,9 @@ fn keeps_writes_going(view: &View, cluster: &Cluster, postgres: &Postgres, actio
     let reigns = cluster.leader.as_ref() == Some(&view.me) && view.lock.leads(cluster.term);
     match action {
         Action::RecordSync { .. } | Action::ApplySync(_) | Action::ProveSync { .. } => {
-            reigns && primary.marked_term >= cluster.term
+            // Writing the record anew takes from it that the lock was handed over, by which the old leader comes back.
+            let all_have_come_over = view.ages.reign.unwrap_or_default() >= view.settings.timing.ttl * COMES_BACK_TTLS;
+            reigns && primary.marked_term >= cluster.term && (handed_over(cluster).is_none() || all_have_come_over)
         }
         Action::Resume { .. } => cluster.leader.is_none(),
         _ => false,

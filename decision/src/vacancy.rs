@@ -244,20 +244,26 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
 }
 
 /// The last leader, where its agent is away and its Postgres is heard although its lease is over: its agent ended in a pause, which has no fence, or
-/// was killed together with its fencer.
+/// was killed together with its fencer. An agent that answers acts for itself; the lease of its name may outlast its lock by a moment.
 ///
 /// **Invariant: without proof nobody leads who hears the last leader's Postgres.** Where voters prove a takeover they have revoked its term, so it
 /// acknowledges nothing; without proof it would go on acknowledging beside a new leader.
 fn unfenced_leader<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a MemberName> {
     let answers = view.hearing.postgres == Sound::Fine;
-    leader_without_agent(cluster).filter(|leader| answers && **leader != view.me)
+    let acts = |leader: &MemberName| cluster.members.contains_key(leader) && view.hearing.agent == Sound::Fine;
+    unproven_leader(cluster).filter(|leader| answers && **leader != view.me && !acts(leader))
 }
 
-/// Whoever led last, may not have been fenced, and cannot be asked; where a takeover needs no proof.
-pub(crate) fn leader_without_agent(cluster: &Cluster) -> Option<&MemberName> {
+/// Whoever led last and may not have been fenced, where a takeover needs no proof.
+fn unproven_leader(cluster: &Cluster) -> Option<&MemberName> {
     let of_this_term = |sync: &&SyncRecord| sync.term == cluster.term && !sync.released && !sync.follows;
     let sync = cluster.sync.as_ref().filter(of_this_term).filter(|sync| sync.mode == Mode::Async)?;
-    (!cluster.members.contains_key(&sync.leader)).then_some(&sync.leader)
+    Some(&sync.leader)
+}
+
+/// The same, where it has no agent that could be asked.
+pub(crate) fn leader_without_agent(cluster: &Cluster) -> Option<&MemberName> {
+    unproven_leader(cluster).filter(|leader| !cluster.members.contains_key(*leader))
 }
 
 fn is_forced(cluster: &Cluster) -> bool {

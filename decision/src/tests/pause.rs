@@ -64,7 +64,11 @@ fn whoever_was_handed_the_lock_is_promoted_and_proves_its_reign() {
     let fresh = Primary { timeline: Timeline(5), control_timeline: Timeline(5), waits_for, ..primary() };
     let proves = decide(&holds(Server::Primary(fresh.clone()))).action;
     assert!(!matches!(proves, Action::Wait), "it does not prove its reign: {proves:?}");
-    check(&holds(Server::Primary(Primary { marked_term: TERM.next(), ..fresh })), "record_sync: change_durability");
+    let reigns = holds(Server::Primary(Primary { marked_term: TERM.next(), ..fresh }));
+    check(&reigns, "wait: paused");
+    let for_long = |seconds| reigns.clone().aged(|ages| ages.reign = Some(secs(seconds)));
+    check(&for_long(29), "wait: paused");
+    check(&for_long(30), "record_sync: change_durability");
     let unfenced =
         View { fence: Fence { trouble: Some("no watchdog".to_owned()), covers: None }, ..holds(pledged(1100)) };
     check(&unfenced, "wait: paused");
