@@ -45,7 +45,14 @@ fn state_dir(stage: &Stage, name: &str) -> Result<PathBuf> {
 }
 
 fn contents(dir: &Path) -> BTreeMap<&'static str, Option<Vec<u8>>> {
-    KEPT.iter().map(|name| (*name, std::fs::read(dir.join(name)).ok())).collect()
+    KEPT.iter().map(|name| (*name, std::fs::read(dir.join(name)).ok().map(|bytes| wherever(&bytes)))).collect()
+}
+
+/// Where the notes of the agent were written is another place in another directory of the same name.
+fn wherever(bytes: &[u8]) -> Vec<u8> {
+    let Ok(mut notes) = serde_json::from_slice::<serde_json::Value>(bytes) else { return bytes.to_vec() };
+    let home = notes.as_object_mut().and_then(|notes| notes.remove("home"));
+    home.map_or_else(|| bytes.to_vec(), |_| notes.to_string().into_bytes())
 }
 
 fn delete(stage: &Stage, name: &str) -> Result<()> {
