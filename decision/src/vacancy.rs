@@ -244,14 +244,15 @@ fn standby_without_leader(view: &View, cluster: &Cluster, standby: &Standby) -> 
 }
 
 /// The last leader, where its agent is away and its Postgres is heard although its lease is over: its agent ended in a pause, which has no fence, or
-/// was killed together with its fencer. An agent that answers acts for itself; the lease of its name may outlast its lock by a moment.
+/// was killed together with its fencer. One whose agent is back, or whose name outlasts its lock by a moment, takes its lock again in a moment, or stops.
 ///
 /// **Invariant: without proof nobody leads who hears the last leader's Postgres.** Where voters prove a takeover they have revoked its term, so it
 /// acknowledges nothing; without proof it would go on acknowledging beside a new leader.
 fn unfenced_leader<'a>(view: &View, cluster: &'a Cluster) -> Option<&'a MemberName> {
     let answers = view.hearing.postgres == Sound::Fine;
-    let acts = |leader: &MemberName| cluster.members.contains_key(leader) && view.hearing.agent == Sound::Fine;
-    unproven_leader(cluster).filter(|leader| answers && **leader != view.me && !acts(leader))
+    let is_standby =
+        |leader: &MemberName| cluster.members.get(leader).is_some_and(|member| member.role == MemberRole::Standby);
+    unproven_leader(cluster).filter(|leader| answers && **leader != view.me && !is_standby(leader))
 }
 
 /// Whoever led last and may not have been fenced, where a takeover needs no proof.

@@ -242,8 +242,8 @@ fn without_proof_nobody_leads_beside_a_last_leader_that_nothing_has_fenced() {
     check(&view("pg2").within(unproven()), "pledge: vacant");
     let registered = || cluster().vacant().mode(Mode::Async).policies(&[any(0, &[])]).without("pg3");
     check(&answers(view("pg2").within(registered())), "wait: last_leader_answers");
-    let acts = Hearing { agent: Sound::Fine, postgres: Sound::Fine };
-    check(&View { hearing: acts, ..view("pg2").within(registered()) }, "pledge: vacant");
+    let standby = registered().member("pg1", |member| member.role = MemberRole::Standby);
+    check(&answers(view("pg2").within(standby)), "pledge: vacant");
     check(&answers(view("pg2").within(unproven().record(|sync| sync.released = true))), "pledge: vacant");
     let forced = unproven().asked(RequestKind::Failover, None, Some("pg2"));
     check(&answers(pg2_sees(forced)), "acquire: forced");
