@@ -47,20 +47,19 @@ fn without_proof_the_missing_nodes_are_named() {
     assert!(refusal(&world, &snapshot, &name("pg9")).unwrap().contains("Registered: pg2"));
 }
 
+/// Than the last leader had published.
+fn pg2_has_500_bytes_less(snapshot: &mut Snapshot) {
+    let (received, timeline) = (Lsn(1000), Timeline(1));
+    let ballot = Ballot { revoked: Term(7), wal_term: Term(7), received, timeline, late: false, revision: 3 };
+    snapshot.cluster.ballots.insert(name("pg2"), ballot);
+    snapshot.cluster.leader_lsn = Some(Lsn(1500));
+}
+
 #[test]
 fn the_bytes_at_risk_are_counted_where_they_are_known() {
     let mut snapshot = vacant();
     assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: unknown"));
-    let ballot = Ballot {
-        revoked: Term(7),
-        wal_term: Term(7),
-        received: Lsn(1000),
-        timeline: Timeline(1),
-        late: false,
-        revision: 3,
-    };
-    snapshot.cluster.ballots.insert(name("pg2"), ballot);
-    snapshot.cluster.leader_lsn = Some(Lsn(1500));
+    pg2_has_500_bytes_less(&mut snapshot);
     assert!(at_risk(&snapshot, &name("pg2")).starts_with("at risk: 500 bytes that"));
 }
 
@@ -73,16 +72,7 @@ fn afterwards_it_is_told_where_the_rest_lies_before_it_is_rewound() {
     snapshot.cluster.sync = Some(decision::view::SyncRecord::of_reign(name("pg3"), Term(7), mode, vec![], timeline));
     let unknown = told(&snapshot, "pg2").unwrap();
     assert!(unknown.starts_with("before you start the agent of pg3: writes may be there alone"), "{unknown}");
-    let ballot = Ballot {
-        revoked: Term(7),
-        wal_term: Term(7),
-        received: Lsn(1000),
-        timeline: Timeline(1),
-        late: false,
-        revision: 3,
-    };
-    snapshot.cluster.ballots.insert(name("pg2"), ballot);
-    snapshot.cluster.leader_lsn = Some(Lsn(1500));
+    pg2_has_500_bytes_less(&mut snapshot);
     let counted = told(&snapshot, "pg2").unwrap();
     assert!(counted.contains("500 bytes or more are there alone") && counted.contains("/data"), "{counted}");
     assert_eq!(told(&snapshot, "pg3"), None, "it has its own");
