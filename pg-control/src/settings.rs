@@ -127,9 +127,14 @@ impl Kept {
         self.refused = Some(Refused { values: all, instead: all_instead, why, together });
     }
 
-    /// Back to what was good, if anything else is configured.
+    /// What was good, if anything else is configured.
+    fn good_before(&self) -> Option<&Parameters> {
+        self.good.as_ref().filter(|good| **good != self.applied)
+    }
+
+    /// Back to it.
     fn fall_back(&mut self, why: &str) -> bool {
-        let Some(good) = self.good.clone().filter(|good| *good != self.applied) else { return false };
+        let Some(good) = self.good_before().cloned() else { return false };
         let failed = std::mem::replace(&mut self.applied, good);
         let values = differing(&failed, &self.applied);
         self.refuse(values, why.to_owned());
@@ -189,8 +194,7 @@ impl Instance {
 
     /// Whether anything else is configured than what was survived last.
     pub fn may_fall_back(&self) -> bool {
-        let kept = self.kept();
-        kept.good.as_ref().is_some_and(|good| *good != kept.applied)
+        self.kept().good_before().is_some()
     }
 
     /// The server has survived a start with what is configured. A reload proves nothing: what Postgres warns of and goes on without then (`ssl = on`
