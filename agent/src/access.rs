@@ -12,8 +12,8 @@ use decision::view::{Data, Initialize, Server, View};
 use serde_json::{Value, json};
 
 use crate::chore::Chore;
-use crate::commands::report::strike::Strike;
 use crate::hands::Hands;
+use crate::strike::Strike;
 
 /// How often is looked whether somebody has written other rules.
 const LOOK_EVERY: Duration = Duration::from_secs(30);

@@ -20,8 +20,8 @@ use pg_control::{Refused, Running};
 use serde_json::{Value, json};
 
 use crate::chore::Chore;
-use crate::commands::report::strike::Strike;
 use crate::hands::Hands;
+use crate::strike::Strike;
 
 /// How often is looked whether the server has read its files again, by somebody else's order.
 const LOOK_EVERY: Duration = Duration::from_secs(10);

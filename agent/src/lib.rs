@@ -55,6 +55,7 @@ pub mod show;
 pub mod slo;
 mod slots;
 mod state_dir;
+pub mod strike;
 mod task;
 mod telling;
 mod transitions;

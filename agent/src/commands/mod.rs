@@ -19,7 +19,7 @@ mod operator;
 mod orders;
 mod pause;
 mod postmortem;
-pub mod report;
+mod report;
 mod screen;
 mod settings;
 mod shown;

@@ -27,12 +27,12 @@ use serde_json::json;
 use pg_control::{DiskWatch, Pulse};
 
 use crate::activity::ActivityLook;
-use crate::commands::report::strike::Strike;
 use crate::control::{Elsewhere, not_here};
 use crate::metrics::Metrics;
 use crate::promises::{self, Promises, Reply};
 use crate::published::{Board, Picture};
 use crate::slo::Slo;
+use crate::strike::Strike;
 use crate::transitions::Ledger;
 
 pub use accept::{Arrived, arrivals, bind};

@@ -11,7 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-use super::strike::Strike;
+use crate::strike::Strike;
 
 /// No single text is longer; the end of it is kept.
 const TEXT_BYTES_MAX: usize = 8 << 20;

@@ -5,18 +5,17 @@ mod bundle;
 mod host;
 mod known;
 mod pieces;
-pub mod strike;
 
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 
 use self::bundle::Bundle;
-use self::strike::Strike;
 use super::screen::{answer, tell};
 use crate::cli::{Exit, ReportArgs};
 use crate::config;
 use crate::operate::world::Reach;
+use crate::strike::Strike;
 
 /// Gathers it and writes it.
 pub async fn run(arguments: &ReportArgs) -> Exit {

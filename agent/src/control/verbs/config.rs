@@ -5,7 +5,6 @@ use consensus::SettingsFrom;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 
-use crate::commands::report::strike::{STRUCK, Strike};
 use crate::config::Role;
 use crate::control::Control;
 use crate::control::access::Caller;
@@ -14,6 +13,7 @@ use crate::control::guard::{Asides, Call};
 use crate::operate::pause::{USUAL, paused, resumed};
 use crate::operate::proviso::Proviso;
 use crate::operate::settings::{self, Checked, checked, diff, merged, put as put_at, unchanged, with_the_state_of};
+use crate::strike::{STRUCK, Strike};
 
 /// Who reads the settings at the open listener and writes them back would make stars of every password.
 const STRUCK_THERE: &str = "a changed value has `***` in it, as GET /config shows secrets where it does not know who asks: send it whole \
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn what_the_open_listener_shows_is_told_from_settings_that_are_whole() {
         let whole = json!({"postgresql": {"pg_hba": ["host all all 0/0 ldap ldapbindpasswd=hunter2"]}, "ttl": 1});
-        let shown = crate::commands::report::strike::Strike::new([]).json(&whole);
+        let shown = crate::strike::Strike::new([]).json(&whole);
         assert_eq!(shown["postgresql"]["pg_hba"][0], "host all all 0/0 ldap ldapbindpasswd=***");
         assert!(is_struck(&shown) && !is_struck(&whole));
         let mut changed = shown.clone();

@@ -1,5 +1,6 @@
-//! What must not leave the house is struck from every text of a bundle, in two ways at once: each secret that this node knows, wherever it
-//! stands; and whatever stands where secrets do: after a name such as `password`, in a URL before the `@`, in a command that Postgres runs.
+//! What must not leave the house is struck from every text of a bundle, and from what everybody may ask for, in two ways at once: each secret that
+//! this node knows, wherever it stands; and whatever stands where secrets do: after a name such as `password`, in a URL before the `@`, in a
+//! command that Postgres runs.
 
 use serde_json::Value;
 
