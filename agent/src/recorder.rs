@@ -3,13 +3,14 @@
 
 mod measuring;
 mod queue;
+mod stored;
 mod unmeasured;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use consensus::records::{Hold, Phase, Transition};
+use consensus::records::{Hold, Transition};
 use consensus::{Snapshot, Store};
 use decision::action::{Claim, ClaimKind};
 use decision::names::{MemberName, Term};
@@ -17,10 +18,12 @@ use decision::reason::Reason;
 use decision::view::SyncRecord;
 
 use crate::metrics::Metrics;
-use crate::transitions::{Ledger, Stopwatch, forced, hands_over, write_outage_ms};
+use crate::transitions::{Ledger, Stopwatch, forced, write_outage_ms};
 use crate::unattended::LedUntil;
 use measuring::Measuring;
 use queue::{PATIENCE, Queue};
+pub use stored::reload;
+use stored::{add_phases, complete_switchover, last_switchover, log_done};
 use unmeasured::{Lack, lack};
 
 /// How many records etcd keeps for a cluster.
@@ -72,7 +75,6 @@ impl Recorder {
             let record = Arc::clone(&record);
             async move {
                 store.finish_transition(&record).await?;
-                store.prune_transitions(KEPT_RECORDS).await?;
                 reload(&store, &ledger).await
             }
         });
@@ -174,7 +176,7 @@ impl Recorder {
         let mut now = self.now();
         (now.watch, now.began_before, now.died_at) = (Some(Stopwatch::start(&self.me)), false, None);
         now.led_until = None;
-        (now.ordered, now.is_ordered) = (None, false);
+        now.forget_order();
         now.record = Some(Transition {
             kind: "switchover".into(),
             term_after: term.0,
@@ -221,7 +223,7 @@ impl Recorder {
         let mut now = self.now();
         now.watched(&self.me, kind == "bootstrap").lap("elect");
         let (cause_text, notes) = (now.reason.clone(), now.notes());
-        (now.ordered, now.is_ordered) = (None, false);
+        now.forget_order();
         now.record = Some(Transition {
             cause_text,
             notes,
@@ -339,7 +341,7 @@ impl Recorder {
     pub fn leads_a_follower(&self) {
         let mut now = self.now();
         now.watch = None;
-        (now.ordered, now.is_ordered) = (None, false);
+        now.forget_order();
         let Some(mut record) =
             now.record.take().filter(|record| !["switchover", "restart"].contains(&record.kind.as_str()))
         else {
@@ -357,16 +359,9 @@ impl Recorder {
         log_done(&mine);
         self.metrics.finished(&mine);
         let mine = Arc::new(mine);
-        self.write(&mine.id.clone(), move |store, ledger| {
-            let mine = Arc::clone(&mine);
-            async move {
-                let add = |record: &mut Transition| {
-                    add_phases(record, &mine.phases);
-                    record.write_outage_ms = mine.write_outage_ms;
-                };
-                store.amend_transition(&mine.id, add).await?;
-                reload(&store, &ledger).await
-            }
+        self.amend(&mine.id.clone(), move |record| {
+            add_phases(record, &mine.phases);
+            record.write_outage_ms = mine.write_outage_ms;
         });
     }
 
@@ -402,7 +397,7 @@ impl Recorder {
         let mut now = self.now();
         now.watch = None;
         now.record = None;
-        (now.ordered, now.is_ordered) = (None, false);
+        now.forget_order();
         now.awaiting_redundancy = None;
         (now.seen_at_work, now.led_until) = (false, None);
     }
@@ -424,85 +419,4 @@ fn evidence(claim: &Claim, seen: &Snapshot) -> Vec<String> {
         .flat_map(|sync| &sync.policies)
         .map(|quorum| format!("commits had waited for {quorum}"));
     ballots.chain(policy).collect()
-}
-
-async fn complete_switchover(
-    store: &Store,
-    ledger: &Ledger,
-    metrics: &Metrics,
-    mine: &Transition,
-) -> Result<(), consensus::Error> {
-    let (records, _) = store.transitions().await?;
-    let mine_begun = |record: &&Transition| hands_over(record) && record.term_after == mine.term_after;
-    let begun = records.iter().rev().find(mine_begun);
-    let Some(id) = begun.map(|record| record.id.clone()) else {
-        let own = Transition { id: format!("t-{}", mine.term_after), ..mine.clone() };
-        return store.create_transition(&own).await.map(|_| ());
-    };
-    let complete = |record: &mut Transition| {
-        add_phases(record, &mine.phases);
-        record.write_outage_ms = Some(write_outage_ms(&record.phases));
-        record.outcome = "done".into();
-    };
-    store.amend_transition(&id, complete).await?;
-    reload(store, ledger).await?;
-    if let Some(record) = ledger.all().iter().find(|record| record.id == id) {
-        log_done(record);
-        metrics.finished(record);
-    }
-    Ok(())
-}
-
-/// Adds what was measured here, unless an attempt whose answer was lost has done so.
-fn add_phases(record: &mut Transition, phases: &[Phase]) {
-    if !phases.iter().all(|phase| record.phases.contains(phase)) {
-        record.phases.extend_from_slice(phases);
-    }
-}
-
-async fn last_switchover(store: &Store) -> Result<Option<String>, consensus::Error> {
-    let (records, _) = store.transitions().await?;
-    Ok(records.iter().rev().find(|record| hands_over(record)).map(|record| record.id.clone()))
-}
-
-/// Reads all records into the ledger, and what else lies beside the picture of the cluster and cannot be understood, unless it is as it was.
-pub async fn reload(store: &Store, ledger: &Ledger) -> Result<(), consensus::Error> {
-    // A position that is published every second changes none of it.
-    let now = store.fingerprint_of_bulk().await?;
-    if ledger.is_of(&now) {
-        return Ok(());
-    }
-    let (records, mut problems) = store.transitions().await?;
-    // The records are needed, whatever becomes of the rest.
-    let beside = store.problems_beside().await;
-    let is_whole = beside.is_ok();
-    match beside {
-        Ok(beside) => problems.extend(beside),
-        Err(error) => tracing::debug!(%error, "what lies beside the picture could not be read"),
-    }
-    for problem in problems.iter().filter(|problem| !ledger.problems().contains(problem)) {
-        tracing::warn!(key = problem.key, why = problem.why, "value in etcd cannot be understood");
-    }
-    ledger.replace(records, problems);
-    if is_whole {
-        ledger.read_as_of(now);
-    }
-    Ok(())
-}
-
-fn log_done(record: &Transition) {
-    let phases: Vec<String> =
-        record.phases.iter().map(|phase| format!("{} {:.0} ms", phase.name, phase.duration_ms)).collect();
-    tracing::info!(
-        id = record.id,
-        kind = record.kind,
-        cause = record.cause,
-        from = record.from,
-        to = record.to,
-        term = record.term_after,
-        lost = record.lost,
-        write_outage_ms = record.write_outage_ms,
-        phases = phases.join(", "),
-        "transition done"
-    );
 }

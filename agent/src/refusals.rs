@@ -16,7 +16,7 @@ use decision::view::{RequestKind, View};
 
 use crate::chore::Chore;
 use crate::hands::Hands;
-use crate::recorder::{KEPT_RECORDS, reload};
+use crate::recorder::reload;
 use crate::transitions::{REFUSED, WITHOUT_PRIMARY, is_refused_still, milliseconds};
 
 /// A write that failed waits this long.
@@ -221,7 +221,6 @@ async fn keep(hands: &Hands, draft: Transition, kept_here: &Mutex<Kept>) -> Resu
         let mut kept = kept(kept_here);
         (kept.id, kept.written) = (Some(id), Some(draft));
     }
-    hands.store.prune_transitions(KEPT_RECORDS).await?;
     Ok(reload(&hands.store, &hands.ledger).await?)
 }
 

@@ -59,6 +59,11 @@ impl Measuring {
         }
     }
 
+    /// What is measured from now on belongs to no order.
+    pub(super) fn forget_order(&mut self) {
+        (self.ordered, self.is_ordered) = (None, false);
+    }
+
     /// There is a primary at work here: whatever goes wrong from now on is watched from its beginning.
     pub(super) fn sees_work(&mut self) {
         if self.watch.is_none() && self.record.is_none() {

@@ -189,7 +189,7 @@ async fn tend_records(hands: &Hands, mine: Option<Term>, here: Here) -> Result<(
     let Some(term) = mine else { return Ok(()) };
     mending::passwords(hands, term).await?;
     if hands.ledger.count() > KEPT_RECORDS {
-        // Copies, exposures and refused requests are written by whoever has to do with them, and counted by nobody else.
+        // Here alone: whoever writes a record need not count the others.
         hands.store.prune_transitions(KEPT_RECORDS).await?;
     }
     // A refusal ends with the reign that follows it, and whoever has told of it says so.
